@@ -1,0 +1,27 @@
+"""From raw ARCTIC sequences to trained, evaluated and reported RGB-to-hand-mesh models (HaWoR)."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+# Public names and the module each lives in; imported on first use, so that `import hawor_pipeline` stays light.
+_PUBLIC = {
+    "EnhancedTrainingLoss": "hawor_pipeline.core.loss",
+    "ArcticDataConverter": "hawor_pipeline.data.convert",
+    "EnhancedHaWoRTrainer": "hawor_pipeline.training.module",
+    "TrainingPipeline": "hawor_pipeline.training.fit",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+if TYPE_CHECKING:
+    from hawor_pipeline.core.loss import EnhancedTrainingLoss
+    from hawor_pipeline.data.convert import ArcticDataConverter
+    from hawor_pipeline.training.fit import TrainingPipeline
+    from hawor_pipeline.training.module import EnhancedHaWoRTrainer
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'hawor_pipeline' has no attribute {name!r}")

@@ -1,0 +1,379 @@
+"""One schema for every setting: the source of the YAML files, their JSON schema and the reference in the docs.
+
+Keys are flat except the small groups `augmentation_params` and `data_filtering`. Unknown keys fail with the nearest
+known name. What belongs to a machine (roots, devices present) is not configured here.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hawor_pipeline.errors import ConfigError, nearest
+
+LOSS_TERMS = (
+    "KEYPOINTS_3D",
+    "KEYPOINTS_2D",
+    "GLOBAL_ORIENT",
+    "HAND_POSE",
+    "BETAS",
+    "MESH_VERTICES",
+    "MESH_FACES",
+    "TEMPORAL_CONSISTENCY",
+    "OCCLUSION_ROBUSTNESS",
+)
+DEFAULT_LOSS_WEIGHTS: dict[str, float] = {
+    "KEYPOINTS_3D": 0.1,
+    "KEYPOINTS_2D": 0.05,
+    "GLOBAL_ORIENT": 0.01,
+    "HAND_POSE": 0.01,
+    "BETAS": 0.005,
+    "MESH_VERTICES": 0.02,
+    "MESH_FACES": 0.01,
+    "TEMPORAL_CONSISTENCY": 0.005,
+    "OCCLUSION_ROBUSTNESS": 0.01,
+}
+STATIC_VIEWS = tuple(range(1, 9))
+ALL_VIEWS = (0, *STATIC_VIEWS)
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Size = Annotated[int, Field(ge=32)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and strict about names."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AugmentationParams(Settings):
+    """Random changes of a training clip; the same for all frames of the clip, labels follow exactly."""
+
+    rotation_range: Annotated[float, Field(ge=0.0, le=180.0, description="In-plane roll, +- degrees.")] = 30.0
+    translation_range: Annotated[float, Field(ge=0.0, le=0.5, description="Shift of the box, +- share of it.")] = 0.1
+    scale_range: Annotated[float, Field(ge=0.0, lt=0.5, description="Scale of the box, +- share of it.")] = 0.2
+    color_jitter: Annotated[float, Field(ge=0.0, le=1.0, description="Gain per colour channel, +- share.")] = 0.2
+    flip_probability: Share = Field(
+        0.0, description="Chance of a mirrored clip. Left hands are always mirrored to right; 0 keeps it at that."
+    )
+
+
+class DataFiltering(Settings):
+    """Which rows of the shards take part in training."""
+
+    min_confidence: Share = Field(0.0, description="Rows below this confidence are left out.")
+    max_occlusion_level: Share = Field(1.0, description="Rows with a larger share of hidden joints are left out.")
+    min_keypoint_visibility: Share = Field(0.0, description="Least share of joints inside the picture.")
+
+
+class DatasetShare(Settings):
+    """One member of a mixture of datasets."""
+
+    path: str
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+
+
+class TrainingConfig(Settings):
+    """Everything that defines one training run."""
+
+    # picture and network
+    image_size: Annotated[int, Field(multiple_of=64, ge=64)] = Field(
+        256, description="Side of the square crop, px; the network sees the middle 3/4 of its width."
+    )
+    backbone_type: Literal["vit"] = "vit"
+    backbone_size: Literal["tiny", "small", "base", "large", "huge"] = "huge"
+    patch_embed: Literal["auto", "conv_stem", "patch16"] = Field(
+        "auto", description="How pixels become tokens; auto: conv_stem for tiny and small, patch16 above."
+    )
+    pretrained_weights: str | None = None
+    from_scratch: bool = Field(False, description="Allow a huge backbone without pretrained weights.")
+    frozen_backbone: bool = False
+    activation_checkpointing: bool = False
+    torch_compile: int = Field(0, ge=0, le=1, description="1 compiles the network.")
+    st_module: bool = Field(True, description="Image attention over time.")
+    motion_module: bool = Field(True, description="Pose attention over time.")
+    st_hdim: PositiveInt = 512
+    motion_hdim: PositiveInt = 384
+    st_nlayer: PositiveInt = 6
+    motion_nlayer: PositiveInt = 6
+    clip_length: PositiveInt = Field(16, description="Frames per clip.")
+    clip_stride: PositiveInt = Field(8, description="Frames between the starts of training clips.")
+    # optimisation
+    max_epochs: PositiveInt = 100
+    max_steps: int = Field(-1, ge=-1, description="Optimiser steps; -1: no limit besides max_epochs.")
+    max_hours: float | None = Field(None, gt=0.0)
+    batch_size: PositiveInt = Field(8, description="Clips per step and device.")
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
+    weight_decay: NonNegative = 1e-4
+    min_lr: NonNegative = 1e-7
+    warmup_epochs: NonNegative = Field(1.0, description="May be a fraction of an epoch.")
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    scheduler: Literal["cosine", "plateau", "constant"] = "cosine"
+    grad_clip_val: NonNegative = 1.0
+    accumulate_grad_batches: PositiveInt = 1
+    early_stopping_patience: Annotated[int, Field(ge=0)] = Field(10, description="Validations; 0 switches it off.")
+    early_stopping_min_delta: NonNegative = 0.0
+    nonfinite_policy: Literal["stop", "skip"] = "stop"
+    seed: Annotated[int, Field(ge=0)] = 42
+    deterministic: bool = True
+    # losses
+    use_enhanced_loss: bool = True
+    use_adaptive_weights: bool = True
+    temporal_window: PositiveInt = 5
+    loss_weights: dict[str, Weight] | str | None = Field(
+        None, description="Term to weight (a partial mapping changes only what it names), or the path of a YAML file."
+    )
+    loss_weighting: Literal["static", "ema", "gradnorm_head"] | None = Field(
+        None, description="null: ema with adaptive weights, static without."
+    )
+    # data
+    training_data_dir: str | list[DatasetShare] = "data/shards/synthetic"
+    validation_data_dir: str | None = None
+    val_subjects: list[str] | None = Field(None, description="null: the validation subjects of the protocol.")
+    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        None, description="Validate on this share of whole sequences instead of on subjects."
+    )
+    num_workers: Annotated[int, Field(ge=0)] = 4
+    pin_memory: bool = True
+    prefetch_factor: PositiveInt = 2
+    persistent_workers: bool = True
+    use_augmentation: bool = True
+    augmentation_params: AugmentationParams = AugmentationParams()
+    data_filtering: DataFiltering = DataFiltering()
+    mano_model_path: str | None = Field(None, description="Folder or file of the MANO models.")
+    # machine
+    devices: int | list[int] | Literal["auto"] = "auto"
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    precision: str = Field("32", description="16, bf16, 32, or one of Lightning's names.")
+    strategy: str = "auto"
+    num_nodes: PositiveInt = 1
+    num_threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of torch; 0 leaves it to torch.")
+    # logging
+    use_tensorboard: bool = True
+    use_wandb: bool = False
+    wandb_project: str = "hawor-pipeline"
+    wandb_entity: str | None = None
+    experiment_name: str = "hawor"
+    log_every_n_steps: PositiveInt = 50
+    log_images_every_n_steps: Annotated[int, Field(ge=0)] = Field(0, description="0: no pictures.")
+    # validation and checkpoints
+    val_check_interval: int | float = Field(1.0, gt=0, description="Epochs (float) or steps (int) between validations.")
+    limit_train_batches: int | float = 1.0
+    limit_val_batches: int | float = 1.0
+    output_dir: str = "data/runs"
+    log_dir: str = "logs"
+    save_top_k: Annotated[int, Field(ge=0)] = 1
+    save_every_n_epochs: PositiveInt = 1
+    save_every_n_steps: Annotated[int, Field(ge=0)] = Field(0, description="Also save `last` this often; 0: by epochs.")
+    monitor: str = "val/mpjpe_mm"
+    mode: Literal["min", "max"] = "min"
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _known_precision(cls, value: Any) -> str:
+        names = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
+        lightning = {"16-mixed", "bf16-mixed", "32-true", "64-true", "16-true", "bf16-true"}
+        text = str(value)
+        if text not in names and text not in lightning:
+            raise ValueError(f"found {value!r}, expected one of 16, bf16, 32, {', '.join(sorted(lightning))}")
+        return text
+
+    @field_validator("loss_weights")
+    @classmethod
+    def _known_terms(cls, value: dict[str, float] | str | None) -> dict[str, float] | str | None:
+        if isinstance(value, dict):
+            for term in value:
+                if term not in LOSS_TERMS:
+                    raise ValueError(f"unknown loss term {term!r}.{nearest(term, LOSS_TERMS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainingConfig":
+        if self.precision in ("16", "16-mixed", "16-true") and self.accelerator == "cpu":
+            raise ValueError("precision 16 is not available on CPU; use bf16 or 32")
+        if self.backbone_size == "huge" and self.pretrained_weights is None and not self.from_scratch:
+            raise ValueError(
+                "backbone_size huge without pretrained_weights: set pretrained_weights, "
+                "or from_scratch: true (--from-scratch) to train 632 M parameters from random weights"
+            )
+        if self.val_subjects is not None and self.val_fraction is not None:
+            raise ValueError("val_subjects and val_fraction exclude each other; set one of them")
+        return self
+
+    @property
+    def lightning_precision(self) -> str:
+        """The precision by Lightning's name."""
+        return {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}.get(
+            self.precision, self.precision
+        )
+
+
+class ConversionConfig(Settings):
+    """What a conversion from raw sequences to shards does. A change of any of these reconverts."""
+
+    target_resolution: tuple[Size, Size] = Field((256, 256), description="(height, width) of a crop without margin.")
+    views: tuple[int, ...] = Field(ALL_VIEWS, description="0 is the egocentric view, 1..8 are static.")
+    box_scale: Annotated[float, Field(ge=1.0)] = Field(1.2, description="Side of the box over max(h, 4w/3) of the hand.")
+    crop_margin: Annotated[float, Field(ge=1.0)] = Field(1.5, description="Side of the stored crop over the box.")
+    jpeg_quality: Annotated[int, Field(ge=50, le=100)] = 95
+    sequences: tuple[str, ...] | None = Field(None, description="Only these sequence names; null: all.")
+    max_sequences_per_subject: PositiveInt | None = None
+    max_left_out_share: Share = Field(
+        0.2, description="Conversion fails when a larger share of frames with ground truth is left out."
+    )
+    min_box_px: NonNegative = Field(20.0, description="Hands whose box is smaller are kept but marked invalid.")
+    min_joints_in_frame: Annotated[int, Field(ge=0, le=21)] = Field(
+        3, description="Hands with fewer joints in the picture are kept but marked invalid."
+    )
+
+    @field_validator("views")
+    @classmethod
+    def _known_views(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        unknown = [view for view in value if view not in ALL_VIEWS]
+        if unknown or not value:
+            raise ValueError(f"views {unknown or value} not among 0 (ego) and 1..8 (static)")
+        return tuple(sorted(set(value)))
+
+    @field_validator("target_resolution")
+    @classmethod
+    def _square(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if value[0] != value[1]:
+            raise ValueError(f"found {value}, expected a square: hand boxes are square")
+        return value
+
+
+class _NumberLoader(yaml.SafeLoader):
+    """PyYAML's safe loader that reads 1e-5 as a number, as YAML 1.2 does, and refuses duplicate keys."""
+
+
+_NumberLoader.yaml_implicit_resolvers = {
+    letter: list(resolvers) for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_NumberLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping_without_duplicates(loader: yaml.Loader, node: yaml.MappingNode) -> dict:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ConfigError(f"{node.start_mark.name}: key {key!r} stands there twice; keep one of them")
+    loader.flatten_mapping(node)  # type: ignore[attr-defined]
+    return dict(loader.construct_pairs(node, deep=True))  # type: ignore[attr-defined]
+
+
+_NumberLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"configuration file {path} not found; `hawor-pipeline create-config {path}` writes one")
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = yaml.load(file, Loader=_NumberLoader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds {type(value).__name__}, expected a mapping of settings")
+    return value
+
+
+def parse_value(text: str) -> Any:
+    """Read one value as the YAML files do ("1e-5" is a number, "null" is None)."""
+    return yaml.load(text, Loader=_NumberLoader)  # noqa: S506 - a SafeLoader
+
+
+def build(schema: type[Settings], values: Mapping[str, Any], *, origin: str) -> Any:
+    """Validate values against a schema.
+
+    Args:
+        schema: TrainingConfig, ConversionConfig, ...
+        values: key to value.
+        origin: what to call the source in a message (a path, "command line").
+
+    Raises:
+        ConfigError: one line per problem, unknown keys with the nearest known name.
+    """
+    try:
+        return schema.model_validate(dict(values))
+    except ValidationError as error:
+        lines = [_explain(schema, problem) for problem in error.errors()]
+        raise ConfigError(f"{origin}: " + "; ".join(lines)) from error
+
+
+def _explain(schema: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    where = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        model: Any = schema
+        for part in location[:-1]:
+            inner = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+            model = inner.annotation if inner is not None else None
+        known = list(model.model_fields) if hasattr(model, "model_fields") else []
+        return f"unknown key '{where}'.{nearest(location[-1], known)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where + ': ' if where else ''}{message}" + (
+        "" if problem["type"] == "value_error" else f" (found {problem['input']!r})"
+    )
+
+
+def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) -> TrainingConfig:
+    """Read a training configuration; `overrides` (dotted keys allowed) win over the file.
+
+    Raises:
+        ConfigError: missing file, unknown key, wrong value.
+    """
+    return resolve_config(read_yaml(path), overrides, origin=str(path))
+
+
+def resolve_config(
+    values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, origin: str
+) -> TrainingConfig:
+    """Validate settings, with `overrides` (dotted keys allowed) laid over them and loss weights read from their file."""
+    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for key, value in (overrides or {}).items():
+        target = merged
+        *parents, last = key.split(".")
+        for parent in parents:
+            existing = target.get(parent)
+            target[parent] = dict(existing) if isinstance(existing, Mapping) else {}
+            target = target[parent]
+        target[last] = value
+    if isinstance(merged.get("loss_weights"), str):
+        merged["loss_weights"] = load_loss_weights(merged["loss_weights"])
+    return build(TrainingConfig, merged, origin=origin)
+
+
+def load_loss_weights(path: Path | str) -> dict[str, float]:
+    """Read a mapping of loss term to weight from YAML.
+
+    Raises:
+        ConfigError: missing file, unknown term, weight that is not a number.
+    """
+    values = read_yaml(path)
+    for term, weight in values.items():
+        if term not in LOSS_TERMS:
+            raise ConfigError(f"{path}: unknown loss term {term!r}.{nearest(str(term), LOSS_TERMS)}")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight >= 0:
+            raise ConfigError(f"{path}: weight of {term} is {weight!r}, expected a number that is not negative")
+    return {term: float(weight) for term, weight in values.items()}
+
+
+def dump_config(config: Settings) -> str:
+    """The YAML of a configuration, keys in the order of the schema."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,82 @@
+"""Typed structs of tensors that travel between the parts.
+
+Convention: every hand is mirrored to a RIGHT hand before it gets here; `is_right` keeps the true side. Leading
+dimensions are (B, T): clips and frames. Lengths are metres, camera frame: x right, y down, z forward; pixels are
+(x, y) with the centre of the first pixel at 0. S is the side of the network crop in pixels.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def _moved(struct, device: torch.device | str):
+    changes = {}
+    for field in fields(struct):
+        value = getattr(struct, field.name)
+        changes[field.name] = value.to(device, non_blocking=True) if hasattr(value, "to") else value
+    return replace(struct, **changes)
+
+
+@dataclass(slots=True)
+class HandTarget:
+    """Ground truth of a batch of clips (right-hand convention, camera frame).
+
+    `rotmats` are absolute (mean pose included), in MANO's joint order; `joints_*` are in OpenPose order.
+    `joints_crop` is the pinhole projection in crop units, (uv - box_center) / box_size: [-0.5, 0.5] inside.
+    """
+
+    rotmats: Float[Tensor, "B T 16 3 3"]
+    betas: Float[Tensor, "B T 10"]
+    translation_m: Float[Tensor, "B T 3"]
+    joints_m: Float[Tensor, "B T 21 3"]
+    joints_crop: Float[Tensor, "B T 21 2"]
+    joint_visible: Bool[Tensor, "B T 21"]
+    joint_in_frame: Bool[Tensor, "B T 21"]
+    valid: Bool[Tensor, "B T"]
+    frame: Int[Tensor, "B T"]
+
+    def to(self, device: torch.device | str) -> "HandTarget":
+        """The same struct with every tensor on `device`."""
+        return _moved(self, device)
+
+
+@dataclass(slots=True)
+class HandPrediction:
+    """What the network says of a batch of clips, with MANO applied (right-hand convention, camera frame)."""
+
+    rotmats: Float[Tensor, "B T 16 3 3"]
+    betas: Float[Tensor, "B T 10"]
+    camera: Float[Tensor, "B T 3"]  # weak perspective (s, tx, ty) in the crop
+    translation_m: Float[Tensor, "B T 3"]
+    joints_m: Float[Tensor, "B T 21 3"]
+    vertices_m: Float[Tensor, "B T 778 3"]
+    joints_crop: Float[Tensor, "B T 21 2"]
+
+    def to(self, device: torch.device | str) -> "HandPrediction":
+        """The same struct with every tensor on `device`."""
+        return _moved(self, device)
+
+
+@dataclass(slots=True)
+class ClipBatch:
+    """A batch of clips as the network and the loss take it. Only tensors; names stay in the table."""
+
+    images: Float[Tensor, "B T 3 S S"]  # ImageNet-normalised RGB
+    box_center_px: Float[Tensor, "B T 2"]  # full frame, undistorted
+    box_size_px: Float[Tensor, "B T"]
+    focal_px: Float[Tensor, "B T"]  # mean of fx and fy
+    principal_point_px: Float[Tensor, "B T 2"]
+    intrinsics: Float[Tensor, "B T 3 3"]
+    target: HandTarget
+    sample_index: Int[Tensor, "B T"]  # row in the reader's table; -1 marks padding
+    is_right: Bool[Tensor, "B T"]  # the true side, before mirroring
+
+    def to(self, device: torch.device | str) -> "ClipBatch":
+        """The same struct with every tensor on `device` (Lightning calls this)."""
+        return _moved(self, device)
+
+    def __len__(self) -> int:
+        return self.images.shape[0]

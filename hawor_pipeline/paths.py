@@ -1,0 +1,60 @@
+"""The layout of the data directory. No other module knows it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+DATA_DIR_VARIABLE = "HAWOR_DATA_DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class DataPaths:
+    """Where everything lives below one data directory (default: `data/` in the working directory)."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> "DataPaths":
+        """`$HAWOR_DATA_DIR`, or `data` in the working directory."""
+        return cls(Path(os.environ.get(DATA_DIR_VARIABLE, "data")).absolute())
+
+    @property
+    def sample(self) -> Path:
+        """The built-in sample: `arctic/` and `body_models/mano/`."""
+        return self.root / "sample"
+
+    def inventory(self, source: str, subject: str) -> Path:
+        """Inventory and proof sheet of one subject's raw files."""
+        return self.root / "raw" / source / subject
+
+    def shards(self, source: str) -> Path:
+        """Converted shards of one source (synthetic or arctic); the two never mix."""
+        return self.root / "shards" / source
+
+    def metadata(self, source: str) -> Path:
+        """Manifest, splits and data card."""
+        return self.root / "metadata" / source
+
+    def quality(self, source: str) -> Path:
+        """Quality tables and plots."""
+        return self.root / "quality" / source
+
+    @property
+    def runs(self) -> Path:
+        """Training runs, a folder each."""
+        return self.root / "runs"
+
+    @property
+    def metrics(self) -> Path:
+        """Metric tables, hive-partitioned by run_id."""
+        return self.root / "metrics"
+
+    @property
+    def reports(self) -> Path:
+        """Reports, a folder per run."""
+        return self.root / "reports"
+
+    @property
+    def handoff(self) -> Path:
+        """Small JSON values that assets pass to each other."""
+        return self.root / "handoff"

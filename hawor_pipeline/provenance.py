@@ -1,0 +1,212 @@
+"""Where a result comes from, and how it is written so that it is either whole or absent.
+
+Hashes of files and settings, atomic writes, directories that appear by one rename, and the marker that lets a stage
+find its own finished work. Nothing here knows what the data means; no time, host or absolute path is written.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hawor_pipeline.errors import DataError
+
+STAGE_FILE = "_stage.json"
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class StageResult:
+    """What a stage returns: where its output is, whether it was made now, and numbers about it."""
+
+    path: Path
+    reused: bool
+    why: str
+    key: str
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """Hex sha256 of a value's canonical JSON (sorted keys, no spaces). Values must be JSON-able.
+
+    >>> hash_json({"b": 1, "a": 2}) == hash_json({"a": 2, "b": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def explain_disk_errors(path: Path | str) -> Iterator[None]:
+    """Turn "no space left" and "quota exceeded" into a DataError that names the place and the way out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(_existing_parent(Path(path))).free
+            raise DataError(
+                f"disk full while writing {path}: {free / 1e6:.0f} MB are free there. "
+                "Free some space or choose another output directory, then run the same command again: "
+                "finished work is kept and reused."
+            ) from error
+        raise
+
+
+def _existing_parent(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def fsync_path(path: Path) -> None:
+    """Flush one file or directory to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_tree(directory: Path) -> None:
+    """Flush every file and folder below a directory, and itself."""
+    for root, _, names in os.walk(directory):
+        for name in names:
+            fsync_path(Path(root) / name)
+        fsync_path(Path(root))
+
+
+def atomic_write_bytes(path: Path | str, data: bytes) -> None:
+    """Write a file so that readers see the old content or all of the new, also after a power loss.
+
+    Raises:
+        DataError: the disk is full; the unfinished file is removed and the old one stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explain_disk_errors(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    fsync_path(path.parent)
+
+
+def atomic_write_text(path: Path | str, text: str) -> None:
+    """`atomic_write_bytes` for UTF-8 text."""
+    atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_json(path: Path | str, value: Any) -> None:
+    """`atomic_write_bytes` for JSON with sorted keys."""
+    atomic_write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def publish_dir(staged: Path, final: Path) -> None:
+    """Flush a finished directory and move it to its final name; an older one there is replaced."""
+    fsync_tree(staged)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    old = final.with_name(f".{final.name}.{os.getpid()}.old")
+    if final.exists():
+        os.rename(final, old)
+    os.rename(staged, final)
+    fsync_path(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def staging_dir(final: Path | str) -> Iterator[Path]:
+    """A fresh directory beside `final` that takes its place when the block ends well, and vanishes otherwise.
+
+    Leftovers of killed processes beside `final` are removed first.
+
+    Raises:
+        DataError: the disk is full.
+    """
+    final = Path(final)
+    with explain_disk_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(final)
+        staged = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        staged.mkdir()
+        try:
+            yield staged
+            publish_dir(staged, final)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+
+
+def remove_leftovers(final: Path) -> None:
+    """Remove what killed processes left beside `final`; directories of live processes are not touched.
+
+    Where a kill fell between the two renames of `publish_dir`, the old content is put back first.
+    """
+    for leftover in final.parent.glob(f".{final.name}.*"):
+        stem, suffix = leftover.name.rsplit(".", 1)
+        pid = stem.rsplit(".", 1)[-1]
+        if suffix not in ("tmp", "old") or not pid.isdigit() or (int(pid) != os.getpid() and pid_alive(int(pid))):
+            continue
+        if suffix == "old" and not final.exists():
+            os.rename(leftover, final)
+        elif leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def pid_alive(pid: int) -> bool:
+    """Whether a process with this id exists on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def find_done(directory: Path | str, key: str) -> tuple[dict[str, Any] | None, str]:
+    """The info of finished work under `key`, if it is there, and why (not).
+
+    Returns:
+        (info, why): info is None where the work must be done; why is one sentence for people.
+    """
+    marker = Path(directory) / STAGE_FILE
+    try:
+        stage = json.loads(marker.read_text())
+    except FileNotFoundError:
+        return None, "no finished result was there"
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None, "the earlier result's marker could not be read"
+    if stage.get("key") != key:
+        return None, "inputs, settings or code version changed since the earlier result"
+    missing = [name for name in stage.get("outputs", []) if not (Path(directory) / name).exists()]
+    if missing:
+        return None, f"the earlier result is incomplete ({missing[0]} is missing)"
+    return stage["info"], "inputs, settings and code version are those of the earlier result"
+
+
+def mark_done(directory: Path | str, key: str, info: dict[str, Any], outputs: list[str] | None = None) -> None:
+    """Record finished work: `find_done` with the same key returns `info` while all `outputs` exist."""
+    atomic_write_json(Path(directory) / STAGE_FILE, {"key": key, "info": info, "outputs": outputs or []})
