@@ -87,7 +87,7 @@ class TrainingConfig(Settings):
         256, description="Side of the square crop, px; the network sees the middle 3/4 of its width."
     )
     backbone_type: Literal["vit"] = "vit"
-    backbone_size: Literal["tiny", "small", "base", "large", "huge"] = "huge"
+    backbone_size: Literal["tiny", "small", "base", "large", "huge"] = "base"
     patch_embed: Literal["auto", "conv_stem", "patch16"] = Field(
         "auto", description="How pixels become tokens; auto: conv_stem for tiny and small, patch16 above."
     )
@@ -377,3 +377,27 @@ def load_loss_weights(path: Path | str) -> dict[str, float]:
 def dump_config(config: Settings) -> str:
     """The YAML of a configuration, keys in the order of the schema."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def commented_yaml(config: Settings) -> str:
+    """A configuration as YAML with the meaning of each key beside it; every key stands there."""
+    lines = []
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        comment = f"  # {info.description}" if info.description else ""
+        if isinstance(value, Settings):
+            lines.append(f"{name}:")
+            lines += [f"  {line}" if line else line for line in commented_yaml(value).splitlines()]
+        elif isinstance(value, dict):
+            lines.append(f"{name}:{comment}")
+            lines += [f"  {key}: {_scalar(item)}" for key, item in value.items()]
+        else:
+            lines.append(f"{name}: {_scalar(value)}{comment}")
+    return "\n".join(lines) + "\n"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, tuple):
+        value = list(value)
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000).strip()
+    return text.removesuffix("\n...").removesuffix("...").strip()

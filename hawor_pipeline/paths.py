@@ -1,8 +1,11 @@
 """The layout of the data directory. No other module knows it."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from hawor_pipeline.errors import ConfigError, nearest
 
 DATA_DIR_VARIABLE = "HAWOR_DATA_DIR"
 
@@ -58,3 +61,27 @@ class DataPaths:
     def handoff(self) -> Path:
         """Small JSON values that assets pass to each other."""
         return self.root / "handoff"
+
+
+def config_dir() -> Path:
+    """Where the shipped configurations are: the checkout's `configs/`, or the installed copy."""
+    checkout = Path(__file__).resolve().parent.parent / "configs"
+    return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "hawor_pipeline" / "configs"
+
+
+def experiment_file(name: str) -> Path:
+    """The YAML of an experiment, by its name among the shipped ones or by its path.
+
+    Raises:
+        ConfigError: neither exists; the message lists the shipped names.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    path = config_dir() / "experiments" / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+        raise ConfigError(
+            f"experiment {name!r} not found.{nearest(name, known)} Shipped experiments: {', '.join(known)}; "
+            "or give the path of a YAML file"
+        )
+    return path

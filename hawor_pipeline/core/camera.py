@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hawor_pipeline.core.lens import distort_rational, monotone_radius, undistort_normalized
+
 MIN_DEPTH_M = 0.05  # nearer than this nothing is in focus and the projection explodes
 MIN_CAMERA_SCALE = 0.1  # 1/m: a box that is 20 m wide at the hand; keeps the depth finite and positive
-_MAX_UNDISTORTED_RADIUS = 1e3  # tangent of 89.94 degrees
 
 
 def transform_points(
@@ -112,90 +113,8 @@ def pixels_to_normalized(
     return torch.stack((x, y), -1)
 
 
-def distort_rational(
-    xy: Float[Tensor, "*#batch points 2"], distortion: Float[Tensor, "*#batch 8"]
-) -> Float[Tensor, "*batch points 2"]:
-    """Apply the rational lens model to normalised image coordinates.
-
-    Formula: with r^2 = x^2 + y^2 and d = (1 + k1 r^2 + k2 r^4 + k3 r^6) / (1 + k4 r^2 + k5 r^4 + k6 r^6),
-    x' = x d + 2 p1 x y + p2 (r^2 + 2 x^2) and y' = y d + p1 (r^2 + 2 y^2) + 2 p2 x y.
-
-    Args:
-        xy: (*batch, points, 2), no unit.
-        distortion: (*batch, 8), order k1 k2 p1 p2 k3 k4 k5 k6. All zeros leave the points as they are.
-
-    Returns:
-        (*batch, points, 2), no unit.
-
-    Source:
-        OpenCV `projectPoints` with eight coefficients.
-
-    Example:
-        >>> distort_rational(torch.ones(1, 2), torch.zeros(8)).tolist()
-        [[1.0, 1.0]]
-    """
-    p1, p2 = distortion[..., None, 2], distortion[..., None, 3]
-    x, y = xy.unbind(-1)
-    sq = x * x + y * y
-    numerator, denominator = _radial_polynomials(sq, distortion.unsqueeze(-2))
-    d = numerator / denominator
-    return torch.stack(
-        (
-            x * d + 2 * p1 * x * y + p2 * (sq + 2 * x * x),
-            y * d + p1 * (sq + 2 * y * y) + 2 * p2 * x * y,
-        ),
-        -1,
-    )
 
 
-def _radial_polynomials(sq: Tensor, distortion: Tensor) -> tuple[Tensor, Tensor]:
-    """Numerator and denominator of the radial factor at r^2 = sq; distortion broadcasts against sq with 8 last."""
-    k1, k2, _, _, k3, k4, k5, k6 = distortion.unbind(-1)
-    return 1 + sq * (k1 + sq * (k2 + sq * k3)), 1 + sq * (k4 + sq * (k5 + sq * k6))
-
-
-@torch.no_grad()
-def monotone_radius(distortion: Float[Tensor, "*batch 8"]) -> Float[Tensor, "*batch"]:
-    """Find the undistorted radius up to which a lens model is one-to-one.
-
-    Beyond it the radial curve r d(r) turns back (or has a pole) and points far outside the view fall back into the image.
-
-    Args:
-        distortion: (*batch, 8), order k1 k2 p1 p2 k3 k4 k5 k6.
-
-    Returns:
-        (*batch), no unit (tangent of the angle to the optical axis); infinite where the curve never turns.
-
-    Source:
-        The smallest positive root s = r^2 of (N + 2 s N') D - 2 s N D' (the sign of the derivative of r N/D) and of D.
-        Both have the constant term 1, so in 1/s they are monic and the companion matrix needs no leading coefficient.
-
-    Example:
-        >>> monotone_radius(torch.zeros(8)).item()
-        inf
-    """
-    k1, k2, _, _, k3, k4, k5, k6 = distortion.double().unbind(-1)
-    one = torch.ones_like(k1)
-    n = (one, k1, k2, k3)
-    d = (one, k4, k5, k6)
-    slope = [torch.zeros_like(one) for _ in range(7)]
-    for i in range(4):
-        for j in range(4):
-            slope[i + j] = slope[i + j] + (1 + 2 * i - 2 * j) * n[i] * d[j]
-    radius_sq = torch.minimum(_smallest_positive_root(slope), _smallest_positive_root(list(d)))
-    return radius_sq.sqrt().to(distortion.dtype)
-
-
-def _smallest_positive_root(coefficients: list[Tensor]) -> Tensor:
-    """Smallest s > 0 with 1 + c1 s + c2 s^2 + ... = 0, infinite where there is none; coefficients ascending, c0 = 1."""
-    degree = len(coefficients) - 1
-    companion = torch.zeros(*coefficients[0].shape, degree, degree, dtype=torch.float64, device=coefficients[0].device)
-    companion[..., 0, :] = -torch.stack(coefficients[1:], -1)
-    companion[..., range(1, degree), range(degree - 1)] = 1.0
-    inverse = torch.linalg.eigvals(companion)  # roots in 1/s
-    real = (inverse.imag.abs() <= 1e-7 * inverse.abs()) & (inverse.real > 1e-9)
-    largest = torch.where(real, inverse.real, torch.zeros_like(inverse.real)).amax(-1)
-    return torch.where(largest > 0, 1 / largest, torch.full_like(largest, torch.inf))
 
 
 def project_distorted(
@@ -235,7 +154,11 @@ def project_distorted(
     return normalized_to_pixels(distort_rational(xy * shrink.unsqueeze(-1), distortion), intrinsics), inside
 
 
-@torch.no_grad()
+
+def _normalize(points_cam: Tensor, min_depth_m: float) -> Tensor:
+    return points_cam[..., :2] / points_cam[..., 2:].clamp_min(min_depth_m)
+
+
 def undistort_pixels(
     uv: Float[Tensor, "*#batch points 2"],
     intrinsics: Float[Tensor, "*#batch 3 3"],
@@ -250,67 +173,219 @@ def undistort_pixels(
 
     Returns:
         (*batch, points, 2), pinhole pixels (x, y); NaN for pixels that no ray reaches inside the one-to-one radius.
+        No gradient.
 
     Source:
-        Inverse of `distort_rational`: a bracketed Newton search along the radius, then Newton steps in the plane with the
-        exact Jacobian, in float64. OpenCV's fixed-point iteration diverges at the rim of wide lenses.
+        `hawor_pipeline.core.lens.undistort_normalized`.
 
     Example:
         >>> K = torch.tensor([[100.0, 0, 50], [0, 100, 40], [0, 0, 1]])
         >>> undistort_pixels(torch.tensor([[60.0, 60.0]]), K, torch.zeros(8)).tolist()
         [[60.0, 60.0]]
     """
-    k, lens = intrinsics.double(), distortion.double()
-    goal = pixels_to_normalized(uv.double(), k)
-    limit = monotone_radius(lens).clamp_max(_MAX_UNDISTORTED_RADIUS).unsqueeze(-1)
-    xy = _undo_radial(goal, lens, limit)
-    for _ in range(8):
-        xy = xy + _plane_step(xy, goal, lens)
-    reached = torch.linalg.vector_norm(xy, dim=-1) <= limit * (1 + 1e-9)
-    close = torch.linalg.vector_norm(distort_rational(xy, lens) - goal, dim=-1) < 1e-9 * (1 + goal.abs().amax(-1))
-    pixels = normalized_to_pixels(xy, k)
-    return torch.where((reached & close).unsqueeze(-1), pixels, torch.full_like(pixels, torch.nan)).to(uv.dtype)
+    k = intrinsics.double()
+    xy = undistort_normalized(pixels_to_normalized(uv.double(), k), distortion)
+    return normalized_to_pixels(xy, k).to(uv.dtype)
 
 
-def _undo_radial(goal: Tensor, lens: Tensor, limit: Tensor) -> Tensor:
-    """Undistorted points ignoring the tangential terms: Newton along the radius, halving the bracket where it fails."""
-    radius = torch.linalg.vector_norm(goal, dim=-1)
-    low, high = torch.zeros_like(radius), torch.zeros_like(radius) + limit
-    r = torch.minimum(radius, high)
-    coefficients = lens.unsqueeze(-2)
-    k1, k2, _, _, k3, k4, k5, k6 = coefficients.unbind(-1)
-    for _ in range(40):
-        sq = r * r
-        n, d = _radial_polynomials(sq, coefficients)
-        error = r * n / d - radius
-        low, high = torch.where(error < 0, r, low), torch.where(error < 0, high, r)
-        dn = k1 + sq * (2 * k2 + sq * 3 * k3)
-        dd = k4 + sq * (2 * k5 + sq * 3 * k6)
-        newton = r - error / ((n + 2 * sq * dn) / d - 2 * sq * n * dd / (d * d))
-        good = (newton >= low) & (newton <= high)  # false for NaN too
-        r = torch.where(good, newton, (low + high) / 2)
-    return goal * (r / radius.clamp_min(1e-300)).unsqueeze(-1)
+def full_translation(
+    camera: Float[Tensor, "*batch 3"],
+    box_center_px: Float[Tensor, "*batch 2"],
+    box_size_px: Float[Tensor, "*batch"],
+    focal_px: Float[Tensor, "*batch"],
+    principal_point_px: Float[Tensor, "*batch 2"],
+) -> Float[Tensor, "*batch 3"]:
+    """Turn the weak-perspective camera of a crop into the translation in the full camera frame.
+
+    Formula: t = (tx + 2 (cx - px) / (b s), ty + 2 (cy - py) / (b s), 2 f / (b s)).
+
+    Args:
+        camera: (*batch, 3): s in 1/m, then tx and ty in metres. s counts as at least `MIN_CAMERA_SCALE`.
+        box_center_px: (*batch, 2), pinhole pixels of the full frame.
+        box_size_px: (*batch), side of the square box, pixels.
+        focal_px: (*batch), pixels.
+        principal_point_px: (*batch, 2), pixels.
+
+    Returns:
+        (*batch, 3), metres, in the camera frame.
+
+    Source:
+        HaWoR with the real focal length and principal point; HaMeR with an assumed focal length.
+
+    Example:
+        >>> full_translation(torch.tensor([2.0, 0, 0]), torch.tensor([50.0, 40]), torch.tensor(100.0),
+        ...                  torch.tensor(100.0), torch.tensor([50.0, 40])).tolist()
+        [0.0, 0.0, 1.0]
+    """
+    scale, shift = camera[..., :1].clamp_min(MIN_CAMERA_SCALE), camera[..., 1:]
+    per_pixel = 2 / (box_size_px.unsqueeze(-1) * scale)  # metres per pixel at the hand
+    return torch.cat((shift + (box_center_px - principal_point_px) * per_pixel, focal_px.unsqueeze(-1) * per_pixel), -1)
 
 
-def _plane_step(xy: Tensor, goal: Tensor, lens: Tensor) -> Tensor:
-    """One Newton step of distort(xy) = goal."""
-    k1, k2, p1, p2, k3, k4, k5, k6 = lens.unsqueeze(-2).unbind(-1)
-    x, y = xy.unbind(-1)
-    sq = x * x + y * y
-    n, d = _radial_polynomials(sq, lens.unsqueeze(-2))
-    # derivative of the radial factor by r^2
-    slope = (k1 + sq * (2 * k2 + sq * 3 * k3)) / d - n * (k4 + sq * (2 * k5 + sq * 3 * k6)) / (d * d)
-    factor = n / d
-    jxx = factor + 2 * x * x * slope + 2 * p1 * y + 6 * p2 * x
-    jxy = 2 * x * y * slope + 2 * p1 * x + 2 * p2 * y
-    jyy = factor + 2 * y * y * slope + 6 * p1 * y + 2 * p2 * x
-    error = goal - distort_rational(xy, lens)
-    determinant = jxx * jyy - jxy * jxy
-    safe = torch.where(determinant.abs() < 1e-12, torch.full_like(determinant, torch.inf), determinant)
-    return torch.stack(
-        ((jyy * error[..., 0] - jxy * error[..., 1]) / safe, (jxx * error[..., 1] - jxy * error[..., 0]) / safe), -1
-    )
+def camera_from_translation(
+    translation_m: Float[Tensor, "*batch 3"],
+    box_center_px: Float[Tensor, "*batch 2"],
+    box_size_px: Float[Tensor, "*batch"],
+    focal_px: Float[Tensor, "*batch"],
+    principal_point_px: Float[Tensor, "*batch 2"],
+) -> Float[Tensor, "*batch 3"]:
+    """Turn a translation in the camera frame into the weak-perspective camera of a crop; inverse of `full_translation`.
+
+    Args:
+        translation_m: (*batch, 3), metres; depths count as at least `MIN_DEPTH_M`.
+        box_center_px: (*batch, 2), pinhole pixels of the full frame.
+        box_size_px: (*batch), side of the square box, pixels.
+        focal_px: (*batch), pixels.
+        principal_point_px: (*batch, 2), pixels.
+
+    Returns:
+        (*batch, 3): s in 1/m, then tx and ty in metres.
+
+    Source:
+        `full_translation` solved for the camera.
+
+    Example:
+        >>> camera_from_translation(torch.tensor([0.0, 0, 1]), torch.tensor([50.0, 40]), torch.tensor(100.0),
+        ...                         torch.tensor(100.0), torch.tensor([50.0, 40])).tolist()
+        [2.0, 0.0, 0.0]
+    """
+    depth, focal = translation_m[..., 2:].clamp_min(MIN_DEPTH_M), focal_px.unsqueeze(-1)
+    shift = translation_m[..., :2] - (box_center_px - principal_point_px) * depth / focal
+    return torch.cat((2 * focal / (box_size_px.unsqueeze(-1) * depth), shift), -1)
 
 
-def _normalize(points_cam: Tensor, min_depth_m: float) -> Tensor:
-    return points_cam[..., :2] / points_cam[..., 2:].clamp_min(min_depth_m)
+def pixels_to_crop(
+    uv: Float[Tensor, "*batch points 2"],
+    box_center_px: Float[Tensor, "*batch 2"],
+    box_size_px: Float[Tensor, "*batch"],
+) -> Float[Tensor, "*batch points 2"]:
+    """Express pixels in units of the box: 0 is its centre, -0.5 and 0.5 are its sides.
+
+    Args:
+        uv: (*batch, points, 2), pixels.
+        box_center_px: (*batch, 2), pixels.
+        box_size_px: (*batch), pixels.
+
+    Returns:
+        (*batch, points, 2), crop units.
+
+    Source:
+        The units of HaMeR's 2D keypoints.
+
+    Example:
+        >>> pixels_to_crop(torch.tensor([[60.0, 40.0]]), torch.tensor([50.0, 40]), torch.tensor(20.0)).tolist()
+        [[0.5, 0.0]]
+    """
+    return (uv - box_center_px.unsqueeze(-2)) / box_size_px[..., None, None]
+
+
+def crop_to_pixels(
+    crop: Float[Tensor, "*batch points 2"],
+    box_center_px: Float[Tensor, "*batch 2"],
+    box_size_px: Float[Tensor, "*batch"],
+) -> Float[Tensor, "*batch points 2"]:
+    """Turn crop units into pixels; the inverse of `pixels_to_crop`.
+
+    Args:
+        crop: (*batch, points, 2), crop units.
+        box_center_px: (*batch, 2), pixels.
+        box_size_px: (*batch), pixels.
+
+    Returns:
+        (*batch, points, 2), pixels.
+
+    Source:
+        `pixels_to_crop` solved for the pixels.
+
+    Example:
+        >>> crop_to_pixels(torch.tensor([[0.5, 0.0]]), torch.tensor([50.0, 40]), torch.tensor(20.0)).tolist()
+        [[60.0, 40.0]]
+    """
+    return crop * box_size_px[..., None, None] + box_center_px.unsqueeze(-2)
+
+
+def transform_intrinsics(
+    intrinsics: Float[Tensor, "*#batch 3 3"], target_from_image: Float[Tensor, "*#batch 2 3"]
+) -> Float[Tensor, "*batch 3 3"]:
+    """Intrinsics of a picture that was warped by an affine map: K' = A K.
+
+    Args:
+        intrinsics: (*batch, 3, 3), pixels of the source picture.
+        target_from_image: (*batch, 2, 3), maps source pixels to target pixels.
+
+    Returns:
+        (*batch, 3, 3), pixels of the target picture; the third row is (0, 0, 1). A rotation leaves it no longer upper
+        triangular: `pixels_to_normalized` does not take such a matrix.
+
+    Source:
+        Composition of the two maps.
+
+    Example:
+        >>> half = torch.tensor([[0.5, 0, 0], [0, 0.5, 0]])
+        >>> transform_intrinsics(torch.eye(3), half).diagonal().tolist()
+        [0.5, 0.5, 1.0]
+    """
+    upper = target_from_image[..., :2] @ intrinsics[..., :2, :]
+    shift = torch.cat((torch.zeros_like(target_from_image[..., :2]), target_from_image[..., 2:]), -1)
+    upper = upper + shift
+    last = torch.zeros_like(upper[..., :1, :])
+    last[..., 2] = 1
+    return torch.cat((upper, last), -2)
+
+
+def mirror_points(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+    """Mirror points in the plane x = 0, which turns a left hand into a right one: (x, y, z) -> (-x, y, z).
+
+    Args:
+        points: (*batch, 3), metres.
+
+    Returns:
+        (*batch, 3), metres.
+
+    Source:
+        Reflection; applying it twice gives the input back.
+
+    Example:
+        >>> mirror_points(torch.tensor([1.0, 2.0, 3.0])).tolist()
+        [-1.0, 2.0, 3.0]
+    """
+    return points * points.new_tensor([-1, 1, 1])
+
+
+def mirror_pixels(uv: Float[Tensor, "*batch 2"], image_width: float | Tensor) -> Float[Tensor, "*batch 2"]:
+    """Mirror pixels left to right: x -> width - 1 - x, because an integer pixel is a pixel centre.
+
+    Args:
+        uv: (*batch, 2), pixels (x, y); points, box centres and principal points alike.
+        image_width: of the full frame, pixels; a tensor broadcasts against (*batch).
+
+    Returns:
+        (*batch, 2), pixels (x, y) of the mirrored picture.
+
+    Source:
+        Equals reversing the columns of the picture.
+
+    Example:
+        >>> mirror_pixels(torch.tensor([0.0, 7.0]), 100).tolist()
+        [99.0, 7.0]
+    """
+    return torch.stack((image_width - 1 - uv[..., 0], uv[..., 1]), -1)
+
+
+def mirror_distortion(distortion: Float[Tensor, "*batch 8"]) -> Float[Tensor, "*batch 8"]:
+    """Lens coefficients of the mirrored picture: p2 changes its sign.
+
+    Args:
+        distortion: (*batch, 8), order k1 k2 p1 p2 k3 k4 k5 k6.
+
+    Returns:
+        (*batch, 8), same order.
+
+    Source:
+        `distort_rational` at -x.
+
+    Example:
+        >>> mirror_distortion(torch.ones(8)).tolist()
+        [1.0, 1.0, 1.0, -1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    return distortion * distortion.new_tensor([1, 1, 1, -1, 1, 1, 1, 1])

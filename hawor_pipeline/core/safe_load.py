@@ -140,11 +140,13 @@ def _known_names() -> dict[tuple[str, str], Any]:
             raise _RefusedError("copyreg._reconstructor")
         return kind()
 
-    def byte_array(*args: object) -> bytearray:
-        if args and not isinstance(args[0], (bytes, bytearray, str)):
+    def byte_array(content: object = b"") -> bytearray:
+        if not isinstance(content, (bytes, bytearray, str)):
             raise _RefusedError("a bytearray made from something that is not bytes")
-        first = args[0] if args else b""
-        return bytearray(first.encode("latin1") if isinstance(first, str) else first)  # type: ignore[arg-type]
+        return bytearray(content.encode("latin1") if isinstance(content, str) else content)
+
+    def no_bytes() -> bytes:
+        return b""  # old protocols write an empty value as a call without arguments
 
     names: dict[tuple[str, str], Any] = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
     for core in ("numpy.core", "numpy._core"):
@@ -154,7 +156,7 @@ def _known_names() -> dict[tuple[str, str], Any]:
     for builtins in ("builtins", "__builtin__"):
         names |= {(builtins, kind.__name__): kind for kind in (list, dict, tuple, set, frozenset, complex)}
         names[builtins, "object"] = _Object
-        names[builtins, "bytearray"] = byte_array
+        names |= {(builtins, "bytearray"): byte_array, (builtins, "bytes"): no_bytes}
     for registry in ("copyreg", "copy_reg"):
         names[registry, "_reconstructor"] = reconstructor
     names["collections", "OrderedDict"] = OrderedDict
@@ -173,7 +175,8 @@ def _build_array(state: Any, resolve: Any) -> np.ndarray:
     shape, dtype, fortran, data = state[-4:]
     kind = dtype.build()
     if not kind.hasobject:
-        return _from_bytes(data, kind, shape, "F" if fortran else "C")
+        array = _from_bytes(data, kind, shape, "F" if fortran else "C")
+        return array.astype(kind.newbyteorder("="), copy=False)
     if not isinstance(data, list) or math.prod(shape) != len(data):
         raise ValueError("an object array whose length differs from its shape")
     array = np.empty(len(data), object)

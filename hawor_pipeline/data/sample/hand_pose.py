@@ -38,7 +38,7 @@ an adult hand, a little inside them so that a motion within the limits always lo
 def angles_to_pose(angles: np.ndarray) -> np.ndarray:
     """Turns joint angles into MANO's axis-angle vector, right hand.
 
-    Each joint twists first, then flexes, then swings sideways, all about axes fixed in its parent's frame.
+    Each joint twists first, then swings sideways, then flexes, all about axes fixed in its parent's frame.
 
     Args:
         angles: (..., 15, 3) flexion, abduction, twist in radians.
@@ -49,8 +49,8 @@ def angles_to_pose(angles: np.ndarray) -> np.ndarray:
     angles = np.asarray(angles, dtype=float)
     flexion, abduction, twist = (angles[..., k, None] for k in range(3))
     turn = (
-        Rotation.from_rotvec((abduction * ABDUCTION_AXES).reshape(-1, 3))
-        * Rotation.from_rotvec((flexion * FLEXION_AXES).reshape(-1, 3))
+        Rotation.from_rotvec((flexion * FLEXION_AXES).reshape(-1, 3))
+        * Rotation.from_rotvec((abduction * ABDUCTION_AXES).reshape(-1, 3))
         * Rotation.from_rotvec((twist * TWIST_AXES).reshape(-1, 3))
     )
     return turn.as_rotvec().reshape(*angles.shape[:-2], 45)
@@ -67,10 +67,9 @@ def pose_to_angles(pose: np.ndarray) -> np.ndarray:
     """
     pose = np.asarray(pose, dtype=float)
     turn = Rotation.from_rotvec(pose.reshape(-1, 3)).as_matrix().reshape(*pose.shape[:-1], 15, 3, 3)
-    frame = np.stack([TWIST_AXES, ABDUCTION_AXES, FLEXION_AXES], axis=-1)  # (15, 3, 3), columns, right-handed
+    frame = np.stack([FLEXION_AXES, ABDUCTION_AXES, TWIST_AXES], axis=-1)  # (15, 3, 3), columns, right-handed
     local = np.swapaxes(frame, -1, -2) @ turn @ frame
-    euler = Rotation.from_matrix(local.reshape(-1, 3, 3)).as_euler("YZX").reshape(*pose.shape[:-1], 15, 3)
-    return euler[..., [1, 0, 2]]
+    return Rotation.from_matrix(local.reshape(-1, 3, 3)).as_euler("XYZ").reshape(*pose.shape[:-1], 15, 3)
 
 
 def mirror_pose(pose: np.ndarray) -> np.ndarray:

@@ -1,0 +1,19 @@
+"""The assets, a module per stage. Each loads what it needs, calls one function and returns metadata."""
+
+from hawor_pipeline.orchestration.assets.evaluation import baseline_metrics, evaluation_metrics
+from hawor_pipeline.orchestration.assets.metadata import dataset_metadata, quality_stats
+from hawor_pipeline.orchestration.assets.raw import raw_arctic_sequences
+from hawor_pipeline.orchestration.assets.report import final_report
+from hawor_pipeline.orchestration.assets.shards import subject_shards
+from hawor_pipeline.orchestration.assets.training import trained_checkpoint
+
+ALL_ASSETS = [
+    raw_arctic_sequences,
+    subject_shards,
+    dataset_metadata,
+    quality_stats,
+    trained_checkpoint,
+    baseline_metrics,
+    evaluation_metrics,
+    final_report,
+]

@@ -1,0 +1,53 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Another build of the pinned torch, e.g. TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+TORCH_INDEX_URL ?=
+STAMP := $(VENV)/.installed
+# Idle threads sleep instead of spinning: on shared machines this is several times faster.
+export OMP_WAIT_POLICY ?= PASSIVE
+export PYTHONWARNINGS ?= ignore
+export DO_NOT_TRACK ?= 1
+
+.PHONY: help setup demo test check ui bench audit test-engines clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP)  ## environment only: .venv with the pinned dependencies
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version}"'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifneq ($(TORCH_INDEX_URL),)
+	$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX_URL) "$$(grep '^torch==' constraints.txt)"
+endif
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## the whole pipeline on the built-in sample; prints where the report is
+	$(BIN)/hawor-pipeline demo
+
+test: $(STAMP)  ## all tests that need no GPU, no network, no licensed file
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not slow and not engine" --durations=10
+
+test-engines: $(STAMP)  ## the slow tests: faults, daemon, browser, engines
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "(slow or engine) and not gpu" --durations=10
+
+check: $(STAMP)  ## lint, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ui: $(STAMP)  ## Dagster's web UI with daemon on 127.0.0.1:3000
+	$(BIN)/hawor-pipeline ui
+
+bench: $(STAMP)  ## every benchmark, one table each
+	@set -e; for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file; done
+
+audit: $(STAMP)  ## known vulnerabilities of the installed dependencies
+	$(BIN)/pip-audit --skip-editable
+
+clean:  ## remove what the pipeline made (not the environment)
+	rm -rf data/sample data/raw data/shards data/metadata data/quality data/runs data/metrics data/reports data/handoff data/dagster

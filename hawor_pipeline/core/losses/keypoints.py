@@ -1,0 +1,112 @@
+"""Joint terms: 3D, 2D, and 3D after Procrustes alignment."""
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hawor_pipeline.core.alignment import apply_similarity, procrustes
+from hawor_pipeline.core.losses.robust import (
+    CROP_SCALE,
+    KEYPOINT_SCALE_M,
+    masked_mean,
+    mixed_penalty,
+    promote,
+    root_relative,
+    safe_norm,
+)
+
+
+def keypoints_3d_loss(
+    pred: Float[Tensor, "*batch joints 3"],
+    target: Float[Tensor, "*batch joints 3"],
+    mask: Bool[Tensor, "*#batch #joints"] | None = None,
+    *,
+    root: int | None = 0,
+    scale_m: float = KEYPOINT_SCALE_M,
+) -> Float[Tensor, ""]:
+    """Penalise the distance of 3D joints, each set relative to its own root.
+
+    Args:
+        pred: (*batch, joints, 3), metres.
+        target: (*batch, joints, 3), metres.
+        mask: (*batch, joints), joints that count; (*batch, 1) masks whole samples.
+        root: joint that both sets are relative to; None compares them as given.
+        scale_m: the distance that counts as 1, metres.
+
+    Returns:
+        Scalar without unit: the mean over masked joints of `mixed_penalty`.
+
+    Source:
+        Root-relative as HaMeR; the penalty is this project's.
+
+    Example:
+        >>> import torch
+        >>> keypoints_3d_loss(torch.ones(21, 3), torch.zeros(21, 3)).item()
+        0.0
+    """
+    if root is not None:
+        pred, target = root_relative(pred, root), root_relative(target, root)
+    return masked_mean(mixed_penalty(safe_norm(promote(pred) - promote(target)), scale_m), mask)
+
+
+def keypoints_2d_loss(
+    pred: Float[Tensor, "*batch joints 2"],
+    target: Float[Tensor, "*batch joints 2"],
+    mask: Bool[Tensor, "*#batch #joints"] | None = None,
+    *,
+    scale: float = CROP_SCALE,
+) -> Float[Tensor, ""]:
+    """Penalise the distance of projected joints in units of the box side.
+
+    Args:
+        pred: (*batch, joints, 2), crop units (the crop spans -0.5 to 0.5).
+        target: (*batch, joints, 2), crop units.
+        mask: (*batch, joints), joints inside the picture.
+        scale: the distance that counts as 1, in box sides.
+
+    Returns:
+        Scalar without unit.
+
+    Source:
+        Crop units as HaMeR; a mean where HaMeR sums, so that it does not grow with the batch.
+
+    Example:
+        >>> import torch
+        >>> keypoints_2d_loss(torch.zeros(21, 2), torch.zeros(21, 2)).item()
+        0.0
+    """
+    return masked_mean(mixed_penalty(safe_norm(promote(pred) - promote(target)), scale), mask)
+
+
+def procrustes_keypoints_loss(
+    pred: Float[Tensor, "*batch joints 3"],
+    target: Float[Tensor, "*batch joints 3"],
+    mask: Bool[Tensor, "*#batch"] | None = None,
+    *,
+    scale_m: float = KEYPOINT_SCALE_M,
+) -> Float[Tensor, ""]:
+    """Penalise the squared distance of joints that is left after the best similarity alignment.
+
+    The alignment is a constant in the backward pass. For a squared residual that is the exact gradient (the derivative by
+    the alignment vanishes at its optimum), and it stays finite for collinear and zero clouds, where that of an SVD is not.
+
+    Args:
+        pred: (*batch, joints, 3), metres.
+        target: (*batch, joints, 3), metres.
+        mask: (*batch), samples that count.
+        scale_m: the distance that counts as 1, metres.
+
+    Returns:
+        Scalar without unit: mean over joints and masked samples of (distance / scale)^2.
+
+    Source:
+        Umeyama 1991 for the alignment; the envelope theorem for the gradient.
+
+    Example:
+        >>> import torch
+        >>> cloud = torch.rand(21, 3)
+        >>> procrustes_keypoints_loss(2 * cloud + 1, cloud).item() < 1e-6
+        True
+    """
+    pred, target = promote(pred), promote(target)
+    aligned = apply_similarity(pred, *procrustes(pred, target))
+    return masked_mean(((aligned - target) / scale_m).square().sum(-1).mean(-1), mask)

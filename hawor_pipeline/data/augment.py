@@ -1,0 +1,76 @@
+"""Random changes of training clips under which every label stays exact.
+
+Moving or scaling the box only chooses other pixels. A roll turns the camera about its optical axis: pixels move by
+K Rz K^-1 and everything in the camera frame by Rz, so rotations, joints, translation and projection stay consistent.
+All frames of a clip change alike. The draws are a function of (seed, epoch, clip) and of nothing else.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hawor_pipeline.config import AugmentationParams
+
+
+@dataclass(slots=True)
+class ClipChange:
+    """The change of each clip of a batch."""
+
+    roll: Float[Tensor, "B"]  # radians, camera-frame points turn by it about z
+    shift: Float[Tensor, "B 2"]  # of the box centre, in box sizes
+    scale: Float[Tensor, "B"]  # of the box size
+    gain: Float[Tensor, "B 3"]  # of the colour channels
+
+
+def no_change(clips: int) -> ClipChange:
+    """Leaves every clip as it is."""
+    return ClipChange(torch.zeros(clips), torch.zeros(clips, 2), torch.ones(clips), torch.ones(clips, 3))
+
+
+def draw_changes(params: AugmentationParams, seed: int, keys: list[tuple[int, int]]) -> ClipChange:
+    """Draw the change of each clip.
+
+    Args:
+        params: ranges.
+        seed: of the run.
+        keys: (epoch, clip) of each member of the batch.
+    """
+    unit = np.stack([np.random.default_rng((seed, epoch, clip)).uniform(-1, 1, 7) for epoch, clip in keys])
+    draws = torch.from_numpy(unit).float()
+    return ClipChange(
+        roll=draws[:, 0] * math.radians(params.rotation_range),
+        shift=draws[:, 1:3] * params.translation_range,
+        scale=1 + draws[:, 3] * params.scale_range,
+        gain=1 + draws[:, 4:7] * params.color_jitter,
+    )
+
+
+def roll_matrix(roll: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
+    """Rotations about the optical axis."""
+    cos, sin, zero, one = roll.cos(), roll.sin(), torch.zeros_like(roll), torch.ones_like(roll)
+    rows = (cos, -sin, zero, sin, cos, zero, zero, zero, one)
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+
+
+def rolled_pixels_matrix(
+    intrinsics: Float[Tensor, "*batch 3 3"], roll: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch 3 3"]:
+    """How homogeneous pixels move when the camera-frame points turn about the optical axis: K Rz K^-1 (affine)."""
+    return intrinsics @ roll_matrix(roll) @ torch.linalg.inv(intrinsics)
+
+
+def rolled_translation(
+    translation_m: Float[Tensor, "*batch 3"],
+    root_m: Float[Tensor, "*batch 3"],
+    rotation: Float[Tensor, "*batch 3 3"],
+) -> Float[Tensor, "*batch 3"]:
+    """The translation that belongs to the turned hand.
+
+    A hand turns about its own root joint, which lies at `root_m - translation_m` in the body model's frame, so that
+    offset does not turn along: t' = R root - (root - t).
+    """
+    return (rotation @ root_m[..., None])[..., 0] - (root_m - translation_m)

@@ -1,0 +1,231 @@
+"""From predictions and annotations to the samples, joints and summary tables, one recording at a time.
+
+Predictions come first and everything else is computed from them, so a stored prediction can be evaluated again by other
+rules. Memory holds one sequence and a few sums, however many samples there are.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hawor_pipeline.core.skeleton import FINGER_JOINTS, JOINT_NAMES
+from hawor_pipeline.data.shards import open_shards
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.evaluation.hands import (
+    TRUTH_COLUMNS,
+    HandModels,
+    HandTruth,
+    PredictedHands,
+    ground_truth_predictions,
+    read_predictions,
+    read_truth,
+)
+from hawor_pipeline.evaluation.measure import Measurement, Tracks, measure
+from hawor_pipeline.evaluation.summary import ROBUSTNESS_CLEAR, ROBUSTNESS_HIDDEN, Summary
+from hawor_pipeline.evaluation.tables import RunIdentity, TableWriter, iterate_table, table_writer, to_numpy
+
+KEY_COLUMNS = (
+    "sample_id",
+    "subject",
+    "sequence",
+    "object",
+    "action",
+    "view",
+    "side",
+    "frame",
+    "occlusion",
+    "truncation",
+    "valid",
+)
+ANNOTATION_COLUMNS = (*KEY_COLUMNS, *TRUTH_COLUMNS)
+# Upper ends of the bins that strata are named after; the last bin of each includes its end.
+BINS: dict[str, tuple[float, ...]] = {
+    "occlusion": (0.0, 0.1, 0.25, 0.5, 1.0),
+    "truncation": (0.0, 0.01, 0.25, 1.0),
+    "depth_m": (0.0, 0.4, 0.7, 1.0, 1.5, np.inf),
+    "speed_m_s": (0.0, 0.1, 0.3, 1.0, np.inf),
+}
+OVERALL_STRATA = ("subject", "object", "action", "view", "side")
+
+
+def sequences(shards_dir: Path | str, subjects: Sequence[str] | None) -> Iterator[pa.Table]:
+    """Annotations of the valid rows, a table per recording, in the order of the shards.
+
+    Raises:
+        ConfigError: no shards there, or an unknown subject.
+        DataError: not one valid row.
+    """
+    table = open_shards(shards_dir, subjects, columns=list(ANNOTATION_COLUMNS)).table
+    table = table.filter(table["valid"])
+    if not table.num_rows:
+        raise DataError(f"no valid row in {shards_dir} for subjects {subjects or 'all'}; convert subjects with hands.")
+    names = pc.binary_join_element_wise(table["subject"], table["sequence"], "/").to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
+    if len(set(names[starts])) != len(starts):
+        raise DataError(f"rows of one sequence are not together in {shards_dir}; convert the subject again.")
+    for start, end in zip(starts, np.r_[starts[1:], len(names)], strict=True):
+        yield table.slice(start, end - start)
+
+
+def tracks_of(annotations: pa.Table) -> Tracks:
+    """Camera, hand and frame of each row."""
+    return Tracks(*(to_numpy(annotations[name]) for name in ("view", "is_right", "frame")))
+
+
+def evaluate_predictions(
+    shards_dir: Path | str,
+    mano_dir: Path | str,
+    metrics_dir: Path | str,
+    identity: RunIdentity,
+    subjects: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Compute samples, joints and summary from a run's predictions table, and publish them.
+
+    Args:
+        shards_dir: shards that the predictions were made for.
+        mano_dir: folder of the MANO models.
+        metrics_dir: where `predictions/run_id=...` lies and the other tables go.
+        identity: the run.
+        subjects: whose rows; None takes all.
+
+    Returns:
+        `samples`, `sequences` and `metrics` (overall metric name to value).
+
+    Raises:
+        DataError: the predictions are not those of exactly these rows, in their order.
+    """
+    models = HandModels.load(mano_dir)
+    predictions = _PredictionReader(metrics_dir, identity.run_id)
+    summary = Summary()
+    with ExitStack() as stack:
+        samples = stack.enter_context(table_writer(metrics_dir, "samples", identity))
+        joints = stack.enter_context(table_writer(metrics_dir, "joints", identity))
+        for annotations in sequences(shards_dir, subjects):
+            truth = read_truth(annotations)
+            measured = measure(truth, predictions.take(annotations["sample_id"]), models, tracks_of(annotations))
+            _write_sequence(samples, joints, annotations, truth, measured)
+            _summarise(summary, annotations, truth, measured)
+        predictions.expect_end()
+        rows = summary.rows()
+        with table_writer(metrics_dir, "summary", identity) as writer:
+            writer.write(rows)
+        return {"samples": samples.rows, "sequences": len(summary), "metrics": overall(rows)}
+
+
+def overall(rows: dict[str, list]) -> dict[str, float]:
+    """Metric to value over all samples, from the columns of a summary."""
+    columns = zip(rows["stratum"], rows["level"], rows["metric"], rows["value"], strict=True)
+    return {m: v for stratum, level, m, v in columns if stratum == "all" and level == "sample" and v is not None}
+
+
+class _PredictionReader:
+    """Hands out a run's predictions in the order of the shards, and insists that they are the right ones."""
+
+    def __init__(self, metrics_dir: Path | str, run_id: str):
+        self._run_id = run_id
+        self._batches = iterate_table(metrics_dir, "predictions", run_id)
+        self._rest: pa.Table | None = None
+
+    def take(self, sample_ids: pa.ChunkedArray) -> PredictedHands:
+        """The next rows, which must be these samples."""
+        wanted = len(sample_ids)
+        while (self._rest is None or self._rest.num_rows < wanted) and (batch := next(self._batches, None)) is not None:
+            table = pa.Table.from_batches([batch])
+            self._rest = table if self._rest is None else pa.concat_tables([self._rest, table])
+        rows = self._rest.slice(0, wanted) if self._rest is not None else None
+        if rows is None or not rows["sample_id"].equals(sample_ids):
+            raise DataError(
+                f"predictions of run {self._run_id!r} are not those of the shards around {sample_ids[0]}: they were made "
+                "for other shards, another set of subjects, or are incomplete. Predict again."
+            )
+        self._rest = self._rest.slice(wanted)  # type: ignore[union-attr]
+        return read_predictions(rows.combine_chunks())
+
+    def expect_end(self) -> None:
+        """No row may be left over."""
+        if (self._rest is not None and self._rest.num_rows) or next(self._batches, None) is not None:
+            raise DataError(f"run {self._run_id!r} has predictions for more samples than the shards have. Predict again.")
+
+
+def _write_sequence(
+    samples: TableWriter, joints: TableWriter, annotations: pa.Table, truth: HandTruth, measured: Measurement
+) -> None:
+    keys = {name: annotations[name].to_numpy() for name in KEY_COLUMNS if name != "valid"}
+    geometry = {
+        "depth_m": truth.joints_m[:, 0, 2].numpy(),
+        "speed_m_s": measured.speed_m_s,
+        "box_size_px": truth.box_size_px.numpy(),
+    }
+    samples.write(keys | geometry | measured.metrics)
+    joints.write(
+        {
+            "sample_id": np.repeat(keys["sample_id"], len(JOINT_NAMES)),
+            "joint": np.tile(np.array(JOINT_NAMES), len(truth)),
+            "error_mm": measured.joint_error_mm.reshape(-1),
+            "error_px": measured.joint_error_px.reshape(-1),
+            "visible": truth.joint_visible.numpy().reshape(-1),
+        }
+    )
+
+
+def _summarise(summary: Summary, annotations: pa.Table, truth: HandTruth, measured: Measurement) -> None:
+    numbers = {
+        "occlusion": to_numpy(annotations["occlusion"]),
+        "truncation": to_numpy(annotations["truncation"]),
+        "depth_m": truth.joints_m[:, 0, 2].numpy(),
+        "speed_m_s": measured.speed_m_s,
+    }
+    strata: dict[str, np.ndarray] = {name: annotations[name].to_numpy().astype(str) for name in OVERALL_STRATA}
+    strata |= {name: bin_labels(name, values) for name, values in numbers.items()}
+    strata[ROBUSTNESS_HIDDEN] = numbers["occlusion"] > 0.5
+    strata[ROBUSTNESS_CLEAR] = numbers["occlusion"] < 0.1
+    sequence = summary.add_sequence(measured.metrics, strata)
+    summary.add(sequence, "all", "sample", "mrrpe_mm", measured.mrrpe_mm)
+    visible = truth.joint_visible.numpy()
+    groups = {f"joint={name}": np.eye(len(JOINT_NAMES), dtype=bool)[j][None] for j, name in enumerate(JOINT_NAMES)}
+    groups |= {f"finger={name}": np.isin(np.arange(21), ids)[None] for name, ids in FINGER_JOINTS.items()}
+    groups |= {"visible=true": visible, "visible=false": ~visible}
+    for stratum, mask in groups.items():
+        mask = np.broadcast_to(mask, visible.shape)
+        summary.add(sequence, stratum, "joint", "mpjpe_mm", measured.joint_error_mm[mask])
+        summary.add(sequence, stratum, "joint", "mpjpe_px", measured.joint_error_px[mask])
+
+
+def bin_labels(name: str, values: np.ndarray) -> np.ndarray:
+    """The bin of each value as text ("0.10-0.25", "1.50+"); "unknown" where it is NaN."""
+    edges = BINS[name]
+    names = [f"{low:.2f}-{high:.2f}" if np.isfinite(high) else f"{low:.2f}+" for low, high in zip(edges, edges[1:], strict=False)]
+    values = np.asarray(values, np.float64)
+    index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(names) - 1)
+    return np.where(np.isnan(values), "unknown", np.array(names)[index])
+
+
+def write_ground_truth(
+    shards_dir: Path | str,
+    mano_dir: Path | str,
+    metrics_dir: Path | str,
+    identity: RunIdentity,
+    subjects: Sequence[str] | None = None,
+) -> int:
+    """Publish the truth, sent through the network's parametrisation, as a predictions table; returns its rows."""
+    models = HandModels.load(mano_dir)
+    with table_writer(metrics_dir, "predictions", identity) as writer:
+        for annotations in sequences(shards_dir, subjects):
+            hands = ground_truth_predictions(models, read_truth(annotations))
+            writer.write(hands.columns(annotations["sample_id"].to_pylist()))
+        return writer.rows
+
+
+def require_rows(path: Path | str, what: str) -> None:
+    """Say clearly that a folder is missing, before any work.
+
+    Raises:
+        ConfigError: it does not exist.
+    """
+    if not Path(path).is_dir():
+        raise ConfigError(f"{what} {path} does not exist.")

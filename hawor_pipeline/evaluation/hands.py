@@ -1,0 +1,243 @@
+"""Hands of the tables as tensors: ground truth from annotations, predictions from their table, meshes from MANO.
+
+Convention: N rows on their TRUE side, camera frame, metres, double precision, OpenPose joints, rotations absolute (mean
+pose included). A predicted left hand is the mirror image of the right-hand model with mirrored rotations; a true left
+hand comes from the left-hand model, as ARCTIC's was fitted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from hawor_pipeline.core.camera import (
+    camera_from_translation,
+    full_translation,
+    mirror_pixels,
+    mirror_points,
+    project_distorted,
+)
+from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
+from hawor_pipeline.evaluation.tables import to_numpy
+
+TRUTH_SHAPES: dict[str, tuple[int, ...]] = {
+    "global_orient": (3,),
+    "hand_pose": (15, 3),
+    "betas": (10,),
+    "betas_as_right": (10,),
+    "translation_m": (3,),
+    "joints_cam_m": (21, 3),
+    "joints_px": (21, 2),
+    "intrinsics": (3, 3),
+    "distortion": (8,),
+    "box_center_px": (2,),
+}
+TRUTH_COLUMNS = (*TRUTH_SHAPES, "box_size_px", "image_width", "joint_visible", "joint_in_frame", "is_right")
+PREDICTION_SHAPES: dict[str, tuple[int, ...]] = {
+    "rotmats": (16, 3, 3),
+    "betas": (10,),
+    "translation_m": (3,),
+    "joints_cam_m": (21, 3),
+    "joints_px": (21, 2),
+}
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Tensors whose first dimension is the row."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def take(self, rows: Tensor | slice) -> Any:
+        """The same struct with only these rows."""
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+@dataclass(slots=True)
+class HandTruth(_Rows):
+    """Ground truth of N rows; `betas` belong to the hand's own side, `betas_as_right` to the right-hand model."""
+
+    rotmats: Tensor  # (N, 16, 3, 3)
+    betas: Tensor  # (N, 10)
+    betas_as_right: Tensor  # (N, 10)
+    translation_m: Tensor  # (N, 3)
+    joints_m: Tensor  # (N, 21, 3)
+    joints_px: Tensor  # (N, 21, 2) full frame, lens included
+    joint_visible: Tensor  # (N, 21) bool
+    joint_in_frame: Tensor  # (N, 21) bool
+    is_right: Tensor  # (N,) bool
+    intrinsics: Tensor  # (N, 3, 3)
+    distortion: Tensor  # (N, 8)
+    box_center_px: Tensor  # (N, 2) full frame
+    box_size_px: Tensor  # (N,)
+    image_width: Tensor  # (N,) px
+
+
+@dataclass(slots=True)
+class PredictedHands(_Rows):
+    """Predictions of N rows; what a predictor does not say is NaN. Joints without translation are wrist-relative."""
+
+    rotmats: Tensor  # (N, 16, 3, 3)
+    betas: Tensor  # (N, 10) of the right-hand model
+    translation_m: Tensor  # (N, 3)
+    joints_m: Tensor  # (N, 21, 3)
+    joints_px: Tensor  # (N, 21, 2)
+
+    def columns(self, sample_ids: Sequence[str]) -> dict[str, Any]:
+        """The rows as the predictions table takes them."""
+        return {
+            "sample_id": sample_ids,
+            "rotmats": self.rotmats.numpy(),
+            "betas": self.betas.numpy(),
+            "translation_m": self.translation_m.numpy(),
+            "joints_cam_m": self.joints_m.numpy(),
+            "joints_px": self.joints_px.numpy(),
+        }
+
+
+def read_truth(annotations: pa.Table) -> HandTruth:
+    """Ground truth from rows of annotations that have the `TRUTH_COLUMNS`."""
+    value = {name: _tensor(annotations[name], shape) for name, shape in TRUTH_SHAPES.items()}
+    axis_angles = torch.cat((value["global_orient"].unsqueeze(1), value["hand_pose"]), 1)  # (N, 16, 3)
+    return HandTruth(
+        rotmats=axis_angle_to_rotmat(axis_angles),
+        betas=value["betas"],
+        betas_as_right=value["betas_as_right"],
+        translation_m=value["translation_m"],
+        joints_m=value["joints_cam_m"],
+        joints_px=value["joints_px"],
+        joint_visible=_flags(annotations["joint_visible"]),
+        joint_in_frame=_flags(annotations["joint_in_frame"]),
+        is_right=torch.from_numpy(to_numpy(annotations["is_right"]).astype(bool)),
+        intrinsics=value["intrinsics"],
+        distortion=value["distortion"],
+        box_center_px=value["box_center_px"],
+        box_size_px=_tensor(annotations["box_size_px"], ()),
+        image_width=_tensor(annotations["image_width"], ()),
+    )
+
+
+def read_predictions(rows: pa.Table | pa.RecordBatch) -> PredictedHands:
+    """Predictions from rows of the predictions table; null becomes NaN."""
+    value = {name: _tensor(rows[name], shape) for name, shape in PREDICTION_SHAPES.items()}
+    return PredictedHands(*(value[name] for name in PREDICTION_SHAPES))
+
+
+def _tensor(column: pa.Array | pa.ChunkedArray, shape: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(to_numpy(column, shape).astype(np.float64))
+
+
+def _flags(column: pa.Array | pa.ChunkedArray) -> Tensor:
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    values = array.flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(values.astype(bool).reshape(len(array), -1))
+
+
+class HandModels:
+    """The two MANO models in double precision."""
+
+    def __init__(self, right: ManoLayer, left: ManoLayer):
+        self.right = right.double().eval()
+        self.left = left.double().eval()
+
+    @classmethod
+    def load(cls, mano_dir: Path | str) -> "HandModels":
+        """Both models of a folder.
+
+        Raises:
+            ConfigError: a model is missing there.
+            DataError: a file is damaged or refused.
+        """
+        return cls(ManoLayer(load_mano(mano_dir, "right")), ManoLayer(load_mano(mano_dir, "left")))
+
+    @property
+    def faces(self) -> np.ndarray:
+        """(1538, 3) triangles of the right hand; a left hand has them the other way round."""
+        return np.asarray(self.right.faces)
+
+    @torch.no_grad()
+    def true_vertices(self, truth: HandTruth) -> Tensor:
+        """(N, 778, 3) from the model of each row's own side."""
+        vertices = truth.joints_m.new_empty(len(truth), 778, 3)
+        for layer, rows in ((self.right, truth.is_right), (self.left, ~truth.is_right)):
+            if rows.any():
+                vertices[rows] = layer(truth.rotmats[rows], truth.betas[rows]).vertices
+        return vertices + truth.translation_m.unsqueeze(-2)
+
+    @torch.no_grad()
+    def predicted_mesh(
+        self, rotmats: Tensor, betas: Tensor, translation_m: Tensor, is_right: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Vertices (N, 778, 3) and joints (N, 21, 3) of predictions on their true side."""
+        mesh = self.right(torch.where(is_right[:, None, None, None], rotmats, mirror_rotmat(rotmats)), betas)
+        shift = translation_m.unsqueeze(-2)
+        return _to_side(mesh.vertices, is_right) + shift, _to_side(mesh.joints, is_right) + shift
+
+    @torch.no_grad()
+    def rest_vertices(self, betas: Tensor) -> Tensor:
+        """(N, 778, 3) of the right hand at rest, wrist at the origin."""
+        eye = torch.eye(3, dtype=betas.dtype).expand(len(betas), 16, 3, 3)
+        mesh = self.right(eye, betas)
+        return mesh.vertices - mesh.joints[:, :1]
+
+
+def _to_side(points: Tensor, is_right: Tensor) -> Tensor:
+    """Points of the right-hand model as seen on the true side; its own inverse."""
+    return torch.where(is_right.reshape(-1, *[1] * (points.ndim - 1)), points, mirror_points(points))
+
+
+def place_hands(
+    models: HandModels, truth: HandTruth, rotmats: Tensor, betas: Tensor, camera: Tensor
+) -> PredictedHands:
+    """Turn network parameters into predictions: MANO, crop camera to full frame, back to the true side, lens.
+
+    Args:
+        models: the two MANO models; only the right one is used.
+        truth: rows that give side, box and camera; nothing else of them is read.
+        rotmats: (N, 16, 3, 3) as the network says them, hands mirrored to right.
+        betas: (N, 10) of the right-hand model.
+        camera: (N, 3) weak-perspective (s, tx, ty), hands mirrored to right.
+    """
+    translation = full_translation(camera, *_right_hand_camera(truth))
+    return predictions_on_true_side(models, truth, rotmats, betas, translation)
+
+
+def predictions_on_true_side(
+    models: HandModels, truth: HandTruth, rotmats: Tensor, betas: Tensor, translation_m: Tensor
+) -> PredictedHands:
+    """Mirror parameters of a right hand back to the true side and project the joints through the lens."""
+    rotmats = torch.where(truth.is_right[:, None, None, None], rotmats, mirror_rotmat(rotmats))
+    translation = _to_side(translation_m, truth.is_right)
+    _, joints = models.predicted_mesh(rotmats, betas, translation, truth.is_right)
+    pixels, _ = project_distorted(joints, truth.intrinsics, truth.distortion)
+    return PredictedHands(rotmats, betas, translation, joints, pixels)
+
+
+def network_parameters(truth: HandTruth) -> tuple[Tensor, Tensor, Tensor]:
+    """What a perfect network would say: rotmats, betas and camera of the hand mirrored to right."""
+    rotmats = torch.where(truth.is_right[:, None, None, None], truth.rotmats, mirror_rotmat(truth.rotmats))
+    translation = _to_side(truth.translation_m, truth.is_right)
+    return rotmats, truth.betas_as_right, camera_from_translation(translation, *_right_hand_camera(truth))
+
+
+def ground_truth_predictions(models: HandModels, truth: HandTruth) -> PredictedHands:
+    """The truth sent through the network's parametrisation and back; every error of it must be 0."""
+    return place_hands(models, truth, *network_parameters(truth))
+
+
+def _right_hand_camera(truth: HandTruth) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Box centre, box size, focal length and principal point of the picture in which the hand is a right one."""
+    principal = truth.intrinsics[:, :2, 2]
+    center = torch.where(
+        truth.is_right[:, None], truth.box_center_px, mirror_pixels(truth.box_center_px, truth.image_width)
+    )
+    principal = torch.where(truth.is_right[:, None], principal, mirror_pixels(principal, truth.image_width))
+    focal = (truth.intrinsics[:, 0, 0] + truth.intrinsics[:, 1, 1]) / 2
+    return center, truth.box_size_px, focal, principal

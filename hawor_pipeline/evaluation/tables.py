@@ -1,0 +1,360 @@
+"""The published schema of every metric table, and the only way to write one.
+
+Tables lie under one directory as `<table>/run_id=<run_id>/part-0.parquet`: DuckDB, pandas and Polars read the run from
+the path. A column has a type, a unit and a meaning; a table that does not fit its schema is refused before anything is
+published. A value that is not defined is null, never NaN and never 0. No torch here: the web UI imports this module.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.provenance import staging_dir
+
+PART_NAME = "part-0.parquet"
+_RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: `nullable` says whether a row may leave it undefined."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    meaning: str
+    nullable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What one number of an evaluation means; `better` is "lower", "higher" or "" (neither)."""
+
+    unit: str
+    better: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """What a row's numbers belong to. `checkpoint_sha256` is None where no checkpoint made the prediction."""
+
+    run_id: str
+    protocol: str
+    dataset_version: str
+    source: str
+    checkpoint_sha256: str | None = None
+
+    def columns(self) -> dict[str, str | None]:
+        """The values repeated in every row (the run_id is in the path)."""
+        return {
+            "protocol": self.protocol,
+            "dataset_version": self.dataset_version,
+            "source": self.source,
+            "checkpoint_sha256": self.checkpoint_sha256,
+        }
+
+
+# One entry per number of a sample; the samples table has a column for each, the summary table a row.
+SAMPLE_METRICS: dict[str, Metric] = {
+    "mpjpe_mm": Metric("mm", "lower", "mean distance of the 21 joints after both wrists are put on each other"),
+    "pa_mpjpe_mm": Metric("mm", "lower", "mean joint distance after the best similarity transform (no reflection)"),
+    "mpvpe_mm": Metric("mm", "lower", "mean distance of the 778 vertices, wrists put on each other"),
+    "pa_mpvpe_mm": Metric("mm", "lower", "mean vertex distance after the best similarity transform"),
+    "mpjpe_camera_mm": Metric("mm", "lower", "mean joint distance in the camera frame, without any alignment"),
+    "mpjpe_visible_mm": Metric("mm", "lower", "wrist-aligned distance over the joints that can be seen"),
+    "mpjpe_hidden_mm": Metric("mm", "lower", "wrist-aligned distance over the joints that are hidden"),
+    "mpjpe_px": Metric("px", "lower", "mean distance of the projected joints in the full frame, lens included"),
+    "mpjpe_crop_px": Metric("px", "lower", "the same in the 256 px network crop"),
+    "f_score_5mm": Metric("1", "higher", "F-score of the wrist-aligned surfaces at 5 mm"),
+    "f_score_15mm": Metric("1", "higher", "F-score of the wrist-aligned surfaces at 15 mm"),
+    "pa_f_score_5mm": Metric("1", "higher", "F-score of the Procrustes-aligned surfaces at 5 mm"),
+    "pa_f_score_15mm": Metric("1", "higher", "F-score of the Procrustes-aligned surfaces at 15 mm"),
+    "chamfer_mm": Metric("mm", "lower", "sum of the two mean nearest distances of the wrist-aligned vertices"),
+    "pose_error_deg": Metric("deg", "lower", "mean angle between predicted and true rotation of the 15 finger joints"),
+    "global_orient_error_deg": Metric("deg", "lower", "angle between predicted and true rotation of the wrist"),
+    "betas_error": Metric("1", "lower", "mean absolute difference of the 10 shape parameters, both as a right hand"),
+    "shape_error_mm": Metric("mm", "lower", "mean distance of the two rest-pose meshes, wrists put on each other"),
+    "translation_error_mm": Metric("mm", "lower", "distance of predicted and true translation in the camera frame"),
+    "accel_error_m_s2": Metric("m/s^2", "lower", "difference of wrist-relative joint acceleration over three frames"),
+    "jitter_10m_s3": Metric("10 m/s^3", "", "third difference of predicted wrist-relative joints; no ground truth"),
+    "box_iou": Metric("1", "higher", "overlap of the boxes around the predicted and the true projected joints"),
+    "detected": Metric("1", "higher", "1 where the side is right and box_iou is at least 0.5, else 0"),
+    "pck_3d_5mm": Metric("1", "higher", "share of wrist-aligned joints within 5 mm"),
+    "pck_3d_10mm": Metric("1", "higher", "share of wrist-aligned joints within 10 mm"),
+    "pck_3d_15mm": Metric("1", "higher", "share of wrist-aligned joints within 15 mm"),
+    "pck_3d_20mm": Metric("1", "higher", "share of wrist-aligned joints within 20 mm"),
+    "pck_2d_5px": Metric("1", "higher", "share of joints within 5 px in the 256 px crop"),
+    "pck_2d_10px": Metric("1", "higher", "share of joints within 10 px in the 256 px crop"),
+    "pck_2d_15px": Metric("1", "higher", "share of joints within 15 px in the 256 px crop"),
+    "pck_auc": Metric("1", "higher", "area under the curve of wrist-aligned PCK from 0 to 50 mm, divided by 50 mm"),
+}
+# Numbers that belong to more than one sample: only the summary has them.
+SUMMARY_METRICS: dict[str, Metric] = {
+    "mrrpe_mm": Metric("mm", "lower", "error of the vector from right to left wrist, where one picture has both hands"),
+    "occlusion_robustness": Metric("1", "lower", "mpjpe_mm at occlusion above 0.5 over mpjpe_mm at occlusion below 0.1"),
+}
+ALL_METRICS = SAMPLE_METRICS | SUMMARY_METRICS
+
+
+def _vector(*shape: int) -> pa.DataType:
+    result: pa.DataType = pa.float32()
+    for size in reversed(shape):
+        result = pa.list_(result, size)
+    return result
+
+
+_IDENTITY = (
+    Column("protocol", pa.string(), "", "evaluation protocol: which views and subjects, which conventions"),
+    Column("dataset_version", pa.string(), "", "version of the shards, from their manifest"),
+    Column("source", pa.string(), "", "arctic, or synthetic for the built-in sample"),
+    Column("checkpoint_sha256", pa.string(), "", "the checkpoint; null for baselines, which have none", nullable=True),
+)
+_SAMPLE_ID = Column("sample_id", pa.string(), "", "subject/sequence/view/frame/side")
+_STRATA = (
+    Column("subject", pa.string(), "", "subject"),
+    Column("sequence", pa.string(), "", "recording"),
+    Column("object", pa.string(), "", "object in the hands"),
+    Column("action", pa.string(), "", "what is done with it"),
+    Column("view", pa.int32(), "", "camera: 0 is on the head, 1 to 8 stand in the room"),
+    Column("side", pa.string(), "", "left or right hand"),
+    Column("frame", pa.int32(), "", "number in the picture's file name"),
+    Column("occlusion", pa.float32(), "1", "share of the hand that something hides", nullable=True),
+    Column("truncation", pa.float32(), "1", "share of the hand outside the picture", nullable=True),
+    Column("depth_m", pa.float32(), "m", "true distance of the wrist from the camera plane"),
+    Column("speed_m_s", pa.float32(), "m/s", "true mean joint speed since the frame before, camera frame", nullable=True),
+    Column("box_size_px", pa.float32(), "px", "side of the hand box in the full frame"),
+)
+
+SCHEMAS: dict[str, tuple[Column, ...]] = {
+    "predictions": (
+        _SAMPLE_ID,
+        Column("rotmats", _vector(16, 3, 3), "1", "absolute rotations in MANO's joint order, true side", nullable=True),
+        Column("betas", _vector(10), "1", "shape of the right-hand model; a left hand is its mirror image", nullable=True),
+        Column("translation_m", _vector(3), "m", "translation in the camera frame, true side", nullable=True),
+        Column(
+            "joints_cam_m",
+            _vector(21, 3),
+            "m",
+            "joints in OpenPose order, camera frame, true side; relative to the wrist where translation_m is null",
+        ),
+        Column("joints_px", _vector(21, 2), "px", "joints in the full frame with the camera's lens", nullable=True),
+        *_IDENTITY,
+    ),
+    "samples": (
+        _SAMPLE_ID,
+        *_STRATA,
+        *(Column(name, pa.float64(), m.unit, m.meaning, nullable=True) for name, m in SAMPLE_METRICS.items()),
+        *_IDENTITY,
+    ),
+    "joints": (
+        _SAMPLE_ID,
+        Column("joint", pa.string(), "", "joint in OpenPose naming"),
+        Column("error_mm", pa.float32(), "mm", "wrist-aligned distance"),
+        Column("error_px", pa.float32(), "px", "distance in the full frame", nullable=True),
+        Column("visible", pa.bool_(), "", "nothing hides the joint and it is inside the picture"),
+        *_IDENTITY,
+    ),
+    "summary": (
+        Column("stratum", pa.string(), "", "`all`, or column=value of the rows that count"),
+        Column("level", pa.string(), "", "what has equal weight in the mean: sample, joint or sequence"),
+        Column("metric", pa.string(), "", "name as in the samples table"),
+        Column("unit", pa.string(), "", "unit of value and interval"),
+        Column("value", pa.float64(), "", "the mean; null where nothing could be measured", nullable=True),
+        Column("ci_low", pa.float64(), "", "lower end of the 95 % interval; null below 5 sequences", nullable=True),
+        Column("ci_high", pa.float64(), "", "upper end of the 95 % interval; null below 5 sequences", nullable=True),
+        Column("n", pa.int64(), "", "how many samples, joints or sequences the mean has"),
+        Column("sequences", pa.int64(), "", "how many sequences they come from"),
+        *_IDENTITY,
+    ),
+    "training": (
+        Column("step", pa.int64(), "", "optimiser step"),
+        Column("epoch", pa.int64(), "", "epoch"),
+        Column("split", pa.string(), "", "train or val"),
+        Column("metric", pa.string(), "", "name of a loss term, weight, norm, rate or metric"),
+        Column("value", pa.float64(), "", "its value; null where it was not finite", nullable=True),
+        *_IDENTITY,
+    ),
+}
+
+
+def arrow_schema(table: str) -> pa.Schema:
+    """Arrow schema of a table; unit and meaning travel in the field metadata of the file."""
+    return pa.schema(
+        pa.field(c.name, c.type, c.nullable, {"unit": c.unit, "meaning": c.meaning}) for c in _columns(table)
+    )
+
+
+def column_docs(table: str) -> list[tuple[str, str, str, str]]:
+    """(name, type, unit, meaning) of each column, the partition column `run_id` first."""
+    run_id = ("run_id", "string", "", "the run, from the path; begins with a letter")
+    return [run_id, *((c.name, str(c.type), c.unit, c.meaning) for c in _columns(table))]
+
+
+def _columns(table: str) -> tuple[Column, ...]:
+    if table not in SCHEMAS:
+        raise ConfigError(f"unknown metric table {table!r}; there are {', '.join(SCHEMAS)}.")
+    return SCHEMAS[table]
+
+
+def partition_dir(metrics_dir: Path | str, table: str, run_id: str) -> Path:
+    """Where one run's rows of a table lie.
+
+    Raises:
+        ConfigError: the run_id does not begin with a letter or has characters that a path may not have.
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise ConfigError(f"run_id {run_id!r} must begin with a letter and hold only letters, digits, '.', '_' and '-'.")
+    return Path(metrics_dir) / table / f"run_id={run_id}"
+
+
+def list_runs(metrics_dir: Path | str, table: str) -> list[str]:
+    """The run_ids that have this table, sorted."""
+    paths = (Path(metrics_dir) / table).glob(f"run_id=*/{PART_NAME}")
+    return sorted(path.parent.name.removeprefix("run_id=") for path in paths)
+
+
+def read_table(
+    metrics_dir: Path | str, table: str, run_id: str, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """One run's rows, all in memory.
+
+    Raises:
+        DataError: the run has no such table, or the file cannot be read.
+    """
+    return _open_table(metrics_dir, table, run_id).read(columns=list(columns) if columns else None)
+
+
+def iterate_table(
+    metrics_dir: Path | str, table: str, run_id: str, columns: Sequence[str] | None = None, batch_rows: int = 4096
+) -> Iterator[pa.RecordBatch]:
+    """One run's rows in order, in batches of at most `batch_rows`."""
+    file = _open_table(metrics_dir, table, run_id)
+    yield from file.iter_batches(batch_size=batch_rows, columns=list(columns) if columns else None)
+
+
+def _open_table(metrics_dir: Path | str, table: str, run_id: str) -> pq.ParquetFile:
+    path = partition_dir(metrics_dir, table, run_id) / PART_NAME
+    if not path.is_file():
+        raise DataError(f"run {run_id!r} has no {table} table: {path} is missing. Evaluate the run first.")
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet ({error}). Evaluate the run again.") from error
+
+
+class TableWriter:
+    """Appends validated rows to one table of one run; get it from `table_writer`."""
+
+    def __init__(self, path: Path, table: str, identity: RunIdentity):
+        self.rows = 0
+        self._table = table
+        self._identity = identity.columns()
+        self._schema = arrow_schema(table)
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+
+    def write(self, columns: Mapping[str, Any]) -> None:
+        """Append rows. Values are numpy arrays or sequences, one per column, without the identity columns.
+
+        Raises:
+            DataError: a column is missing, unknown, of another type, or undefined where it may not be.
+        """
+        batch = self._validated(columns)
+        self._writer.write_table(batch)
+        self.rows += batch.num_rows
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _validated(self, columns: Mapping[str, Any]) -> pa.Table:
+        expected = set(self._schema.names) - set(self._identity)
+        if wrong := expected.symmetric_difference(columns):
+            raise DataError(f"table {self._table}: columns {sorted(wrong)} are missing or unknown.")
+        rows = len(next(iter(columns.values())))
+        arrays = []
+        for field in self._schema:
+            if field.name in self._identity:
+                array = pa.array([self._identity[field.name]], field.type).take(pa.array(np.zeros(rows, np.int64)))
+            else:
+                array = self._array(field, columns[field.name])
+            if len(array) != rows:
+                raise DataError(f"table {self._table}: column {field.name} has {len(array)} rows, expected {rows}.")
+            arrays.append(array)
+        return pa.Table.from_arrays(arrays, schema=self._schema)
+
+    def _array(self, field: pa.Field, values: Any) -> pa.Array:
+        try:
+            array = to_arrow(values, field.type)
+        except (pa.ArrowException, ValueError, TypeError) as error:
+            raise DataError(f"table {self._table}: column {field.name} is not {field.type}: {error}") from error
+        if array.null_count and not field.nullable:
+            raise DataError(f"table {self._table}: column {field.name} has {array.null_count} undefined values.")
+        if pa.types.is_floating(array.type) and pc.any(pc.is_inf(array)).as_py():
+            raise DataError(f"table {self._table}: column {field.name} has an infinite value.")
+        return array
+
+
+@contextmanager
+def table_writer(metrics_dir: Path | str, table: str, identity: RunIdentity) -> Iterator[TableWriter]:
+    """A writer whose table replaces the run's old one when the block ends well, and leaves it alone otherwise."""
+    with staging_dir(partition_dir(metrics_dir, table, identity.run_id)) as staged:
+        writer = TableWriter(staged / PART_NAME, table, identity)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+def to_arrow(values: Any, kind: pa.DataType) -> pa.Array:
+    """Numpy values as an Arrow array; NaN scalars, and vectors with any NaN, become null.
+
+    Args:
+        values: (N, *shape) array for nested fixed-size lists of that shape, (N,) or a sequence for scalars.
+        kind: the wanted type.
+    """
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.array(values, kind, from_pandas=True)
+    values = np.asarray(values, np.float32)
+    shape = _list_shape(kind)
+    if values.shape[1:] != shape:
+        raise ValueError(f"each row has shape {values.shape[1:]}, expected {shape}")
+    undefined = np.isnan(values).reshape(len(values), -1).any(axis=1)
+    array = pa.array(values.reshape(-1))
+    for depth, size in enumerate(reversed(shape)):
+        outermost = depth == len(shape) - 1
+        mask = pa.array(undefined) if outermost and undefined.any() else None
+        array = pa.FixedSizeListArray.from_arrays(array, size, mask=mask)
+    return array
+
+
+def to_numpy(column: pa.Array | pa.ChunkedArray, shape: Iterable[int] = ()) -> np.ndarray:
+    """A float or nested fixed-size list column as an (N, *shape) array; null becomes NaN."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    shape = tuple(shape)
+    if not shape:
+        return array.to_numpy(zero_copy_only=False)
+    defined = array.is_valid().to_numpy(zero_copy_only=False)
+    flat = array
+    while pa.types.is_nested(flat.type):
+        flat = flat.flatten()  # leaves out the rows that are null
+    values = flat.to_numpy(zero_copy_only=False)
+    result = np.full((len(array), *shape), np.nan, values.dtype if values.dtype.kind == "f" else np.float64)
+    result[defined] = values.reshape(-1, *shape)
+    return result
+
+
+def _list_shape(kind: pa.DataType) -> tuple[int, ...]:
+    shape = []
+    while pa.types.is_fixed_size_list(kind):
+        shape.append(kind.list_size)
+        kind = kind.value_type
+    return tuple(shape)

@@ -1,0 +1,215 @@
+"""HaWoR: hands of a video clip as MANO parameters, frame by frame with attention over time.
+
+window of the crop -> ViT tokens -> image attention over time -> MANO decoder head -> pose attention over time.
+Right hands only: left hands come in mirrored (see `data.mirror`).
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hawor_pipeline.config import TrainingConfig
+from hawor_pipeline.core.camera import full_translation
+from hawor_pipeline.core.rotations import rot6d_to_rotmat
+from hawor_pipeline.models.backbone import SIZES, BackboneSize, VisionTransformer
+from hawor_pipeline.models.mano_head import POSE_SIZE, ManoHead
+from hawor_pipeline.models.temporal import TemporalAttention
+
+BOX_INFO = 3
+# Mean and spread of box size over focal length, and the scale of the offset, as in the released network.
+BOX_SIZE_MEAN, BOX_SIZE_SPREAD, BOX_OFFSET_SCALE = 0.24, 0.06, 2.8
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """Everything that fixes the names and shapes of a network's parameters; stored in its checkpoints."""
+
+    image_size: int = 256
+    dim: int = 1280
+    depth: int = 32
+    heads: int = 16
+    drop_path: float = 0.55
+    patch_embed: str = "patch16"
+    head_dim: int = 1024
+    head_depth: int = 6
+    head_feedforward: int = 1024
+    head_query: str = "zero"
+    st_hdim: int = 512  # 0: no image attention
+    st_nlayer: int = 6
+    motion_hdim: int = 384  # 0: no pose attention
+    motion_nlayer: int = 6
+    motion_residual: bool = False
+    temporal_feedforward: int = 1024
+    temporal_dropout: float = 0.1
+    activation_checkpointing: bool = False
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """(height, width) of what the network sees: the middle 3/4 of the square crop."""
+        return self.image_size, self.image_size * 3 // 4
+
+    def to_dict(self) -> dict[str, int | float | str | bool]:
+        """Plain values for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def of_training(cls, config: TrainingConfig) -> "NetworkConfig":
+        """The network that a training configuration describes.
+
+        Tiny and small networks have a head and temporal modules to match, a query that starts from the grid and no
+        dropout over time; from `base` on, everything but the sizes named in the configuration is the released network.
+        """
+        size = SIZES[config.backbone_size]
+        patch_embed = config.patch_embed
+        compact = config.backbone_size in ("tiny", "small")
+        if patch_embed == "auto":
+            patch_embed = "conv_stem" if compact else "patch16"
+        head = {"tiny": (256, 1, 512), "small": (512, 2, 1024)}.get(config.backbone_size, (1024, 6, 1024))
+        return cls(
+            image_size=config.image_size,
+            dim=size.dim,
+            depth=size.depth,
+            heads=size.heads,
+            drop_path=size.drop_path,
+            patch_embed=patch_embed,
+            head_dim=head[0],
+            head_depth=head[1],
+            head_feedforward=head[2],
+            head_query="grid" if compact else "zero",
+            st_hdim=config.st_hdim if config.st_module else 0,
+            st_nlayer=config.st_nlayer,
+            motion_hdim=config.motion_hdim if config.motion_module else 0,
+            motion_nlayer=config.motion_nlayer,
+            motion_residual=True,
+            temporal_feedforward=min(1024, 4 * config.st_hdim) if compact else 1024,
+            temporal_dropout=0.0 if compact else 0.1,
+            activation_checkpointing=config.activation_checkpointing,
+        )
+
+
+@dataclass(slots=True)
+class HaworOutput:
+    """MANO parameters of right hands in the camera frame.
+
+    The mesh is `ManoLayer(rotmats, betas).vertices + translation_m`.
+    """
+
+    rotmats: Float[Tensor, "B T 16 3 3"]  # absolute, mean pose included
+    betas: Float[Tensor, "B T 10"]
+    camera: Float[Tensor, "B T 3"]  # weak perspective (s, tx, ty) in the crop
+    translation_m: Float[Tensor, "B T 3"]
+
+
+def box_info(
+    box_center_px: Float[Tensor, "*batch 2"],
+    box_size_px: Float[Tensor, "*batch"],
+    focal_px: Float[Tensor, "*batch"],
+    principal_point_px: Float[Tensor, "*batch 2"],
+) -> Float[Tensor, "*batch 3"]:
+    """Where the box lies in the full picture, normalised by the focal length.
+
+    Source:
+        CLIFF (Li et al. 2022), with the constants of the released network.
+    """
+    offset = (box_center_px - principal_point_px) / focal_px[..., None] * BOX_OFFSET_SCALE
+    size = (box_size_px / focal_px - BOX_SIZE_MEAN) / BOX_SIZE_SPREAD
+    return torch.cat((offset, size[..., None]), dim=-1)
+
+
+class HaworModel(nn.Module):
+    """The network at any size.
+
+    Args:
+        network: sizes and variants.
+    """
+
+    def __init__(self, network: NetworkConfig):
+        super().__init__()
+        self.network = network
+        self.backbone = VisionTransformer(
+            BackboneSize(network.dim, network.depth, network.heads, network.drop_path),
+            network.window,
+            network.patch_embed,
+            network.activation_checkpointing,
+        )
+        temporal = {"feedforward": network.temporal_feedforward, "dropout": network.temporal_dropout}
+        self.st_module = (
+            TemporalAttention(
+                network.dim + BOX_INFO, network.dim, network.st_hdim, network.st_nlayer, residual=True, **temporal
+            )
+            if network.st_hdim
+            else None
+        )
+        self.motion_module = (
+            TemporalAttention(
+                POSE_SIZE + BOX_INFO,
+                POSE_SIZE,
+                network.motion_hdim,
+                network.motion_nlayer,
+                residual=network.motion_residual,
+                **temporal,
+            )
+            if network.motion_hdim
+            else None
+        )
+        self.mano_head = ManoHead(
+            network.dim,
+            self.backbone.grid[0] * self.backbone.grid[1],
+            dim=network.head_dim,
+            depth=network.head_depth,
+            feedforward=network.head_feedforward,
+            query=network.head_query,
+        )
+
+    def forward(
+        self,
+        images: Float[Tensor, "B T 3 S S"],
+        box_center_px: Float[Tensor, "B T 2"],
+        box_size_px: Float[Tensor, "B T"],
+        focal_px: Float[Tensor, "B T"],
+        principal_point_px: Float[Tensor, "B T 2"],
+    ) -> HaworOutput:
+        """Estimate the hand in every frame of every clip.
+
+        Args:
+            images: ImageNet-normalised RGB crops of the boxes, left hands mirrored.
+            box_center_px, box_size_px: the square boxes in the full pinhole picture (mirrored alike).
+            focal_px, principal_point_px: of that picture.
+        """
+        clips, frames = images.shape[:2]
+        margin = images.shape[-1] // 8
+        window = images.flatten(0, 1)[..., margin:-margin]  # (N, 3, S, 3/4 S)
+        info = box_info(box_center_px, box_size_px, focal_px, principal_point_px)  # (B, T, 3)
+        tokens = self.backbone(window)  # (N, L, C)
+        if self.st_module is not None:
+            tokens = self._attend_images(tokens, info)
+        pose, betas, camera = self.mano_head(tokens)
+        pose = pose.view(clips, frames, POSE_SIZE)
+        if self.motion_module is not None:
+            pose = self.motion_module(torch.cat((pose, info.to(pose.dtype)), dim=-1))
+        with torch.autocast(images.device.type, enabled=False):
+            camera = camera.float().view(clips, frames, 3)
+            return HaworOutput(
+                rotmats=rot6d_to_rotmat(pose.float().unflatten(-1, (16, 6)), layout="columns"),
+                betas=betas.float().view(clips, frames, -1),
+                camera=camera,
+                translation_m=full_translation(camera, box_center_px, box_size_px, focal_px, principal_point_px),
+            )
+
+    def _attend_images(self, tokens: Tensor, info: Tensor) -> Tensor:
+        """Attention over time in each cell of the grid: (B*T, L, C) to the same."""
+        clips, frames = info.shape[:2]
+        length, dim = tokens.shape[1:]
+        cells = tokens.view(clips, frames, length, dim)
+        where = info.to(tokens.dtype)[:, :, None].expand(-1, -1, length, -1)
+        tracks = torch.cat((cells, where), dim=-1).transpose(1, 2).reshape(clips * length, frames, -1)
+        tracks = self.st_module(tracks)  # type: ignore[misc]
+        return tracks.view(clips, length, frames, dim).transpose(1, 2).reshape(clips * frames, length, dim)
+
+
+def build_model(config: TrainingConfig | NetworkConfig) -> HaworModel:
+    """A network with random weights, as the configuration describes it."""
+    network = config if isinstance(config, NetworkConfig) else NetworkConfig.of_training(config)
+    return HaworModel(network)

@@ -1,0 +1,63 @@
+"""The inventory of the raw sequences, a partition per subject."""
+
+import dagster as dg
+
+from hawor_pipeline.orchestration.failures import user_errors
+from hawor_pipeline.orchestration.metadata import describe, picture
+from hawor_pipeline.orchestration.partitions import subjects_partitions
+from hawor_pipeline.orchestration.resources import RawData
+from hawor_pipeline.paths import DataPaths
+from hawor_pipeline.provenance import StageResult, hash_json
+
+
+@dg.asset(
+    group_name="data",
+    kinds={"numpy", "parquet"},
+    owners=["team:hand-mesh"],
+    partitions_def=subjects_partitions,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "raw_files_are_readable",
+            asset="raw_arctic_sequences",
+            blocking=True,
+            description="No raw file of the subjects at hand is damaged.",
+        )
+    ],
+)
+def raw_arctic_sequences(context: dg.AssetExecutionContext, raw: RawData) -> dg.MaterializeResult:
+    """What is there of the raw ARCTIC sequences: a row per sequence and view, hashes, frame counts, what is missing.
+
+    Without ARCTIC_ROOT this is the built-in synthetic sample, which is generated here when it is absent or stale. A
+    subject that ARCTIC withholds (s03), or that was not downloaded, has zero rows and the reason.
+    """
+    from hawor_pipeline.data.inventory import inventory_subject
+
+    with user_errors():
+        sample = raw.ensure(context.log.info)
+        where = raw.locate()
+        results = {
+            subject: inventory_subject(where.arctic_root, subject, DataPaths.default().inventory(where.source, subject),
+                                       mano_dir=where.mano_dir)
+            for subject in context.partition_keys
+        }
+    for subject, result in results.items():
+        sheet = result.path / "proof.jpg"
+        more = {"proof_sheet": picture(sheet)} if sheet.is_file() else {}
+        context.add_asset_metadata(describe(result, **more), partition_key=subject)
+    return _summary(results, where.source, sample)
+
+
+def _summary(results: dict[str, StageResult], source: str, sample: StageResult | None) -> dg.MaterializeResult:
+    damaged = {subject: result.info["damaged"] for subject, result in results.items() if result.info.get("damaged")}
+    made = {} if sample is None else {"sample_reused": sample.reused, "sample_why": sample.why}
+    return dg.MaterializeResult(
+        metadata={"source": source, "subjects": len(results), **made},
+        data_version=dg.DataVersion(hash_json({subject: result.key for subject, result in results.items()})),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="raw_files_are_readable", passed=not damaged, metadata={"damaged": dg.MetadataValue.json(damaged)}
+            )
+        ],
+    )

@@ -1,0 +1,79 @@
+"""Training shards, a partition per subject."""
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from hawor_pipeline.config import ConversionConfig, build, read_yaml
+from hawor_pipeline.orchestration.failures import user_errors
+from hawor_pipeline.orchestration.metadata import describe
+from hawor_pipeline.orchestration.partitions import subjects_partitions
+from hawor_pipeline.orchestration.resources import RawData
+from hawor_pipeline.paths import DataPaths, config_dir
+from hawor_pipeline.provenance import hash_json
+
+
+class ShardsAssetConfig(dg.Config):
+    """How to convert."""
+
+    data_config: str = Field("", description="Path of a YAML; empty: the sample's preset, or configs/data_config.yaml.")
+    overrides: dict[str, Any] = Field(default_factory=dict, description="Keys of it to change, e.g. views.")
+    workers: int | None = Field(None, description="Processes; empty: one per core.")
+
+
+def conversion_settings(config: ShardsAssetConfig, *, is_sample: bool) -> ConversionConfig:
+    """The conversion settings of a run."""
+    default = "experiments/demo_data.yaml" if is_sample else "data_config.yaml"
+    path = config.data_config or str(config_dir() / default)
+    return build(ConversionConfig, {**read_yaml(path), **config.overrides}, origin=path)
+
+
+@dg.asset(
+    group_name="data",
+    kinds={"arrow", "parquet"},
+    owners=["team:hand-mesh"],
+    partitions_def=subjects_partitions,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    deps=["raw_arctic_sequences"],
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "every_frame_is_accounted_for",
+            asset="subject_shards",
+            blocking=True,
+            description="Frames with ground truth are rows of a shard or stand in the ledger with a reason.",
+        )
+    ],
+)
+def subject_shards(
+    context: dg.AssetExecutionContext, config: ShardsAssetConfig, raw: RawData
+) -> dg.MaterializeResult:
+    """Training shards of one subject: exact labels and crops of both hands, a row per hand, frame and view.
+
+    Sequences that are converted already with the same raw files and settings are kept. A subject without ground truth
+    has zero rows and the reason.
+    """
+    from hawor_pipeline.data.convert import convert_subjects
+
+    with user_errors():
+        where = raw.locate()
+        settings = conversion_settings(config, is_sample=raw.is_sample)
+        results = convert_subjects(
+            where.arctic_root, where.mano_dir, list(context.partition_keys), DataPaths.default().shards(where.source),
+            settings, workers=config.workers, progress=context.log.info,
+        )
+    for subject, result in results.items():
+        context.add_asset_metadata(describe(result), partition_key=subject)
+    unaccounted = {subject: n for subject, result in results.items() if (n := result.info.get("unaccounted_frames"))}
+    return dg.MaterializeResult(
+        metadata={"source": where.source, "rows": sum(result.info["rows"] for result in results.values())},
+        data_version=dg.DataVersion(hash_json({subject: result.key for subject, result in results.items()})),
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="every_frame_is_accounted_for",
+                passed=not unaccounted,
+                metadata={"unaccounted": dg.MetadataValue.json(unaccounted)},
+            )
+        ],
+    )

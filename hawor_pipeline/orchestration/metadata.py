@@ -1,0 +1,100 @@
+"""How a stage's result looks in the UI: numbers that plot, tables, inline pictures, links."""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from hawor_pipeline.provenance import StageResult
+
+_PICTURE_WIDTH_PX = 760
+_PICTURE_BYTES = 90_000  # inline pictures live in the event log; keep each below about 100 kB
+_TABLE_ROWS = 60
+
+
+def describe(result: StageResult, **more: Any) -> dict[str, Any]:
+    """Metadata of a stage: whether it was reused and why, where it is, and its flat numbers."""
+    metadata: dict[str, Any] = {
+        "reused": result.reused,
+        "why": result.why,
+        "path": dg.MetadataValue.path(str(result.path)),
+        "key": result.key,
+    }
+    for name, value in {**result.info, **more}.items():
+        shown = _shown(value)
+        if shown is not None:
+            metadata[name] = shown
+    return metadata
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "not available"
+    if isinstance(value, (bool, int, float, str, dg.MetadataValue)):
+        return value
+    if isinstance(value, Path):
+        return dg.MetadataValue.path(str(value))
+    if isinstance(value, Mapping):
+        return dg.MetadataValue.json(dict(value))
+    if isinstance(value, Sequence) and value and all(isinstance(row, Mapping) for row in value):
+        return table(value)
+    return dg.MetadataValue.json(list(value)) if isinstance(value, Sequence) and value else None
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """Rows of plain values as a table; missing and non-finite values show as empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    kinds = {name: _kind([row.get(name) for row in rows]) for name in columns}
+    records = [dg.TableRecord({name: _cell(row.get(name), kinds[name]) for name in columns}) for row in rows[:_TABLE_ROWS]]
+    schema = dg.TableSchema(columns=[dg.TableColumn(name, kinds[name]) for name in columns])
+    return dg.MetadataValue.table(records=records, schema=schema)
+
+
+def _kind(values: list[Any]) -> str:
+    present = [value for value in values if value is not None]
+    if present and all(isinstance(value, bool) for value in present):
+        return "bool"
+    if present and all(isinstance(value, int) and not isinstance(value, bool) for value in present):
+        return "int"
+    if present and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present):
+        return "float"
+    return "string"
+
+
+def _cell(value: Any, kind: str) -> Any:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if kind == "float":
+        return round(float(value), 4)
+    return value if kind in ("int", "bool") else str(value)
+
+
+def picture(path: Path) -> dg.MarkdownMetadataValue:
+    """A picture file as inline Markdown, scaled down to what the event log can carry."""
+    import cv2
+
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise dg.Failure(f"picture {path} cannot be read")
+    scale = min(1.0, _PICTURE_WIDTH_PX / image.shape[1])
+    if scale < 1.0:
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    for quality in (88, 75, 60, 45, 30):
+        _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if len(encoded) <= _PICTURE_BYTES:
+            break
+    text = base64.b64encode(encoded.tobytes()).decode()
+    return dg.MetadataValue.md(f"![{path.stem}](data:image/jpeg;base64,{text})")
+
+
+def column_schema(docs: Sequence[tuple[str, str, str, str]]) -> dg.TableSchema:
+    """A Dagster column schema from (column, type, unit, meaning)."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(name, kind, description=f"{meaning} [{unit}]" if unit else meaning)
+            for name, kind, unit, meaning in docs
+        ]
+    )

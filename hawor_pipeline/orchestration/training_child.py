@@ -1,0 +1,47 @@
+"""The process that trains under Dagster: opens Pipes, runs the very same training as the command line, reports.
+
+Started by the asset `trained_checkpoint` as `python -m hawor_pipeline.orchestration.training_child`. Training itself
+imports no Dagster; this thin shell forwards its progress.
+"""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from dagster_pipes import open_dagster_pipes
+
+_WATCH_INTERVAL_S = 1.0
+
+
+def _stop_when_orphaned(parent: int) -> None:
+    """Ask training to checkpoint and stop once the process that started it is gone (killed, say)."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            threading.Event().wait(_WATCH_INTERVAL_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="orphan-watch").start()
+
+
+def main() -> int:
+    """Train as the Pipes extras say; exit code 1 with one clear message for user errors."""
+    from hawor_pipeline.config import load_config
+    from hawor_pipeline.errors import HaworError
+    from hawor_pipeline.training.fit import run_training
+
+    _stop_when_orphaned(os.getppid())
+    with open_dagster_pipes() as pipes:
+        config = load_config(pipes.get_extra("config_path"))
+        try:
+            run_training(config, Path(pipes.get_extra("run_dir")), on_progress=pipes.report_custom_message)
+        except HaworError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Training runs on disk: which run a configuration means, and whether it is new, unfinished or done. Loads no torch.
+
+A run's key is a hash of everything that decides its numbers: the configuration without machine matters, the dataset
+version, and the version of the training code. The same key always means the same folder, so that an interrupted run
+is found again and continued.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hawor_pipeline.config import TrainingConfig, dump_config
+from hawor_pipeline.errors import CheckpointError
+from hawor_pipeline.provenance import (
+    StageResult,
+    atomic_write_text,
+    find_done,
+    hash_json,
+    mark_done,
+    sha256_file,
+)
+
+TRAINING_VERSION = "1"  # raise it when training code changes numbers: finished runs are then not reused
+# Settings that say where and how fast a run is made, but not what comes out of it.
+MACHINE_KEYS = frozenset(
+    "accelerator devices num_nodes num_threads num_workers pin_memory prefetch_factor persistent_workers strategy "
+    "training_data_dir validation_data_dir mano_model_path output_dir log_dir experiment_name log_every_n_steps "
+    "log_images_every_n_steps use_tensorboard use_wandb wandb_project wandb_entity save_top_k save_every_n_epochs "
+    "save_every_n_steps".split()
+)
+CONFIG_FILE = "config.yaml"
+RESULT_FILE = "result.json"
+LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """The folder of a run and what to do with it."""
+
+    run_id: str
+    run_dir: Path
+    key: str
+    state: Literal["new", "unfinished", "finished"]
+    why: str
+
+
+def run_key(config: TrainingConfig, dataset_version: str) -> str:
+    """Hash of what decides a run's numbers."""
+    settings = {key: value for key, value in config.model_dump(mode="json").items() if key not in MACHINE_KEYS}
+    return hash_json({"settings": settings, "dataset": dataset_version, "training": TRAINING_VERSION})
+
+
+def plan_run(
+    config: TrainingConfig,
+    dataset_version: str,
+    runs_dir: Path,
+    when_unchanged: Literal["reuse", "retrain"] = "reuse",
+) -> RunPlan:
+    """Find the run of a configuration: finished (to reuse), unfinished (to resume), or new.
+
+    Args:
+        config: resolved configuration.
+        dataset_version: of the shards it trains on.
+        runs_dir: folder that holds a folder per run.
+        when_unchanged: `retrain` starts a further run where one with the same key is finished.
+    """
+    key = run_key(config, dataset_version)
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", config.experiment_name)
+    base = f"{name if name[:1].isalpha() else 'run_' + name}-{key[:10]}"
+    attempt = 1
+    while True:
+        run_id = base if attempt == 1 else f"{base}-{attempt}"
+        run_dir = runs_dir / run_id
+        info, why = find_done(run_dir, key)
+        if info is None:
+            unfinished = (run_dir / LAST_CHECKPOINT).is_file()
+            state: Literal["new", "unfinished"] = "unfinished" if unfinished else "new"
+            reason = "an unfinished run with the same settings and data is there; it continues" if unfinished else why
+            return RunPlan(run_id, run_dir, key, state, reason)
+        if when_unchanged == "reuse":
+            return RunPlan(run_id, run_dir, key, "finished", why)
+        attempt += 1
+
+
+def prepare_run(plan: RunPlan, config: TrainingConfig) -> Path:
+    """Write the resolved configuration into the run's folder; returns its path."""
+    path = plan.run_dir / CONFIG_FILE
+    atomic_write_text(path, dump_config(config))
+    return path
+
+
+def finish_run(plan: RunPlan) -> StageResult:
+    """Record a run whose training process ended well, and say which checkpoint it produced.
+
+    Returns:
+        info holds `checkpoint` {path, sha256} of the best checkpoint and the numbers of the training process.
+
+    Raises:
+        CheckpointError: the training process left no result or no checkpoint.
+    """
+    info, why = find_done(plan.run_dir, plan.key)
+    if info is not None:
+        return StageResult(plan.run_dir, True, why, plan.key, info)
+    result: dict[str, Any]
+    try:
+        result = json.loads((plan.run_dir / RESULT_FILE).read_text())
+        checkpoint = plan.run_dir / result["best_checkpoint"]
+        digest = sha256_file(checkpoint)
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"training in {plan.run_dir} ended without a usable result ({error}); run the same command again to resume"
+        ) from error
+    info = {**result, "run_id": plan.run_id, "checkpoint_sha256": digest}
+    mark_done(plan.run_dir, plan.key, info, [CONFIG_FILE, RESULT_FILE, result["best_checkpoint"]])
+    return StageResult(plan.run_dir, False, plan.why, plan.key, info)

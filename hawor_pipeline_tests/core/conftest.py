@@ -1,0 +1,54 @@
+"""A random hand model in MANO's file format: no anatomy, but every array, so that arithmetic can be compared."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.skeleton import MANO_PARENTS
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def random_mano(seed: int) -> dict[str, np.ndarray]:
+    """Arrays under MANO's own names."""
+    rng = np.random.default_rng(seed)
+    regressor = rng.random((16, 778)) * (rng.random((16, 778)) < 0.02)
+    weights = rng.random((778, 16)) ** 8
+    parents = np.array([2**32 - 1, *MANO_PARENTS[1:]], np.uint32)
+    return {
+        "v_template": rng.normal(0, 0.05, (778, 3)),
+        "f": np.stack([rng.permutation(778)[:3] for _ in range(1538)]).astype(np.uint32),
+        "shapedirs": rng.normal(0, 0.003, (778, 3, 10)),
+        "posedirs": rng.normal(0, 0.001, (778, 3, 135)),
+        "J_regressor": regressor / regressor.sum(1, keepdims=True),
+        "weights": weights / weights.sum(1, keepdims=True),
+        "kintree_table": np.stack([parents, np.arange(16, dtype=np.uint32)]),
+        "hands_mean": rng.normal(0, 0.3, 45),
+        "hands_components": np.eye(45),
+        "hands_coeffs": np.zeros((2, 45)),
+    }
+
+
+@pytest.fixture(scope="session")
+def mano_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with MANO_RIGHT.npz and MANO_LEFT.npz of random hands."""
+    folder = tmp_path_factory.mktemp("random_hand") / "mano"
+    folder.mkdir()
+    for seed, side in enumerate(("RIGHT", "LEFT")):
+        np.savez(folder / f"MANO_{side}.npz", **random_mano(seed))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mano_layer(mano_dir: Path) -> ManoLayer:
+    """The right random hand as a layer."""
+    return ManoLayer(load_mano(mano_dir, "right"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
