@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def _sample(arguments: argparse.Namespace) -> int:
     for name in ("subjects", "views"):
         if name in given:
             given[name] = tuple(given[name])
-    result = ensure_sample(arguments.root, SampleSpec(**given), workers=arguments.num_workers, progress=_say)
+    result = ensure_sample(arguments.root, SampleSpec(**given), workers=arguments.num_workers, progress=_progress("sequence"))
     _print_result(result)
     return 0
 
@@ -154,7 +155,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         subjects=arguments.subjects,
         mano_dir=arguments.mano_dir,
         workers=arguments.num_workers,
-        progress=_say,
+        progress=_progress("sequence"),
     )
     print(json.dumps(statistics, indent=2, default=str))
     return 0
@@ -277,8 +278,21 @@ def _doctor(_: argparse.Namespace) -> int:
     return 1 if any(finding.required and not finding.ok for finding in findings) else 0
 
 
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+def _progress(what: str):
+    """A progress callback: one line that is rewritten on a terminal, a plain line per tenth elsewhere."""
+    began = time.monotonic()
+    terminal = sys.stderr.isatty()
+
+    def progress(done: int, total: int) -> None:
+        left = (time.monotonic() - began) / max(done, 1) * (total - done)
+        if terminal:
+            print(f"\r{what} {done} of {total}, about {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+            if done == total:
+                print(file=sys.stderr)
+        elif done == total or done % max(total // 10, 1) == 0:
+            print(f"{what} {done} of {total}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return progress
 
 
 def _print_result(result) -> None:

@@ -113,10 +113,6 @@ def pixels_to_normalized(
     return torch.stack((x, y), -1)
 
 
-
-
-
-
 def project_distorted(
     points_cam: Float[Tensor, "*#batch points 3"],
     intrinsics: Float[Tensor, "*#batch 3 3"],
@@ -152,7 +148,6 @@ def project_distorted(
     inside = (points_cam[..., 2] > min_depth_m) & (radius < limit)
     shrink = torch.where(radius > limit, limit / radius.clamp_min(1e-12), torch.ones_like(radius))
     return normalized_to_pixels(distort_rational(xy * shrink.unsqueeze(-1), distortion), intrinsics), inside
-
 
 
 def _normalize(points_cam: Tensor, min_depth_m: float) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 _MAX_UNDISTORTED_RADIUS = 1e3  # tangent of 89.94 degrees
 
+
 def distort_rational(
     xy: Float[Tensor, "*#batch points 2"], distortion: Float[Tensor, "*#batch 8"]
 ) -> Float[Tensor, "*batch points 2"]:

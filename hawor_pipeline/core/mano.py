@@ -203,7 +203,9 @@ class ManoLayer(nn.Module):
             "_template": arrays.template.T.reshape(-1),
             "_directions": np.concatenate((shape, pose)),  # (145, 2334)
             "_joint_template": (arrays.joint_regressor @ arrays.template).reshape(-1),
-            "_joint_directions": np.einsum("jv,vcs->sjc", arrays.joint_regressor, arrays.shape_dirs).reshape(_SHAPES, -1),
+            "_joint_directions": np.einsum("jv,vcs->sjc", arrays.joint_regressor, arrays.shape_dirs).reshape(
+                _SHAPES, -1
+            ),
             "_skin": arrays.skin_weights.T,  # (16, 778)
             "hands_mean": arrays.hands_mean,
         }
@@ -214,9 +216,7 @@ class ManoLayer(nn.Module):
         for name, index in indices.items():
             self.register_buffer(name, torch.as_tensor(np.asarray(index), dtype=torch.int64), persistent=False)
 
-    def forward(
-        self, rotmats: Float[Tensor, "*batch 16 3 3"], betas: Float[Tensor, "*batch 10"]
-    ) -> ManoOutput:
+    def forward(self, rotmats: Float[Tensor, "*batch 16 3 3"], betas: Float[Tensor, "*batch 10"]) -> ManoOutput:
         """Pose and shape hands.
 
         Args:

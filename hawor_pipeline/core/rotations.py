@@ -115,9 +115,7 @@ def rotmat_to_axis_angle(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "
     return scale * imaginary
 
 
-def rot6d_to_rotmat(
-    rot6d: Float[Tensor, "*batch 6"], layout: Rot6dLayout = "columns"
-) -> Float[Tensor, "*batch 3 3"]:
+def rot6d_to_rotmat(rot6d: Float[Tensor, "*batch 6"], layout: Rot6dLayout = "columns") -> Float[Tensor, "*batch 3 3"]:
     """Turn six numbers into rotation matrices by Gram-Schmidt.
 
     Convention: the two 3-vectors become the first two columns of the matrix. With layout "columns" they are stored one
@@ -168,9 +166,7 @@ def _normalize_or(vector: Tensor, replacement: Tensor) -> Tensor:
     return torch.where(degenerate, replacement, vector / torch.where(degenerate, torch.ones_like(norm), norm))
 
 
-def rotmat_to_rot6d(
-    rotmat: Float[Tensor, "*batch 3 3"], layout: Rot6dLayout = "columns"
-) -> Float[Tensor, "*batch 6"]:
+def rotmat_to_rot6d(rotmat: Float[Tensor, "*batch 3 3"], layout: Rot6dLayout = "columns") -> Float[Tensor, "*batch 6"]:
     """Take the first two columns of rotation matrices as six numbers; the inverse of `rot6d_to_rotmat`.
 
     Args:
@@ -198,9 +194,7 @@ def rotmat_to_rot6d(
     raise ValueError(f"found layout={layout!r}, expected 'columns' or 'rows'")
 
 
-def geodesic_angle(
-    pred: Float[Tensor, "*batch 3 3"], target: Float[Tensor, "*batch 3 3"]
-) -> Float[Tensor, "*batch"]:
+def geodesic_angle(pred: Float[Tensor, "*batch 3 3"], target: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
     """Measure the angle of the rotation between two rotation matrices.
 
     Formula: t = atan2(|vee(D - D^T)| / 2, (tr D - 1) / 2), D = pred^T target. Exact at both ends, unlike the arc cosine,

@@ -24,6 +24,7 @@ SIDES = ("left", "right")  # in the order in which rows are sorted
 RAW_PARTS = ("mano", "object", "egocam.dist")  # smplx holds no hand labels that are used here
 IMAGE_SOURCES = ("images", "cropped_images")
 SYNTHETIC_MARKER = "SYNTHETIC"
+MANO_DIR_VARIABLE = "MANO_DIR"
 # Folders of ARCTIC's download between where a person may point and the layout above, and back up again.
 _DESCENT = ("", "data", "arctic_data/data", "unpack/arctic_data/data", "data/arctic_data/data", "arctic", "unpack")
 _ASCENT = 4
@@ -92,12 +93,29 @@ class ArcticRoot:
         """Folder the pictures are read from: full images where present, else the cropped ones.
 
         Raises:
-            DataError: there is neither.
+            ConfigError: there is neither.
         """
         for name in IMAGE_SOURCES:
             if (self.path / name).is_dir():
                 return name
-        raise DataError(f"{self.path}: found no pictures; expected a folder images or cropped_images beside raw_seqs.")
+        raise ConfigError(f"{self.path}: found no pictures; expected a folder images or cropped_images beside raw_seqs.")
+
+    def mano_dir(self, given: str | Path | None = None) -> Path:
+        """Folder of the MANO models: as given, else `$MANO_DIR`, else `body_models/mano` beside the data.
+
+        Raises:
+            ConfigError: none of these exists.
+        """
+        chosen = given or os.environ.get(MANO_DIR_VARIABLE)
+        beside = [self.path.parents[up] / "body_models" / "mano" for up in range(min(3, len(self.path.parents)))]
+        candidates = [Path(chosen).expanduser()] if chosen else beside
+        for candidate in candidates:
+            if candidate.exists():
+                return candidate.absolute()
+        raise ConfigError(
+            f"MANO models not found: searched {', '.join(map(str, candidates))}. Give --mano-dir or set "
+            f"${MANO_DIR_VARIABLE}; register at https://mano.is.tue.mpg.de to download mano_v1_2.zip."
+        )
 
     def subjects(self) -> tuple[str, ...]:
         """All subjects that the data set has, present here or not."""

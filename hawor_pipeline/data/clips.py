@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from hawor_pipeline.data.rows import column
+from hawor_pipeline.data.shard_schema import as_numpy
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,13 @@ class Clips:
 
 def runs_of_frames(table: pa.Table) -> list[tuple[int, int]]:
     """[start, end) of rows that are consecutive frames of one subject, sequence, view and side."""
-    frame = column(table, "frame").astype(np.int64)
+    frame = as_numpy(table, "frame").astype(np.int64)
     new = np.ones(table.num_rows, dtype=bool)
     if table.num_rows:
         new[1:] = np.diff(frame) != 1
         for name in ("subject", "sequence", "view", "side"):
-            codes = table.column(name).combine_chunks().dictionary_encode()
-            indices = codes.indices if isinstance(codes, pa.DictionaryArray) else codes.combine_chunks().indices
-            new[1:] |= np.diff(indices.to_numpy().astype(np.int64)) != 0
+            values = as_numpy(table, name)
+            new[1:] |= values[1:] != values[:-1]
     starts = np.flatnonzero(new)
     ends = np.append(starts[1:], table.num_rows)
     return list(zip(starts.tolist(), ends.tolist(), strict=True))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -18,6 +17,7 @@ from hawor_pipeline.core.types import ClipBatch, HandTarget
 from hawor_pipeline.data.augment import draw_changes, no_change, roll_matrix, rolled_pixels_matrix, rolled_translation
 from hawor_pipeline.data.clips import Clips
 from hawor_pipeline.data.rows import HandRows
+from hawor_pipeline.data.shards import ShardSet
 from hawor_pipeline.errors import DataError
 
 IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])
@@ -25,21 +25,25 @@ IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])
 PADDING_RGB = tuple(float(255 * value) for value in IMAGENET_MEAN)  # becomes 0 after normalisation
 
 
-class Shards(Protocol):
-    """What is read of a set of shards (`data.shards.open_shards`)."""
+class JoinedShards:
+    """Several sets of shards as one."""
 
-    table: pa.Table
+    def __init__(self, parts: Sequence[ShardSet]):
+        self.parts = list(parts)
+        self.table = pa.concat_tables([part.table for part in parts])
+        self.starts = np.cumsum([0] + [part.table.num_rows for part in parts])
 
     def jpeg(self, index: int) -> bytes:
         """The crop of one row."""
-        ...
+        part = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return self.parts[part].jpeg(index - int(self.starts[part]))
 
 
 class ClipDataset(Dataset):
-    """Clips of a set of shards as batches; `__getitems__` assembles a whole batch at once.
+    """Clips of a set of shards; an item is a whole batch, asked for by the list of its clips.
 
-    An item is named by its clip number, or by (epoch, clip) where it is to be augmented: a batch is a function of the
-    seed and of these names alone.
+    A clip is named by its number, or by (epoch, number) where it is to be augmented: a batch is a function of the seed
+    and of these names alone.
 
     Args:
         shards: the crops.
@@ -53,7 +57,7 @@ class ClipDataset(Dataset):
 
     def __init__(
         self,
-        shards: Shards,
+        shards: ShardSet | JoinedShards,
         rows: HandRows,
         clips: Clips,
         image_size: int,
@@ -78,10 +82,7 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> ClipBatch:
-        return self.__getitems__([key])
-
-    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> ClipBatch:
+    def __getitem__(self, keys: Sequence[int | tuple[int, int]]) -> ClipBatch:
         named = [key if isinstance(key, tuple) else (0, int(key)) for key in keys]
         numbers = np.array([clip for _, clip in named], dtype=np.int64)
         row_of = torch.from_numpy(self.clips.rows[numbers])  # (B, T)

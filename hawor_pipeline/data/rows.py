@@ -16,6 +16,7 @@ from hawor_pipeline.config import DataFiltering
 from hawor_pipeline.core.camera import mirror_pixels, mirror_points, project_distorted, undistort_pixels
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
 from hawor_pipeline.data.mirror import mirror_intrinsics, where_left
+from hawor_pipeline.data.shard_schema import as_numpy
 
 LENS_STEP_PX = 1.0  # of the finite difference that linearises the lens
 
@@ -46,15 +47,6 @@ class HandRows:
         return HandRows(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
-def column(table: pa.Table, name: str, *shape: int) -> np.ndarray:
-    """A numeric column as an array (N, *shape), however deep its lists are nested."""
-    values = table.column(name).combine_chunks()
-    while pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type):
-        values = values.flatten()
-    array = values.to_numpy(zero_copy_only=False)
-    return array.reshape(table.num_rows, *shape) if shape else array
-
-
 def load_rows(table: pa.Table, filtering: DataFiltering | None = None) -> HandRows:
     """Read annotations into right-hand, pinhole, camera-frame tensors.
 
@@ -63,37 +55,40 @@ def load_rows(table: pa.Table, filtering: DataFiltering | None = None) -> HandRo
         filtering: rows outside these limits become invalid (they stay in their clips and carry no loss).
     """
 
-    def real(name: str, *shape: int) -> Tensor:
-        return torch.from_numpy(np.array(column(table, name, *shape), dtype=np.float64))
+    def real(name: str) -> Tensor:
+        return torch.from_numpy(as_numpy(table, name).astype(np.float64))
 
-    is_right = torch.from_numpy(np.array([bool(value) for value in column(table, "is_right")]))
+    def flags(name: str) -> Tensor:
+        return torch.from_numpy(as_numpy(table, name).astype(bool))
+
+    is_right = flags("is_right")
     width = real("image_width")
-    intrinsics = real("intrinsics", 3, 3)
+    intrinsics = real("intrinsics")
     center, size, stored, reachable = _pinhole_boxes(
-        real("box_center_px", 2), real("box_size_px"), real("crop_from_image", 2, 3), intrinsics, real("distortion", 8)
+        real("box_center_px"), real("box_size_px"), real("crop_from_image"), intrinsics, real("distortion")
     )
     unmirror = torch.eye(3, dtype=torch.float64).repeat(len(width), 1, 1)
     unmirror[:, 0, 0] = torch.where(is_right, 1.0, -1.0)
     unmirror[:, 0, 2] = torch.where(is_right, torch.zeros_like(width), width - 1)
     rotmats = axis_angle_to_rotmat(
-        torch.cat((real("global_orient", 3), real("hand_pose", 45)), dim=-1).unflatten(-1, (16, 3))
+        torch.cat((real("global_orient"), real("hand_pose")), dim=-1).unflatten(-1, (16, 3))
     )
-    joints, translation = real("joints_cam_m", 21, 3), real("translation_m", 3)
-    in_frame = torch.from_numpy(np.array(column(table, "joint_in_frame", 21), dtype=bool))
-    valid = torch.from_numpy(np.array(column(table, "valid"), dtype=bool)) & reachable
+    joints, translation = real("joints_cam_m"), real("translation_m")
+    in_frame = flags("joint_in_frame")
+    valid = flags("valid") & reachable
     if filtering is not None:
         valid &= real("confidence") >= filtering.min_confidence
         valid &= real("occlusion") <= filtering.max_occlusion_level
         valid &= in_frame.double().mean(-1) >= filtering.min_keypoint_visibility
     return HandRows(
         rotmats=where_left(is_right, mirror_rotmat(rotmats), rotmats).float(),
-        betas=real("betas_as_right", 10).float(),
+        betas=real("betas_as_right").float(),
         translation_m=where_left(is_right, mirror_points(translation), translation).float(),
         joints_m=where_left(is_right, mirror_points(joints), joints).float(),
-        joint_visible=torch.from_numpy(np.array(column(table, "joint_visible", 21), dtype=bool)),
+        joint_visible=flags("joint_visible"),
         joint_in_frame=in_frame,
         valid=valid,
-        frame=torch.from_numpy(np.array(column(table, "frame"), dtype=np.int64)),
+        frame=torch.from_numpy(as_numpy(table, "frame").astype(np.int64)),
         is_right=is_right,
         box_center_px=where_left(is_right, mirror_pixels(center, width), center).float(),
         box_size_px=size.float(),

@@ -13,8 +13,11 @@ import numpy as np
 
 from hawor_pipeline.core.skeleton import MANO_PARENTS, OPENPOSE_FROM_MANO
 
-# The thickest tissue between a joint and the skin that shows it: half the thickness of an adult wrist and palm.
-SKIN_DEPTH_M = 0.025
+# How much tissue may lie between a joint and the skin that shows it, along a ray that may be slanted: about one and a half
+# times half the thickness of an adult's wrist, thumb root, palm and fingers (OpenPose order; tips lie on the skin).
+_WRIST_M, _THUMB_ROOT_M, _PALM_M, _FINGER_M = 0.045, 0.035, 0.030, 0.020
+_THUMB_M = (_THUMB_ROOT_M, _PALM_M, _FINGER_M, _FINGER_M)
+SKIN_DEPTH_M = np.array([_WRIST_M, *_THUMB_M, *4 * (_PALM_M, _FINGER_M, _FINGER_M, _FINGER_M)])
 _SLACK_M = 0.0005  # single-precision intersection against points that lie on the surface (fingertips)
 _TIP_BONES = (15, 3, 6, 12, 9)  # last bone of thumb, index, middle, ring, pinky
 

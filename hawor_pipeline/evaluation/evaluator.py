@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hawor_pipeline.core.skeleton import FINGER_JOINTS, JOINT_NAMES
+from hawor_pipeline.data.shard_schema import MANIFEST_FILE
 from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.evaluation.hands import (
+    NETWORK_COLUMNS,
     TRUTH_COLUMNS,
     HandModels,
     HandTruth,
@@ -42,7 +44,7 @@ KEY_COLUMNS = (
     "truncation",
     "valid",
 )
-ANNOTATION_COLUMNS = (*KEY_COLUMNS, *TRUTH_COLUMNS)
+ANNOTATION_COLUMNS = tuple(dict.fromkeys((*KEY_COLUMNS, *TRUTH_COLUMNS, *NETWORK_COLUMNS)))
 # Upper ends of the bins that strata are named after; the last bin of each includes its end.
 BINS: dict[str, tuple[float, ...]] = {
     "occlusion": (0.0, 0.1, 0.25, 0.5, 1.0),
@@ -60,16 +62,27 @@ def sequences(shards_dir: Path | str, subjects: Sequence[str] | None) -> Iterato
         ConfigError: no shards there, or an unknown subject.
         DataError: not one valid row.
     """
-    table = open_shards(shards_dir, subjects, columns=list(ANNOTATION_COLUMNS)).table
-    table = table.filter(table["valid"])
-    if not table.num_rows:
+    rows = 0
+    for subject in converted_subjects(shards_dir) if subjects is None else subjects:
+        table = open_shards(shards_dir, [subject], columns=list(ANNOTATION_COLUMNS)).table
+        for shard in np.unique(table["shard_id"].to_numpy()):
+            part = table.filter(pc.and_(pc.equal(table["shard_id"], int(shard)), table["valid"]))
+            rows += part.num_rows
+            if part.num_rows:
+                yield part
+    if not rows:
         raise DataError(f"no valid row in {shards_dir} for subjects {subjects or 'all'}; convert subjects with hands.")
-    names = pc.binary_join_element_wise(table["subject"], table["sequence"], "/").to_numpy(zero_copy_only=False)
-    starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
-    if len(set(names[starts])) != len(starts):
-        raise DataError(f"rows of one sequence are not together in {shards_dir}; convert the subject again.")
-    for start, end in zip(starts, np.r_[starts[1:], len(names)], strict=True):
-        yield table.slice(start, end - start)
+
+
+def converted_subjects(shards_dir: Path | str) -> list[str]:
+    """Subjects that have shards, sorted.
+
+    Raises:
+        ConfigError: the folder does not exist.
+    """
+    if not Path(shards_dir).is_dir():
+        raise ConfigError(f"shards folder {shards_dir} does not exist; `hawor-pipeline prepare` makes it.")
+    return sorted(path.parent.name for path in Path(shards_dir).glob(f"*/{MANIFEST_FILE}"))
 
 
 def tracks_of(annotations: pa.Table) -> Tracks:
@@ -186,6 +199,7 @@ def _summarise(summary: Summary, annotations: pa.Table, truth: HandTruth, measur
     strata[ROBUSTNESS_CLEAR] = numbers["occlusion"] < 0.1
     sequence = summary.add_sequence(measured.metrics, strata)
     summary.add(sequence, "all", "sample", "mrrpe_mm", measured.mrrpe_mm)
+    summary.add(sequence, "all", "sample", "jitter", measured.jitter)
     visible = truth.joint_visible.numpy()
     groups = {f"joint={name}": np.eye(len(JOINT_NAMES), dtype=bool)[j][None] for j, name in enumerate(JOINT_NAMES)}
     groups |= {f"finger={name}": np.isin(np.arange(21), ids)[None] for name, ids in FINGER_JOINTS.items()}
@@ -216,16 +230,6 @@ def write_ground_truth(
     models = HandModels.load(mano_dir)
     with table_writer(metrics_dir, "predictions", identity) as writer:
         for annotations in sequences(shards_dir, subjects):
-            hands = ground_truth_predictions(models, read_truth(annotations))
+            hands = ground_truth_predictions(models, annotations)
             writer.write(hands.columns(annotations["sample_id"].to_pylist()))
         return writer.rows
-
-
-def require_rows(path: Path | str, what: str) -> None:
-    """Say clearly that a folder is missing, before any work.
-
-    Raises:
-        ConfigError: it does not exist.
-    """
-    if not Path(path).is_dir():
-        raise ConfigError(f"{what} {path} does not exist.")

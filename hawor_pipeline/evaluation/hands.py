@@ -15,15 +15,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from hawor_pipeline.core.camera import (
-    camera_from_translation,
-    full_translation,
-    mirror_pixels,
-    mirror_points,
-    project_distorted,
-)
-from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.camera import camera_from_translation, full_translation, mirror_points, project_distorted
+from hawor_pipeline.core.mano import ManoArrays, ManoLayer, load_mano
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
+from hawor_pipeline.data.mirror import where_left
+from hawor_pipeline.data.rows import HandRows, load_rows
 from hawor_pipeline.evaluation.tables import to_numpy
 
 TRUTH_SHAPES: dict[str, tuple[int, ...]] = {
@@ -36,9 +32,10 @@ TRUTH_SHAPES: dict[str, tuple[int, ...]] = {
     "joints_px": (21, 2),
     "intrinsics": (3, 3),
     "distortion": (8,),
-    "box_center_px": (2,),
 }
-TRUTH_COLUMNS = (*TRUTH_SHAPES, "box_size_px", "image_width", "joint_visible", "joint_in_frame", "is_right")
+TRUTH_COLUMNS = (*TRUTH_SHAPES, "box_size_px", "joint_visible", "joint_in_frame", "is_right")
+# What `data.rows.load_rows` reads besides, to give the network's view of a row.
+NETWORK_COLUMNS = ("image_width", "box_center_px", "crop_from_image", "frame", "valid")
 PREDICTION_SHAPES: dict[str, tuple[int, ...]] = {
     "rotmats": (16, 3, 3),
     "betas": (10,),
@@ -75,9 +72,7 @@ class HandTruth(_Rows):
     is_right: Tensor  # (N,) bool
     intrinsics: Tensor  # (N, 3, 3)
     distortion: Tensor  # (N, 8)
-    box_center_px: Tensor  # (N, 2) full frame
     box_size_px: Tensor  # (N,)
-    image_width: Tensor  # (N,) px
 
 
 @dataclass(slots=True)
@@ -118,9 +113,7 @@ def read_truth(annotations: pa.Table) -> HandTruth:
         is_right=torch.from_numpy(to_numpy(annotations["is_right"]).astype(bool)),
         intrinsics=value["intrinsics"],
         distortion=value["distortion"],
-        box_center_px=value["box_center_px"],
         box_size_px=_tensor(annotations["box_size_px"], ()),
-        image_width=_tensor(annotations["image_width"], ()),
     )
 
 
@@ -143,9 +136,10 @@ def _flags(column: pa.Array | pa.ChunkedArray) -> Tensor:
 class HandModels:
     """The two MANO models in double precision."""
 
-    def __init__(self, right: ManoLayer, left: ManoLayer):
-        self.right = right.double().eval()
-        self.left = left.double().eval()
+    def __init__(self, right: ManoArrays, left: ManoArrays):
+        self.right = ManoLayer(right).double().eval()
+        self.left = ManoLayer(left).double().eval()
+        self.shape_dirs = torch.from_numpy(right.shape_dirs)  # (778, 3, 10) of the right hand
 
     @classmethod
     def load(cls, mano_dir: Path | str) -> "HandModels":
@@ -155,7 +149,7 @@ class HandModels:
             ConfigError: a model is missing there.
             DataError: a file is damaged or refused.
         """
-        return cls(ManoLayer(load_mano(mano_dir, "right")), ManoLayer(load_mano(mano_dir, "left")))
+        return cls(load_mano(mano_dir, "right"), load_mano(mano_dir, "left"))
 
     @property
     def faces(self) -> np.ndarray:
@@ -176,68 +170,46 @@ class HandModels:
         self, rotmats: Tensor, betas: Tensor, translation_m: Tensor, is_right: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Vertices (N, 778, 3) and joints (N, 21, 3) of predictions on their true side."""
-        mesh = self.right(torch.where(is_right[:, None, None, None], rotmats, mirror_rotmat(rotmats)), betas)
-        shift = translation_m.unsqueeze(-2)
-        return _to_side(mesh.vertices, is_right) + shift, _to_side(mesh.joints, is_right) + shift
-
-    @torch.no_grad()
-    def rest_vertices(self, betas: Tensor) -> Tensor:
-        """(N, 778, 3) of the right hand at rest, wrist at the origin."""
-        eye = torch.eye(3, dtype=betas.dtype).expand(len(betas), 16, 3, 3)
-        mesh = self.right(eye, betas)
-        return mesh.vertices - mesh.joints[:, :1]
-
-
-def _to_side(points: Tensor, is_right: Tensor) -> Tensor:
-    """Points of the right-hand model as seen on the true side; its own inverse."""
-    return torch.where(is_right.reshape(-1, *[1] * (points.ndim - 1)), points, mirror_points(points))
-
-
-def place_hands(
-    models: HandModels, truth: HandTruth, rotmats: Tensor, betas: Tensor, camera: Tensor
-) -> PredictedHands:
-    """Turn network parameters into predictions: MANO, crop camera to full frame, back to the true side, lens.
-
-    Args:
-        models: the two MANO models; only the right one is used.
-        truth: rows that give side, box and camera; nothing else of them is read.
-        rotmats: (N, 16, 3, 3) as the network says them, hands mirrored to right.
-        betas: (N, 10) of the right-hand model.
-        camera: (N, 3) weak-perspective (s, tx, ty), hands mirrored to right.
-    """
-    translation = full_translation(camera, *_right_hand_camera(truth))
-    return predictions_on_true_side(models, truth, rotmats, betas, translation)
+        mesh = self.right(where_left(is_right, mirror_rotmat(rotmats), rotmats), betas)
+        vertices, joints = (where_left(is_right, mirror_points(p), p) for p in (mesh.vertices, mesh.joints))
+        return vertices + translation_m.unsqueeze(-2), joints + translation_m.unsqueeze(-2)
 
 
 def predictions_on_true_side(
     models: HandModels, truth: HandTruth, rotmats: Tensor, betas: Tensor, translation_m: Tensor
 ) -> PredictedHands:
-    """Mirror parameters of a right hand back to the true side and project the joints through the lens."""
-    rotmats = torch.where(truth.is_right[:, None, None, None], rotmats, mirror_rotmat(rotmats))
-    translation = _to_side(translation_m, truth.is_right)
+    """Mirror parameters of right hands back to the true side, pose the model and project its joints through the lens.
+
+    Args:
+        models: the two MANO models; only the right one is used.
+        truth: rows that give side, camera and lens; nothing else of them is read.
+        rotmats: (N, 16, 3, 3), hands mirrored to right, as the network says them.
+        betas: (N, 10) of the right-hand model.
+        translation_m: (N, 3), hands mirrored to right.
+    """
+    rotmats = where_left(truth.is_right, mirror_rotmat(rotmats), rotmats)
+    translation = where_left(truth.is_right, mirror_points(translation_m), translation_m)
     _, joints = models.predicted_mesh(rotmats, betas, translation, truth.is_right)
     pixels, _ = project_distorted(joints, truth.intrinsics, truth.distortion)
     return PredictedHands(rotmats, betas, translation, joints, pixels)
 
 
-def network_parameters(truth: HandTruth) -> tuple[Tensor, Tensor, Tensor]:
-    """What a perfect network would say: rotmats, betas and camera of the hand mirrored to right."""
-    rotmats = torch.where(truth.is_right[:, None, None, None], truth.rotmats, mirror_rotmat(truth.rotmats))
-    translation = _to_side(truth.translation_m, truth.is_right)
-    return rotmats, truth.betas_as_right, camera_from_translation(translation, *_right_hand_camera(truth))
+def crop_camera(rows: HandRows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Box centre, box size, focal length and principal point as the network's camera head is given them (double)."""
+    focal = (rows.intrinsics[:, 0, 0] + rows.intrinsics[:, 1, 1]) / 2
+    camera = (rows.box_center_px, rows.box_size_px, focal, rows.intrinsics[:, :2, 2])
+    return camera[0].double(), camera[1].double(), camera[2].double(), camera[3].double()
 
 
-def ground_truth_predictions(models: HandModels, truth: HandTruth) -> PredictedHands:
-    """The truth sent through the network's parametrisation and back; every error of it must be 0."""
-    return place_hands(models, truth, *network_parameters(truth))
+def ground_truth_predictions(models: HandModels, annotations: pa.Table) -> PredictedHands:
+    """The truth sent through the network's parametrisation and back; every error of it must be 0.
 
-
-def _right_hand_camera(truth: HandTruth) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Box centre, box size, focal length and principal point of the picture in which the hand is a right one."""
-    principal = truth.intrinsics[:, :2, 2]
-    center = torch.where(
-        truth.is_right[:, None], truth.box_center_px, mirror_pixels(truth.box_center_px, truth.image_width)
+    What a perfect network would say (hand mirrored to right, shape as right, weak-perspective camera of the crop) is
+    turned into predictions by the way that predictions take.
+    """
+    rows = load_rows(annotations)
+    boxes = crop_camera(rows)
+    camera = camera_from_translation(rows.translation_m.double(), *boxes)
+    return predictions_on_true_side(
+        models, read_truth(annotations), rows.rotmats.double(), rows.betas.double(), full_translation(camera, *boxes)
     )
-    principal = torch.where(truth.is_right[:, None], principal, mirror_pixels(principal, truth.image_width))
-    focal = (truth.intrinsics[:, 0, 0] + truth.intrinsics[:, 1, 1]) / 2
-    return center, truth.box_size_px, focal, principal

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from hawor_pipeline.core import metrics
-from hawor_pipeline.core.alignment import procrustes
-from hawor_pipeline.core.rotations import geodesic_angle
+from hawor_pipeline.core.alignment import apply_similarity, procrustes
 from hawor_pipeline.core.units import ARCTIC_FPS, m_to_mm, mm_to_m, rad_to_deg
 from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHands
 from hawor_pipeline.evaluation.tables import SAMPLE_METRICS
@@ -22,8 +21,7 @@ CROP_SIDE_PX = 256  # the crop in which 2D errors are stated, whatever the netwo
 PCK_3D_MM = (5, 10, 15, 20)
 PCK_2D_PX = (5, 10, 15)
 F_SCORE_MM = (5, 15)
-DETECTION_IOU = 0.5
-_MESH_ROWS = 128  # rows whose surfaces are compared at once: 2 x 310 MB of distances would be 512
+_MESH_ROWS = 256  # rows whose surfaces are compared at once
 
 
 @dataclass(slots=True)
@@ -65,96 +63,79 @@ class Measurement:
     joint_error_mm: np.ndarray
     joint_error_px: np.ndarray
     mrrpe_mm: np.ndarray  # (pairs,)
+    jitter: np.ndarray  # (windows of four frames,) m/s^3
     speed_m_s: np.ndarray  # (N,) of the true joints
 
 
 def measure(truth: HandTruth, predicted: PredictedHands, models: HandModels, tracks: Tracks) -> Measurement:
     """Every number of one sequence's samples."""
-    pixels = torch.linalg.vector_norm(predicted.joints_px - truth.joints_px, dim=-1)  # (N, 21)
+    distances = metrics.point_errors(predicted.joints_m, truth.joints_m, root=0)  # (N, 21)
+    pixels = metrics.point_errors(predicted.joints_px, truth.joints_px)  # (N, 21)
     pixels = pixels.masked_fill(~truth.joint_in_frame, torch.nan)
-    distances = torch.linalg.vector_norm(_centred(predicted.joints_m) - _centred(truth.joints_m), dim=-1)
     values = {name: torch.full((len(truth),), torch.nan, dtype=torch.float64) for name in SAMPLE_METRICS}
-    values |= _joint_metrics(truth, predicted, distances) | _picture_metrics(truth, predicted, pixels)
+    values |= _joint_metrics(truth, predicted, distances)
+    values |= _picture_metrics(truth, predicted, pixels)
     values |= _pose_metrics(truth, predicted, models)
     _fill_mesh_metrics(values, truth, predicted, models)
-    _fill_motion_metrics(values, truth, predicted, tracks)
+    jitter = _fill_motion_metrics(values, truth, predicted, tracks)
     return Measurement(
         metrics={name: values[name].numpy() for name in SAMPLE_METRICS},
         joint_error_mm=m_to_mm(distances).numpy(),
         joint_error_px=pixels.numpy(),
         mrrpe_mm=_relative_wrist_error(truth, predicted, tracks),
+        jitter=jitter,
         speed_m_s=_speed(truth.joints_m, tracks),
     )
 
 
-def _centred(joints: Tensor) -> Tensor:
-    return joints - joints[:, :1]
-
-
-def _nanmean(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    return torch.nanmean(values if mask is None else values.masked_fill(~mask, torch.nan), -1)
-
-
 def _joint_metrics(truth: HandTruth, predicted: PredictedHands, distances: Tensor) -> dict[str, Tensor]:
-    ours, theirs = _centred(predicted.joints_m), _centred(truth.joints_m)
     placed = torch.isfinite(predicted.translation_m).all(-1)
-    camera = metrics.mpjpe(predicted.joints_m, truth.joints_m, root=None)
-    thresholds = [mm_to_m(limit) for limit in PCK_3D_MM]
-    shares = metrics.pck(ours, theirs, thresholds)  # (N, thresholds)
+    camera = metrics.mpjpe(predicted.joints_m, truth.joints_m, root=None).where(placed, torch.nan)
+    shares = metrics.share_within(distances, [mm_to_m(limit) for limit in PCK_3D_MM])  # (N, limits)
     values = {
         "mpjpe_mm": m_to_mm(metrics.mpjpe(predicted.joints_m, truth.joints_m)),
         "pa_mpjpe_mm": m_to_mm(metrics.pa_mpjpe(predicted.joints_m, truth.joints_m)),
-        "mpjpe_camera_mm": m_to_mm(camera).where(placed, torch.nan),
-        "mpjpe_visible_mm": m_to_mm(_nanmean(distances, truth.joint_visible)),
-        "mpjpe_hidden_mm": m_to_mm(_nanmean(distances, ~truth.joint_visible)),
-        "translation_error_mm": m_to_mm(
-            torch.linalg.vector_norm(predicted.translation_m - truth.translation_m, dim=-1)
+        "mpjpe_camera_mm": m_to_mm(camera),
+        "mpjpe_visible_mm": m_to_mm(metrics.mpjpe(predicted.joints_m, truth.joints_m, mask=truth.joint_visible)),
+        "mpjpe_hidden_mm": m_to_mm(metrics.mpjpe(predicted.joints_m, truth.joints_m, mask=~truth.joint_visible)),
+        "translation_error_mm": m_to_mm(metrics.translation_error(predicted.translation_m, truth.translation_m)),
+        "pck_auc": metrics.pck_auc(
+            predicted.joints_m - predicted.joints_m[:, :1], truth.joints_m - truth.joints_m[:, :1]
         ),
-        "pck_auc": metrics.pck_auc(ours, theirs),
     }
     return values | {f"pck_3d_{limit}mm": shares[:, i] for i, limit in enumerate(PCK_3D_MM)}
 
 
 def _picture_metrics(truth: HandTruth, predicted: PredictedHands, pixels: Tensor) -> dict[str, Tensor]:
     in_crop = pixels * (CROP_SIDE_PX / truth.box_size_px)[:, None]
-    overlap = _box_iou(predicted.joints_px, truth.joints_px)
-    defined = torch.isfinite(overlap)
-    values = {
-        "mpjpe_px": _nanmean(pixels),
-        "mpjpe_crop_px": _nanmean(in_crop),
-        "box_iou": overlap,
-        "detected": (overlap >= DETECTION_IOU).double().where(defined, torch.nan),
-    }
     known = torch.isfinite(in_crop)
-    for limit in PCK_2D_PX:
-        within = (in_crop <= limit).double().where(known, torch.nan)
-        values[f"pck_2d_{limit}px"] = torch.nanmean(within, -1)
-    return values
-
-
-def _box_iou(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Overlap of the tight boxes around two sets of pixels."""
-    low_a, high_a, low_b, high_b = ours.amin(1), ours.amax(1), theirs.amin(1), theirs.amax(1)
-    shared = (torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)).clamp_min(0).prod(-1)
-    return shared / ((high_a - low_a).prod(-1) + (high_b - low_b).prod(-1) - shared)
+    projected = torch.isfinite(predicted.joints_px).flatten(1).all(1)
+    overlap = metrics.box_iou(metrics.joint_box(predicted.joints_px), metrics.joint_box(truth.joints_px))
+    found = metrics.detected(predicted.joints_px, truth.joints_px)
+    shares = metrics.share_within(in_crop, [float(limit) for limit in PCK_2D_PX], mask=known)
+    values = {
+        "mpjpe_px": torch.nanmean(pixels, -1),
+        "mpjpe_crop_px": torch.nanmean(in_crop, -1),
+        "box_iou": overlap.where(projected, torch.nan),
+        "detected": found.double().where(projected, torch.nan),
+    }
+    return values | {f"pck_2d_{limit}px": shares[:, i] for i, limit in enumerate(PCK_2D_PX)}
 
 
 def _pose_metrics(truth: HandTruth, predicted: PredictedHands, models: HandModels) -> dict[str, Tensor]:
-    angles = rad_to_deg(geodesic_angle(predicted.rotmats, truth.rotmats))  # (N, 16)
-    rest = models.rest_vertices(predicted.betas) - models.rest_vertices(truth.betas_as_right)
+    shape = metrics.shape_vertex_error(predicted.betas, truth.betas_as_right, models.shape_dirs)
     return {
-        "global_orient_error_deg": angles[:, 0],
-        "pose_error_deg": angles[:, 1:].mean(-1),
-        "betas_error": (predicted.betas - truth.betas_as_right).abs().mean(-1),
-        "shape_error_mm": m_to_mm(torch.linalg.vector_norm(rest, dim=-1).mean(-1)),
+        "global_orient_error_deg": rad_to_deg(metrics.global_orient_error(predicted.rotmats, truth.rotmats)),
+        "pose_error_deg": rad_to_deg(metrics.pose_angle_error(predicted.rotmats, truth.rotmats)),
+        "betas_error": metrics.betas_error(predicted.betas, truth.betas_as_right),
+        "shape_error_mm": m_to_mm(shape),
     }
 
 
 def _fill_mesh_metrics(
     values: dict[str, Tensor], truth: HandTruth, predicted: PredictedHands, models: HandModels
 ) -> None:
-    """Surface errors of the rows that have a mesh; a predictor without translation is compared wrist-aligned all the
-    same."""
+    """Surface errors, wrist-aligned or better, of the rows that have a mesh."""
     has_mesh = torch.isfinite(predicted.rotmats).flatten(1).all(1) & torch.isfinite(predicted.betas).all(1)
     for rows in torch.nonzero(has_mesh).flatten().split(_MESH_ROWS):
         part, hands = truth.take(rows), predicted.take(rows)
@@ -168,40 +149,40 @@ def _fill_mesh_metrics(
 
 
 def _surface_metrics(ours: Tensor, theirs: Tensor) -> dict[str, Tensor]:
-    scale, rotation, shift = procrustes(ours, theirs)
-    aligned = scale[:, None, None] * ours @ rotation.transpose(-1, -2) + shift.unsqueeze(-2)
+    aligned = apply_similarity(ours, *procrustes(ours, theirs))
+    limits = [mm_to_m(limit) for limit in F_SCORE_MM]
+    raw, after = (metrics.f_score(points.float(), theirs.float(), limits) for points in (ours, aligned))  # (N, limits)
     values = {
-        "mpvpe_mm": m_to_mm(torch.linalg.vector_norm(ours - theirs, dim=-1).mean(-1)),
-        "pa_mpvpe_mm": m_to_mm(torch.linalg.vector_norm(aligned - theirs, dim=-1).mean(-1)),
-        "chamfer_mm": m_to_mm(metrics.chamfer_distance(ours, theirs)),
+        "mpvpe_mm": m_to_mm(metrics.point_errors(ours, theirs).mean(-1)),
+        "pa_mpvpe_mm": m_to_mm(metrics.point_errors(aligned, theirs).mean(-1)),
+        "chamfer_mm": m_to_mm(metrics.chamfer_distance(ours.float(), theirs.float())),
     }
-    for limit in F_SCORE_MM:
-        values[f"f_score_{limit}mm"] = metrics.f_score(ours, theirs, mm_to_m(limit))
-        values[f"pa_f_score_{limit}mm"] = metrics.f_score(aligned, theirs, mm_to_m(limit))
+    for i, limit in enumerate(F_SCORE_MM):
+        values |= {f"f_score_{limit}mm": raw[:, i], f"pa_f_score_{limit}mm": after[:, i]}
     return values
 
 
 def _fill_motion_metrics(
     values: dict[str, Tensor], truth: HandTruth, predicted: PredictedHands, tracks: Tracks
-) -> None:
-    ours, theirs = _centred(predicted.joints_m), _centred(truth.joints_m)
+) -> np.ndarray:
+    """Fill in acceleration errors; returns the jitter of every window of four frames."""
     if len(first := torch.from_numpy(tracks.windows(3))):
         rows = first[:, None] + torch.arange(3)
-        errors = metrics.acceleration_error(ours[rows], theirs[rows], fps=ARCTIC_FPS)  # (M, 1)
-        values["accel_error_m_s2"][first + 1] = errors.reshape(len(first), -1).mean(1)
-    if len(first := torch.from_numpy(tracks.windows(4))):
-        rows = first[:, None] + torch.arange(4)
-        values["jitter_10m_s3"][first + 1] = metrics.jitter(ours[rows], fps=ARCTIC_FPS).reshape(len(first), -1).mean(1)
+        errors = metrics.acceleration_error(predicted.joints_m[rows], truth.joints_m[rows])  # (M, 3)
+        values["accel_error_m_s2"][first + 1] = errors[:, 1]
+    rows = torch.from_numpy(tracks.windows(4))[:, None] + torch.arange(4)
+    if not len(rows):
+        return np.zeros(0)
+    centred = predicted.joints_m - predicted.joints_m[:, :1]
+    return metrics.jitter(centred[rows])[:, 1].numpy()
 
 
 def _relative_wrist_error(truth: HandTruth, predicted: PredictedHands, tracks: Tracks) -> np.ndarray:
     right, left = (torch.from_numpy(rows) for rows in tracks.pairs())
     placed = torch.isfinite(predicted.translation_m).all(-1)
-    both = placed[right] & placed[left]
-    right, left = right[both], left[both]
-    ours = predicted.joints_m[left, 0] - predicted.joints_m[right, 0]
-    theirs = truth.joints_m[left, 0] - truth.joints_m[right, 0]
-    return m_to_mm(torch.linalg.vector_norm(ours - theirs, dim=-1)).numpy()
+    ours, theirs = predicted.joints_m[:, 0], truth.joints_m[:, 0]
+    errors = metrics.mrrpe(ours[right], ours[left], theirs[right], theirs[left], mask=placed[right] & placed[left])
+    return m_to_mm(errors).numpy()
 
 
 def _speed(joints: Tensor, tracks: Tracks) -> np.ndarray:

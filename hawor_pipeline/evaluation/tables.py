@@ -21,6 +21,7 @@ from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import staging_dir
 
 PART_NAME = "part-0.parquet"
+_ROW_GROUP = 16_384  # rows held back until a row group is written
 _RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 
@@ -73,7 +74,7 @@ SAMPLE_METRICS: dict[str, Metric] = {
     "mpjpe_camera_mm": Metric("mm", "lower", "mean joint distance in the camera frame, without any alignment"),
     "mpjpe_visible_mm": Metric("mm", "lower", "wrist-aligned distance over the joints that can be seen"),
     "mpjpe_hidden_mm": Metric("mm", "lower", "wrist-aligned distance over the joints that are hidden"),
-    "mpjpe_px": Metric("px", "lower", "mean distance of the projected joints in the full frame, lens included"),
+    "mpjpe_px": Metric("px", "lower", "mean distance of the joints inside the picture, full frame, lens included"),
     "mpjpe_crop_px": Metric("px", "lower", "the same in the 256 px network crop"),
     "f_score_5mm": Metric("1", "higher", "F-score of the wrist-aligned surfaces at 5 mm"),
     "f_score_15mm": Metric("1", "higher", "F-score of the wrist-aligned surfaces at 15 mm"),
@@ -82,24 +83,24 @@ SAMPLE_METRICS: dict[str, Metric] = {
     "chamfer_mm": Metric("mm", "lower", "sum of the two mean nearest distances of the wrist-aligned vertices"),
     "pose_error_deg": Metric("deg", "lower", "mean angle between predicted and true rotation of the 15 finger joints"),
     "global_orient_error_deg": Metric("deg", "lower", "angle between predicted and true rotation of the wrist"),
-    "betas_error": Metric("1", "lower", "mean absolute difference of the 10 shape parameters, both as a right hand"),
-    "shape_error_mm": Metric("mm", "lower", "mean distance of the two rest-pose meshes, wrists put on each other"),
+    "betas_error": Metric("1", "lower", "root of the summed squared differences of the 10 shape parameters, both as a right hand"),
+    "shape_error_mm": Metric("mm", "lower", "mean distance of the two unposed surfaces"),
     "translation_error_mm": Metric("mm", "lower", "distance of predicted and true translation in the camera frame"),
     "accel_error_m_s2": Metric("m/s^2", "lower", "difference of wrist-relative joint acceleration over three frames"),
-    "jitter_10m_s3": Metric("10 m/s^3", "", "third difference of predicted wrist-relative joints; no ground truth"),
     "box_iou": Metric("1", "higher", "overlap of the boxes around the predicted and the true projected joints"),
     "detected": Metric("1", "higher", "1 where the side is right and box_iou is at least 0.5, else 0"),
     "pck_3d_5mm": Metric("1", "higher", "share of wrist-aligned joints within 5 mm"),
     "pck_3d_10mm": Metric("1", "higher", "share of wrist-aligned joints within 10 mm"),
     "pck_3d_15mm": Metric("1", "higher", "share of wrist-aligned joints within 15 mm"),
     "pck_3d_20mm": Metric("1", "higher", "share of wrist-aligned joints within 20 mm"),
-    "pck_2d_5px": Metric("1", "higher", "share of joints within 5 px in the 256 px crop"),
-    "pck_2d_10px": Metric("1", "higher", "share of joints within 10 px in the 256 px crop"),
-    "pck_2d_15px": Metric("1", "higher", "share of joints within 15 px in the 256 px crop"),
+    "pck_2d_5px": Metric("1", "higher", "share of joints in the picture within 5 px in the 256 px crop"),
+    "pck_2d_10px": Metric("1", "higher", "share of joints in the picture within 10 px in the 256 px crop"),
+    "pck_2d_15px": Metric("1", "higher", "share of joints in the picture within 15 px in the 256 px crop"),
     "pck_auc": Metric("1", "higher", "area under the curve of wrist-aligned PCK from 0 to 50 mm, divided by 50 mm"),
 }
 # Numbers that belong to more than one sample: only the summary has them.
 SUMMARY_METRICS: dict[str, Metric] = {
+    "jitter": Metric("m/s^3", "", "size of the third derivative of predicted wrist-relative joints; needs no truth"),
     "mrrpe_mm": Metric("mm", "lower", "error of the vector from right to left wrist, where one picture has both hands"),
     "occlusion_robustness": Metric("1", "lower", "mpjpe_mm at occlusion above 0.5 over mpjpe_mm at occlusion below 0.1"),
 }
@@ -257,6 +258,8 @@ class TableWriter:
 
     def __init__(self, path: Path, table: str, identity: RunIdentity):
         self.rows = 0
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
         self._table = table
         self._identity = identity.columns()
         self._schema = arrow_schema(table)
@@ -269,11 +272,21 @@ class TableWriter:
             DataError: a column is missing, unknown, of another type, or undefined where it may not be.
         """
         batch = self._validated(columns)
-        self._writer.write_table(batch)
+        self._pending.append(batch)
+        self._pending_rows += batch.num_rows
         self.rows += batch.num_rows
+        if self._pending_rows >= _ROW_GROUP:
+            self._flush()
 
     def close(self) -> None:
+        """Write what is still held back and end the file."""
+        self._flush()
         self._writer.close()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._writer.write_table(pa.concat_tables(self._pending))
+        self._pending, self._pending_rows = [], 0
 
     def _validated(self, columns: Mapping[str, Any]) -> pa.Table:
         expected = set(self._schema.names) - set(self._identity)

@@ -1,7 +1,7 @@
 """Progress of a training process, shown in the UI while it runs.
 
-A Pipes child cannot send observations, but it can send custom messages. This reader turns each into an
-`AssetObservation`, whose numbers the UI plots over time.
+A Pipes child cannot send observations, but it can send custom messages. This reader turns each validation
+into an `AssetObservation`, whose numbers the UI plots over time.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class LiveProgressReader(dg.PipesTempFileMessageReader):
 
         def observe(payload: Any) -> None:
             keep(payload)
-            if isinstance(payload, dict):
+            if isinstance(payload, dict) and payload.get("kind") == "validation":
                 context.log_event(dg.AssetObservation(context.asset_key, metadata=observation_metadata(payload)))
 
         handler._handle_extra_message = observe  # type: ignore[method-assign]

@@ -46,7 +46,7 @@ class RawData(dg.ConfigurableResource):
         """The name under which shards and results of this source live."""
         return "synthetic" if self.is_sample else self.locate().source
 
-    def ensure(self, progress: Callable[[str], None]) -> StageResult | None:
+    def ensure(self, say: Callable[[str], None]) -> StageResult | None:
         """Generate the sample where it is used and not there yet; None for real data."""
         if not self.is_sample:
             return None
@@ -58,7 +58,7 @@ class RawData(dg.ConfigurableResource):
             image_scale=self.image_scale,
             seed=self.seed,
         )
-        return ensure_sample(DataPaths.default().sample, spec, progress=progress)
+        return ensure_sample(DataPaths.default().sample, spec, progress=said("sample sequence", say))
 
     def locate(self) -> RawLocation:
         """Find raw data and MANO.
@@ -72,8 +72,17 @@ class RawData(dg.ConfigurableResource):
             root = DataPaths.default().sample
             return RawLocation(root / "arctic", root / "body_models" / "mano", "synthetic")
         arctic = ArcticRoot.locate(Path(os.environ["ARCTIC_ROOT"]))
-        mano = os.environ.get("MANO_DIR")
-        return RawLocation(arctic.root, Path(mano) if mano else arctic.default_mano_dir, arctic.source)
+        return RawLocation(arctic.path, arctic.mano_dir(None), arctic.source)
+
+
+def said(what: str, say: Callable[[str], None], lines: int = 8) -> Callable[[int, int], None]:
+    """A progress callback (done, all) that says about `lines` lines in all."""
+
+    def progress(done: int, total: int) -> None:
+        if done == total or done % max(total // lines, 1) == 0:
+            say(f"{what} {done} of {total}")
+
+    return progress
 
 
 @dataclass(frozen=True, slots=True)

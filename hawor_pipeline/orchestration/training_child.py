@@ -30,17 +30,19 @@ def main() -> int:
     """Train as the Pipes extras say; exit code 1 with one clear message for user errors."""
     from hawor_pipeline.config import load_config
     from hawor_pipeline.errors import HaworError
-    from hawor_pipeline.training.fit import run_training
+    from hawor_pipeline.training.fit import TrainingPipeline
 
     _stop_when_orphaned(os.getppid())
     with open_dagster_pipes() as pipes:
         config = load_config(pipes.get_extra("config_path"))
+        run_dir = Path(pipes.get_extra("run_dir"))
         try:
-            run_training(config, Path(pipes.get_extra("run_dir")), on_progress=pipes.report_custom_message)
+            pipeline = TrainingPipeline(config, run_dir, on_progress=pipes.report_custom_message, echo=True)
+            pipeline.train()
         except HaworError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return error.exit_code
-    return 0
+    return 0 if pipeline.stopped_by is None else 128 + pipeline.stopped_by
 
 
 if __name__ == "__main__":

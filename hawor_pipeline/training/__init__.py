@@ -1,0 +1,1 @@
+"""Training through Lightning; knows nothing of Dagster."""

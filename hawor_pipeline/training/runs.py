@@ -33,6 +33,7 @@ MACHINE_KEYS = frozenset(
 CONFIG_FILE = "config.yaml"
 RESULT_FILE = "result.json"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
+BEST_CHECKPOINT = Path("checkpoints") / "best.ckpt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def finish_run(plan: RunPlan) -> StageResult:
     """Record a run whose training process ended well, and say which checkpoint it produced.
 
     Returns:
-        info holds `checkpoint` {path, sha256} of the best checkpoint and the numbers of the training process.
+        info holds the numbers of the training process and `checkpoint_sha256` of the best checkpoint.
 
     Raises:
         CheckpointError: the training process left no result or no checkpoint.
@@ -106,12 +107,16 @@ def finish_run(plan: RunPlan) -> StageResult:
     result: dict[str, Any]
     try:
         result = json.loads((plan.run_dir / RESULT_FILE).read_text())
-        checkpoint = plan.run_dir / result["best_checkpoint"]
-        digest = sha256_file(checkpoint)
+        status = result["status"]
+        digest = sha256_file(plan.run_dir / BEST_CHECKPOINT)
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"training in {plan.run_dir} ended without a usable result ({error}); run the same command again to resume"
         ) from error
+    if status != "completed":
+        raise CheckpointError(
+            f"training in {plan.run_dir} is {status} at step {result.get('step')}; run the same command again to resume"
+        )
     info = {**result, "run_id": plan.run_id, "checkpoint_sha256": digest}
-    mark_done(plan.run_dir, plan.key, info, [CONFIG_FILE, RESULT_FILE, result["best_checkpoint"]])
+    mark_done(plan.run_dir, plan.key, info, [CONFIG_FILE, RESULT_FILE, str(BEST_CHECKPOINT)])
     return StageResult(plan.run_dir, False, plan.why, plan.key, info)

@@ -5,20 +5,13 @@ precision (which is promoted to float32 before any difference is taken).
 """
 
 from hawor_pipeline.core.losses.keypoints import keypoints_2d_loss, keypoints_3d_loss, procrustes_keypoints_loss
-from hawor_pipeline.core.losses.mesh import (
-    MeshTopology,
-    chamfer_loss,
-    mesh_topology,
-    topology_loss,
-    vertices_loss,
-)
+from hawor_pipeline.core.losses.mesh import chamfer_loss, topology_loss, vertices_loss
 from hawor_pipeline.core.losses.occlusion import erasing_consistency_loss, occlusion_robustness_loss
 from hawor_pipeline.core.losses.parameters import betas_loss, rotation_loss
 from hawor_pipeline.core.losses.robust import masked_mean, mixed_penalty
 from hawor_pipeline.core.losses.temporal import frame_step, lag_mask, temporal_consistency_loss
 
 __all__ = [
-    "MeshTopology",
     "betas_loss",
     "chamfer_loss",
     "erasing_consistency_loss",
@@ -27,7 +20,6 @@ __all__ = [
     "keypoints_3d_loss",
     "lag_mask",
     "masked_mean",
-    "mesh_topology",
     "mixed_penalty",
     "occlusion_robustness_loss",
     "procrustes_keypoints_loss",

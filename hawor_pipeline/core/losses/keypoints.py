@@ -1,5 +1,6 @@
 """Joint terms: 3D, 2D, and 3D after Procrustes alignment."""
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -7,6 +8,7 @@ from hawor_pipeline.core.alignment import apply_similarity, procrustes
 from hawor_pipeline.core.losses.robust import (
     CROP_SCALE,
     KEYPOINT_SCALE_M,
+    difference,
     masked_mean,
     mixed_penalty,
     promote,
@@ -39,13 +41,12 @@ def keypoints_3d_loss(
         Root-relative as HaMeR; the penalty is this project's.
 
     Example:
-        >>> import torch
         >>> keypoints_3d_loss(torch.ones(21, 3), torch.zeros(21, 3)).item()
         0.0
     """
     if root is not None:
         pred, target = root_relative(pred, root), root_relative(target, root)
-    return masked_mean(mixed_penalty(safe_norm(promote(pred) - promote(target)), scale_m), mask)
+    return masked_mean(mixed_penalty(safe_norm(difference(pred, target, mask)), scale_m), mask)
 
 
 def keypoints_2d_loss(
@@ -70,11 +71,10 @@ def keypoints_2d_loss(
         Crop units as HaMeR; a mean where HaMeR sums, so that it does not grow with the batch.
 
     Example:
-        >>> import torch
         >>> keypoints_2d_loss(torch.zeros(21, 2), torch.zeros(21, 2)).item()
         0.0
     """
-    return masked_mean(mixed_penalty(safe_norm(promote(pred) - promote(target)), scale), mask)
+    return masked_mean(mixed_penalty(safe_norm(difference(pred, target, mask)), scale), mask)
 
 
 def procrustes_keypoints_loss(
@@ -102,11 +102,16 @@ def procrustes_keypoints_loss(
         Umeyama 1991 for the alignment; the envelope theorem for the gradient.
 
     Example:
-        >>> import torch
         >>> cloud = torch.rand(21, 3)
         >>> procrustes_keypoints_loss(2 * cloud + 1, cloud).item() < 1e-6
         True
     """
     pred, target = promote(pred), promote(target)
+    if mask is not None:
+        keep = mask[..., None, None]
+        pred, target = (
+            torch.where(keep, pred, torch.zeros_like(pred)),
+            torch.where(keep, target, torch.zeros_like(target)),
+        )
     aligned = apply_similarity(pred, *procrustes(pred, target))
     return masked_mean(((aligned - target) / scale_m).square().sum(-1).mean(-1), mask)

@@ -1,49 +1,21 @@
 """Surface terms: corresponding vertices, topology against ground truth (edges, normals, Laplacian), and Chamfer."""
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hawor_pipeline.core.losses.robust import KEYPOINT_SCALE_M, masked_mean, mixed_penalty, promote, safe_norm
-from hawor_pipeline.core.metrics.surface import nearest_indices
+from hawor_pipeline.core.losses.robust import (
+    KEYPOINT_SCALE_M,
+    difference,
+    masked_mean,
+    mixed_penalty,
+    promote,
+    safe_norm,
+)
+from hawor_pipeline.core.mesh import MeshTopology, edge_lengths, face_normals
+from hawor_pipeline.core.nearest import nearest_indices
 
 EDGE_SCALE_M = 0.001  # one unit of edge or Laplacian error
-
-
-@dataclass(slots=True)
-class MeshTopology:
-    """Who is connected to whom in a triangle mesh."""
-
-    faces: Int[Tensor, "faces 3"]
-    edges: Int[Tensor, "edges 2"]
-    inverse_degree: Float[Tensor, "vertices"]
-
-
-def mesh_topology(faces: Int[Tensor, "faces 3"], vertex_count: int) -> MeshTopology:
-    """Derive unique edges and vertex degrees from triangles.
-
-    Args:
-        faces: (faces, 3), vertex indices.
-        vertex_count: number of vertices.
-
-    Returns:
-        The topology; MANO has 778 vertices, 1538 faces and 2315 edges.
-
-    Source:
-        Definition.
-
-    Example:
-        >>> mesh_topology(torch.tensor([[0, 1, 2], [0, 2, 3]]), 4).edges.tolist()
-        [[0, 1], [0, 2], [0, 3], [1, 2], [2, 3]]
-    """
-    pairs = torch.cat((faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]))
-    edges = torch.unique(pairs.sort(-1).values, dim=0)
-    degree = torch.zeros(vertex_count, device=faces.device).index_add_(
-        0, edges.flatten(), torch.ones(edges.numel(), device=faces.device)
-    )
-    return MeshTopology(faces=faces, edges=edges, inverse_degree=1 / degree.clamp_min(1))
 
 
 def vertices_loss(
@@ -71,7 +43,7 @@ def vertices_loss(
         >>> vertices_loss(torch.zeros(778, 3), torch.zeros(778, 3)).item()
         0.0
     """
-    return masked_mean(mixed_penalty(safe_norm(promote(pred) - promote(target)), scale_m), mask)
+    return masked_mean(mixed_penalty(safe_norm(difference(pred, target, mask)), scale_m), mask)
 
 
 def topology_loss(
@@ -107,38 +79,11 @@ def topology_loss(
         >>> topology_loss(triangle, triangle, mesh_topology(torch.tensor([[0, 1, 2]]), 3)).item()
         0.0
     """
-    p = promote(pred).reshape(-1, *pred.shape[-2:])
-    t = promote(target).reshape(-1, *target.shape[-2:])
+    p, t, flat_mask = _flat(pred, target, mask)
     edges = (edge_lengths(p, topology.edges) - edge_lengths(t, topology.edges)).abs().mean(-1) / scale_m
     normals = (1 - (face_normals(p, topology.faces) * face_normals(t, topology.faces)).sum(-1)).mean(-1)
-    error = p - t
-    smooth = safe_norm(_laplacian(error, topology)).mean(-1) / scale_m
-    flat_mask = None if mask is None else mask.expand(pred.shape[:-2]).reshape(-1)
+    smooth = safe_norm(_laplacian(p - t, topology)).mean(-1) / scale_m
     return masked_mean(edges + normals + smooth, flat_mask)
-
-
-def edge_lengths(
-    vertices: Float[Tensor, "*batch vertices 3"], edges: Int[Tensor, "edges 2"]
-) -> Float[Tensor, "*batch edges"]:
-    """Length of each edge, metres."""
-    return safe_norm(vertices.index_select(-2, edges[:, 0]) - vertices.index_select(-2, edges[:, 1]))
-
-
-def face_normals(
-    vertices: Float[Tensor, "*batch vertices 3"], faces: Int[Tensor, "faces 3"]
-) -> Float[Tensor, "*batch faces 3"]:
-    """Unit normal of each triangle; zero, with zero gradient, for a triangle without area.
-
-    Lengths are taken in millimetres, so that areas of real triangles stay far from the smallest numbers.
-    """
-    scaled = promote(vertices) / EDGE_SCALE_M
-    corner = scaled.index_select(-2, faces[:, 0])
-    cross = torch.linalg.cross(
-        scaled.index_select(-2, faces[:, 1]) - corner, scaled.index_select(-2, faces[:, 2]) - corner
-    )
-    norm = safe_norm(cross).unsqueeze(-1)
-    flat = norm < 1e-6
-    return torch.where(flat, torch.zeros_like(cross), cross / torch.where(flat, torch.ones_like(norm), norm))
 
 
 def _laplacian(values: Tensor, topology: MeshTopology) -> Tensor:
@@ -180,12 +125,21 @@ def chamfer_loss(
         >>> chamfer_loss(torch.zeros(5, 3), torch.zeros(7, 3)).item()
         0.0
     """
-    p = promote(pred).reshape(-1, *pred.shape[-2:])
-    t = promote(target).reshape(-1, *target.shape[-2:])
+    p, t, flat_mask = _flat(pred, target, mask)
     to_target, to_pred = nearest_indices(p, t)
     forward = safe_norm(p - t.gather(1, to_target.unsqueeze(-1).expand(-1, -1, 3))) / scale_m
     backward = safe_norm(t - p.gather(1, to_pred.unsqueeze(-1).expand(-1, -1, 3))) / scale_m
     if squared:
         forward, backward = forward.square(), backward.square()
-    flat_mask = None if mask is None else mask.expand(pred.shape[:-2]).reshape(-1)
     return masked_mean(forward.mean(-1) + backward.mean(-1), flat_mask)
+
+
+def _flat(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Both point sets as (B, points, 3) and the mask as (B); samples that do not count become zeros."""
+    p = promote(pred).reshape(-1, *pred.shape[-2:])
+    t = promote(target).reshape(-1, *target.shape[-2:])
+    if mask is None:
+        return p, t, None
+    flat = mask.expand(pred.shape[:-2]).reshape(-1)
+    keep = flat[:, None, None]
+    return torch.where(keep, p, torch.zeros_like(p)), torch.where(keep, t, torch.zeros_like(t)), flat

@@ -3,7 +3,14 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hawor_pipeline.core.losses.robust import KEYPOINT_SCALE_M, masked_mean, mixed_penalty, root_relative, safe_norm
+from hawor_pipeline.core.losses.robust import (
+    KEYPOINT_SCALE_M,
+    difference,
+    masked_mean,
+    mixed_penalty,
+    root_relative,
+    safe_norm,
+)
 
 HIDDEN_EXTRA = 3.0  # a hidden joint weighs 1 + this
 
@@ -39,7 +46,7 @@ def occlusion_robustness_loss(
         >>> occlusion_robustness_loss(torch.zeros(21, 3), torch.zeros(21, 3), torch.ones(21, dtype=torch.bool)).item()
         0.0
     """
-    distance = safe_norm(root_relative(pred) - root_relative(target))
+    distance = safe_norm(difference(root_relative(pred), root_relative(target), mask))
     weight = 1 + HIDDEN_EXTRA * (1 - visible.to(distance.dtype))
     if mask is not None:
         weight = weight * mask
@@ -74,5 +81,5 @@ def erasing_consistency_loss(
         >>> erasing_consistency_loss(torch.zeros(21, 3), torch.zeros(21, 3)).item()
         0.0
     """
-    distance = safe_norm(root_relative(pred_erased) - root_relative(pred_clean.detach()))
+    distance = safe_norm(difference(root_relative(pred_erased), root_relative(pred_clean.detach()), mask))
     return masked_mean(mixed_penalty(distance, scale_m), mask)

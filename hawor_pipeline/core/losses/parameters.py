@@ -6,9 +6,9 @@ from torch import Tensor
 from hawor_pipeline.core.losses.robust import (
     ANGLE_SCALE_RAD,
     BETAS_SCALE,
+    difference,
     masked_mean,
     mixed_penalty,
-    promote,
     safe_norm,
 )
 
@@ -42,7 +42,7 @@ def rotation_loss(
         >>> rotation_loss(torch.eye(3), torch.eye(3)).item()
         0.0
     """
-    chord = safe_norm((promote(pred) - promote(target)).flatten(-2)) / 2**0.5
+    chord = safe_norm(difference(pred.flatten(-2), target.flatten(-2), mask)) / 2**0.5
     return masked_mean(mixed_penalty(chord, scale_rad), mask)
 
 
@@ -72,5 +72,5 @@ def betas_loss(
         >>> betas_loss(torch.zeros(10), torch.zeros(10)).item()
         0.0
     """
-    per_sample = mixed_penalty((promote(pred) - promote(target)).abs(), scale).mean(-1)
+    per_sample = mixed_penalty(difference(pred, target, mask).abs(), scale).mean(-1)
     return masked_mean(per_sample, mask)

@@ -81,6 +81,31 @@ def masked_mean(values: Float[Tensor, "*batch"], mask: Bool[Tensor, "*#batch"] |
     return (weights * kept).sum() / weights.sum().clamp_min(1e-12)
 
 
+def difference(
+    pred: Float[Tensor, "*batch dim"], target: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*#batch"] | None
+) -> Float[Tensor, "*batch dim"]:
+    """Prediction minus target in at least float32; 0 where the mask is, so that nothing there reaches value or gradient.
+
+    Args:
+        pred: (*batch, dim).
+        target: (*batch, dim); NaN or infinite entries are harmless under the mask.
+        mask: broadcastable to (*batch), or None.
+
+    Returns:
+        (*batch, dim), same unit.
+
+    Source:
+        Masking after the norm would multiply 0 by NaN in the backward pass.
+
+    Example:
+        >>> nan = torch.full((1, 3), torch.nan)
+        >>> difference(torch.ones(1, 3), nan, torch.tensor([False])).tolist()
+        [[0.0, 0.0, 0.0]]
+    """
+    error = promote(pred) - promote(target)
+    return error if mask is None else torch.where(mask.unsqueeze(-1), error, torch.zeros_like(error))
+
+
 def promote(x: Tensor) -> Tensor:
     """Half precision to float32, before any difference of metres is taken."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

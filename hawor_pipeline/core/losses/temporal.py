@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hawor_pipeline.core.losses.robust import KEYPOINT_SCALE_M, masked_mean, mixed_penalty, promote, safe_norm
+from hawor_pipeline.core.losses.robust import KEYPOINT_SCALE_M, difference, masked_mean, mixed_penalty, safe_norm
 
 
 def frame_step(frame: Int[Tensor, "*batch time"], valid: Bool[Tensor, "*batch time"]) -> Int[Tensor, "*batch 1"]:
@@ -91,7 +91,8 @@ def temporal_consistency_loss(
         >>> temporal_consistency_loss(still, still, torch.ones(4, dtype=torch.bool), torch.arange(4)).item()
         0.0
     """
-    error = promote(pred) - promote(target)  # differences are linear: the error's motion is the motion's error
+    # differences are linear: the motion of the error is the error of the motion
+    error = difference(pred, target, valid.unsqueeze(-1))
     time = error.shape[-3]
     velocity: list[tuple[Tensor, Tensor]] = []
     acceleration: list[tuple[Tensor, Tensor]] = []
@@ -107,7 +108,7 @@ def temporal_consistency_loss(
 
 def _mean_penalty(parts: list[tuple[Tensor, Tensor]], error: Tensor, scale_m: float) -> Tensor:
     if not parts:
-        return 0.0 * error.sum()
+        return masked_mean(error, torch.zeros((), dtype=torch.bool, device=error.device))
     differences = torch.cat([difference for difference, _ in parts], -3)
     mask = torch.cat([mask for _, mask in parts], -1)
     return masked_mean(mixed_penalty(safe_norm(differences), scale_m), mask.unsqueeze(-1))

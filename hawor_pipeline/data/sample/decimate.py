@@ -157,7 +157,10 @@ def _flip_edges(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
         old = np.cross(pb - pa, pc - pa), np.cross(pa - pb, pd - pb)
         new = np.cross(pd - pc, pb - pc), np.cross(pc - pd, pa - pd)
         unit = [n / max(np.linalg.norm(n), 1e-15) for n in (*old, *new)]
-        if unit[0] @ unit[1] < 0.5 or min(unit[2] @ unit[0], unit[2] @ unit[1], unit[3] @ unit[0], unit[3] @ unit[1]) < 0.5:
+        if (
+            unit[0] @ unit[1] < 0.5
+            or min(unit[2] @ unit[0], unit[2] @ unit[1], unit[3] @ unit[0], unit[3] @ unit[1]) < 0.5
+        ):
             continue
         faces[one], faces[two] = (c, d, b), (d, c, a)
         near.discard((a, b))

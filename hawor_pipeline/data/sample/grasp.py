@@ -31,7 +31,7 @@ class HandRig:
     def __init__(self, arrays: ManoArrays, side: str, betas: np.ndarray) -> None:
         self.side, self.sign = side, 1.0 if side == "right" else -1.0
         self.betas = np.asarray(betas, np.float32)
-        self.layer = ManoLayer(arrays)
+        self.arrays, self.layer = arrays, ManoLayer(arrays)
         self.faces = arrays.faces.astype(np.int32)
         self.mean = arrays.hands_mean
         owner = arrays.skin_weights.argmax(axis=1)

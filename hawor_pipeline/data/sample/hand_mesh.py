@@ -96,7 +96,7 @@ def right_hand_mesh() -> tuple[np.ndarray, np.ndarray]:
     rim = np.unique(rim_edges(faces))
     if len(vertices) != VERTEX_COUNT or len(faces) != FACE_COUNT or len(rim) != RIM_COUNT:
         raise NumericalError(
-            f"the procedural hand came out with {len(vertices)} vertices, {len(faces)} faces and {len(rim)} rim vertices; "
+            f"the procedural hand has {len(vertices)} vertices, {len(faces)} faces and {len(rim)} on the rim; "
             f"expected {VERTEX_COUNT}, {FACE_COUNT} and {RIM_COUNT}: check the versions of numpy and scikit-image"
         )
     vertices[rim] = _even_rim(vertices, faces)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from hawor_pipeline.data.sample.motion import HEAD_M, WORKSPACE_M
+from hawor_pipeline.data.sample.motion import WORKSPACE_M
+from hawor_pipeline.data.sample.plan import SUBJECTS
 
-SUBJECTS = tuple(f"s{i:02d}" for i in range(1, 11))
 GENDERS = dict.fromkeys(SUBJECTS, "male") | dict.fromkeys(("s01", "s02", "s05", "s08", "s09"), "female")
 STATIC_VIEWS = tuple(range(1, 9))
 FULL_WIDTH, FULL_HEIGHT = 2800, 2000
@@ -205,11 +205,11 @@ def _wall(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
     for _ in range(int(rng.integers(3, 8))):
         w, h = (int(v) for v in rng.integers(30, 150, 2))
         x, y = int(rng.integers(0, _TILE - w)), int(rng.integers(40, _TILE - h - 10))
-        panel = to_linear(rng.uniform(20, 235, 3)) * rng.uniform(0.5, 1)
+        panel = to_linear(np.clip(rng.uniform(30, 215) + rng.normal(0, 28, 3), 8, 235)) * rng.uniform(0.5, 1)
         image[y : y + h, x : x + w] = panel * (0.8 + 0.4 * np.linspace(0, 1, h)[:, None, None])
         for _ in range(int(rng.integers(0, 9))):  # books on a shelf, pictures in a frame
             a, b = sorted(rng.integers(0, w, 2))
-            image[y + 4 : y + h - 4, x + a : x + b] *= rng.uniform(0.4, 1.7, 3).astype(np.float32)
+            image[y + 4 : y + h - 4, x + a : x + b] *= (rng.uniform(0.45, 1.5) * rng.uniform(0.8, 1.2, 3)).astype(np.float32)
         image[y : y + 3, x : x + w] *= 0.5
     return image
 
@@ -240,5 +240,5 @@ def make_room(subject: str, seed: int) -> Room:
     )
 
 
-__all__ = ["Camera", "HEAD_M", "Look", "Room", "STATIC_VIEWS", "SUBJECTS", "look_at", "make_cameras", "make_look",
+__all__ = ["Camera", "Look", "Room", "STATIC_VIEWS", "look_at", "make_cameras", "make_look",
            "make_room", "scale_camera", "subject_generator", "to_linear"]  # fmt: skip

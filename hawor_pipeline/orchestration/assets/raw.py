@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.failures import user_errors
 from hawor_pipeline.orchestration.metadata import describe, picture
 from hawor_pipeline.orchestration.partitions import subjects_partitions
@@ -56,8 +57,6 @@ def _summary(results: dict[str, StageResult], source: str, sample: StageResult |
         metadata={"source": source, "subjects": len(results), **made},
         data_version=dg.DataVersion(hash_json({subject: result.key for subject, result in results.items()})),
         check_results=[
-            dg.AssetCheckResult(
-                check_name="raw_files_are_readable", passed=not damaged, metadata={"damaged": dg.MetadataValue.json(damaged)}
-            )
+            checked("raw_files_are_readable", not damaged, damaged=damaged),
         ],
     )

@@ -6,10 +6,11 @@ import dagster as dg
 from pydantic import Field
 
 from hawor_pipeline.config import ConversionConfig, build, read_yaml
+from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.failures import user_errors
 from hawor_pipeline.orchestration.metadata import describe
 from hawor_pipeline.orchestration.partitions import subjects_partitions
-from hawor_pipeline.orchestration.resources import RawData
+from hawor_pipeline.orchestration.resources import RawData, said
 from hawor_pipeline.paths import DataPaths, config_dir
 from hawor_pipeline.provenance import hash_json
 
@@ -61,7 +62,7 @@ def subject_shards(
         settings = conversion_settings(config, is_sample=raw.is_sample)
         results = convert_subjects(
             where.arctic_root, where.mano_dir, list(context.partition_keys), DataPaths.default().shards(where.source),
-            settings, workers=config.workers, progress=context.log.info,
+            settings, workers=config.workers, progress=said("sequence", context.log.info),
         )
     for subject, result in results.items():
         context.add_asset_metadata(describe(result), partition_key=subject)
@@ -70,10 +71,6 @@ def subject_shards(
         metadata={"source": where.source, "rows": sum(result.info["rows"] for result in results.values())},
         data_version=dg.DataVersion(hash_json({subject: result.key for subject, result in results.items()})),
         check_results=[
-            dg.AssetCheckResult(
-                check_name="every_frame_is_accounted_for",
-                passed=not unaccounted,
-                metadata={"unaccounted": dg.MetadataValue.json(unaccounted)},
-            )
+            checked("every_frame_is_accounted_for", not unaccounted, unaccounted=unaccounted),
         ],
     )

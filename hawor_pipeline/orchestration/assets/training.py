@@ -9,12 +9,13 @@ from pydantic import Field
 
 from hawor_pipeline.config import TrainingConfig, load_config
 from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.orchestration.checks import checked, checkpoint_problem
 from hawor_pipeline.orchestration.failures import user_errors
 from hawor_pipeline.orchestration.live_progress import LiveProgressReader
 from hawor_pipeline.orchestration.metadata import describe, picture
 from hawor_pipeline.orchestration.resources import Compute, ComputeResource, RawData
 from hawor_pipeline.paths import DataPaths, config_dir, experiment_file
-from hawor_pipeline.training.runs import RunPlan, finish_run, plan_run, prepare_run
+from hawor_pipeline.training.runs import BEST_CHECKPOINT, RunPlan, finish_run, plan_run, prepare_run
 
 # What Kubernetes and Ray need to know of a step that can use an accelerator; inert on one machine.
 ACCELERATOR_TAGS = {
@@ -107,21 +108,15 @@ def _train(
 
 
 def _result(result: Any, plan: RunPlan, device: Compute) -> dg.MaterializeResult:
-    from hawor_pipeline.models.checkpoints import verify_checkpoint
-
-    checkpoint = result.path / result.info["best_checkpoint"]
-    problem = verify_checkpoint(checkpoint, result.info["checkpoint_sha256"])
+    checkpoint = result.path / BEST_CHECKPOINT
+    problem = checkpoint_problem(checkpoint, result.info["checkpoint_sha256"])
     more = {"training_curves": picture(curves)} if (curves := result.path / "curves.png").is_file() else {}
     return dg.MaterializeResult(
         value={"path": str(checkpoint), "sha256": result.info["checkpoint_sha256"], "run_id": plan.run_id},
         data_version=dg.DataVersion(result.info["checkpoint_sha256"]),
         metadata=describe(result, resumed=plan.state == "unfinished", **device.as_metadata(), **more),
         check_results=[
-            dg.AssetCheckResult(
-                check_name="checkpoint_is_what_training_wrote",
-                passed=problem is None,
-                metadata={"problem": problem or "none"},
-            )
+            checked("checkpoint_is_what_training_wrote", problem is None, problem=problem or "none"),
         ],
     )
 

@@ -1,0 +1,59 @@
+"""What all benchmarks share: rows with a goal, a table for people, JSON for machines, and a word on the machine."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured value: a ratio within this run, or a size. `spread` is (lowest, highest) over the rounds."""
+
+    name: str
+    value: float
+    unit: str
+    goal: float
+    better: str  # "higher" or "lower"
+    spread: tuple[float, float]
+
+    @property
+    def reached(self) -> bool:
+        """Whether the value is at least as good as the goal."""
+        return self.value >= self.goal if self.better == "higher" else self.value <= self.goal
+
+
+def from_rounds(name: str, values: Sequence[float], unit: str, goal: float, better: str) -> Row:
+    """A row from repeated measurements: the median, with the lowest and highest beside it."""
+    return Row(name, statistics.median(values), unit, goal, better, (min(values), max(values)))
+
+
+def machine() -> str:
+    """Cores, processor and Python, in one line."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    return f"{os.cpu_count()} cores, {model}, Python {platform.python_version()}, {platform.system()}"
+
+
+def run(measure: Callable[[bool], list[Row]], description: str) -> None:
+    """Parse --quick and --json, measure, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    arguments = parser.parse_args()
+    rows = measure(arguments.quick)
+    print(f"{description}\n{machine()}\n")
+    print(f"{'name':36} {'value':>10} {'goal':>12} {'spread':>20}  unit")
+    for row in rows:
+        goal = f"{'>=' if row.better == 'higher' else '<='} {row.goal:g}"
+        spread = f"{row.spread[0]:.3g} .. {row.spread[1]:.3g}"
+        print(f"{row.name:36} {row.value:10.3f} {goal:>12} {spread:>20}  {row.unit}{'' if row.reached else '  MISSED'}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")

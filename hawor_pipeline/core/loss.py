@@ -1,0 +1,228 @@
+"""The training loss: nine terms over a prediction and a target, weighted statically or adaptively."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hawor_pipeline.core.losses import (
+    betas_loss,
+    keypoints_2d_loss,
+    keypoints_3d_loss,
+    lag_mask,
+    occlusion_robustness_loss,
+    rotation_loss,
+    temporal_consistency_loss,
+    topology_loss,
+    vertices_loss,
+)
+from hawor_pipeline.core.losses.robust import promote, root_relative
+from hawor_pipeline.core.mesh import MeshTopology, mesh_topology
+from hawor_pipeline.core.skeleton import VERTEX_COUNT
+from hawor_pipeline.core.types import HandPrediction, HandTarget
+from hawor_pipeline.core.weighting import TERMS, LossWeighting, Mode, resolve_weights
+from hawor_pipeline.errors import ConfigError
+
+ROOT_MOTION_SCALE_M = 0.050  # one unit of the root's motion error: depth from one picture is coarse
+
+
+class EnhancedTrainingLoss(nn.Module):
+    """Weighted sum of nine terms, each a pure function of `hawor_pipeline.core.losses`.
+
+    KEYPOINTS_3D root-relative joints; KEYPOINTS_2D joints in crop units; GLOBAL_ORIENT and HAND_POSE rotations by their
+    chord; BETAS; MESH_VERTICES root-relative; MESH_FACES edges, normals and Laplacian; TEMPORAL_CONSISTENCY velocity and
+    acceleration errors of root-relative joints and of the root; OCCLUSION_ROBUSTNESS joints, hidden ones weighing more.
+
+    In training mode an adaptive weighting learns from each pass; in evaluation mode the total uses the static weights and
+    nothing is learned. Under gradient accumulation set `accumulate_grad_batches`.
+
+    Args:
+        loss_weights: weights by term; terms not named keep their default, 0 switches a term off.
+        use_adaptive_weights: False means static weighting, whatever `loss_weighting` says.
+        temporal_window: lags 1 to temporal_window - 1 are compared; 1 switches the temporal term off.
+        loss_weighting: "static", "ema" or "gradnorm_head"; None is "ema".
+        faces: (faces, 3), triangles of the hand; without them (see `set_topology`) there is no MESH_FACES term.
+
+    Raises:
+        ConfigError: unknown term or weighting, bad weight, or a window below 1.
+
+    Example:
+        >>> EnhancedTrainingLoss({"BETAS": 0.0}, use_adaptive_weights=False).weights()["BETAS"].item()
+        0.0
+    """
+
+    _faces: Tensor | None
+    _edges: Tensor | None
+    _inverse_degree: Tensor | None
+
+    def __init__(
+        self,
+        loss_weights: Mapping[str, float] | None = None,
+        use_adaptive_weights: bool = True,
+        temporal_window: int = 5,
+        *,
+        loss_weighting: Mode | None = None,
+        faces: Int[Tensor, "faces 3"] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(temporal_window, int) or temporal_window < 1:
+            raise ConfigError(f"found temporal_window {temporal_window!r}, expected a whole number of at least 1.")
+        self.temporal_window = temporal_window
+        self._given = resolve_weights(loss_weights)
+        mode = (loss_weighting or "ema") if use_adaptive_weights else "static"
+        self.weighting = LossWeighting(self._given, mode)
+        for name in ("_faces", "_edges", "_inverse_degree"):
+            self.register_buffer(name, None, persistent=False)
+        for name in ("_last_weights", "_last_losses"):
+            self.register_buffer(name, torch.full((len(TERMS),), torch.nan), persistent=False)
+        if faces is not None:
+            self.set_topology(faces)
+
+    @property
+    def accumulate_grad_batches(self) -> int:
+        """Forward passes per optimiser step."""
+        return self.weighting.accumulate
+
+    @accumulate_grad_batches.setter
+    def accumulate_grad_batches(self, passes: int) -> None:
+        self.weighting.accumulate = passes
+
+    def set_topology(self, faces: Int[Tensor, "faces 3"]) -> None:
+        """Give the triangles that MESH_FACES compares.
+
+        Args:
+            faces: (faces, 3), indices of the 778 vertices.
+        """
+        topology = mesh_topology(torch.as_tensor(faces).long().to(self._last_weights.device), VERTEX_COUNT)
+        self._faces, self._edges, self._inverse_degree = topology.faces, topology.edges, topology.inverse_degree
+
+    def finish_step(self) -> None:
+        """Close an optimiser step that ended before `accumulate_grad_batches` passes, as at the end of an epoch."""
+        self.weighting.finish_step()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Weight of each term in the last pass (before the first: the static weights), without gradient."""
+        last = torch.where(self._last_weights.isnan(), self.weighting.static, self._last_weights)
+        return dict(zip(TERMS, last.unbind(), strict=True))
+
+    def shares(self) -> dict[str, Tensor]:
+        """Share of each term in the total of the last pass, without gradient; NaN for a term that it lacked."""
+        weighted = self._last_weights * self._last_losses
+        return dict(zip(TERMS, (weighted / weighted.nansum()).unbind(), strict=True))
+
+    def forward(
+        self,
+        pred: HandPrediction,
+        target: HandTarget,
+        target_vertices_m: Float[Tensor, "*batch time 778 3"] | None = None,
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Compute the total loss and its terms.
+
+        Args:
+            pred: prediction, leading dimensions (*batch, time).
+            target: ground truth of the same leading dimensions; `valid` says which frames count.
+            target_vertices_m: (*batch, time, 778, 3), metres, true vertices; without them there are no mesh terms.
+
+        Returns:
+            The total (scalar, with gradient, float32), and each term by name (scalars without weight and gradient). A term
+            that is switched off or cannot be computed is not there; a term for which this batch has no sample is NaN there
+            and adds nothing to the total.
+        """
+        with torch.autocast(pred.joints_m.device.type, enabled=False):
+            losses, present = self._terms(pred, target, target_vertices_m)
+            values = self._values(losses, present)
+            learning = self.training and self.weighting.mode != "static"
+            if learning:
+                self._observe(pred, losses, values)
+            weights = self.weighting().to(pred.joints_m.device)
+            total = promote(pred.joints_m).sum() * 0.0
+            for index, name in enumerate(TERMS):
+                if name in losses:
+                    total = total + weights[index] * losses[name]
+            if learning:
+                self.weighting.end_pass()
+        self._last_weights, self._last_losses = weights.detach().clone(), values
+        components = {name: values[TERMS.index(name)] for name in losses}
+        return total, components
+
+    def _values(self, losses: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
+        """All terms in one vector without gradient, NaN where this batch has nothing to say."""
+        nan = self._last_losses.new_full((), torch.nan)
+        found = [torch.where(present[n], losses[n].detach().float(), nan) if n in losses else nan for n in TERMS]
+        return torch.stack(found)
+
+    def _observe(self, pred: HandPrediction, losses: dict[str, Tensor], values: Tensor) -> None:
+        here = ~values.isnan()
+        if self.weighting.mode == "ema":
+            self.weighting.observe(values, here)
+        elif self.weighting.wants_gradients:
+            self.weighting.observe(_gradient_norms(pred, losses, values), here)
+
+    def _terms(
+        self, pred: HandPrediction, target: HandTarget, target_vertices_m: Tensor | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Every term that is on and computable, and whether this batch has a sample for it."""
+        valid = target.valid
+        joint = valid.unsqueeze(-1)  # (*b, T, 1)
+        in_frame = target.joint_in_frame & joint
+        makers = {
+            "KEYPOINTS_3D": lambda: keypoints_3d_loss(pred.joints_m, target.joints_m, joint),
+            "KEYPOINTS_2D": lambda: keypoints_2d_loss(pred.joints_crop, target.joints_crop, in_frame),
+            "GLOBAL_ORIENT": lambda: rotation_loss(pred.rotmats[..., 0, :, :], target.rotmats[..., 0, :, :], valid),
+            "HAND_POSE": lambda: rotation_loss(pred.rotmats[..., 1:, :, :], target.rotmats[..., 1:, :, :], joint),
+            "BETAS": lambda: betas_loss(pred.betas, target.betas, valid),
+            "OCCLUSION_ROBUSTNESS": lambda: occlusion_robustness_loss(
+                pred.joints_m, target.joints_m, target.joint_visible, joint
+            ),
+        }
+        anything = valid.any()
+        present = dict.fromkeys(makers, anything) | {"KEYPOINTS_2D": in_frame.any()}
+        if self.temporal_window > 1 and valid.shape[-1] > 1:
+            makers["TEMPORAL_CONSISTENCY"] = lambda: self._temporal(pred, target)
+            present["TEMPORAL_CONSISTENCY"] = lag_mask(valid, target.frame, 1).any()
+        if target_vertices_m is not None:
+            p = _relative_to(pred.vertices_m, pred.joints_m)
+            t = _relative_to(target_vertices_m, target.joints_m)
+            makers["MESH_VERTICES"] = lambda: vertices_loss(p, t, joint)
+            present["MESH_VERTICES"] = anything
+            if self._faces is not None and self._edges is not None and self._inverse_degree is not None:
+                topology = MeshTopology(self._faces, self._edges, self._inverse_degree)
+                makers["MESH_FACES"] = lambda: topology_loss(p, t, topology, valid)
+                present["MESH_FACES"] = anything
+        on = [name for name in TERMS if name in makers and self._given[name] > 0]
+        return {name: makers[name]() for name in on}, {name: present[name] for name in on}
+
+    def _temporal(self, pred: HandPrediction, target: HandTarget) -> Tensor:
+        """Motion of the hand's shape, plus motion of its root on a coarser scale."""
+        arguments = (target.valid, target.frame)
+        window = self.temporal_window
+        shape = temporal_consistency_loss(
+            root_relative(pred.joints_m), root_relative(target.joints_m), *arguments, window=window
+        )
+        root = temporal_consistency_loss(
+            pred.joints_m[..., :1, :],
+            target.joints_m[..., :1, :],
+            *arguments,
+            window=window,
+            scale_m=ROOT_MOTION_SCALE_M,
+        )
+        return shape + root
+
+
+def _relative_to(vertices: Tensor, joints: Tensor) -> Tensor:
+    return promote(vertices) - promote(joints[..., :1, :])
+
+
+def _gradient_norms(pred: HandPrediction, losses: dict[str, Tensor], values: Tensor) -> Tensor:
+    """Norm of each term's gradient at the outputs of the head; NaN for terms without one."""
+    heads = [t for t in (pred.rotmats, pred.betas, pred.camera) if t.requires_grad]
+    norms = []
+    for name in TERMS:
+        if name not in losses or not heads or not losses[name].requires_grad:
+            norms.append(values.new_full((), torch.nan))
+            continue
+        gradients = torch.autograd.grad(losses[name], heads, retain_graph=True, allow_unused=True)
+        squares = [g.float().square().sum() for g in gradients if g is not None]
+        norms.append(torch.stack(squares).sum().sqrt() if squares else values.new_zeros(()))
+    return torch.stack(norms)

@@ -1,0 +1,79 @@
+"""Metrics: pure functions over tensors with free leading batch dimensions, metres (or pixels) in, one value per sample out.
+
+Only `mpjpe` and `mpvpe` centre by default and `pa_*` align; all others take points as given. NaN means that a sample has
+no value; nothing is ever replaced by 0. Inputs are never changed.
+"""
+
+from hawor_pipeline.core.metrics.detection import (
+    binned_mean,
+    box_iou,
+    calibration_error,
+    detected,
+    joint_box,
+    match_detections,
+    occlusion_robustness,
+)
+from hawor_pipeline.core.metrics.interaction import contact_deviation, contact_windows, motion_deviation, mrrpe
+from hawor_pipeline.core.metrics.motion import acceleration_error, jitter, root_trajectory_error, world_mpjpe
+from hawor_pipeline.core.metrics.parameters import (
+    betas_error,
+    global_orient_error,
+    pose_angle_error,
+    shape_vertex_error,
+    translation_error,
+)
+from hawor_pipeline.core.metrics.points import (
+    mpjpe,
+    mpvpe,
+    pa_errors,
+    pa_mpjpe,
+    pa_mpvpe,
+    pck,
+    pck_auc,
+    point_errors,
+    share_within,
+)
+from hawor_pipeline.core.metrics.surface import (
+    chamfer_distance,
+    edge_length_error,
+    f_score,
+    normal_consistency,
+    point_to_surface,
+)
+
+__all__ = [
+    "acceleration_error",
+    "betas_error",
+    "binned_mean",
+    "box_iou",
+    "calibration_error",
+    "chamfer_distance",
+    "contact_deviation",
+    "contact_windows",
+    "detected",
+    "edge_length_error",
+    "f_score",
+    "global_orient_error",
+    "jitter",
+    "joint_box",
+    "match_detections",
+    "motion_deviation",
+    "mpjpe",
+    "mpvpe",
+    "mrrpe",
+    "normal_consistency",
+    "occlusion_robustness",
+    "pa_errors",
+    "pa_mpjpe",
+    "pa_mpvpe",
+    "pck",
+    "pck_auc",
+    "point_errors",
+    "point_to_surface",
+    "pose_angle_error",
+    "root_trajectory_error",
+    "shape_vertex_error",
+    "share_within",
+    "translation_error",
+    "world_mpjpe",
+]

@@ -1,0 +1,142 @@
+"""Errors between two bodies: two hands, or a hand and the object it holds. Metres."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hawor_pipeline.core.nearest import nearest_indices
+
+CONTACT_M = 0.003  # a hand vertex nearer than this to the object touches it
+MIN_CONTACT_FRAMES = 15  # half a second
+
+
+def mrrpe(
+    pred_first: Float[Tensor, "*batch 3"],
+    pred_second: Float[Tensor, "*batch 3"],
+    target_first: Float[Tensor, "*batch 3"],
+    target_second: Float[Tensor, "*batch 3"],
+    *,
+    mask: Bool[Tensor, "*#batch"] | None = None,
+) -> Float[Tensor, "*batch"]:
+    """Error of the position of one root relative to another (mean relative-root position error).
+
+    Args:
+        pred_first: (*batch, 3), metres, root of the first body (left wrist), camera frame.
+        pred_second: (*batch, 3), root of the second (right wrist, or the object's root).
+        target_first: (*batch, 3), its truth.
+        target_second: (*batch, 3), its truth.
+        mask: (*batch), frames where both are valid.
+
+    Returns:
+        (*batch), metres; NaN under the mask.
+
+    Source:
+        InterHand2.6M; ARCTIC `compute_mrrpe`.
+
+    Example:
+        >>> mrrpe(torch.ones(3), torch.zeros(3), torch.ones(3) + 1, torch.ones(3)).item()
+        0.0
+    """
+    error = torch.linalg.vector_norm((pred_first - pred_second) - (target_first - target_second), dim=-1)
+    return error if mask is None else torch.where(mask, error, torch.full_like(error, torch.nan))
+
+
+def contact_deviation(
+    pred_hand: Float[Tensor, "*batch hand 3"],
+    pred_object: Float[Tensor, "*batch object 3"],
+    target_hand: Float[Tensor, "*batch hand 3"],
+    target_object: Float[Tensor, "*batch object 3"],
+    *,
+    contact_m: float = CONTACT_M,
+) -> Float[Tensor, "*batch"]:
+    """How far apart predicted hand and object are where the true ones touch (CDev).
+
+    Args:
+        pred_hand: (*batch, hand, 3), metres.
+        pred_object: (*batch, object, 3), metres.
+        target_hand: (*batch, hand, 3), metres.
+        target_object: (*batch, object, 3), metres.
+        contact_m: distance up to which a true hand vertex touches its nearest object vertex.
+
+    Returns:
+        (*batch), metres: mean over touching vertices; NaN where nothing touches.
+
+    Source:
+        ARCTIC `contact_deviation`.
+
+    Example:
+        >>> hand = torch.zeros(1, 3)
+        >>> contact_deviation(hand + 1, hand + 1, hand, hand).item()
+        0.0
+    """
+    batch = target_hand.shape[:-2]
+    hand, obj = target_hand.reshape(-1, *target_hand.shape[-2:]), target_object.reshape(-1, *target_object.shape[-2:])
+    nearest = nearest_indices(hand, obj)[0].reshape(*batch, -1, 1).expand(*target_hand.shape)
+    touching = torch.linalg.vector_norm(target_hand - target_object.gather(-2, nearest), dim=-1) <= contact_m
+    distance = torch.linalg.vector_norm(pred_hand - pred_object.gather(-2, nearest), dim=-1)
+    return torch.where(touching, distance, torch.zeros_like(distance)).sum(-1) / touching.sum(-1)
+
+
+def contact_windows(
+    contact: Bool[Tensor, "time pairs"], min_frames: int = MIN_CONTACT_FRAMES
+) -> list[tuple[int, int, int]]:
+    """Find unbroken stretches of contact.
+
+    Args:
+        contact: (time, pairs).
+        min_frames: shortest stretch that counts.
+
+    Returns:
+        (pair, first frame, frame after the last) of each stretch, by pair and time. A stretch that lasts to the end
+        counts, which ARCTIC's script leaves out.
+
+    Source:
+        Run lengths from the differences of the padded mask.
+
+    Example:
+        >>> contact_windows(torch.tensor([[True], [True], [False]]), 2)
+        [(0, 0, 2)]
+    """
+    padded = torch.nn.functional.pad(contact.T.to(torch.int8), (1, 1))
+    change = padded.diff(dim=1)
+    starts, ends = (change == 1).nonzero(), (change == -1).nonzero()
+    long_enough = ends[:, 1] - starts[:, 1] >= min_frames
+    rows = torch.cat((starts, ends[:, 1:]), 1)[long_enough]
+    return [(int(pair), int(first), int(last)) for pair, first, last in rows.tolist()]
+
+
+def motion_deviation(
+    pred_hand: Float[Tensor, "time pairs 3"],
+    pred_object: Float[Tensor, "time pairs 3"],
+    contact: Bool[Tensor, "time pairs"],
+    *,
+    min_frames: int = MIN_CONTACT_FRAMES,
+) -> Float[Tensor, ""]:
+    """How differently predicted hand and object vertices move while the true ones stick together (MDev).
+
+    Args:
+        pred_hand: (time, pairs, 3), metres, the hand vertex of each pair.
+        pred_object: (time, pairs, 3), metres, the object vertex of each pair.
+        contact: (time, pairs), where the true pair is in contact.
+        min_frames: shortest stretch of contact that counts.
+
+    Returns:
+        Scalar, metres per frame: mean over stretches of the mean over their steps; NaN without a stretch.
+
+    Source:
+        ARCTIC `mdev.py`, vectorised; see `contact_windows` for the end of a sequence.
+
+    Example:
+        >>> still = torch.zeros(20, 1, 3)
+        >>> motion_deviation(still, still, torch.ones(20, 1, dtype=torch.bool)).item()
+        0.0
+    """
+    windows = contact_windows(contact, min_frames)
+    if not windows:
+        return pred_hand.new_full((), torch.nan)
+    relative = (pred_hand - pred_object).diff(dim=0)
+    step = torch.linalg.vector_norm(relative, dim=-1)  # (T - 1, pairs)
+    before = torch.nn.functional.pad(step.double().cumsum(0), (0, 0, 1, 0))  # (T, pairs)
+    pair, first, last = torch.tensor(windows, device=step.device).unbind(1)
+    total = before[last - 1, pair] - before[first, pair]
+    return (total / (last - 1 - first).clamp_min(1)).mean().to(step.dtype)

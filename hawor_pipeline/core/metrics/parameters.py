@@ -1,0 +1,115 @@
+"""Errors of MANO's parameters: angles in radians, shape without unit or in metres of surface, translation in metres."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hawor_pipeline.core.rotations import geodesic_angle
+
+
+def pose_angle_error(
+    pred: Float[Tensor, "*batch 16 3 3"], target: Float[Tensor, "*batch 16 3 3"]
+) -> Float[Tensor, "*batch"]:
+    """Mean angle between predicted and true rotations of the 15 finger joints.
+
+    Args:
+        pred: (*batch, 16, 3, 3), rotation matrices in MANO's order; the first (the whole hand's) is left out.
+        target: the same.
+
+    Returns:
+        (*batch), radians.
+
+    Source:
+        Magnitude of the relative rotation, as `scipy.spatial.transform.Rotation.magnitude`.
+
+    Example:
+        >>> pose_angle_error(torch.eye(3).expand(16, 3, 3), torch.eye(3).expand(16, 3, 3)).item()
+        0.0
+    """
+    return geodesic_angle(pred[..., 1:, :, :], target[..., 1:, :, :]).mean(-1)
+
+
+def global_orient_error(
+    pred: Float[Tensor, "*batch 16 3 3"], target: Float[Tensor, "*batch 16 3 3"]
+) -> Float[Tensor, "*batch"]:
+    """Angle between predicted and true rotations of the whole hand.
+
+    Args:
+        pred: (*batch, 16, 3, 3), rotation matrices in MANO's order; only the first is used.
+        target: the same.
+
+    Returns:
+        (*batch), radians.
+
+    Source:
+        Magnitude of the relative rotation.
+
+    Example:
+        >>> global_orient_error(torch.eye(3).expand(16, 3, 3), torch.eye(3).expand(16, 3, 3)).item()
+        0.0
+    """
+    return geodesic_angle(pred[..., 0, :, :], target[..., 0, :, :])
+
+
+def betas_error(pred: Float[Tensor, "*batch 10"], target: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch"]:
+    """Root of the summed squared errors of the shape coefficients.
+
+    Args:
+        pred: (*batch, 10), no unit.
+        target: (*batch, 10), no unit.
+
+    Returns:
+        (*batch), no unit.
+
+    Source:
+        Euclidean norm. The coefficients have no common size on the hand: `shape_vertex_error` is the meaningful one.
+
+    Example:
+        >>> betas_error(torch.ones(10), torch.zeros(10)).item() == 10**0.5
+        True
+    """
+    return torch.linalg.vector_norm(pred - target, dim=-1)
+
+
+def shape_vertex_error(
+    pred: Float[Tensor, "*batch 10"], target: Float[Tensor, "*batch 10"], shape_dirs: Float[Tensor, "778 3 10"]
+) -> Float[Tensor, "*batch"]:
+    """Mean distance of the unposed surfaces that two sets of shape coefficients make.
+
+    Args:
+        pred: (*batch, 10), no unit.
+        target: (*batch, 10), no unit.
+        shape_dirs: (778, 3, 10), metres, MANO's shape directions (`ManoArrays.shape_dirs`).
+
+    Returns:
+        (*batch), metres.
+
+    Source:
+        |S (b' - b)| per vertex, mean; the template cancels.
+
+    Example:
+        >>> shape_vertex_error(torch.ones(10), torch.ones(10), torch.rand(778, 3, 10)).item()
+        0.0
+    """
+    moved = torch.einsum("vcs,...s->...vc", shape_dirs.to(pred.dtype), pred - target)
+    return torch.linalg.vector_norm(moved, dim=-1).mean(-1)
+
+
+def translation_error(pred: Float[Tensor, "*batch 3"], target: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
+    """Distance of predicted and true translation in the camera frame.
+
+    Args:
+        pred: (*batch, 3), metres.
+        target: (*batch, 3), metres.
+
+    Returns:
+        (*batch), metres.
+
+    Source:
+        Euclidean norm.
+
+    Example:
+        >>> translation_error(torch.tensor([3.0, 4.0, 0.0]), torch.zeros(3)).item()
+        5.0
+    """
+    return torch.linalg.vector_norm(pred - target, dim=-1)

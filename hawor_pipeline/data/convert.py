@@ -1,0 +1,276 @@
+"""Raw ARCTIC to shards: what to convert, what is still valid, and the manifest of a subject.
+
+Each sequence has a key (hash of its raw files, the settings that matter, the converter and the libraries). A shard with
+that key is reused; anything else is made anew and replaces the old one by a rename. Killed at any moment, the next run
+continues where it was.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hawor_pipeline.config import ConversionConfig
+from hawor_pipeline.data.arctic import ArcticRoot
+from hawor_pipeline.data.conversion_plan import (
+    CONVERTER_VERSION,
+    SubjectPlan,
+    check_sequences,
+    plan_subject,
+    settings_that_matter,
+    shared_key,
+)
+from hawor_pipeline.data.pool import map_tasks
+from hawor_pipeline.data.shard_schema import MANIFEST_FILE
+from hawor_pipeline.data.shards import read_manifest
+from hawor_pipeline.errors import DataError, HaworError
+from hawor_pipeline.provenance import StageResult, atomic_write_json, hash_json
+
+_WORKER_MODULES = ["hawor_pipeline.data.convert_sequence"]
+
+Progress = Callable[[int, int], None]
+
+
+def convert_subject(
+    arctic_root: str | Path | ArcticRoot,
+    mano_dir: str | Path | None,
+    subject: str,
+    output_dir: str | Path,
+    settings: ConversionConfig,
+    *,
+    sequences: Sequence[str] | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> StageResult:
+    """`convert_subjects` for one subject."""
+    results = convert_subjects(
+        arctic_root, mano_dir, [subject], output_dir, settings, sequences=sequences, workers=workers, progress=progress
+    )
+    return results[subject]
+
+
+def convert_subjects(
+    arctic_root: str | Path | ArcticRoot,
+    mano_dir: str | Path | None,
+    subjects: Iterable[str],
+    output_dir: str | Path,
+    settings: ConversionConfig,
+    *,
+    sequences: Sequence[str] | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, StageResult]:
+    """Convert subjects to shards, all sequences through one pool of processes.
+
+    Args:
+        arctic_root: any folder level of ARCTIC, or of the sample.
+        mano_dir: folder of the MANO models; None searches `$MANO_DIR` and beside the data.
+        subjects: s01..s10; those without ground truth get an empty manifest with the reason.
+        output_dir: gets a folder per subject.
+        settings: a change of what matters reconverts what it touches.
+        sequences: add or refresh only these names, and keep what else is there under the same settings.
+        workers: processes; None for one per core, 0 for none.
+        progress: called with (finished sequences, all sequences).
+
+    Returns:
+        Subject to result; `info` has rows, valid_rows, sequences, what was left out and why, and the speed.
+
+    Raises:
+        ConfigError: root, MANO, subject or sequence not found.
+        DataError: something is damaged, disagrees, or the disk is full. Finished sequences stay and are reused.
+    """
+    plans, seconds = _convert(
+        arctic_root, mano_dir, subjects, output_dir, settings, sequences=sequences, workers=workers, progress=progress
+    )
+    errors = [error for plan in plans for error in plan.errors.values()]
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        rest = "; ".join(str(error) for error in errors[1:4])
+        raise DataError(f"{errors[0]} {len(errors) - 1} more failed: {rest}{' ...' if len(errors) > 4 else ''}")
+    return {plan.subject: _result(plan, Path(output_dir), seconds) for plan in plans}
+
+
+def _convert(
+    arctic_root: str | Path | ArcticRoot,
+    mano_dir: str | Path | None,
+    subjects: Iterable[str],
+    output_dir: str | Path,
+    settings: ConversionConfig,
+    *,
+    sequences: Sequence[str] | None,
+    workers: int | None,
+    progress: Progress | None,
+    keep_good: bool = False,
+) -> tuple[list[SubjectPlan], float]:
+    root = ArcticRoot.locate(arctic_root)
+    subjects = list(dict.fromkeys(subjects))
+    for subject in subjects:
+        root.check_subject(subject)
+    names = sequences if sequences is not None else settings.sequences
+    check_sequences(root, subjects, names)
+    mano = root.mano_dir(mano_dir)
+    from hawor_pipeline.data.convert_sequence import convert_sequence
+    from hawor_pipeline.data.hand_geometry import hash_hand_models
+
+    shared = shared_key(settings, hash_hand_models(mano))
+    plans = [plan_subject(root, mano, subject, Path(output_dir), settings, shared, sequences) for subject in subjects]
+    tasks = [task for plan in plans for task in plan.tasks]
+    by_subject = {plan.subject: plan for plan in plans}
+    for plan in plans:  # while shards are being replaced, no manifest may vouch for them
+        if plan.tasks:
+            (Path(output_dir) / plan.subject / MANIFEST_FILE).unlink(missing_ok=True)
+    started, total = time.monotonic(), len(tasks) + sum(len(plan.done) for plan in plans)
+    finished = total - len(tasks)
+    if progress:
+        progress(finished, total)
+    for task, outcome in map_tasks(convert_sequence, tasks, workers, _WORKER_MODULES):
+        plan = by_subject[task.subject]
+        if isinstance(outcome, HaworError):
+            plan.errors[task.sequence] = outcome
+        else:
+            plan.done[task.sequence] = outcome
+        finished += 1
+        if progress:
+            progress(finished, total)
+    for plan in plans:
+        _check_left_out_again(plan, settings)
+        if keep_good or not plan.errors:
+            _write_manifest(plan, root, Path(output_dir), settings)
+    return plans, time.monotonic() - started
+
+
+def _check_left_out_again(plan: SubjectPlan, settings: ConversionConfig) -> None:
+    """A shard made under a more lenient limit must not pass a stricter one."""
+    from hawor_pipeline.data.convert_sequence import left_out_error
+
+    for sequence, info in plan.done.items():
+        error = left_out_error(f"{plan.subject}/{sequence}", info, settings)
+        if error is not None:
+            plan.errors[sequence] = error
+
+
+def _write_manifest(plan: SubjectPlan, root: ArcticRoot, output: Path, settings: ConversionConfig) -> None:
+    entries = [
+        {"sequence": sequence, "data_version": plan.data_versions[sequence], **plan.done[sequence]}
+        for sequence in sorted(plan.done)
+        if sequence not in plan.errors
+    ]
+    manifest = {
+        "subject": plan.subject,
+        "source": root.source,
+        "status": plan.status,
+        "reason": plan.reason,
+        "converter_version": CONVERTER_VERSION,
+        "settings": settings_that_matter(settings),
+        "data_version": hash_json([entry["data_version"] for entry in entries]),
+        "rows": sum(entry["rows"] for entry in entries),
+        "valid_rows": sum(entry["valid_rows"] for entry in entries),
+        "sequences": entries,
+        "left_out_sequences": plan.left_out
+        + [{"sequence": name, "reason": str(error)} for name, error in sorted(plan.errors.items())],
+    }
+    path = output / plan.subject / MANIFEST_FILE
+    if (read_manifest(output, plan.subject) if path.exists() else None) != manifest:
+        atomic_write_json(path, manifest)
+
+
+def _result(plan: SubjectPlan, output: Path, seconds: float) -> StageResult:
+    manifest = read_manifest(output, plan.subject) or {}
+    left_out: dict[str, int] = {}
+    for entry in manifest["sequences"]:
+        for reason, samples in entry["left_out"].items():
+            left_out[reason] = left_out.get(reason, 0) + samples
+    converted = sum(plan.done[task.sequence]["rows"] for task in plan.tasks)
+    info = {
+        "status": plan.status,
+        "source": manifest["source"],
+        "data_version": manifest["data_version"],
+        "rows": manifest["rows"],
+        "valid_rows": manifest["valid_rows"],
+        "sequences": len(manifest["sequences"]),
+        "converted_sequences": len(plan.tasks),
+        "reused_sequences": len(manifest["sequences"]) - len(plan.tasks),
+        "left_out_sequences": len(manifest["left_out_sequences"]),
+        "left_out": dict(sorted(left_out.items())),
+        "bytes": sum(entry["bytes"] for entry in manifest["sequences"]),
+        "hands_per_second": round(converted / seconds, 1) if converted else None,
+    }
+    reused = not plan.tasks
+    why = plan.why or "raw files, settings and code version are those of the earlier result"
+    return StageResult(output / plan.subject, reused, why, manifest["data_version"], info)
+
+
+class ArcticDataConverter:
+    """Conversion as an object, for use from Python.
+
+    Args:
+        arctic_root: any folder level of ARCTIC's download.
+        output_dir: where the shards go.
+        target_resolution: (height, width) of a crop without its margin.
+        num_workers: processes.
+        mano_dir: folder of the MANO models; None searches `$MANO_DIR` and beside the data.
+    """
+
+    def __init__(
+        self,
+        arctic_root: str | Path,
+        output_dir: str | Path,
+        target_resolution: tuple[int, int] = (256, 256),
+        num_workers: int = 4,
+        *,
+        mano_dir: str | Path | None = None,
+    ) -> None:
+        self.root = ArcticRoot.locate(arctic_root)
+        self.output_dir = Path(output_dir)
+        self.settings = ConversionConfig(target_resolution=target_resolution)
+        self.num_workers = num_workers
+        self.mano_dir = mano_dir
+
+    def convert_dataset(
+        self,
+        subjects: Sequence[str] | None = None,
+        sequences: Sequence[str] | None = None,
+        max_sequences_per_subject: int | None = None,
+    ) -> dict[str, Any]:
+        """Convert, and say what happened; sequences that fail are listed, the others are kept.
+
+        Returns:
+            total_subjects, total_sequences, total_frames (ground-truth frames), total_samples, valid_samples,
+            successful_conversions, failed_conversions, reused_conversions, conversion_errors (sequence to message),
+            left_out (reason to samples), seconds.
+
+        Raises:
+            ConfigError: root, MANO, subject or sequence not found.
+        """
+        settings = self.settings.model_copy(update={"max_sequences_per_subject": max_sequences_per_subject})
+        plans, seconds = _convert(
+            self.root,
+            self.mano_dir,
+            self.root.subjects() if subjects is None else subjects,
+            self.output_dir,
+            settings,
+            sequences=sequences,
+            workers=self.num_workers,
+            progress=None,
+            keep_good=True,
+        )
+        good = [plan.done[name] for plan in plans for name in plan.done if name not in plan.errors]
+        errors = {f"{plan.subject}/{name}": str(error) for plan in plans for name, error in plan.errors.items()}
+        left_out: dict[str, int] = {}
+        for info in good:
+            for reason, samples in info["left_out"].items():
+                left_out[reason] = left_out.get(reason, 0) + samples
+        return {
+            "total_subjects": len(plans),
+            "total_sequences": len(good) + len(errors),
+            "total_frames": sum(info["ground_truth_frames"] for info in good),
+            "total_samples": sum(info["rows"] for info in good),
+            "valid_samples": sum(info["valid_rows"] for info in good),
+            "successful_conversions": len(good),
+            "failed_conversions": len(errors),
+            "reused_conversions": len(good) - sum(len(plan.tasks) for plan in plans) + len(errors),
+            "conversion_errors": errors,
+            "left_out": dict(sorted(left_out.items())),
+            "seconds": seconds,
+        }

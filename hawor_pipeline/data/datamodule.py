@@ -1,0 +1,265 @@
+"""Which clips train and which validate, in which order, and the loaders that bring them.
+
+The order of an epoch is a function of seed and epoch; the sampler starts at any batch of it, so a run that goes on after
+an interruption sees the batches it would have seen.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from hawor_pipeline.config import DatasetShare, TrainingConfig
+from hawor_pipeline.core.camera import camera_from_translation
+from hawor_pipeline.core.rotations import rotmat_to_rot6d
+from hawor_pipeline.core.types import ClipBatch
+from hawor_pipeline.data.clips import Clips, covering_clips, training_clips
+from hawor_pipeline.data.dataset import ClipDataset, JoinedShards, keep_batch
+from hawor_pipeline.data.rows import HandRows, load_rows
+from hawor_pipeline.data.shards import ShardSet, open_shards
+from hawor_pipeline.errors import ConfigError
+
+VALIDATION_SUBJECTS = ("s05",)  # of ARCTIC's protocols 1 and 2
+TEST_SUBJECTS = ("s03",)
+CACHE_BYTES = 600_000_000  # decoded crops kept by a training process that loads by itself
+# Columns that training reads; the others stay on the disk.
+COLUMNS = (
+    "sample_id subject sequence view side frame is_right image_width box_center_px box_size_px crop_from_image "
+    "intrinsics distortion global_orient hand_pose betas_as_right translation_m joints_cam_m joint_in_frame "
+    "joint_visible occlusion confidence valid"
+).split()
+
+
+class ClipSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, clip), from any batch of an epoch on.
+
+    Args:
+        groups: clip numbers of each dataset of a mixture.
+        weights: share of each dataset in an epoch; None draws every clip once.
+        batch_size: clips per batch and process.
+        seed: of the run.
+        limit: batches per epoch at most (int), or share of them (float).
+        rank, world: this process among those that train together.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[np.ndarray],
+        weights: Sequence[float] | None,
+        batch_size: int,
+        seed: int,
+        limit: int | float = 1.0,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.groups = [np.asarray(group) for group in groups]
+        self.seed, self.rank = seed, rank
+        total = sum(len(group) for group in self.groups)
+        if weights is None:
+            self.draws = [len(group) for group in self.groups]
+        else:
+            self.draws = [round(total * weight / sum(weights)) for weight in weights]
+        self.global_batch = max(min(batch_size * world, sum(self.draws) // world * world), 1)
+        self.batches = sum(self.draws) // self.global_batch
+        self.batches = min(self.batches, limit) if isinstance(limit, int) else max(int(self.batches * limit), 1)
+        self.world = world
+        self.epoch = 0
+        self.first_batch = 0
+
+    def go_to(self, epoch: int) -> None:
+        """Go to the start of an epoch; a position inside the current one is kept."""
+        if epoch != self.epoch:
+            self.epoch, self.first_batch = epoch, 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self.order(self.epoch)
+        for batch in range(self.first_batch, self.batches):
+            members = order[batch * self.global_batch : (batch + 1) * self.global_batch][self.rank :: self.world]
+            yield [(self.epoch, int(clip)) for clip in members]
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Clip numbers of an epoch; a dataset drawn more often than it has clips repeats in whole rounds."""
+        rng = np.random.default_rng((self.seed, epoch))
+        drawn = []
+        for group, count in zip(self.groups, self.draws, strict=True):
+            rounds = math.ceil(count / max(len(group), 1))
+            drawn.append(np.concatenate([rng.permutation(group) for _ in range(rounds)] or [group])[:count])
+        return rng.permutation(np.concatenate(drawn))
+
+
+@dataclass(slots=True)
+class Split:
+    """Which subjects or sequences train and validate, for the checkpoint and the report."""
+
+    rule: str
+    training: list[str]
+    validation: list[str]
+
+    def to_dict(self) -> dict[str, str | list[str]]:
+        """Plain values for a checkpoint."""
+        return {"rule": self.rule, "training": self.training, "validation": self.validation}
+
+
+class HandData:
+    """Training and validation clips of a configuration.
+
+    Args:
+        config: sizes, directories, split, filtering, augmentation.
+        training_data_dir: shards, or several of them with weights; None: as configured.
+        validation_data_dir: shards to validate on; None: as configured, and where nothing is configured a part of the
+            training shards.
+
+    Raises:
+        ConfigError: a directory is missing, or there is nothing to train or validate on (the message names the options).
+        DataError: shards are damaged.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        training_data_dir: str | Path | Sequence[DatasetShare] | None = None,
+        validation_data_dir: str | Path | None = None,
+    ):
+        self.config = config
+        source = config.training_data_dir if training_data_dir is None else training_data_dir
+        shares = [DatasetShare(path=str(source))] if isinstance(source, (str, Path)) else list(source)
+        validation_dir = validation_data_dir or config.validation_data_dir
+        parts = [_open(share.path) for share in shares]
+        self.shards = JoinedShards(parts)
+        self.rows = load_rows(self.shards.table, config.data_filtering)
+        valid = self.rows.valid.numpy()
+        clips = training_clips(self.shards.table, config.clip_length, config.clip_stride, valid)
+        self.split, trains, validates = self._split(self.shards.table, has_own=validation_dir is not None)
+        self.training_clips = clips.take(np.flatnonzero(trains[clips.rows[:, 0]]))
+        if validation_dir is not None:
+            self.validation_shards: ShardSet | JoinedShards = _open(str(validation_dir))
+            self.validation_rows = load_rows(self.validation_shards.table, config.data_filtering)
+            every = covering_clips(self.validation_shards.table, config.clip_length)
+        else:
+            self.validation_shards, self.validation_rows = self.shards, self.rows
+            every = covering_clips(self.shards.table, config.clip_length)
+            every = every.take(np.flatnonzero(validates[every.rows[:, 0]]))
+        self.validation_clips = _spread(every, config)
+        self._require_clips(shares)
+        part_of = np.searchsorted(self.shards.starts, self.training_clips.rows[:, 0], side="right") - 1
+        self._groups = [np.flatnonzero(part_of == part) for part in range(len(parts))]
+        self._weights = [share.weight for share in shares] if len(shares) > 1 else None
+        self.loads_itself = config.num_workers == 0
+
+    def _split(self, table: pa.Table, *, has_own: bool) -> tuple[Split, np.ndarray, np.ndarray]:
+        """The split, and for each row whether it trains and whether it validates (rows of test subjects do neither)."""
+        subjects = np.array(table.column("subject").to_pylist())
+        present = sorted(set(subjects.tolist()))
+        if self.config.val_fraction is not None and not has_own:
+            names = np.char.add(np.char.add(subjects, "/"), np.array(table.column("sequence").to_pylist()))
+            keys = sorted(set(names.tolist()), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+            chosen = sorted(keys[: max(1, round(len(keys) * self.config.val_fraction))])
+            validates = np.isin(names, chosen)
+            rest = sorted(set(keys) - set(chosen))
+            return Split(f"val_fraction {self.config.val_fraction}", rest, chosen), ~validates, validates
+        wanted = self.config.val_subjects
+        absent = sorted(set(wanted or ()) - set(present))
+        if absent and not has_own:
+            raise ConfigError(f"val_subjects {absent} not in the training shards, which hold {present}")
+        held_out = set(wanted or VALIDATION_SUBJECTS)
+        training = [subject for subject in present if subject not in held_out and subject not in TEST_SUBJECTS]
+        validation = [] if has_own else [subject for subject in present if subject in held_out]
+        rule = "validation_data_dir" if has_own else "val_subjects" if wanted else "protocol"
+        return Split(rule, training, validation), np.isin(subjects, training), np.isin(subjects, validation)
+
+    def _require_clips(self, shares: Sequence[DatasetShare]) -> None:
+        where = ", ".join(share.path for share in shares)
+        if not len(self.training_clips):
+            raise ConfigError(
+                f"nothing to train on in {where}: found subjects {self.split.training} besides those held out "
+                f"({[*VALIDATION_SUBJECTS, *TEST_SUBJECTS]}); prepare at least one training subject"
+            )
+        if not len(self.validation_clips):
+            raise ConfigError(
+                f"nothing to validate on in {where}: expected subject {VALIDATION_SUBJECTS[0]}; prepare it, or name "
+                "others with --val-subjects, or hold out whole sequences with --val-fraction, or set "
+                "validation_data_dir"
+            )
+
+    def training_loader(self, epoch: int = 0, first_batch: int = 0, rank: int = 0, world: int = 1) -> DataLoader:
+        """Batches of training clips, from any batch of an epoch on."""
+        config = self.config
+        dataset = ClipDataset(
+            self.shards,
+            self.rows,
+            self.training_clips,
+            config.image_size,
+            augmentation=config.augmentation_params if config.use_augmentation else None,
+            seed=config.seed,
+            cache_bytes=CACHE_BYTES if self.loads_itself else 0,
+        )
+        sampler = ClipSampler(
+            self._groups, self._weights, config.batch_size, config.seed, config.limit_train_batches, rank, world
+        )
+        sampler.epoch, sampler.first_batch = epoch, first_batch
+        return self._loader(dataset, sampler)
+
+    def validation_loader(self, rank: int = 0, world: int = 1) -> DataLoader:
+        """Batches of validation clips in the order of the table, each row counted once."""
+        dataset = ClipDataset(
+            self.validation_shards,
+            self.validation_rows,
+            self.validation_clips,
+            self.config.image_size,
+            cache_bytes=CACHE_BYTES // 4 if self.loads_itself else 0,
+        )
+        mine = np.arange(rank, len(dataset), world)
+        batches = [mine[start : start + self.config.batch_size].tolist() for start in
+                   range(0, len(mine), self.config.batch_size)]
+        return self._loader(dataset, batches)
+
+    def _loader(self, dataset: ClipDataset, sampler: Sampler | Sequence[list]) -> DataLoader:
+        config = self.config
+        workers = {"prefetch_factor": config.prefetch_factor, "persistent_workers": config.persistent_workers}
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            collate_fn=keep_batch,
+            num_workers=config.num_workers,
+            pin_memory=config.pin_memory and torch.cuda.is_available(),
+            **(workers if config.num_workers else {}),
+        )
+
+    def mean_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean pose (96, 6D by columns), betas (10,) and camera (3,) of the training hands; heads start from them."""
+        index = np.unique(self.training_clips.rows)
+        index = torch.from_numpy(index[self.rows.valid.numpy()[index]])
+        rows = self.rows.take(index)
+        left, _, right = torch.linalg.svd(rows.rotmats.double().mean(0))  # chordal mean: the nearest rotation
+        flip = torch.ones(16, 3, dtype=torch.float64)
+        flip[:, 2] = torch.det(left @ right)
+        mean = left @ torch.diag_embed(flip) @ right
+        focal = (rows.intrinsics[:, 0, 0] + rows.intrinsics[:, 1, 1]) / 2
+        camera = camera_from_translation(
+            rows.translation_m, rows.box_center_px, rows.box_size_px, focal, rows.intrinsics[:, :2, 2]
+        )
+        return rotmat_to_rot6d(mean).flatten().float(), rows.betas.mean(0), camera.median(0).values
+
+
+def _open(path: str) -> ShardSet:
+    return open_shards(Path(path), columns=COLUMNS)
+
+
+def _spread(clips: Clips, config: TrainingConfig) -> Clips:
+    """As many clips as `limit_val_batches` allows, spread evenly over all of them."""
+    limit = config.limit_val_batches
+    wanted = limit * config.batch_size if isinstance(limit, int) else int(len(clips) * limit)
+    if wanted >= len(clips):
+        return clips
+    return clips.take(np.linspace(0, len(clips) - 1, max(wanted, 1)).round().astype(np.int64))

@@ -1,0 +1,203 @@
+"""From raw parameters to what a camera sees of each hand: posed meshes, camera frames, pixels, boxes.
+
+Everything is computed in double precision for a whole sequence at once. T is the number of frames.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hawor_pipeline.core.camera import project_distorted, transform_points
+from hawor_pipeline.core.mano import ManoArrays, ManoLayer, find_mano, load_mano
+from hawor_pipeline.core.rotations import rotmat_to_axis_angle
+from hawor_pipeline.core.units import m_to_mm
+from hawor_pipeline.data.arctic import EGO_VIEW, SIDES, SubjectCameras
+from hawor_pipeline.data.raw_sequence import RawHand, RawSequence
+from hawor_pipeline.provenance import sha256_file
+
+_MIRROR = np.array([-1.0, 1.0, 1.0])
+# The box of a hand of which less than this share can be projected would say nothing about the hand.
+_LEAST_PROJECTED = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class HandModels:
+    """Both sides of MANO, as ARCTIC was fitted with them: left shape directions unfixed, mean pose added."""
+
+    arrays: dict[str, ManoArrays]
+    layers: dict[str, ManoLayer]
+
+    def betas_as_right(self, side: str, betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shape coefficients with which the right model is closest to the mirrored hand, in its rest pose.
+
+        Args:
+            side: the hand's true side.
+            betas: (T, 10) of that side's model.
+
+        Returns:
+            (T, 10), and the mean distance of the vertices that is left over, (T,) millimetres.
+
+        Source: linear least squares over the 778 rest-pose vertices; vertex i of one side is vertex i of the other.
+        """
+        if side == "right":
+            return betas, np.zeros(len(betas))
+        right, own = self.arrays["right"], self.arrays[side]
+        different, back = np.unique(betas, axis=0, return_inverse=True)
+        mirrored = (own.template + np.einsum("vcs,ts->tvc", own.shape_dirs, different)) * _MIRROR
+        basis = right.shape_dirs.reshape(-1, right.shape_dirs.shape[2])
+        goal = (mirrored - right.template).reshape(len(different), -1)
+        fitted = np.linalg.lstsq(basis, goal.T, rcond=None)[0].T
+        rest = (goal - fitted @ basis.T).reshape(len(different), -1, 3)
+        return fitted[back.ravel()], m_to_mm(np.linalg.norm(rest, axis=-1).mean(-1))[back.ravel()]
+
+
+@lru_cache(maxsize=2)
+def load_hand_models(mano_dir: Path) -> HandModels:
+    """Raises:
+    ConfigError: a side is not in the folder.
+    DataError: a file is damaged or refused.
+    """
+    arrays = {side: load_mano(mano_dir, side) for side in SIDES}
+    return HandModels(arrays, {side: ManoLayer(arrays[side]).double() for side in SIDES})
+
+
+def hash_hand_models(mano_dir: Path) -> dict[str, str]:
+    """Side to sha256 of its model file."""
+    return {side: sha256_file(find_mano(mano_dir, side)) for side in SIDES}
+
+
+@dataclass(frozen=True, slots=True)
+class WorldHand:
+    """One posed hand in the world frame."""
+
+    vertices_m: np.ndarray  # (T, 778, 3)
+    joints_m: np.ndarray  # (T, 21, 3) OpenPose order
+    global_rotmat: np.ndarray  # (T, 3, 3)
+    hand_pose: np.ndarray  # (T, 45) absolute axis-angle: mean pose included
+    betas: np.ndarray  # (T, 10)
+    betas_as_right: np.ndarray  # (T, 10)
+    betas_as_right_residual_mm: np.ndarray  # (T,)
+    root_m: np.ndarray  # (T, 3) root joint of the rest pose, model frame
+    translation_m: np.ndarray  # (T, 3)
+    fitting_err: np.ndarray  # (T,)
+
+
+@torch.no_grad()
+def pose_hand(models: HandModels, side: str, raw: RawHand) -> WorldHand:
+    """MANO forward of one hand of a sequence."""
+    layer = models.layers[side]
+    betas = torch.tensor(raw.betas)
+    rotmats = layer.absolute_rotmats(
+        torch.from_numpy(raw.global_orient), torch.from_numpy(raw.pose), mean_included=False
+    )
+    surface = layer(rotmats, betas)
+    shift = raw.translation_m[:, None]
+    as_right, residual = models.betas_as_right(side, raw.betas)
+    return WorldHand(
+        vertices_m=surface.vertices.numpy() + shift,
+        joints_m=surface.joints.numpy() + shift,
+        global_rotmat=rotmats[:, 0].numpy(),
+        hand_pose=raw.pose + models.arrays[side].hands_mean,
+        betas=raw.betas,
+        betas_as_right=as_right,
+        betas_as_right_residual_mm=residual,
+        root_m=layer.rest_joints(betas)[:, 0].numpy(),
+        translation_m=raw.translation_m,
+        fitting_err=raw.fitting_err,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ViewCamera:
+    """One view of a sequence. The full frame has `image_size` (height, width)."""
+
+    view: int
+    image_size: tuple[int, int]
+    cam_from_world: np.ndarray  # (T, 4, 4)
+    intrinsics: np.ndarray  # (3, 3)
+    distortion: np.ndarray  # (8,) zeros for the static views
+
+    @property
+    def centres_m(self) -> np.ndarray:
+        """Camera centres in the world frame, (T, 3)."""
+        rotation, shift = self.cam_from_world[:, :3, :3], self.cam_from_world[:, :3, 3]
+        return -np.einsum("tji,tj->ti", rotation, shift)
+
+    def project(self, points_world: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Args:
+            points_world: (T, N, 3), metres.
+
+        Returns:
+            Points in the camera frame (T, N, 3), pixels (T, N, 2), and whether each is in front of the camera and inside
+            the lens model's monotone radius, (T, N).
+        """
+        points = transform_points(torch.tensor(self.cam_from_world), torch.tensor(points_world))
+        intrinsics, distortion = torch.tensor(self.intrinsics), torch.tensor(self.distortion)
+        pixels, projectable = project_distorted(points, intrinsics, distortion)
+        return points.numpy(), pixels.numpy(), projectable.numpy()
+
+    def inside(self, pixels: np.ndarray) -> np.ndarray:
+        """Whether pixels (..., 2) fall on the picture; its outermost pixels reach half a pixel past their centres."""
+        height, width = self.image_size
+        return ((pixels >= -0.5) & (pixels < (width - 0.5, height - 0.5))).all(-1)
+
+
+def view_camera(raw: RawSequence, cameras: SubjectCameras, view: int) -> ViewCamera:
+    """Camera of one view for every frame of a sequence."""
+    if view == EGO_VIEW:
+        return ViewCamera(view, cameras.image_sizes[0], raw.ego_from_world, raw.ego_intrinsics, raw.ego_distortion)
+    fixed = np.broadcast_to(cameras.cam_from_world[view - 1], (len(raw), 4, 4))
+    return ViewCamera(
+        view, cameras.image_sizes[view], np.ascontiguousarray(fixed), cameras.intrinsics[view - 1], np.zeros(8)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SeenHand:
+    """One hand as one view sees it. Pixels and boxes are those of the full frame."""
+
+    global_orient: np.ndarray  # (T, 3) axis-angle, camera frame
+    translation_m: np.ndarray  # (T, 3) so that ManoLayer(...).vertices + translation is the hand in the camera frame
+    joints_cam_m: np.ndarray  # (T, 21, 3)
+    joints_px: np.ndarray  # (T, 21, 2)
+    joint_in_frame: np.ndarray  # (T, 21) bool
+    box_center_px: np.ndarray  # (T, 2)
+    box_size_px: np.ndarray  # (T,) NaN where too little of the hand can be projected
+    overlaps: np.ndarray  # (T,) bool, some of the hand's surface is in the picture
+    truncation: np.ndarray  # (T,) share of the surface points that are not in the picture
+
+
+@torch.no_grad()
+def see_hand(hand: WorldHand, camera: ViewCamera, box_scale: float) -> SeenHand:
+    """Project one hand into one view.
+
+    The box is square, centred on the projected vertices, with side `box_scale` x max(h, 4 w / 3): the network sees the
+    middle three quarters of its width.
+    """
+    rotation, shift = camera.cam_from_world[:, :3, :3], camera.cam_from_world[:, :3, 3]
+    joints_cam, joints_px, joints_ok = camera.project(hand.joints_m)
+    _, vertices_px, vertices_ok = camera.project(hand.vertices_m)
+    inside = vertices_ok & camera.inside(vertices_px)
+    enough = vertices_ok.mean(1) >= _LEAST_PROJECTED
+    known = vertices_ok[..., None]
+    low = np.where(known, vertices_px, np.inf).min(1)
+    high = np.where(known, vertices_px, -np.inf).max(1)
+    low, high = np.where(enough[:, None], low, np.nan), np.where(enough[:, None], high, np.nan)
+    size = high - low
+    # the root joint of the rest pose is the point that MANO's global rotation turns about
+    pivot = np.einsum("tij,tj->ti", rotation, hand.root_m + hand.translation_m) + shift
+    return SeenHand(
+        global_orient=rotmat_to_axis_angle(torch.from_numpy(rotation @ hand.global_rotmat)).numpy(),
+        translation_m=pivot - hand.root_m,
+        joints_cam_m=joints_cam,
+        joints_px=joints_px,
+        joint_in_frame=joints_ok & camera.inside(joints_px),
+        box_center_px=(low + high) / 2,
+        box_size_px=box_scale * np.maximum(size[:, 1], size[:, 0] * 4 / 3),
+        overlaps=inside.any(1),
+        truncation=1.0 - inside.mean(1),
+    )
+

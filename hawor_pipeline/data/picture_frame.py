@@ -1,0 +1,67 @@
+"""How the pixels of a picture file relate to those of the full original frame.
+
+ARCTIC ships its pictures twice: whole, and cropped around the object. Everything in a shard is in pixels of the full
+frame, whichever is read.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hawor_pipeline.data.arctic import EGO_VIEW
+from hawor_pipeline.data.hand_geometry import ViewCamera
+
+# ARCTIC's own cropping: the object's box is widened, not made smaller than a least size, and cut with a margin.
+_OBJECT_BOX_SCALE = 1.7
+_LEAST_BOX_PX = 600.0
+_CUT_MARGIN = 1.5
+_CUT_PX = 1000
+_EGO_SCALE = 0.3  # the egocentric pictures are only made smaller
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFrame:
+    """file = scale x full + shift, per frame; `size` is that of the file (height, width)."""
+
+    size: tuple[int, int]
+    scale: np.ndarray  # (T,)
+    shift: np.ndarray  # (T, 2)
+
+
+def picture_frame(image_source: str, camera: ViewCamera, object_world: np.ndarray) -> PictureFrame:
+    """How the files of a view relate to full frames.
+
+    Args:
+        image_source: `images` or `cropped_images`.
+        camera: the view.
+        object_world: (T, V, 3) object vertices, world frame, metres; ARCTIC cropped around them.
+    """
+    if image_source == "images":
+        return full_frame(camera.image_size, len(camera.cam_from_world))
+    return cropped_frame(camera, None if camera.view == EGO_VIEW else camera.project(object_world)[1])
+
+
+def full_frame(size: tuple[int, int], frames: int) -> PictureFrame:
+    """Files that hold the full frame."""
+    return PictureFrame(size, np.ones(frames), np.zeros((frames, 2)))
+
+
+def cropped_frame(camera: ViewCamera, object_px: np.ndarray | None) -> PictureFrame:
+    """Files of ARCTIC's `cropped_images`.
+
+    Args:
+        camera: the view.
+        object_px: (T, V, 2) projected object vertices, full frame; not needed for the egocentric view.
+
+    Source: ARCTIC's data processing: box side 1.7 x max(w, h) of the projected object, at least 600 px, cut with margin
+        1.5 and scaled to 1000 x 1000; egocentric pictures scaled by 0.3.
+    """
+    frames = len(camera.cam_from_world)
+    if camera.view == EGO_VIEW or object_px is None:
+        size = tuple(round(side * _EGO_SCALE) for side in camera.image_size)
+        return PictureFrame((size[0], size[1]), np.full(frames, _EGO_SCALE), np.zeros((frames, 2)))
+    low, high = object_px.min(1), object_px.max(1)
+    side = _CUT_MARGIN * np.maximum(_OBJECT_BOX_SCALE * (high - low).max(1), _LEAST_BOX_PX)
+    scale = _CUT_PX / side
+    corner = (low + high) / 2 - side[:, None] / 2
+    return PictureFrame((_CUT_PX, _CUT_PX), scale, -corner * scale[:, None])

@@ -1,0 +1,107 @@
+"""A pool of worker processes that start quickly, use one thread each, and never outlive their parent."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection
+from typing import Any, TypeVar
+
+from hawor_pipeline.errors import DataError, HaworError
+
+Task = TypeVar("Task")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def map_tasks(
+    function: Callable[[Task], Any], tasks: list[Task], workers: int | None, preload: list[str]
+) -> Iterator[tuple[Task, Any]]:
+    """Run a function on every task, in processes; results come as they are ready.
+
+    Args:
+        function: importable; gets one task.
+        tasks: sent to the workers by pickle.
+        workers: processes; None for one per core, 0 runs everything in this process.
+        preload: modules that the workers find already imported.
+
+    Yields:
+        (task, result), where the result is a HaworError if the function raised one.
+
+    Raises:
+        DataError: a worker died.
+    """
+    if workers == 0:
+        with one_thread():
+            for task in tasks:
+                yield task, _guarded(function, task)
+        return
+    count = max(1, min(workers or os.cpu_count() or 1, len(tasks)))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(preload)
+    with _single_threaded_environment(), ProcessPoolExecutor(count, context, _start_worker) as pool:
+        waiting: dict[Future, Task] = {pool.submit(_guarded, function, task): task for task in tasks}
+        try:
+            while waiting:
+                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield waiting.pop(future), future.result()
+        except BrokenProcessPool:
+            raise DataError(
+                "a worker process died (out of memory, or killed); finished work is kept. "
+                "Run the same command again, with fewer workers if memory is short."
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _guarded(function: Callable[[Task], Any], task: Task) -> Any:
+    try:
+        return function(task)
+    except HaworError as error:
+        return error
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch and OpenCV with one thread; a pool of processes already fills the cores, and results do not depend on it."""
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
+@contextmanager
+def _single_threaded_environment() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _start_worker() -> None:
+    one_thread().__enter__()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+
+
+def _follow(sentinel: int) -> None:
+    """End this process when its parent is gone, also when it was killed."""
+    connection.wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,138 @@
+"""The proof sheet: random frames of a subject with what the labels say drawn over them.
+
+If offsets, cameras, units, sides or hand models were wrong, this is where a person sees it at a glance: mesh and
+skeleton must lie on the hands, the box must hold the hand.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from hawor_pipeline.config import ConversionConfig
+from hawor_pipeline.core.skeleton import BONES
+from hawor_pipeline.data.arctic import SIDES, ArcticRoot, list_images
+from hawor_pipeline.data.crops import decode_image, is_black
+from hawor_pipeline.data.hand_geometry import HandModels, ViewCamera, load_hand_models, pose_hand, see_hand, view_camera
+from hawor_pipeline.data.object_mesh import load_object
+from hawor_pipeline.data.picture_frame import PictureFrame, picture_frame
+from hawor_pipeline.data.raw_sequence import RawSequence, load_sequence
+from hawor_pipeline.provenance import atomic_write_bytes
+
+PROOF_FILE = "proof.jpg"
+_PANELS = 6
+_COLUMNS = 3
+_PANEL_WIDTH = 560
+_JPEG_QUALITY = 85
+_COLORS = {"right": (80, 220, 255), "left": (255, 190, 60)}  # RGB
+_ATTEMPTS = 8  # per panel, to pass over black pictures
+
+
+def write_proof_sheet(root: ArcticRoot, mano_dir: Path, subject: str, path: Path, *, seed: int = 0) -> list[str]:
+    """Draw the sheet.
+
+    Args:
+        root: the raw data.
+        mano_dir: folder of the MANO models.
+        subject: one with ground truth.
+        path: the JPEG to write.
+        seed: which frames; the same seed shows the same frames.
+
+    Returns:
+        What the panels show: "sequence/view/frame"; empty, and no file, where no picture has ground truth.
+
+    Raises:
+        DataError: a raw file or picture is damaged.
+    """
+    models = load_hand_models(mano_dir)
+    rng = np.random.default_rng([seed, *subject.encode()])
+    panels, names = [], []
+    for _ in range(_PANELS * _ATTEMPTS):
+        if len(panels) == _PANELS:
+            break
+        drawn = _random_panel(root, models, subject, rng)
+        if drawn is not None and drawn[0] not in names:
+            names.append(drawn[0])
+            panels.append(drawn[1])
+    if not panels:
+        return []
+    height = max(panel.shape[0] for panel in panels)
+    blank = np.full((height, _PANEL_WIDTH, 3), 255, np.uint8)
+    tiles = [cv2.copyMakeBorder(p, 0, height - p.shape[0], 0, 0, cv2.BORDER_CONSTANT, value=(255,) * 3) for p in panels]
+    tiles += [blank] * (-len(tiles) % _COLUMNS)
+    rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
+    sheet = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
+    atomic_write_bytes(path, cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes())
+    return names
+
+
+def _random_panel(
+    root: ArcticRoot, models: HandModels, subject: str, rng: np.random.Generator
+) -> tuple[str, np.ndarray] | None:
+    sequence = str(rng.choice(root.sequences(subject)))
+    view = int(rng.integers(9))
+    images = list_images(root.image_folder(subject, sequence, view))
+    cameras = root.cameras(subject)
+    raw = load_sequence(root, subject, sequence)
+    frames = [frame for frame in images if 0 <= frame - cameras.ioi_offset < len(raw)]
+    if not frames:
+        return None
+    frame = frames[int(rng.integers(len(frames)))]
+    raw = _only(raw, frame - cameras.ioi_offset)
+    camera = view_camera(raw, cameras, view)
+    vertices = load_object(root, raw.object).posed(
+        raw.object_articulation, raw.object_rotation, raw.object_translation_m
+    )
+    picture = picture_frame(root.image_source, camera, vertices)
+    image = decode_image(images[frame].read_bytes(), images[frame], picture.size)
+    if is_black(image):
+        return None
+    name = f"{sequence}/{view}/{frame:05d}"
+    return name, _draw(image, picture, camera, models, raw, name)
+
+
+def _only(raw: RawSequence, index: int) -> RawSequence:
+    """The sequence reduced to one moment."""
+    part = slice(index, index + 1)
+    hands = {
+        side: dataclasses.replace(
+            hand, **{field.name: getattr(hand, field.name)[part] for field in dataclasses.fields(hand)}
+        )
+        for side, hand in raw.hands.items()
+    }
+    arrays = ("object_articulation", "object_rotation", "object_translation_m", "ego_from_world")
+    return dataclasses.replace(raw, hands=hands, **{name: getattr(raw, name)[part] for name in arrays})
+
+
+def _draw(
+    image: np.ndarray, picture: PictureFrame, camera: ViewCamera, models: HandModels, raw: RawSequence, name: str
+) -> np.ndarray:
+    zoom = _PANEL_WIDTH / image.shape[1]
+    shrink = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
+    panel = cv2.resize(image, (_PANEL_WIDTH, round(image.shape[0] * zoom)), interpolation=shrink)
+
+    def place(pixels: np.ndarray) -> np.ndarray:
+        """Full-frame pixels to 1/8 pixels of the panel (the drawing routines' fixed point)."""
+        in_file = pixels * picture.scale[0] + picture.shift[0]
+        return np.round(((in_file + 0.5) * zoom - 0.5) * 8).astype(np.int32)
+
+    for side in SIDES:
+        hand = pose_hand(models, side, raw.hands[side])
+        seen = see_hand(hand, camera, ConversionConfig().box_scale)
+        _, vertices, projectable = camera.project(hand.vertices_m)
+        if not projectable.all() or np.isnan(seen.box_size_px[0]):
+            continue
+        color, overlay = _COLORS[side], panel.copy()
+        triangles = place(vertices[0])[models.arrays[side].faces]
+        cv2.polylines(overlay, list(triangles), True, color, 1, cv2.LINE_AA, 3)
+        panel = cv2.addWeighted(overlay, 0.45, panel, 0.55, 0)
+        joints = place(seen.joints_px[0])
+        for a, b in BONES:
+            cv2.line(panel, joints[a].tolist(), joints[b].tolist(), (255, 255, 255), 2, cv2.LINE_AA, 3)
+        half = seen.box_size_px[0] / 2
+        corners = place(np.stack((seen.box_center_px[0] - half, seen.box_center_px[0] + half)))
+        cv2.rectangle(panel, corners[0].tolist(), corners[1].tolist(), color, 2, cv2.LINE_AA, 3)
+    for width, color in ((3, (0, 0, 0)), (1, (255, 255, 255))):
+        cv2.putText(panel, name, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, width, cv2.LINE_AA)
+    return panel

@@ -1,0 +1,163 @@
+"""Makes one sequence: draws the motion, paints every view, and returns the ground truth as ARCTIC stores it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+import torch
+
+from hawor_pipeline.core.mano import load_mano
+from hawor_pipeline.core.units import m_to_mm
+from hawor_pipeline.data.sample.grasp import SIDES, HandRig
+from hawor_pipeline.data.sample.motion import Motion, make_motion
+from hawor_pipeline.data.sample.plan import SampleSpec, SequencePlan
+from hawor_pipeline.data.sample.render import SequencePainter, ViewPainter
+from hawor_pipeline.data.sample.scene import Camera, Room, make_cameras, make_look, make_room, scale_camera
+from hawor_pipeline.data.sample.scene import subject_generator
+
+JPEG_QUALITY = 90
+JPEG_COMMENT = b"synthetic: rendered by hawor_pipeline, not part of ARCTIC"
+SKIN_STREAM = 4
+FIRST_SEQUENCE_STREAM = 100  # random streams below it belong to the subject
+CROP_SIDE_PX = 1000
+EGO_CROP_SCALE = 0.3
+CROP_RENDER_SCALE = 0.5  # full frames behind the crops are drawn at this scale, about the crops' resolution
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep OpenCV and torch to one thread: a process per core is faster than threads that wait for each other."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
+@lru_cache(maxsize=2)
+def _models(mano: Path):
+    return {side: load_mano(mano, side) for side in SIDES}
+
+
+@lru_cache(maxsize=2)
+def _room(subject: str, seed: int) -> Room:
+    return make_room(subject, seed)
+
+
+def build_motion(mano: Path, spec: SampleSpec, plan: SequencePlan) -> tuple[Motion, dict[str, HandRig]]:
+    """The motion of a sequence over all pictures and all ground-truth frames."""
+    look = make_look(plan.subject, spec.seed)
+    rigs = {side: HandRig(_models(mano)[side], side, look.betas[side]) for side in SIDES}
+    rng = subject_generator(spec.seed, plan.subject, FIRST_SEQUENCE_STREAM + plan.number)
+    count = max(plan.image_count, plan.frames - 1 + plan.ioi_offset)
+    first = 1 - plan.ioi_offset
+    return make_motion(rigs, plan.object_name, plan.action, first, count, rng, look.heading), rigs
+
+
+def write_sequence(folder: Path, mano: Path, spec: SampleSpec, plan: SequencePlan) -> dict[str, object]:
+    """Write `folder/{view}/%05d.jpg` and return the ground truth by file suffix (empty where it is withheld)."""
+    motion, rigs = build_motion(mano, spec, plan)
+    look = make_look(plan.subject, spec.seed)
+    blotches = subject_generator(spec.seed, plan.subject, SKIN_STREAM)
+    painter = SequencePainter.prepare(motion, rigs, look, blotches)
+    cameras = make_cameras(plan.subject, spec.seed, spec.image_scale)
+    cropped = spec.image_source == "cropped_images"
+    for view in spec.views:
+        rng = np.random.default_rng([spec.seed, int(plan.subject[1:]), plan.number, view])
+        camera = _crop_camera(cameras[view]) if cropped else cameras[view]
+        view_painter = ViewPainter(painter, camera, motion.ego_from_world, _room(plan.subject, spec.seed), rng)
+        (folder / str(view)).mkdir()
+        for number in range(1, plan.image_count + 1):
+            if number in plan.black_images:
+                picture = np.zeros((camera.height, camera.width, 3), np.uint8)
+            else:
+                picture = view_painter.paint(number - 1)
+            if cropped and view > 0:
+                picture = _crop(picture, crop_window(view_painter.object_uv(number - 1), camera, cameras[view]))
+            (folder / str(view) / f"{number:05d}.jpg").write_bytes(encode(picture))
+    return _ground_truth(motion, cameras[0], spec, plan) if plan.has_ground_truth else {}
+
+
+def encode(picture: np.ndarray) -> bytes:
+    """JPEG bytes with a comment that says where the picture comes from."""
+    data = simplejpeg.encode_jpeg(picture, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420")
+    comment = b"\xff\xfe" + (len(JPEG_COMMENT) + 2).to_bytes(2, "big") + JPEG_COMMENT
+    return data[:2] + comment + data[2:]
+
+
+def _crop_camera(camera: Camera) -> Camera:
+    """The camera whose full frames the crops are cut from; the ego view's crop is the whole frame, smaller."""
+    if camera.view > 0:
+        return scale_camera(camera, CROP_RENDER_SCALE)
+    intrinsics = np.diag([EGO_CROP_SCALE, EGO_CROP_SCALE, 1]) @ camera.intrinsics
+    width, height = round(camera.width * EGO_CROP_SCALE), round(camera.height * EGO_CROP_SCALE)
+    return Camera(0, height, width, intrinsics, None, camera.distortion)
+
+
+def crop_window(object_uv: np.ndarray, drawn: Camera, full: Camera) -> np.ndarray:
+    """ARCTIC's crop of a static view as a map (2, 3) from pixels of the drawn picture to pixels of the crop.
+
+    The box is 1.7 times the object's larger side (at least 600 px), the crop 1.5 times the box, 1000 pixels wide.
+    """
+    scale = full.width / drawn.width
+    uv = (object_uv + 0.5) * scale - 0.5
+    low, high = uv.min(axis=0), uv.max(axis=0)
+    side = 1.5 * max(1.7 * float((high - low).max()), 600.0)
+    zoom = CROP_SIDE_PX / side
+    corner = (low + high) / 2 - side / 2
+    # full = (drawn + 0.5) * scale - 0.5, crop = (full - corner) * zoom
+    shift = (0.5 * scale - 0.5 - corner) * zoom
+    return np.array([[zoom * scale, 0, shift[0]], [0, zoom * scale, shift[1]]])
+
+
+def _crop(picture: np.ndarray, window: np.ndarray) -> np.ndarray:
+    return cv2.warpAffine(picture, window, (CROP_SIDE_PX, CROP_SIDE_PX), flags=cv2.INTER_LINEAR)
+
+
+def _ground_truth(motion: Motion, ego: Camera, spec: SampleSpec, plan: SequencePlan) -> dict[str, object]:
+    """Arrays of the frames 0..frames-1 as `raw_seqs` hold them: `mano`, `object`, `egocam.dist`."""
+    keep = slice(-motion.first, -motion.first + plan.frames)
+    rng = np.random.default_rng([spec.seed, int(plan.subject[1:]), plan.number, 99])
+    mano = {}
+    for side in SIDES:
+        track = motion.hands[side]
+        mano[side] = {
+            "rot": track.orient[keep],
+            "pose": track.pose[keep],
+            "trans": track.translation[keep],
+            "shape": track.betas,
+            "fitting_err": _fitting_error(plan.frames, rng),
+        }
+    rigid = np.concatenate(
+        [motion.articulation[keep, None], motion.object_rotation[keep], m_to_mm(motion.object_translation[keep])], axis=1
+    )
+    pose = motion.ego_from_world[keep]
+    egocam = {
+        "R_k_cam_np": pose[:, :3, :3],
+        "T_k_cam_np": pose[:, :3, 3:],
+        "intrinsics": ego.intrinsics,
+        "dist8": ego.distortion,
+        "R0": pose[0, :3, :3],
+        "T0": pose[0, :3, 3:],
+        "source": "synthetic",
+    }
+    return {"mano": mano, "object": rigid.astype(np.float32), "egocam.dist": egocam}
+
+
+def _fitting_error(frames: int, rng: np.random.Generator) -> np.ndarray:
+    """A residual per frame (metres) that drifts around 3 mm and now and then jumps, as fits to markers do."""
+    noise = rng.normal(0, 1, frames)
+    drift = np.empty(frames)
+    value = rng.normal()
+    for i in range(frames):
+        value = 0.9 * value + 0.43 * noise[i]
+        drift[i] = value
+    jumps = np.where(rng.random(frames) < 0.02, rng.uniform(2, 4, frames), 1.0)
+    return (0.003 * np.exp(0.3 * drift) * jumps).astype(np.float32)

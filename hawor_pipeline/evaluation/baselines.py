@@ -1,0 +1,144 @@
+"""Floors: what one reaches without looking at the picture. A network that is not clearly better has learnt nothing.
+
+- `mean_pose`: one constant (21, 3), the mean of the training samples' wrist-relative joints in the camera frame, hands
+  mirrored to right. It says nothing about mesh or place, so those numbers are undefined.
+- `mean_rotations`: one constant answer of the network: mean rotations, mean shape and mean crop camera of the training
+  samples, posed by MANO.
+- `subject_mean`: like `mean_pose`, but the mean of the evaluated subject itself, which a predictor could not know.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hawor_pipeline.core.camera import camera_from_translation, full_translation, mirror_points
+from hawor_pipeline.data.mirror import where_left
+from hawor_pipeline.data.rows import HandRows, load_rows
+from hawor_pipeline.evaluation.evaluator import sequences
+from hawor_pipeline.evaluation.hands import (
+    HandModels,
+    HandTruth,
+    PredictedHands,
+    crop_camera,
+    predictions_on_true_side,
+    read_truth,
+)
+from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
+
+KINDS = ("mean_pose", "mean_rotations", "subject_mean")
+
+
+def baseline_run_id(kind: str, dataset_version: str) -> str:
+    """The run_id of a floor for one version of the data set."""
+    return f"baseline-{kind}-{dataset_version}"
+
+
+@dataclass(slots=True)
+class TrainingMeans:
+    """Means over samples, hands mirrored to right, camera frame."""
+
+    joints_m: Tensor  # (21, 3) wrist-relative
+    rotmats: Tensor  # (16, 3, 3) chordal means
+    betas: Tensor  # (10,)
+    camera: Tensor  # (3,) crop camera (s, tx, ty)
+    samples: int
+
+
+class _MeanBuilder:
+    """Running sums of what `TrainingMeans` holds."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums = [torch.zeros(shape, dtype=torch.float64) for shape in ((21, 3), (16, 3, 3), (10,), (3,))]
+
+    def add(self, rows: HandRows) -> None:
+        """Count in these rows."""
+        camera = camera_from_translation(rows.translation_m.double(), *crop_camera(rows))
+        values = (rows.joints_m - rows.joints_m[:, :1], rows.rotmats, rows.betas, camera)
+        for total, value in zip(self.sums, values, strict=True):
+            total += value.double().sum(0)
+        self.count += len(rows)
+
+    def means(self) -> TrainingMeans:
+        """The means of everything added."""
+        joints, rotmats, betas, camera = (total / self.count for total in self.sums)
+        return TrainingMeans(joints, chordal_mean(rotmats), betas, camera, self.count)
+
+
+def chordal_mean(mean_matrix: Tensor) -> Tensor:
+    """The rotation nearest to an arithmetic mean of rotation matrices (Frobenius norm).
+
+    Args:
+        mean_matrix: (*batch, 3, 3).
+
+    Returns:
+        (*batch, 3, 3) rotation matrices.
+
+    Source:
+        Hartley et al. 2013, "Rotation averaging", section 5.3.
+    """
+    u, _, vh = torch.linalg.svd(mean_matrix)
+    flip = torch.linalg.det(u @ vh).sign()
+    u = torch.cat((u[..., :2], u[..., 2:] * flip[..., None, None]), -1)
+    return u @ vh
+
+
+def training_means(shards_dir: Path | str, subjects: Sequence[str]) -> TrainingMeans:
+    """Means over the valid rows of these subjects."""
+    builder = _MeanBuilder()
+    for annotations in sequences(shards_dir, subjects):
+        builder.add(load_rows(annotations))
+    return builder.means()
+
+
+def _constant_joints(joints_m: Tensor, truth: HandTruth) -> PredictedHands:
+    rows = len(truth)
+    right = joints_m.expand(rows, 21, 3)
+    unknown = [torch.full(shape, torch.nan, dtype=torch.float64) for shape in ((rows, 16, 3, 3), (rows, 10), (rows, 3))]
+    pixels = torch.full((rows, 21, 2), torch.nan, dtype=torch.float64)
+    return PredictedHands(*unknown, where_left(truth.is_right, mirror_points(right), right), pixels)
+
+
+def _constant_parameters(means: TrainingMeans, models: HandModels, truth: HandTruth, rows: HandRows) -> PredictedHands:
+    n = len(truth)
+    translation = full_translation(means.camera.expand(n, 3), *crop_camera(rows))
+    return predictions_on_true_side(
+        models, truth, means.rotmats.expand(n, 16, 3, 3), means.betas.expand(n, 10), translation
+    )
+
+
+def write_baseline(
+    kind: str,
+    shards_dir: Path | str,
+    mano_dir: Path | str,
+    metrics_dir: Path | str,
+    identity: RunIdentity,
+    subjects: Sequence[str],
+    means: TrainingMeans,
+) -> int:
+    """Publish a floor's predictions for the valid rows of `subjects`; returns how many.
+
+    Args:
+        kind: one of `KINDS`.
+        shards_dir, mano_dir, metrics_dir: as in `predict.predict_checkpoint`.
+        identity: of the floor; no checkpoint.
+        subjects: those that are evaluated.
+        means: of the training samples.
+    """
+    models = HandModels.load(mano_dir)
+    if kind == "subject_mean":
+        own = {subject: training_means(shards_dir, [subject]).joints_m for subject in subjects}
+    with table_writer(metrics_dir, "predictions", identity) as writer:
+        for annotations in sequences(shards_dir, subjects):
+            truth = read_truth(annotations)
+            if kind == "mean_rotations":
+                hands = _constant_parameters(means, models, truth, load_rows(annotations))
+            elif kind == "subject_mean":
+                hands = _constant_joints(own[annotations["subject"][0].as_py()], truth)
+            else:
+                hands = _constant_joints(means.joints_m, truth)
+            writer.write(hands.columns(annotations["sample_id"].to_pylist()))
+        return writer.rows

@@ -1,0 +1,58 @@
+"""What a run should reach. Reached on the built-in sample, it says nothing about real pictures, and is labelled so."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hawor_pipeline.evaluation.tables import ALL_METRICS
+
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A limit for one metric of the summary, over all samples."""
+
+    metric: str
+    limit: float
+    label: str
+
+    @property
+    def sign(self) -> str:
+        """How the value must compare with the limit."""
+        return "<" if ALL_METRICS[self.metric].better == "lower" else ">"
+
+    def met_by(self, value: float | None) -> bool:
+        """Whether a value reaches the target; an undefined one does not."""
+        if value is None:
+            return False
+        return value < self.limit if self.sign == "<" else value > self.limit
+
+
+TARGETS = (
+    Target("mpjpe_mm", 10.0, "3D joint error, wrist-aligned"),
+    Target("pck_3d_15mm", 0.85, "3D joints within 15 mm, wrist-aligned"),
+    Target("mpjpe_crop_px", 15.0, "2D joint error in the 256 px crop"),
+    Target("pck_2d_10px", 0.80, "2D joints within 10 px in the 256 px crop"),
+)
+
+
+def judge(metrics: Mapping[str, float], source: str) -> list[dict[str, Any]]:
+    """Each target with the value reached: `met`, and `sample_only` where the data are synthetic.
+
+    Args:
+        metrics: overall metric name to value.
+        source: of the data.
+    """
+    return [
+        {
+            "metric": target.metric,
+            "label": target.label,
+            "sign": target.sign,
+            "limit": target.limit,
+            "value": metrics.get(target.metric),
+            "met": target.met_by(metrics.get(target.metric)),
+            "sample_only": source == SYNTHETIC,
+        }
+        for target in TARGETS
+    ]

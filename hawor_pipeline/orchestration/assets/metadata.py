@@ -1,0 +1,91 @@
+"""What the shards hold as a whole: manifest, splits and data card; quality."""
+
+from typing import Any
+
+import dagster as dg
+
+from hawor_pipeline.orchestration.checks import checked
+from hawor_pipeline.orchestration.failures import user_errors
+from hawor_pipeline.orchestration.metadata import describe, picture
+from hawor_pipeline.orchestration.resources import RawData
+from hawor_pipeline.paths import DataPaths
+
+
+@dg.asset(
+    group_name="data",
+    kinds={"json", "markdown"},
+    owners=["team:hand-mesh"],
+    deps=["subject_shards"],
+    io_manager_key="json_io_manager",
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "train_and_validation_are_there",
+            asset="dataset_metadata",
+            blocking=True,
+            description="At least one training and one validation subject have valid rows.",
+        ),
+        dg.AssetCheckSpec(
+            "one_source_only",
+            asset="dataset_metadata",
+            blocking=True,
+            description="Synthetic and real rows are never in one dataset.",
+        ),
+    ],
+)
+def dataset_metadata(raw: RawData) -> dg.MaterializeResult:
+    """Manifest over all shards with row counts and hashes, splits and protocols, data card, dataset version."""
+    from hawor_pipeline.data.metadata import build_metadata
+
+    with user_errors():
+        where, paths = raw.locate(), DataPaths.default()
+        result = build_metadata(paths.shards(where.source), where.arctic_root, paths.metadata(where.source))
+    info = result.info
+    value: dict[str, Any] = {
+        "path": str(result.path),
+        "shards": str(paths.shards(where.source)),
+        "source": where.source,
+        "dataset_version": info["dataset_version"],
+    }
+    return dg.MaterializeResult(
+        value=value,
+        data_version=dg.DataVersion(info["dataset_version"]),
+        metadata=describe(result, data_card=dg.MetadataValue.md((result.path / "data_card.md").read_text())),
+        check_results=[
+            checked("train_and_validation_are_there", not info["missing_splits"], missing=info["missing_splits"]),
+            checked("one_source_only", info["sources"] == [where.source], found=info["sources"], expected=where.source),
+        ],
+    )
+
+
+@dg.asset(
+    group_name="data",
+    kinds={"parquet", "matplotlib"},
+    owners=["team:hand-mesh"],
+    deps=["subject_shards"],
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "quality_is_measured",
+            asset="quality_stats",
+            blocking=True,
+            description="Every quality number is finite.",
+        )
+    ],
+)
+def quality_stats(raw: RawData) -> dg.MaterializeResult:
+    """Occlusion, truncation, confidence, blur, fitting error; coverage of pose, depth and view: tables and plots."""
+    from hawor_pipeline.data.quality import build_quality
+
+    with user_errors():
+        where, paths = raw.locate(), DataPaths.default()
+        result = build_quality(paths.shards(where.source), paths.quality(where.source))
+    plots = {file.stem: picture(file) for file in sorted(result.path.glob("*.png"))}
+    unmeasured = [name for name, value in result.info.items() if value is None]
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(result.key),
+        metadata=describe(result, **plots),
+        check_results=[
+            checked("quality_is_measured", not unmeasured, unmeasured=unmeasured),
+        ],
+    )

@@ -1,0 +1,35 @@
+"""What must hold of an asset, as small functions that the assets call: they cost no step of their own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+
+def checked(name: str, passed: bool, *, warn: bool = False, **metadata: Any) -> dg.AssetCheckResult:
+    """A check's result; `warn` makes a failure a warning. Lists and mappings show as JSON."""
+    shown = {
+        key: dg.MetadataValue.json(value) if isinstance(value, (list, tuple, Mapping)) else value
+        for key, value in metadata.items()
+    }
+    severity = dg.AssetCheckSeverity.WARN if warn else dg.AssetCheckSeverity.ERROR
+    return dg.AssetCheckResult(check_name=name, passed=bool(passed), severity=severity, metadata=shown)
+
+
+def checkpoint_problem(path: Path, sha256: str) -> str | None:
+    """What is wrong with a checkpoint: another hash than recorded, unreadable, or weights that are not finite."""
+    import torch
+
+    from hawor_pipeline.errors import CheckpointError
+    from hawor_pipeline.models.checkpoints import read_weights
+    from hawor_pipeline.provenance import sha256_file
+
+    if (found := sha256_file(path)) != sha256:
+        return f"hash is {found}, recorded was {sha256}"
+    try:
+        weights, _ = read_weights(path)
+    except CheckpointError as error:
+        return str(error)
+    bad = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
+    return f"{len(bad)} weights are not finite, first {bad[0]}" if bad else None

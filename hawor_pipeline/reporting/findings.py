@@ -1,0 +1,279 @@
+"""What to do next, read off the numbers. A rule looks at the tables and either has nothing to say or gives a finding."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hawor_pipeline.core.skeleton import FINGERS
+from hawor_pipeline.evaluation.summary import MIN_SEQUENCES
+from hawor_pipeline.reporting.results import Curve, Entry, RunResults
+
+# From where on a rule speaks.
+ORIENTATION_SHARE = 0.5  # of the error that a similarity alignment removes
+OVERFIT_RATIO = 1.3  # validation over training error
+STILL_FALLING = 0.03  # relative gain over the last quarter of training
+DOMINANT_SHARE = 0.6  # of one term in the weighted loss
+OCCLUSION_RATIO = 1.25
+VIEW_RATIO = 1.3
+OUTLIER_RATIO = 1.5
+WAITING_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`tone`: "good", "watch" or "act"."""
+
+    tone: str
+    title: str
+    evidence: str
+    action: str
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Everything that the rules may look at."""
+
+    run: RunResults
+    floors: Mapping[str, RunResults]
+    curves: list[Curve]
+
+    def curve(self, metric: str, split: str) -> Curve | None:
+        """A training curve by name; names may carry the split as a prefix."""
+        names = (metric, f"{split}/{metric}")
+        return next((c for c in self.curves if c.metric in names and c.split == split and c.last is not None), None)
+
+
+def find(evidence: Evidence) -> list[Finding]:
+    """All findings, what needs action first."""
+    found = [finding for rule in RULES for finding in rule(evidence)]
+    return sorted(found, key=lambda finding: ("act", "watch", "good").index(finding.tone))
+
+
+def _against_floor(e: Evidence) -> Iterable[Finding]:
+    ours = e.run.value("mpjpe_mm")
+    floor = e.floors["mean_pose"].value("mpjpe_mm") if "mean_pose" in e.floors else None
+    if ours is None or not floor:
+        return
+    gain = 1 - ours / floor
+    evidence = f"{ours:.1f} mm against {floor:.1f} mm for a constant mean hand: {gain:.0%} lower."
+    if gain >= 0.5:
+        yield Finding("good", "The network reads the pictures", evidence, "The floor is passed; look at the parts below.")
+    elif gain > 0.1:
+        yield Finding("watch", "Half of the floor's error is still there", evidence, "Train longer before tuning anything else.")
+    else:
+        yield Finding(
+            "act", "Hardly better than not looking", evidence, "Overfit a single clip first; check learning rate and labels."
+        )
+
+
+def _orientation(e: Evidence) -> Iterable[Finding]:
+    whole, aligned = e.run.value("mpjpe_mm"), e.run.value("pa_mpjpe_mm")
+    angle = e.run.value("global_orient_error_deg")
+    if whole is None or aligned is None or not whole:
+        return
+    share = 1 - aligned / whole
+    if share > ORIENTATION_SHARE:
+        turned = f" The wrist is off by {angle:.0f}° on average." if angle is not None else ""
+        yield Finding(
+            "act",
+            "Most of the error is how the whole hand is turned",
+            f"A similarity alignment removes {share:.0%} of the error ({whole:.1f} → {aligned:.1f} mm).{turned}",
+            "Raise the weight of GLOBAL_ORIENT, widen the rotation augmentation, or add views and sequences.",
+        )
+
+
+def _fingers(e: Evidence) -> Iterable[Finding]:
+    floor = e.floors.get("mean_rotations")
+    ours, theirs = e.run.value("pa_mpjpe_mm"), floor.value("pa_mpjpe_mm") if floor else None
+    if ours is None or not theirs:
+        return
+    gain = 1 - ours / theirs
+    if gain < 0.2:
+        yield Finding(
+            "watch" if gain > 0 else "act",
+            "Finger poses are close to the mean pose",
+            f"PA-MPJPE {ours:.1f} mm, mean rotations {theirs:.1f} mm: {gain:.0%} lower.",
+            "Fingers come late in training: more steps, a larger crop, or a higher weight of HAND_POSE.",
+        )
+
+
+def _fit(e: Evidence) -> Iterable[Finding]:
+    train, val = e.curve("mpjpe_mm", "train"), e.curve("mpjpe_mm", "val")
+    if val is None:
+        return
+    defined = [value for value in val.values if value is not None]
+    if train is not None and train.last and val.last is not None and val.last / train.last > OVERFIT_RATIO:
+        yield Finding(
+            "act",
+            "The network knows its training subjects better than others",
+            f"Validation {val.last:.1f} mm, training {train.last:.1f} mm: {val.last / train.last:.2f} times as much.",
+            "More subjects and sequences help most; then stronger augmentation and weight decay.",
+        )
+    if len(defined) >= 4:
+        before = min(defined[: max(1, len(defined) * 3 // 4)])
+        gain = 1 - min(defined) / before if before else 0.0
+        if gain > STILL_FALLING:
+            yield Finding(
+                "act",
+                "Training stopped while it was still getting better",
+                f"The last quarter of the validations lowered the best error by {gain:.0%}.",
+                "Give it more steps; the learning-rate schedule stretches with them.",
+            )
+        elif defined[-1] > 1.1 * min(defined):
+            yield Finding(
+                "watch",
+                "The last checkpoint is worse than the best",
+                f"Best validation {min(defined):.1f} mm, last {defined[-1]:.1f} mm.",
+                "Stop earlier, or lower the learning rate; the best checkpoint is the one evaluated here.",
+            )
+
+
+def _dominant_term(e: Evidence) -> Iterable[Finding]:
+    shares = {
+        c.metric.rsplit("/", 1)[-1]: c.last for c in e.curves if c.split == "train" and c.metric.startswith("share/") and c.last
+    }
+    if not shares:
+        for curve in e.curves:
+            name = curve.metric.rsplit("/", 1)[-1]
+            weight = e.curve(f"weight/{name}", "train")
+            if curve.metric.startswith("loss/") and curve.split == "train" and weight and weight.last and curve.last:
+                shares[name] = weight.last * curve.last
+    total = sum(shares.values())
+    if total > 0:
+        name, value = max(shares.items(), key=lambda item: item[1])
+        if value / total > DOMINANT_SHARE:
+            yield Finding(
+                "watch",
+                f"{name} dominates the loss",
+                f"At the end it makes {value / total:.0%} of the weighted sum of {len(shares)} terms.",
+                "Use adaptive weights, or lower this one, so that the other terms are heard.",
+            )
+
+
+def _occlusion(e: Evidence) -> Iterable[Finding]:
+    entry = e.run.get("occlusion_robustness")
+    if entry is None or entry.value is None:
+        return
+    low = e.run.value("mpjpe_mm", "occlusion<0.1")
+    high = e.run.value("mpjpe_mm", "occlusion>0.5")
+    if entry.value > OCCLUSION_RATIO and low is not None and high is not None:
+        yield Finding(
+            "watch",
+            "Hidden hands are harder",
+            f"{high:.1f} mm where more than half of the joints are hidden, {low:.1f} mm where hardly any is: "
+            f"{entry.value:.2f} times as much.",
+            "Raise OCCLUSION_ROBUSTNESS, erase regions in training, and use longer clips.",
+        )
+
+
+def _views(e: Evidence) -> Iterable[Finding]:
+    views = _defined(e.run, "view")
+    if len(views) < 2:
+        return
+    best, worst = min(views, key=lambda v: views[v]), max(views, key=lambda v: views[v])
+    if views[worst] > VIEW_RATIO * views[best]:
+        yield Finding(
+            "watch",
+            f"View {worst} is the weakest",
+            f"{views[worst]:.1f} mm there, {views[best]:.1f} mm in view {best}.",
+            "Look at its worst samples below; give the view more weight in training if the labels are right.",
+        )
+
+
+def _sides(e: Evidence) -> Iterable[Finding]:
+    left, right = e.run.get("mpjpe_mm", "side=left"), e.run.get("mpjpe_mm", "side=right")
+    if left is None or right is None or left.value is None or right.value is None:
+        return
+    if _apart(left, right):
+        weak, strong = ("left", "right") if left.value > right.value else ("right", "left")
+        values = sorted((left.value, right.value), reverse=True)
+        yield Finding(
+            "watch",
+            f"The {weak} hand is worse than the {strong}",
+            f"{values[0]:.1f} mm against {values[1]:.1f} mm; their intervals do not touch.",
+            "Check mirroring and left-hand labels; balance the two sides in training.",
+        )
+
+
+def _apart(a: Entry, b: Entry) -> bool:
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return False
+    return a.low > b.high or b.low > a.high
+
+
+def _fingertips(e: Evidence) -> Iterable[Finding]:
+    tips = [e.run.value("mpjpe_mm", f"joint={finger}_tip", "joint") for finger in FINGERS]
+    values = {finger: tip for finger, tip in zip(FINGERS, tips, strict=True) if tip is not None}
+    if len(values) == len(FINGERS):
+        worst = max(values, key=lambda finger: values[finger])
+        others = float(np.mean([value for finger, value in values.items() if finger != worst]))
+        if values[worst] > 1.2 * others:
+            yield Finding(
+                "watch",
+                f"The {worst} is the hardest finger",
+                f"Its tip is off by {values[worst]:.1f} mm, the other tips by {others:.1f} mm on average.",
+                "Weight its joints in the keypoint losses, and look at the crops: is the tip inside them?",
+            )
+
+
+def _outliers(e: Evidence) -> Iterable[Finding]:
+    columns = e.run.sample_columns("sequence", "subject", "mpjpe_mm")
+    names = np.char.add(np.char.add(columns["subject"].astype(str), "/"), columns["sequence"].astype(str))
+    errors = columns["mpjpe_mm"].astype(float)
+    means = {name: float(np.nanmean(errors[names == name])) for name in np.unique(names)}
+    if len(means) < 3:
+        return
+    worst = max(means, key=lambda name: means[name])
+    middle = float(np.median(list(means.values())))
+    if means[worst] > OUTLIER_RATIO * middle:
+        yield Finding(
+            "act",
+            f"{worst} stands out",
+            f"{means[worst]:.1f} mm there, {middle:.1f} mm in the middle of {len(means)} sequences.",
+            "Look at its proof sheet for wrong labels first; if they are right, record more like it.",
+        )
+
+
+def _waiting(e: Evidence) -> Iterable[Finding]:
+    curve = e.curve("data_wait_share", "train")
+    if curve is not None and curve.last is not None and curve.last > WAITING_SHARE:
+        yield Finding(
+            "act",
+            "Training waits for data",
+            f"{curve.last:.0%} of the time goes into waiting for the next batch.",
+            "More loader workers, smaller stored crops, or a larger share of them in memory.",
+        )
+
+
+def _few_sequences(e: Evidence) -> Iterable[Finding]:
+    entry = e.run.get("mpjpe_mm")
+    if entry is not None and entry.sequences < MIN_SEQUENCES:
+        yield Finding(
+            "act",
+            "Too few sequences to say how sure the numbers are",
+            f"{entry.sequences} sequences were evaluated; intervals need {MIN_SEQUENCES}.",
+            "Evaluate more recordings before comparing runs.",
+        )
+
+
+def _defined(run: RunResults, column: str) -> dict[str, float]:
+    values = {label: run.value("mpjpe_mm", f"{column}={label}") for label in run.labels(column)}
+    return {label: value for label, value in values.items() if value is not None}
+
+
+Rule = Callable[[Evidence], Iterable[Finding]]
+RULES: tuple[Rule, ...] = (
+    _few_sequences,
+    _against_floor,
+    _fit,
+    _orientation,
+    _fingers,
+    _dominant_term,
+    _occlusion,
+    _views,
+    _sides,
+    _fingertips,
+    _outliers,
+    _waiting,
+)

@@ -1,0 +1,369 @@
+"""The report of one run: a page that needs nothing else, its Markdown, and its numbers as JSON.
+
+Lays out what evaluation wrote. Every number comes from a table, a configuration or a file's hash.
+"""
+
+import base64
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from hawor_pipeline import __version__
+from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.evaluation.tables import ALL_METRICS, PART_NAME, partition_dir
+from hawor_pipeline.evaluation.targets import SYNTHETIC, TARGETS, judge
+from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
+from hawor_pipeline.reporting import figures
+from hawor_pipeline.reporting.findings import Evidence, find
+from hawor_pipeline.reporting.published import PUBLISHED
+from hawor_pipeline.reporting.results import (
+    TRAINING_FILE,
+    RunResults,
+    find_floors,
+    read_gallery,
+    read_training,
+)
+
+REPORT_VERSION = "1"  # raise it when the layout changes: finished reports are then laid out again
+HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
+HEADLINES = ("mpjpe_mm", "pa_mpjpe_mm", "pck_3d_15mm", "mpjpe_crop_px")
+COMPARED = (
+    "mpjpe_mm",
+    "pa_mpjpe_mm",
+    "mpvpe_mm",
+    "pa_mpvpe_mm",
+    "pck_3d_15mm",
+    "pck_auc",
+    "f_score_15mm",
+    "global_orient_error_deg",
+    "pose_error_deg",
+    "mpjpe_crop_px",
+    "detected",
+    "accel_error_m_s2",
+)
+STRATA = (
+    ("subject", "Subject"),
+    ("view", "View"),
+    ("side", "Hand"),
+    ("object", "Object"),
+    ("action", "Action"),
+    ("occlusion", "Share of hidden joints"),
+    ("truncation", "Share outside the picture"),
+    ("depth_m", "Distance from the camera, m"),
+    ("speed_m_s", "Speed of the hand, m/s"),
+)
+PACKAGES = ("torch", "lightning", "numpy", "opencv-python", "pyarrow", "plotly")
+METRIC_TITLES = {
+    "mpjpe_mm": "Joint error (MPJPE)",
+    "pa_mpjpe_mm": "Aligned joint error (PA-MPJPE)",
+    "mpvpe_mm": "Vertex error (MPVPE)",
+    "pa_mpvpe_mm": "Aligned vertex error (PA-MPVPE)",
+    "pck_3d_15mm": "Joints within 15 mm",
+    "pck_auc": "PCK area, 0 to 50 mm",
+    "f_score_15mm": "F-score at 15 mm",
+    "global_orient_error_deg": "Wrist rotation error",
+    "pose_error_deg": "Finger rotation error",
+    "mpjpe_crop_px": "2D joint error, 256 px crop",
+    "pck_2d_10px": "2D joints within 10 px",
+    "detected": "Hands found",
+    "accel_error_m_s2": "Acceleration error",
+}
+
+
+def build_report(
+    run_dir: Path | str,
+    metrics_dir: Path | str,
+    reports_dir: Path | str,
+    *,
+    run_id: str | None = None,
+    metadata_dir: Path | str | None = None,
+) -> StageResult:
+    """Lay out the report of an evaluated run under `reports_dir/run_id`.
+
+    Args:
+        run_dir: folder of the training run (configuration, training curves).
+        metrics_dir: metric tables; the run's summary must be there, floors are found by dataset version.
+        reports_dir: where the report goes.
+        run_id: of the metric tables; None: the name of `run_dir`.
+        metadata_dir: folder of the data card; None leaves it out.
+
+    Returns:
+        `path` is the HTML page; `info` has the headline numbers, the targets and the number of findings.
+
+    Raises:
+        ConfigError: the run's folder does not exist.
+        DataError: the run was not evaluated.
+    """
+    run_dir, metrics_dir = Path(run_dir), Path(metrics_dir)
+    if not run_dir.is_dir():
+        raise ConfigError(f"run folder {run_dir} does not exist; give the folder of a training run.")
+    run = RunResults(metrics_dir, run_id or run_dir.name)
+    floors = find_floors(metrics_dir, run)
+    card = Path(metadata_dir) / "data_card.md" if metadata_dir else None
+    final = Path(reports_dir) / run.run_id
+    key = _report_key(run, floors.values(), run_dir, card)
+    info, why = find_done(final, key)
+    if info is not None:
+        return StageResult(final / HTML, True, why, key, info)
+    context = collect(run, floors, run_dir, card)
+    with staging_dir(final) as staged:
+        write_report(context, staged)
+        info = _info(context)
+        mark_done(staged, key, info, [HTML, MARKDOWN, JSON])
+    return StageResult(final / HTML, False, why, key, info)
+
+
+def _report_key(run: RunResults, floors: Any, run_dir: Path, card: Path | None) -> str:
+    """Hash of everything that the report shows."""
+    files: list[Path] = [run_dir / "config.yaml", run_dir / TRAINING_FILE]
+    for results in (run, *floors):
+        tables = ("summary", "joints") if results is not run else ("summary", "samples", "joints", "training")
+        files += [partition_dir(run.metrics_dir, table, results.run_id) / PART_NAME for table in tables]
+    files += sorted(partition_dir(run.metrics_dir, "gallery", run.run_id).glob("*"))
+    files += [card] if card else []
+    hashes = {f"{file.parent.name}/{file.name}": sha256_file(file) for file in files if file.is_file()}
+    own = [sha256_file(path) for path in sorted((Path(__file__).parent / "templates").iterdir()) if path.is_file()]
+    return hash_json({"files": hashes, "report": REPORT_VERSION, "templates": own, "version": __version__})
+
+
+def _info(context: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run_id": context["run_id"],
+        "source": context["source"],
+        "metrics": {tile["metric"]: tile["value"] for tile in context["tiles"]},
+        "targets": context["targets"],
+        "floors": {row["metric"]: row["floors"] for row in context["comparison"] if row["metric"] in HEADLINES},
+        "findings": len(context["findings"]),
+    }
+
+
+def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card: Path | None) -> dict[str, Any]:
+    """Everything that the page shows, as plain values."""
+    curves = read_training(run.metrics_dir, run.run_id, run_dir)
+    folder, gallery = read_gallery(run.metrics_dir, run.run_id)
+    overall = run.overall()
+    config = run_dir / "config.yaml"
+    return {
+        "run_id": run.run_id,
+        "source": run.source,
+        "synthetic": run.source == SYNTHETIC,
+        "protocol": run.protocol,
+        "dataset_version": run.dataset_version,
+        "checkpoint_sha256": run.checkpoint_sha256,
+        "headline": _headline(run, floors),
+        "tiles": [_tile(metric, run, floors) for metric in HEADLINES],
+        "targets": judge({metric: entry.value for metric, entry in overall.items() if entry.value is not None}, run.source),
+        "findings": find(Evidence(run, floors, curves)),
+        "floor_kinds": list(floors),
+        "comparison": _comparison(run, floors),
+        "charts": _charts(run, floors, curves),
+        "hand": figures.hand_drawing(run),
+        "joints_visible": {state: run.get("mpjpe_mm", f"visible={state}", "joint") for state in ("true", "false")},
+        "strata": _strata(run),
+        "gallery": _with_pictures(folder, gallery),
+        "mesh": figures.turnable_mesh(gallery),
+        "meshes": [{k: mesh[k] for k in ("rank", "sample_id", "mpjpe_mm")} for mesh in gallery["meshes"]],
+        "published": PUBLISHED,
+        "metrics": {name: (entry, ALL_METRICS[name]) for name, entry in overall.items()},
+        "evaluated": _evaluated(run),
+        "data_card": card.read_text() if card and card.is_file() else "",
+        "config": config.read_text() if config.is_file() else "",
+        "provenance": _provenance(run, config),
+    }
+
+
+def _headline(run: RunResults, floors: dict[str, RunResults]) -> dict[str, Any]:
+    value = run.value("mpjpe_mm")
+    floor = floors["mean_pose"].value("mpjpe_mm") if "mean_pose" in floors else None
+    aligned = run.value("pa_mpjpe_mm")
+    aligned_floor = floors["mean_rotations"].value("pa_mpjpe_mm") if "mean_rotations" in floors else None
+    return {
+        "value": value,
+        "floor": floor,
+        "gain": 1 - value / floor if value is not None and floor else None,
+        "aligned": aligned,
+        "aligned_floor": aligned_floor,
+        "aligned_gain": 1 - aligned / aligned_floor if aligned is not None and aligned_floor else None,
+        "subjects": run.labels("subject"),
+    }
+
+
+def _tile(metric: str, run: RunResults, floors: dict[str, RunResults]) -> dict[str, Any]:
+    entry = run.get(metric)
+    values = {kind: results.value(metric) for kind, results in floors.items()}
+    return {
+        "metric": metric,
+        "title": METRIC_TITLES[metric],
+        "unit": ALL_METRICS[metric].unit,
+        "meaning": ALL_METRICS[metric].meaning,
+        "value": entry.value if entry else None,
+        "entry": entry,
+        "floors": {kind: value for kind, value in values.items() if value is not None},
+    }
+
+
+def _comparison(run: RunResults, floors: dict[str, RunResults]) -> list[dict[str, Any]]:
+    rows = []
+    for metric in COMPARED:
+        entry = run.get(metric)
+        if entry is not None:
+            values = {kind: results.value(metric) for kind, results in floors.items()}
+            best = min if ALL_METRICS[metric].better == "lower" else max
+            known = [value for value in (entry.value, *values.values()) if value is not None]
+            rows.append(
+                {
+                    "metric": metric,
+                    "title": METRIC_TITLES[metric],
+                    "unit": ALL_METRICS[metric].unit,
+                    "better": ALL_METRICS[metric].better,
+                    "entry": entry,
+                    "floors": values,
+                    "best": best(known),
+                }
+            )
+    return rows
+
+
+def _charts(run: RunResults, floors: dict[str, RunResults], curves: Sequence[Any]) -> dict[str, Any]:
+    target_mm = next(float(t.metric.split("_")[2].removesuffix("mm")) for t in TARGETS if t.metric.startswith("pck_3d"))
+    return {
+        "pck": figures.pck_curve(run, floors, target_mm),
+        "histogram": figures.error_histogram(run, floors),
+        "joints": figures.joint_bars(run),
+        "occlusion": figures.occlusion_scatter(run),
+        "training": figures.training_figures(curves),
+    }
+
+
+def _strata(run: RunResults) -> list[dict[str, Any]]:
+    tables = []
+    for column, title in STRATA:
+        rows = [
+            {
+                "label": label,
+                "entry": run.get("mpjpe_mm", f"{column}={label}"),
+                "aligned": run.value("pa_mpjpe_mm", f"{column}={label}"),
+                "pck": run.value("pck_3d_15mm", f"{column}={label}"),
+                "pixels": run.value("mpjpe_crop_px", f"{column}={label}"),
+            }
+            for label in run.labels(column)
+        ]
+        rows = [row for row in rows if row["entry"] is not None]
+        if len(rows) > 1 or (rows and column == "subject"):
+            tables.append({"column": column, "title": title, "rows": rows})
+    tops = [row["entry"].high or row["entry"].value for table in tables for row in table["rows"]]
+    for table in tables:
+        table["top"] = max(tops, default=1.0) or 1.0
+    return tables
+
+
+def _with_pictures(folder: Path, gallery: dict[str, Any]) -> list[dict[str, Any]]:
+    items = []
+    for item in gallery["items"]:
+        data = base64.b64encode((folder / item["picture"]).read_bytes()).decode()
+        items.append({**item, "uri": f"data:image/jpeg;base64,{data}"})
+    return items
+
+
+def _evaluated(run: RunResults) -> dict[str, Any]:
+    entry = run.get("mpjpe_mm")
+    columns = {name: run.labels(name) for name in ("subject", "view", "side", "object", "action")}
+    return {"samples": entry.n if entry else 0, "sequences": entry.sequences if entry else 0, **columns}
+
+
+def _provenance(run: RunResults, config: Path) -> list[tuple[str, str]]:
+    rows = [
+        ("Run", run.run_id),
+        ("Protocol", run.protocol),
+        ("Source of the data", run.source),
+        ("Dataset version", run.dataset_version),
+        ("Checkpoint, sha256", run.checkpoint_sha256 or "none"),
+        ("Summary table, sha256", sha256_file(partition_dir(run.metrics_dir, "summary", run.run_id) / PART_NAME)),
+        ("Configuration, sha256", sha256_file(config) if config.is_file() else "no configuration in the run's folder"),
+        ("hawor_pipeline", __version__),
+        ("Python", platform.python_version()),
+    ]
+    for package in PACKAGES:
+        try:
+            rows.append((package, importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            rows.append((package, "not installed where this report was made"))
+    return rows
+
+
+def write_report(context: dict[str, Any], folder: Path) -> None:
+    """Write the three files of a report, and the pictures that the Markdown shows."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hawor_pipeline.reporting"),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "share": share, "json": _script_json, "unit": unit_value}
+    page = environment.get_template("report.html.j2").render(context, plotly_js=Markup(_plotly_js()))
+    (folder / HTML).write_text(page)
+    (folder / MARKDOWN).write_text(environment.get_template("report.md.j2").render(context))
+    (folder / JSON).write_text(json.dumps(_machine_readable(context), indent=2, sort_keys=True) + "\n")
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for item in context["gallery"]:
+        (pictures / item["picture"]).write_bytes(base64.b64decode(item["uri"].split(",", 1)[1]))
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A value for people; a dash where it is not defined."""
+    return "–" if value is None else f"{value:,.{digits}f}".replace(",", "\u202f")
+
+
+def share(value: float | None, digits: int = 0) -> str:
+    """A share as per cent."""
+    return "–" if value is None else f"{100 * value:.{digits}f}\u202f%"
+
+
+def unit_value(value: float | None, unit: str) -> str:
+    """A value with its unit, shares of metrics without unit as they are."""
+    if value is None:
+        return "–"
+    if unit == "1":
+        return f"{value:.3f}"
+    return f"{number(value, 2 if abs(value) < 1 else 1)}\u202f{unit.replace('deg', '°')}"
+
+
+def _script_json(value: Any) -> Markup:
+    """JSON that can stand inside a script element."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _plotly_js() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs().replace("</script", "<\\/script")
+
+
+def _machine_readable(context: dict[str, Any]) -> dict[str, Any]:
+    """The report's numbers without its drawings."""
+
+    def entry(e: Any) -> dict[str, Any] | None:
+        return None if e is None else {"value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n, "sequences": e.sequences}
+
+    return {
+        **{k: context[k] for k in ("run_id", "source", "protocol", "dataset_version", "checkpoint_sha256", "headline", "targets")},
+        "metrics": {name: {**(entry(e) or {}), "unit": m.unit} for name, (e, m) in context["metrics"].items()},
+        "floors": {row["metric"]: row["floors"] for row in context["comparison"]},
+        "strata": {
+            table["column"]: {row["label"]: entry(row["entry"]) for row in table["rows"]} for table in context["strata"]
+        },
+        "findings": [
+            {"tone": f.tone, "title": f.title, "evidence": f.evidence, "action": f.action} for f in context["findings"]
+        ],
+        "gallery": [{k: v for k, v in item.items() if k != "uri"} for item in context["gallery"]],
+        "provenance": dict(context["provenance"]),
+    }

@@ -1,0 +1,144 @@
+"""What evaluation wrote about a run, read back for the report. Computes nothing that the tables already say."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hawor_pipeline.core.skeleton import JOINT_COUNT
+from hawor_pipeline.evaluation.tables import list_runs, partition_dir, read_table
+
+TRAINING_FILE = "training.parquet"
+CURVE_POINTS = 400  # more points per curve than a screen can show are thinned out
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One number of the summary with its interval (None below 5 sequences)."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    sequences: int
+    unit: str
+
+
+class RunResults:
+    """The summary of one run."""
+
+    def __init__(self, metrics_dir: Path, run_id: str):
+        table = read_table(metrics_dir, "summary", run_id)
+        self.run_id = run_id
+        self.metrics_dir = metrics_dir
+        first = table.slice(0, 1).to_pylist()[0]
+        self.protocol: str = first["protocol"]
+        self.dataset_version: str = first["dataset_version"]
+        self.source: str = first["source"]
+        self.checkpoint_sha256: str | None = first["checkpoint_sha256"]
+        names = ("stratum", "level", "metric", "value", "ci_low", "ci_high", "n", "sequences", "unit")
+        rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+        self._entries = {row[:3]: Entry(*row[3:]) for row in rows}
+
+    def get(self, metric: str, stratum: str = "all", level: str = "sample") -> Entry | None:
+        """The entry, or None where it was not measured."""
+        entry = self._entries.get((stratum, level, metric))
+        return entry if entry is not None and entry.value is not None else None
+
+    def value(self, metric: str, stratum: str = "all", level: str = "sample") -> float | None:
+        """Its value, or None."""
+        entry = self.get(metric, stratum, level)
+        return entry.value if entry else None
+
+    def overall(self) -> dict[str, Entry]:
+        """Metric to entry over all samples, measured ones only."""
+        return {
+            metric: entry
+            for (stratum, level, metric), entry in self._entries.items()
+            if stratum == "all" and level == "sample" and entry.value is not None
+        }
+
+    def labels(self, column: str) -> list[str]:
+        """The strata of a column, as text, in order."""
+        prefix = f"{column}="
+        found = {stratum.removeprefix(prefix) for stratum, _, _ in self._entries if stratum.startswith(prefix)}
+        return sorted(found)
+
+    def sample_columns(self, *names: str) -> dict[str, np.ndarray]:
+        """Columns of the samples table."""
+        table = read_table(self.metrics_dir, "samples", self.run_id, names)
+        return {name: table[name].to_numpy() for name in names}
+
+    def joint_errors_mm(self) -> np.ndarray:
+        """(samples, 21) wrist-aligned distances."""
+        table = read_table(self.metrics_dir, "joints", self.run_id, ["error_mm"])
+        return table["error_mm"].to_numpy().reshape(-1, JOINT_COUNT)
+
+
+def find_floors(metrics_dir: Path, run: RunResults) -> dict[str, RunResults]:
+    """Baselines of the same dataset version and protocol: kind to results."""
+    floors = {}
+    for run_id in list_runs(metrics_dir, "summary"):
+        if run_id.startswith("baseline-") and run_id.endswith(f"-{run.dataset_version}"):
+            kind = run_id.removeprefix("baseline-").removesuffix(f"-{run.dataset_version}")
+            results = RunResults(metrics_dir, run_id)
+            if results.protocol == run.protocol:
+                floors[kind] = results
+    return floors
+
+
+@dataclass(slots=True)
+class Curve:
+    """One metric over the steps of training."""
+
+    metric: str
+    split: str
+    steps: list[int]
+    values: list[float | None]
+
+    @property
+    def last(self) -> float | None:
+        """The last value that is defined."""
+        return next((value for value in reversed(self.values) if value is not None), None)
+
+
+def read_training(metrics_dir: Path, run_id: str, run_dir: Path | None) -> list[Curve]:
+    """Training curves from the metrics directory, or from the run's own folder where they were not published."""
+    path = partition_dir(metrics_dir, "training", run_id)
+    if path.is_dir():
+        table = read_table(metrics_dir, "training", run_id)
+    elif run_dir is not None and (run_dir / TRAINING_FILE).is_file():
+        table = pq.read_table(run_dir / TRAINING_FILE, partitioning=None)
+    else:
+        return []
+    return _curves(table)
+
+
+def _curves(table: pa.Table) -> list[Curve]:
+    columns = (table[name].to_pylist() for name in ("metric", "split", "step", "value"))
+    curves: dict[tuple[str, str], Curve] = {}
+    for metric, split, step, value in zip(*columns, strict=True):
+        curve = curves.setdefault((metric, split), Curve(metric, split, [], []))
+        curve.steps.append(step)
+        curve.values.append(value if value is not None and np.isfinite(value) else None)
+    return [_thinned(curve) for curve in curves.values()]
+
+
+def _thinned(curve: Curve) -> Curve:
+    if len(curve.steps) <= CURVE_POINTS:
+        return curve
+    keep = np.unique(np.linspace(0, len(curve.steps) - 1, CURVE_POINTS).round().astype(int))
+    return Curve(curve.metric, curve.split, [curve.steps[i] for i in keep], [curve.values[i] for i in keep])
+
+
+def read_gallery(metrics_dir: Path, run_id: str) -> tuple[Path, dict[str, Any]]:
+    """Folder of the pictures and what they show; empty where no gallery was made."""
+    folder = partition_dir(metrics_dir, "gallery", run_id)
+    path = folder / "gallery.json"
+    if not path.is_file():
+        return folder, {"items": [], "meshes": [], "faces": []}
+    return folder, json.loads(path.read_text())

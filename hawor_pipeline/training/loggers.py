@@ -1,0 +1,119 @@
+"""Where numbers go while a network trains: a table that survives interruptions, TensorBoard, Weights & Biases."""
+
+import io
+import logging
+import math
+import netrc
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from hawor_pipeline.config import TrainingConfig
+from hawor_pipeline.errors import DataError
+from hawor_pipeline.provenance import atomic_write_bytes
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("epoch", pa.int32()),
+        ("split", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+log = logging.getLogger(__name__)
+
+
+class TrainingTable:
+    """Metrics of a run as rows (step, epoch, split, metric, value).
+
+    The file is replaced as a whole, together with each checkpoint: what a killed run logged past its last checkpoint is
+    logged again by the run that goes on, so no step is there twice.
+
+    Args:
+        path: of the Parquet file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._kept = SCHEMA.empty_table()
+        self._rows: list[tuple[int, int, str, str, float]] = []
+
+    def resume(self, step: int) -> None:
+        """Take over the rows of an earlier process up to the step that its checkpoint holds.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        self._rows = []
+        if not self.path.exists():
+            return
+        try:
+            table = pq.read_table(self.path, schema=SCHEMA)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{self.path} is damaged ({error}); remove it to go on without the earlier curves") from error
+        self._kept = table.filter(pc.less_equal(table["step"], step)).combine_chunks()
+
+    def add(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
+        """Add a row per metric."""
+        self._rows += [(step, epoch, split, name, float(value)) for name, value in values.items()]
+
+    def flush(self) -> None:
+        """Write all rows."""
+        new = pa.Table.from_arrays(
+            [pa.array(values, field.type) for values, field in zip(zip(*self._rows, strict=True), SCHEMA, strict=True)]
+            if self._rows
+            else [pa.array([], field.type) for field in SCHEMA],
+            schema=SCHEMA,
+        )
+        self._kept = pa.concat_tables([self._kept, new]).combine_chunks()
+        self._rows = []
+        buffer = io.BytesIO()
+        pq.write_table(self._kept, buffer, compression="zstd")
+        atomic_write_bytes(self.path, buffer.getvalue())
+
+
+def build_loggers(config: TrainingConfig, run_dir: Path) -> list[Logger]:
+    """The loggers that the configuration asks for; none of them prompts or needs an account."""
+    loggers: list[Logger] = []
+    folder = run_dir / config.log_dir
+    if config.use_tensorboard:
+        loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
+    if config.use_wandb:
+        loggers.append(_wandb(config, folder))
+    return loggers
+
+
+def _wandb(config: TrainingConfig, folder: Path) -> WandbLogger:
+    offline = not _wandb_key()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("WANDB_SILENT", "true")
+    if offline:
+        log.warning("no Weights & Biases key: logging offline; send it later with `wandb sync %s/wandb/*`", folder)
+    return WandbLogger(
+        name=config.experiment_name,
+        project=config.wandb_project,
+        entity=config.wandb_entity,
+        save_dir=folder,
+        offline=offline,
+        log_model=False,
+    )
+
+
+def _wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Without the values that are not finite (terms that a batch has no sample for)."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}

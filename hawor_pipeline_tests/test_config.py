@@ -1,0 +1,126 @@
+"""Configuration: one schema, strict names, numbers read as numbers, shipped files fresh and valid."""
+
+import json
+
+import pytest
+import yaml
+
+from hawor_pipeline.config import (
+    DEFAULT_LOSS_WEIGHTS,
+    ConversionConfig,
+    TrainingConfig,
+    build,
+    commented_yaml,
+    dump_config,
+    load_config,
+    load_loss_weights,
+    parse_value,
+    read_yaml,
+    resolve_config,
+)
+from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.paths import config_dir, experiment_file
+
+CONFIGS = config_dir()
+
+
+def test_the_shipped_training_config_is_the_schema_with_its_defaults():
+    body = (CONFIGS / "training_config.yaml").read_text().split("\n", 1)[1]
+    assert body == commented_yaml(TrainingConfig())
+    assert load_config(CONFIGS / "training_config.yaml") == TrainingConfig()
+
+
+def test_the_shipped_data_config_is_the_schema_with_its_defaults():
+    body = (CONFIGS / "data_config.yaml").read_text().split("\n", 1)[1]
+    assert body == commented_yaml(ConversionConfig())
+
+
+@pytest.mark.parametrize(("name", "schema"), [("training_config", TrainingConfig), ("data_config", ConversionConfig)])
+def test_the_json_schemas_are_fresh(name, schema):
+    assert json.loads((CONFIGS / f"{name}.schema.json").read_text()) == schema.model_json_schema()
+
+
+def test_the_shipped_loss_weights_are_the_defaults():
+    assert load_loss_weights(CONFIGS / "loss_weights.yaml") == DEFAULT_LOSS_WEIGHTS
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_experiment_is_valid(path):
+    if path.stem.endswith("_data"):
+        build(ConversionConfig, read_yaml(path), origin=str(path))
+    else:
+        load_config(path)
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1E-5", "1.0e-05", "+1e-5", ".1e-4", "0.00001"])
+def test_exponents_are_numbers(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(f"learning_rate: {text}\n")
+    assert load_config(tmp_path / "c.yaml").learning_rate == pytest.approx(1e-5)
+    assert parse_value(text) == pytest.approx(1e-5)
+
+
+def test_a_word_with_an_e_stays_a_word():
+    assert parse_value("1e") == "1e"
+    assert parse_value("e5") == "e5"
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("batchsize: 4", "Did you mean 'batch_size'"),
+        ("augmentation_params: {rotation_rnge: 3}", "Did you mean 'rotation_range'"),
+        ("loss_weights: {KEYPOINT_3D: 1}", "Did you mean 'KEYPOINTS_3D'"),
+        ("backbone_size: gigantic", "backbone_size"),
+        ("image_size: 100", "64"),
+        ("precision: 8", "16, bf16, 32"),
+        ("{precision: 16, accelerator: cpu}", "bf16 or 32"),
+        ("backbone_size: huge", "--from-scratch"),
+        ("{seed: 1, seed: 2}", "twice"),
+        ("{val_subjects: [s05], val_fraction: 0.1}", "exclude each other"),
+    ],
+)
+def test_mistakes_are_explained(tmp_path, key, expected):
+    (tmp_path / "c.yaml").write_text(key + "\n")
+    with pytest.raises(ConfigError, match=expected) as error:
+        load_config(tmp_path / "c.yaml")
+    assert str(tmp_path / "c.yaml") in str(error.value)
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "\x00"])
+def test_files_that_are_no_mapping_are_refused(tmp_path, content):
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        load_config(tmp_path / "c.yaml")
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path):
+    with pytest.raises(ConfigError, match="create-config"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_overrides_win_and_reach_into_groups():
+    config = resolve_config(
+        {"augmentation_params": {"scale_range": 0.3}}, {"augmentation_params.rotation_range": 5.0, "seed": 7}, origin="t"
+    )
+    assert (config.augmentation_params.rotation_range, config.augmentation_params.scale_range) == (5.0, 0.3)
+    assert config.seed == 7
+
+
+def test_loss_weights_may_be_a_file(tmp_path):
+    (tmp_path / "w.yaml").write_text("BETAS: 5e-1\n")
+    assert resolve_config({"loss_weights": str(tmp_path / "w.yaml")}, origin="t").loss_weights == {"BETAS": 0.5}
+    (tmp_path / "w.yaml").write_text("BETAS: many\n")
+    with pytest.raises(ConfigError, match="not negative"):
+        resolve_config({"loss_weights": str(tmp_path / "w.yaml")}, origin="t")
+
+
+def test_a_config_survives_its_own_yaml():
+    config = resolve_config({"backbone_size": "tiny", "val_subjects": ["s05"], "loss_weights": {"BETAS": 0.0}}, origin="t")
+    assert resolve_config(yaml.safe_load(dump_config(config)), origin="t") == config
+    assert resolve_config(yaml.safe_load(commented_yaml(config)), origin="t") == config
+
+
+def test_unknown_experiments_list_the_known_ones():
+    with pytest.raises(ConfigError, match="demo"):
+        experiment_file("demmo")
