@@ -74,11 +74,16 @@ def _demo(_: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    from hawor_pipeline.reporting.report import print_summary
-
     handoff = json.loads((DataPaths.default().handoff / "final_report.json").read_text())
-    print_summary(Path(handoff["path"]))
+    _print_report(Path(handoff["path"]))
     return 0
+
+
+def _print_report(page: Path) -> None:
+    """The main numbers of a report and where it is."""
+    from hawor_pipeline.reporting.report import summary_lines
+
+    print("\n".join(["", *summary_lines(page.parent), f"Report: {page}"]))
 
 
 def _add_ui(commands) -> None:
@@ -259,9 +264,11 @@ def _add_report(commands) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.reporting.report import print_summary, report_for_run
+    from hawor_pipeline.reporting.report import build_report
 
-    print_summary(report_for_run(arguments.run, DataPaths.default()).path)
+    paths = DataPaths.default()
+    metadata = arguments.metadata or paths.metadata("synthetic")
+    _print_report(build_report(arguments.run, paths.metrics, paths.reports, metadata_dir=metadata).path)
     return 0
 
 

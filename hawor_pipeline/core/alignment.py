@@ -33,8 +33,8 @@ def procrustes(
         with_scale: fit the scale too; False gives the rigid alignment.
 
     Returns:
-        s (*batch), R (*batch, 3, 3), t (*batch, 3) in the dtype of `pred` (at least float32). A cloud without extent, or a
-        mask that selects nothing, gives finite values.
+        s (*batch), R (*batch, 3, 3), t (*batch, 3) in the dtype of `pred` (at least float32). A cloud without extent,
+        or a mask that selects nothing, gives finite values.
 
     Source:
         Umeyama 1991, equations 34 to 43. Agrees with `scipy.linalg.orthogonal_procrustes` when reflections are allowed.

@@ -12,6 +12,7 @@ from torch import Tensor
 from hawor_pipeline.core.lens import distort_rational, monotone_radius, undistort_normalized
 
 MIN_DEPTH_M = 0.05  # nearer than this nothing is in focus and the projection explodes
+_RIM = 0.9999
 MIN_CAMERA_SCALE = 0.1  # 1/m: a box that is 20 m wide at the hand; keeps the depth finite and positive
 
 
@@ -130,8 +131,8 @@ def project_distorted(
 
     Returns:
         Pixels (*batch, points, 2), always finite, and a mask (*batch, points) that is true where the depth exceeds
-        `min_depth_m` and the point lies inside the radius up to which the lens is one-to-one. Points outside that radius
-        are projected as if on it, so that they stay outside the picture instead of folding back into it.
+        `min_depth_m` and the point lies inside the radius up to which the lens is one-to-one. Points outside that
+        radius are projected as if on it, so that they stay outside the picture instead of folding back into it.
 
     Source:
         OpenCV `projectPoints`, which has neither guard.
@@ -146,7 +147,8 @@ def project_distorted(
     limit = monotone_radius(distortion).unsqueeze(-1)  # (*b, 1)
     radius = torch.linalg.vector_norm(xy, dim=-1)
     inside = (points_cam[..., 2] > min_depth_m) & (radius < limit)
-    shrink = torch.where(radius > limit, limit / radius.clamp_min(1e-12), torch.ones_like(radius))
+    # just inside the rim: at the rim itself some lenses have a pole
+    shrink = torch.where(radius < limit, torch.ones_like(radius), _RIM * limit / radius.clamp_min(1e-12))
     return normalized_to_pixels(distort_rational(xy * shrink.unsqueeze(-1), distortion), intrinsics), inside
 
 

@@ -57,7 +57,8 @@ def _radial_polynomials(sq: Tensor, distortion: Tensor) -> tuple[Tensor, Tensor]
 def monotone_radius(distortion: Float[Tensor, "*batch 8"]) -> Float[Tensor, "*batch"]:
     """Find the undistorted radius up to which a lens model is one-to-one.
 
-    Beyond it the radial curve r d(r) turns back (or has a pole) and points far outside the view fall back into the image.
+    Beyond it the radial curve r d(r) turns back (or has a pole) and points far outside the view fall back into the
+    image.
 
     Args:
         distortion: (*batch, 8), order k1 k2 p1 p2 k3 k4 k5 k6.
@@ -131,7 +132,7 @@ def undistort_normalized(
 def _undo_radial(goal: Tensor, lens: Tensor, limit: Tensor) -> Tensor:
     """Undistorted points ignoring the tangential terms: Newton along the radius, halving the bracket where it fails."""
     radius = torch.linalg.vector_norm(goal, dim=-1)
-    low, high = torch.zeros_like(radius), torch.zeros_like(radius) + limit
+    low, high = torch.zeros_like(radius), torch.zeros_like(radius) + limit * (1 - 1e-12)  # a pole stays outside
     r = torch.minimum(radius, high)
     coefficients = lens.unsqueeze(-2)
     k1, k2, _, _, k3, k4, k5, k6 = coefficients.unbind(-1)

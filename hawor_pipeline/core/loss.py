@@ -31,11 +31,12 @@ class EnhancedTrainingLoss(nn.Module):
     """Weighted sum of nine terms, each a pure function of `hawor_pipeline.core.losses`.
 
     KEYPOINTS_3D root-relative joints; KEYPOINTS_2D joints in crop units; GLOBAL_ORIENT and HAND_POSE rotations by their
-    chord; BETAS; MESH_VERTICES root-relative; MESH_FACES edges, normals and Laplacian; TEMPORAL_CONSISTENCY velocity and
-    acceleration errors of root-relative joints and of the root; OCCLUSION_ROBUSTNESS joints, hidden ones weighing more.
+    chord; BETAS; MESH_VERTICES root-relative; MESH_FACES edges, normals and Laplacian; TEMPORAL_CONSISTENCY velocity
+    and acceleration errors of root-relative joints and of the root; OCCLUSION_ROBUSTNESS joints, hidden ones weighing
+    more.
 
-    In training mode an adaptive weighting learns from each pass; in evaluation mode the total uses the static weights and
-    nothing is learned. Under gradient accumulation set `accumulate_grad_batches`.
+    In training mode an adaptive weighting learns from each pass; in evaluation mode the total uses the static weights
+    and nothing is learned. Under gradient accumulation set `accumulate_grad_batches`.
 
     Args:
         loss_weights: weights by term; terms not named keep their default, 0 switches a term off.
@@ -125,9 +126,9 @@ class EnhancedTrainingLoss(nn.Module):
             target_vertices_m: (*batch, time, 778, 3), metres, true vertices; without them there are no mesh terms.
 
         Returns:
-            The total (scalar, with gradient, float32), and each term by name (scalars without weight and gradient). A term
-            that is switched off or cannot be computed is not there; a term for which this batch has no sample is NaN there
-            and adds nothing to the total.
+            The total (scalar, with gradient, float32), and each term by name (scalars without weight and gradient). A
+            term that is switched off or cannot be computed is not there; a term for which this batch has no sample is
+            NaN there and adds nothing to the total.
         """
         with torch.autocast(pred.joints_m.device.type, enabled=False):
             losses, present = self._terms(pred, target, target_vertices_m)

@@ -1,8 +1,9 @@
 """The MANO hand: reading its files, and a fast differentiable layer that equals smplx.
 
 Convention: metres, in the model's own frame; the global rotation turns about the root joint of the rest pose, as in
-smplx, so `vertices_cam = layer(rotmats, betas).vertices + translation`. Rotations are absolute (the mean pose is already
-in them); `ManoLayer.absolute_rotmats` adds it to poses that are stored relative to it. Joints are in OpenPose order.
+smplx, so `vertices_cam = layer(rotmats, betas).vertices + translation`. Rotations are absolute (the mean pose is
+already in them); `ManoLayer.absolute_rotmats` adds it to poses that are stored relative to it. Joints are in OpenPose
+order.
 """
 
 from dataclasses import dataclass
@@ -263,8 +264,8 @@ class ManoLayer(nn.Module):
         Args:
             global_orient: (*batch, 3), radians.
             pose: (*batch, 45), radians.
-            mean_included: false for poses relative to MANO's mean (ARCTIC's raw files; smplx with flat_hand_mean=False),
-                which is then added in axis-angle space, as smplx does.
+            mean_included: false for poses relative to MANO's mean (ARCTIC's raw files; smplx with
+                flat_hand_mean=False), which is then added in axis-angle space, as smplx does.
 
         Returns:
             (*batch, 16, 3, 3) rotation matrices.
@@ -276,7 +277,7 @@ class ManoLayer(nn.Module):
     def _pose(self, rotmats: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
         count = len(rotmats)
         eye = torch.eye(3, dtype=rotmats.dtype, device=rotmats.device)
-        features = torch.cat((betas, (rotmats[:, 1:] - eye).reshape(count, -1)), 1)  # (B, 145)
+        features = torch.cat((betas, (rotmats[:, 1:] - eye).flatten(1)), 1)  # (B, 145)
         shaped = torch.addmm(self._template, features, self._directions).view(count, 1, 3, VERTEX_COUNT)
         rest = torch.addmm(self._joint_template, betas, self._joint_directions).view(count, _JOINTS, 3)
         turned, placed = _forward_kinematics(rotmats, rest)  # (B, 16, 3, 3), (B, 16, 3)
@@ -305,6 +306,6 @@ def _forward_kinematics(rotmats: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
         last = here
         turns.append(turn)
         places.append(place)
-    turned = torch.cat((rotmats[:, :1], torch.stack(turns, 2).view(count, -1, 3, 3)), 1)
-    placed = torch.cat((rest[:, :1], torch.stack(places, 2).view(count, -1, 3)), 1)
+    turned = torch.cat((rotmats[:, :1], torch.stack(turns, 2).flatten(1, 2)), 1)
+    placed = torch.cat((rest[:, :1], torch.stack(places, 2).flatten(1, 2)), 1)
     return turned, placed

@@ -57,8 +57,8 @@ def nearest_distances(
         pred: (*batch, points, 3), metres.
         target: (*batch, others, 3), metres.
         bound: distances from here on may come back as infinity, which makes the search shorter.
-        enough: in clouds of equal size, a point closer than this to its own partner needs no search: the distance to the
-            partner (never less than the true one) comes back.
+        enough: in clouds of equal size, a point closer than this to its own partner needs no search: the distance to
+            the partner (never less than the true one) comes back.
 
     Returns:
         Distances of the predicted points (*batch, points) and of the target's (*batch, others), metres.

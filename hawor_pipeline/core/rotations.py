@@ -119,9 +119,9 @@ def rot6d_to_rotmat(rot6d: Float[Tensor, "*batch 6"], layout: Rot6dLayout = "col
     """Turn six numbers into rotation matrices by Gram-Schmidt.
 
     Convention: the two 3-vectors become the first two columns of the matrix. With layout "columns" they are stored one
-    after the other (HaMeR, HaWoR heads); with "rows" the six numbers are a 3x2 matrix in row order (SPIN, HaWoR infiller).
-    A zero or collinear pair has no rotation: a constant direction replaces the missing one, so the result is a proper
-    rotation with finite gradients even there.
+    after the other (HaMeR, HaWoR heads); with "rows" the six numbers are a 3x2 matrix in row order (SPIN, HaWoR
+    infiller). A zero or collinear pair has no rotation: a constant direction replaces the missing one, so the result is
+    a proper rotation with finite gradients even there.
 
     Args:
         rot6d: (*batch, 6), no unit.
@@ -197,8 +197,8 @@ def rotmat_to_rot6d(rotmat: Float[Tensor, "*batch 3 3"], layout: Rot6dLayout = "
 def geodesic_angle(pred: Float[Tensor, "*batch 3 3"], target: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch"]:
     """Measure the angle of the rotation between two rotation matrices.
 
-    Formula: t = atan2(|vee(D - D^T)| / 2, (tr D - 1) / 2), D = pred^T target. Exact at both ends, unlike the arc cosine,
-    which loses every angle below half a milliradian in float32.
+    Formula: t = atan2(|vee(D - D^T)| / 2, (tr D - 1) / 2), D = pred^T target. Exact at both ends, unlike the arc
+    cosine, which loses every angle below half a milliradian in float32.
 
     Args:
         pred: (*batch, 3, 3) rotation matrices.

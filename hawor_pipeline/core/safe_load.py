@@ -1,9 +1,8 @@
 """Reading files that come from elsewhere, without running anything that is in them.
 
-`.npy` dictionaries, MANO `.pkl` files and checkpoints are pickles, and a pickle is a program. The unpickler here never
-hands a real class or function to that program: every name it may ask for is answered by an inert recorder that only
-keeps what it is given, and after the last instruction the recorders are turned into arrays and plain containers. Any
-other name is refused, with the file and the name in the message.
+`.npy` dictionaries, MANO `.pkl` files and checkpoints are pickles, and a pickle is a program. Here they are read
+through a restricted unpickler; what asks for more than arrays and plain containers is refused, with the file and the
+name in the message.
 
 What belongs here: opening one untrusted file. What does not: knowing what should be inside it.
 """
@@ -11,274 +10,22 @@ What belongs here: opening one untrusted file. What does not: knowing what shoul
 import io
 import math
 import pickle
-import pickletools
 import re
 import zipfile
 import zlib
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hawor_pipeline.core.restricted_pickle import RefusedError, unpickle_data
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError
-
-_PLAIN_DTYPE = re.compile(r"[<>|=]?(?:[?biufcSU]\d*|O8?|bool)")
-_LARGEST_DENSE = 1 << 27  # elements; a sparse matrix that claims more than 1 GB when written out is not a body model
-_SPARSE_KINDS = ("csc", "csr", "coo")
-
-
-class _RefusedError(Exception):
-    """The pickle asks for something that is not data."""
-
-
-class _FrozenType(type):
-    """Type of the recorders; a pickle could otherwise set attributes on the class and so reach the next load."""
-
-    def __setattr__(cls, name: str, value: object) -> None:
-        raise _RefusedError(f"an attribute of {cls.__name__}")
-
-    def __delattr__(cls, name: str) -> None:
-        raise _RefusedError(f"an attribute of {cls.__name__}")
-
-
-class _Recorder(metaclass=_FrozenType):
-    """Stands for one object of the pickle until everything is read."""
-
-    __slots__ = ("state",)
-
-    def __init__(self, *_args: object) -> None:
-        self.state: Any = None
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-class _Array(_Recorder):
-    """`numpy.ndarray`."""
-
-
-class _Dtype(_Recorder):
-    """`numpy.dtype`; only the plain numeric, string and object kinds."""
-
-    __slots__ = ("spec",)
-
-    def __init__(self, spec: object = None, *_args: object) -> None:
-        super().__init__()
-        if not isinstance(spec, str) or not _PLAIN_DTYPE.fullmatch(spec):
-            raise _RefusedError(f"the array type {spec!r}")
-        self.spec = spec
-
-    def build(self) -> np.dtype:
-        dtype = np.dtype("O") if self.spec.lstrip("<>|=").startswith("O") else np.dtype(self.spec)
-        if self.state is None:
-            return dtype
-        if not isinstance(self.state, tuple) or len(self.state) < 5 or any(part is not None for part in self.state[2:5]):
-            raise _RefusedError("a structured array type")
-        return dtype.newbyteorder(self.state[1]) if self.state[1] in ("<", ">") else dtype
-
-
-class _Sparse(_Recorder):
-    """`scipy.sparse` matrix."""
-
-
-class _Chumpy(_Recorder):
-    """`chumpy.Ch` and what derives from it."""
-
-
-class _Object(_Recorder):
-    """`object`, the base class named by old pickles."""
-
-
-class _Restricted(pickle.Unpickler):
-    """Unpickler that knows only the recorders above and plain containers."""
-
-    def __init__(self, stream: io.BytesIO) -> None:
-        super().__init__(stream, encoding="latin1")
-        self._known = _known_names()
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        found = self._known.get((module_name, global_name))
-        if found is not None:
-            return found
-        if module_name == "chumpy" or module_name.startswith("chumpy."):
-            return type(_Chumpy)(global_name, (_Chumpy,), {"__slots__": ()})
-        for kind in _SPARSE_KINDS:
-            if global_name in (f"{kind}_matrix", f"{kind}_array"):
-                if module_name in ("scipy.sparse", f"scipy.sparse.{kind}", f"scipy.sparse._{kind}"):
-                    return type(_Sparse)(kind, (_Sparse,), {"__slots__": ()})
-        raise _RefusedError(f"{module_name}.{global_name}")
-
-
-def _known_names() -> dict[tuple[str, str], Any]:
-    """Every name that a pickle may ask for, and what it gets. Made anew for each load, so that nothing can linger."""
-
-    def reconstruct(kind: type, *_args: object) -> _Array:
-        if kind is not _Array:
-            raise _RefusedError("an array subclass")
-        return _Array()
-
-    def scalar(dtype: _Dtype, data: object = b"") -> Any:
-        kind = dtype.build()
-        raw = data.encode("latin1") if isinstance(data, str) else data
-        if kind.hasobject or not isinstance(raw, bytes) or len(raw) != kind.itemsize:
-            raise _RefusedError("a number that is not one")
-        return np.frombuffer(raw, kind)[0]
-
-    def from_buffer(data: object, dtype: _Dtype, shape: object, order: str, axes: object = None) -> _Array:
-        array = _Array()
-        array.state = ("buffer", data, dtype, shape, order, axes)
-        return array
-
-    def encode(text: object, encoding: object = "latin1") -> bytes:
-        if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8", "utf8", "ascii"):
-            raise _RefusedError("_codecs.encode of something that is not text")
-        return text.encode(encoding)
-
-    def reconstructor(kind: type, _base: object, _state: object) -> Any:
-        if not (isinstance(kind, type) and issubclass(kind, _Recorder)):
-            raise _RefusedError("copyreg._reconstructor")
-        return kind()
-
-    def byte_array(content: object = b"") -> bytearray:
-        if not isinstance(content, (bytes, bytearray, str)):
-            raise _RefusedError("a bytearray made from something that is not bytes")
-        return bytearray(content.encode("latin1") if isinstance(content, str) else content)
-
-    def no_bytes() -> bytes:
-        return b""  # old protocols write an empty value as a call without arguments
-
-    names: dict[tuple[str, str], Any] = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
-    for core in ("numpy.core", "numpy._core"):
-        names[f"{core}.multiarray", "_reconstruct"] = reconstruct
-        names[f"{core}.multiarray", "scalar"] = scalar
-        names[f"{core}.numeric", "_frombuffer"] = from_buffer
-    for builtins in ("builtins", "__builtin__"):
-        names |= {(builtins, kind.__name__): kind for kind in (list, dict, tuple, set, frozenset, complex)}
-        names[builtins, "object"] = _Object
-        names |= {(builtins, "bytearray"): byte_array, (builtins, "bytes"): no_bytes}
-    for registry in ("copyreg", "copy_reg"):
-        names[registry, "_reconstructor"] = reconstructor
-    names["collections", "OrderedDict"] = OrderedDict
-    names["_codecs", "encode"] = encode
-    return names
-
-
-def _build_array(state: Any, resolve: Any) -> np.ndarray:
-    if isinstance(state, tuple) and len(state) == 6 and state[0] == "buffer":
-        _, data, dtype, shape, order, axes = state
-        if order == "K" and axes is not None:
-            return _from_bytes(data, dtype.build(), shape, "C").transpose(axes)
-        return _from_bytes(data, dtype.build(), shape, order)
-    if not isinstance(state, tuple) or len(state) not in (4, 5):
-        raise _RefusedError("an array without its contents")
-    shape, dtype, fortran, data = state[-4:]
-    kind = dtype.build()
-    if not kind.hasobject:
-        array = _from_bytes(data, kind, shape, "F" if fortran else "C")
-        return array.astype(kind.newbyteorder("="), copy=False)
-    if not isinstance(data, list) or math.prod(shape) != len(data):
-        raise ValueError("an object array whose length differs from its shape")
-    array = np.empty(len(data), object)
-    for index, item in enumerate(data):
-        array[index] = resolve(item)
-    return array.reshape(shape, order="F" if fortran else "C")
-
-
-def _from_bytes(data: Any, dtype: np.dtype, shape: Any, order: Any) -> np.ndarray:
-    raw = data.encode("latin1") if isinstance(data, str) else data
-    if not isinstance(raw, (bytes, bytearray)) or dtype.hasobject:
-        raise _RefusedError("an array whose contents are not bytes")
-    if len(raw) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"an array of shape {tuple(shape)} with {len(raw)} bytes of contents")
-    return np.frombuffer(bytearray(raw), dtype).reshape(shape, order=order)
-
-
-def _build_sparse(kind: str, state: Any) -> np.ndarray:
-    """Dense copy of a `scipy.sparse` state."""
-    shape = tuple(int(size) for size in state.get("_shape", state.get("shape", ())))
-    if len(shape) != 2 or min(shape) < 0 or math.prod(shape) > _LARGEST_DENSE:
-        raise ValueError(f"a sparse matrix of shape {shape}")
-    data = np.asarray(state["data"])
-    if kind == "coo":
-        rows, columns = state["coords"] if "coords" in state else (state["row"], state["col"])
-    else:
-        major = np.repeat(np.arange(len(state["indptr"]) - 1), np.diff(state["indptr"]))
-        rows, columns = (state["indices"], major) if kind == "csc" else (major, state["indices"])
-    rows, columns = np.asarray(rows), np.asarray(columns)
-    if min(rows.min(initial=0), columns.min(initial=0)) < 0:
-        raise ValueError("a sparse matrix with negative indices")
-    dense = np.zeros(shape, data.dtype)
-    np.add.at(dense, (rows, columns), data)
-    return dense
-
-
-def _build_chumpy(name: str, state: Any) -> np.ndarray:
-    """Value of a chumpy object: `Ch` holds it as `x`, `reordering.Select` picks entries of another object."""
-    if isinstance(state, dict) and isinstance(state.get("x"), np.ndarray):
-        return state["x"]
-    if isinstance(state, dict) and {"a", "idxs"} <= set(state):
-        picked = np.asarray(state["a"]).ravel()[np.asarray(state["idxs"], np.int64)]
-        shape = state.get("preferred_shape")
-        return picked if shape is None else picked.reshape(shape)
-    raise ValueError(f"a chumpy {name} without a value")
-
-
-class _Resolver:
-    """Turns what was read into arrays and plain containers; shared objects stay shared."""
-
-    def __init__(self) -> None:
-        self._done: dict[int, Any] = {}
-        self._keep: list[Any] = []  # ids are only unique while the objects live
-
-    def __call__(self, item: Any) -> Any:
-        if item is None or isinstance(item, (str, bytes, bytearray, int, float, complex, np.generic)):
-            return item
-        if id(item) in self._done:
-            return self._done[id(item)]
-        self._keep.append(item)
-        self._done[id(item)] = None
-        result = self._convert(item)
-        self._done[id(item)] = result
-        return result
-
-    def _convert(self, item: Any) -> Any:
-        if isinstance(item, dict):
-            return {self._key(key): self(value) for key, value in item.items()}
-        if isinstance(item, (list, tuple)):
-            return type(item)(self(value) for value in item)
-        if isinstance(item, (set, frozenset)):
-            return type(item)(self._key(value) for value in item)
-        if isinstance(item, _Array):
-            return _build_array(item.state, self)
-        if isinstance(item, _Dtype):
-            return item.build()
-        if isinstance(item, _Sparse):
-            return _build_sparse(type(item).__name__, self(item.state))
-        if isinstance(item, _Chumpy):
-            return _build_chumpy(type(item).__name__, self(item.state))
-        raise _RefusedError(f"an object of type {getattr(item, '__name__', type(item).__name__)}")
-
-    def _key(self, key: Any) -> Any:
-        if isinstance(key, tuple):
-            return tuple(self._key(part) for part in key)
-        if key is None or isinstance(key, (str, bytes, int, float, complex, np.generic)):
-            return key
-        raise _RefusedError(f"a {type(key).__name__} used as a key")
-
-
-def _check_program(data: bytes) -> None:
-    """Walks the pickle's instructions without running them: complete, and no memo slot beyond its own length."""
-    for opcode, argument, _ in pickletools.genops(data):
-        if "PUT" in opcode.name and isinstance(argument, int) and argument > len(data):
-            raise ValueError("a memo slot far beyond the size of the file")
 
 
 def _unpickle(data: bytes, path: Path) -> Any:
     try:
-        _check_program(data)
-        return _Resolver()(_Restricted(io.BytesIO(data)).load())
-    except _RefusedError as error:
+        return unpickle_data(data)
+    except RefusedError as error:
         raise DataError(
             f"{path}: refused, its pickle asks for {error}; expected only arrays and plain containers. "
             "Nothing of it was run. Get the file again from its original source."
@@ -338,7 +85,9 @@ def load_npy(path: str | Path) -> Any:
         return loaded.item() if loaded.shape == () else loaded
     expected = math.prod(shape) * dtype.itemsize
     if len(rest) != expected:
-        raise DataError(f"{path}: found {len(rest)} bytes of array data, expected {expected}; it is cut short or damaged.")
+        raise DataError(
+            f"{path}: found {len(rest)} bytes of array data, expected {expected}; it is cut short or damaged."
+        )
     return np.frombuffer(bytearray(rest), dtype).reshape(shape, order="F" if fortran else "C")
 
 

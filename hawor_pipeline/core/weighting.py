@@ -28,7 +28,8 @@ DEFAULT_WEIGHTS = {
     "OCCLUSION_ROBUSTNESS": 0.01,
 }
 TERMS = tuple(DEFAULT_WEIGHTS)
-# Share of the total that each term is to have under adaptive weighting: pose and orientation need a tenth each at least.
+# Share of the total that each term is to have under adaptive weighting: pose and orientation need a tenth each at
+# least.
 SHARES = {
     "KEYPOINTS_3D": 0.20,
     "KEYPOINTS_2D": 0.10,
@@ -82,10 +83,10 @@ class LossWeighting(nn.Module):
 
     Modes:
         static: the weights exactly as given.
-        ema: w_i = share_i / level_i, level_i the running mean of term i. Relative to the level at the end of calibration
-            and to the geometric mean over terms, no weight moves by more than a factor of 4, and the weighted sum of the
-            levels stays at what the static weights gave at calibration, so learning rate, clipping threshold and AMP
-            scale keep their meaning.
+        ema: w_i = share_i / level_i, level_i the running mean of term i. Relative to the level at the end of
+            calibration and to the geometric mean over terms, no weight moves by more than a factor of 4, and the
+            weighted sum of the levels stays at what the static weights gave at calibration, so learning rate, clipping
+            threshold and AMP scale keep their meaning.
         gradnorm_head: the same with the norm of each term's gradient at the head's output in place of its level.
 
     Under both adaptive modes a term's share is its preset times given over default weight, renormalised to sum 1.
@@ -95,8 +96,8 @@ class LossWeighting(nn.Module):
         mode: see above.
 
     Source:
-        Running-mean normalisation is the smoothed form of summing log losses (IMTL-L, Liu et al. 2021); gradient balance
-        after GradNorm, Chen et al. 2018, without its learned weights.
+        Running-mean normalisation is the smoothed form of summing log losses (IMTL-L, Liu et al. 2021); gradient
+        balance after GradNorm, Chen et al. 2018, without its learned weights.
     """
 
     static: Tensor

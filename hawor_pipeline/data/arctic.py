@@ -1,8 +1,8 @@
 """Where ARCTIC's raw files are, by ARCTIC's own layout. Paths, names and counts only; nothing is decoded here.
 
-    {root}/raw_seqs/{subject}/{sequence}.{mano,object,egocam.dist,smplx}.npy
-    {root}/images or cropped_images/{subject}/{sequence}/{view}/00012.jpg       view 0 is egocentric, 1..8 are static
-    {root}/meta/misc.json, meta/object_vtemplates/{object}/, {root}/splits_json/protocol_*.json
+{root}/raw_seqs/{subject}/{sequence}.{mano,object,egocam.dist,smplx}.npy
+{root}/images or cropped_images/{subject}/{sequence}/{view}/00012.jpg       view 0 is egocentric, 1..8 are static
+{root}/meta/misc.json, meta/object_vtemplates/{object}/, {root}/splits_json/protocol_*.json
 """
 
 import json
@@ -98,7 +98,9 @@ class ArcticRoot:
         for name in IMAGE_SOURCES:
             if (self.path / name).is_dir():
                 return name
-        raise ConfigError(f"{self.path}: found no pictures; expected a folder images or cropped_images beside raw_seqs.")
+        raise ConfigError(
+            f"{self.path}: found no pictures; expected a folder images or cropped_images beside raw_seqs."
+        )
 
     def mano_dir(self, given: str | Path | None = None) -> Path:
         """Folder of the MANO models: as given, else `$MANO_DIR`, else `body_models/mano` beside the data.
@@ -127,7 +129,9 @@ class ArcticRoot:
         """
         if subject not in self.subjects():
             known = self.subjects()
-            raise ConfigError(f"unknown subject {subject!r}; expected one of {known[0]}..{known[-1]}.{nearest(subject, known)}")
+            raise ConfigError(
+                f"unknown subject {subject!r}; expected one of {known[0]}..{known[-1]}.{nearest(subject, known)}"
+            )
 
     def status(self, subject: str) -> Literal["present", "withheld", "absent"]:
         """Whether the ground truth of a subject is here, held back by ARCTIC, or not downloaded."""

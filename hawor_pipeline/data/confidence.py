@@ -5,7 +5,7 @@
     sharp   1 up to a blur of SHARP_BLUR, falling linearly to 0 at blur 1
     fit     1 up to twice the median fitting error of this hand in this sequence, then twice the median over the error
 
-Each factor is 0..1 and so is the product. `fit` is relative because ARCTIC does not state the unit of its fitting error.
+Each factor is 0..1 and so is the product. `fit` is relative: ARCTIC does not state the unit of its fitting error.
 """
 
 import numpy as np

@@ -1,11 +1,10 @@
 """What a conversion has to do: which sequences, under which keys, and which finished shards are still valid."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from collections.abc import Sequence
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.data.arctic import RAW_PARTS, ArcticRoot, list_images, split_sequence_name
@@ -44,7 +43,9 @@ def check_sequences(root: ArcticRoot, subjects: list[str], names: Sequence[str] 
     known = sorted({name for subject in subjects for name in root.sequences(subject)})
     for name in names or ():
         if name not in known:
-            raise ConfigError(f"unknown sequence {name!r} of {', '.join(subjects)}; found {len(known)}.{nearest(name, known)}")
+            raise ConfigError(
+                f"unknown sequence {name!r} of {', '.join(subjects)}; found {len(known)}.{nearest(name, known)}"
+            )
 
 
 def settings_that_matter(settings: ConversionConfig) -> dict[str, Any]:
@@ -102,11 +103,15 @@ def plan_subject(
         metadata = {"source": root.source, "data_version": data_version, "converter_version": str(CONVERTER_VERSION)}
         plan.tasks.append(SequenceTask(root.path, mano, subject, sequence, folder, settings, key, metadata))
     cache.save()
-    if not plan.done and not plan.tasks and not plan.errors:
+    if plan.left_out and not (plan.done or plan.tasks or plan.errors):
         raise DataError(
             f"{subject}: found no pictures of any sequence below {root.path / root.image_source / subject}; "
             f"expected folders sequence/view with .jpg files for views {list(settings.views)}."
         )
+    if not (plan.done or plan.tasks or plan.errors):
+        plan.reason = f"{subject} has none of the sequences asked for; zero samples"
+        plan.why = plan.reason
+        return plan
     plan.why = "; ".join(whys[:3]) + (f"; and {len(whys) - 3} more" if len(whys) > 3 else "")
     return plan
 

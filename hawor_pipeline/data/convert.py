@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hawor_pipeline.config import ConversionConfig
+from hawor_pipeline.config import ConversionConfig, build
 from hawor_pipeline.data.arctic import ArcticRoot
 from hawor_pipeline.data.conversion_plan import (
     CONVERTER_VERSION,
@@ -23,7 +23,7 @@ from hawor_pipeline.data.conversion_plan import (
 from hawor_pipeline.data.pool import map_tasks
 from hawor_pipeline.data.shard_schema import MANIFEST_FILE
 from hawor_pipeline.data.shards import read_manifest
-from hawor_pipeline.errors import DataError, HaworError
+from hawor_pipeline.errors import ConfigError, DataError, HaworError
 from hawor_pipeline.provenance import StageResult, atomic_write_json, hash_json
 
 _WORKER_MODULES = ["hawor_pipeline.data.convert_sequence"]
@@ -109,6 +109,7 @@ def _convert(
         root.check_subject(subject)
     names = sequences if sequences is not None else settings.sequences
     check_sequences(root, subjects, names)
+    _check_source(root, Path(output_dir))
     mano = root.mano_dir(mano_dir)
     from hawor_pipeline.data.convert_sequence import convert_sequence
     from hawor_pipeline.data.hand_geometry import hash_hand_models
@@ -138,6 +139,17 @@ def _convert(
         if keep_good or not plan.errors:
             _write_manifest(plan, root, Path(output_dir), settings)
     return plans, time.monotonic() - started
+
+
+def _check_source(root: ArcticRoot, output: Path) -> None:
+    """Shards of different sources never share a folder."""
+    for path in output.glob(f"*/{MANIFEST_FILE}"):
+        found = (read_manifest(output, path.parent.name) or {}).get("source")
+        if found not in (None, root.source):
+            raise ConfigError(
+                f"{output} holds {found} shards ({path.parent.name}), and {root.path} is {root.source}: "
+                "the two never mix. Choose another output folder."
+            )
 
 
 def _check_left_out_again(plan: SubjectPlan, settings: ConversionConfig) -> None:
@@ -193,7 +205,12 @@ def _result(plan: SubjectPlan, output: Path, seconds: float) -> StageResult:
         "reused_sequences": len(manifest["sequences"]) - len(plan.tasks),
         "left_out_sequences": len(manifest["left_out_sequences"]),
         "left_out": dict(sorted(left_out.items())),
+        "unaccounted_frames": sum(entry["unaccounted"] for entry in manifest["sequences"]),
         "bytes": sum(entry["bytes"] for entry in manifest["sequences"]),
+        "per_sequence": [
+            {name: entry[name] for name in ("sequence", "ground_truth_frames", "rows", "valid_rows", "bytes")}
+            for entry in manifest["sequences"]
+        ],
         "hands_per_second": round(converted / seconds, 1) if converted else None,
     }
     reused = not plan.tasks
@@ -223,7 +240,7 @@ class ArcticDataConverter:
     ) -> None:
         self.root = ArcticRoot.locate(arctic_root)
         self.output_dir = Path(output_dir)
-        self.settings = ConversionConfig(target_resolution=target_resolution)
+        self.settings = build(ConversionConfig, {"target_resolution": target_resolution}, origin="ArcticDataConverter")
         self.num_workers = num_workers
         self.mano_dir = mano_dir
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.data.arctic import SIDES, ArcticRoot, list_images
+from hawor_pipeline.data.arctic import SIDES, ArcticRoot
 from hawor_pipeline.data.confidence import confidence, skip_reasons
 from hawor_pipeline.data.crops import (
     crop_from_file,
@@ -23,21 +23,19 @@ from hawor_pipeline.data.crops import (
     measure_blur,
     plan_cut,
 )
-from hawor_pipeline.data.hand_geometry import (
-    SeenHand,
-    ViewCamera,
-    WorldHand,
-    load_hand_models,
-    pose_hand,
-    see_hand,
-    view_camera,
-)
-from hawor_pipeline.data.object_mesh import load_object
+from hawor_pipeline.data.hand_geometry import SeenHand, see_hand
 from hawor_pipeline.data.picture_frame import PictureFrame, picture_frame
-from hawor_pipeline.data.raw_sequence import RawSequence, load_sequence
-from hawor_pipeline.data.shard_schema import ANNOTATIONS_FILE, IMAGES_FILE, LEDGER_FILE, LEDGER_SCHEMA, to_arrow
+from hawor_pipeline.data.scene import Scene, open_scene
+from hawor_pipeline.data.shard_schema import (
+    ANNOTATIONS_FILE,
+    DISTANCES_FILE,
+    DISTANCES_SCHEMA,
+    IMAGES_FILE,
+    LEDGER_FILE,
+    LEDGER_SCHEMA,
+    to_arrow,
+)
 from hawor_pipeline.data.shards import ImageWriter, write_parquet
-from hawor_pipeline.data.visibility import SkinFaces, joint_visibility
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import mark_done, sha256_file, staging_dir
 
@@ -66,19 +64,6 @@ class SequenceTask:
     metadata: dict[str, str]  # goes into the tables
 
 
-@dataclass(slots=True)
-class _Scene:
-    """What all views of a sequence share."""
-
-    raw: RawSequence
-    hands: dict[str, WorldHand]
-    cameras: dict[int, ViewCamera]
-    images: dict[int, dict[int, Path]]  # view -> frame number -> file
-    object_vertices: np.ndarray  # (T, V, 3) world frame
-    offset: int
-    visible: dict[str, np.ndarray]  # side -> (views, T, 21)
-
-
 def convert_sequence(task: SequenceTask) -> dict[str, Any]:
     """Convert one sequence and publish its shard.
 
@@ -88,7 +73,7 @@ def convert_sequence(task: SequenceTask) -> dict[str, Any]:
     Raises:
         DataError: a raw file or picture is damaged, too much is left out, or the disk is full. Nothing is published.
     """
-    scene = _open_scene(task)
+    scene = open_scene(task.root, task.mano_dir, task.subject, task.sequence, task.settings.views)
     ledger: list[tuple] = []
     with staging_dir(task.output) as folder:
         blocks = []
@@ -101,52 +86,23 @@ def convert_sequence(task: SequenceTask) -> dict[str, Any]:
             raise error
         arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
         write_parquet(to_arrow(arrays, task.metadata), folder / ANNOTATIONS_FILE)
-        rows = [dict(zip(LEDGER_SCHEMA.names, (task.subject, task.sequence, *row), strict=True)) for row in sorted(ledger)]
-        table = pa.Table.from_pylist(rows, LEDGER_SCHEMA).replace_schema_metadata(task.metadata)
-        write_parquet(table, folder / LEDGER_FILE)
-        names = [ANNOTATIONS_FILE, IMAGES_FILE, LEDGER_FILE]
+        _write_side_table(task, LEDGER_SCHEMA, sorted(ledger), folder / LEDGER_FILE)
+        _write_side_table(task, DISTANCES_SCHEMA, scene.distances, folder / DISTANCES_FILE)
+        names = [ANNOTATIONS_FILE, IMAGES_FILE, LEDGER_FILE, DISTANCES_FILE]
         info["sha256"] = {name: sha256_file(folder / name) for name in names}
         info["bytes"] = sum((folder / name).stat().st_size for name in names)
         mark_done(folder, task.key, info, names)
     return info
 
 
-def _open_scene(task: SequenceTask) -> _Scene:
-    root = ArcticRoot(task.root)
-    raw = load_sequence(root, task.subject, task.sequence)
-    subject_cameras = root.cameras(task.subject)
-    models = load_hand_models(task.mano_dir)
-    mesh = load_object(root, raw.object)
-    views = task.settings.views
-    scene = _Scene(
-        raw=raw,
-        hands={side: pose_hand(models, side, raw.hands[side]) for side in SIDES},
-        cameras={view: view_camera(raw, subject_cameras, view) for view in views},
-        images={view: list_images(root.image_folder(task.subject, task.sequence, view)) for view in views},
-        object_vertices=mesh.posed(raw.object_articulation, raw.object_rotation, raw.object_translation_m),
-        offset=subject_cameras.ioi_offset,
-        visible={side: np.zeros((len(views), len(raw), 21), bool) for side in SIDES},
-    )
-    skin = SkinFaces.from_models(
-        {side: models.arrays[side].faces for side in SIDES}, {side: models.arrays[side].skin_weights for side in SIDES}
-    )
-    centres = np.stack([camera.centres_m for camera in scene.cameras.values()])  # (views, T, 3)
-    shown = {frame - scene.offset for images in scene.images.values() for frame in images}
-    for index in sorted(shown & set(range(len(raw)))):
-        seen = joint_visibility(
-            {side: scene.hands[side].vertices_m[index] for side in SIDES},
-            {side: scene.hands[side].joints_m[index] for side in SIDES},
-            centres[:, index],
-            skin,
-            (scene.object_vertices[index], mesh.faces),
-        )
-        for side in SIDES:
-            scene.visible[side][:, index] = seen[side]
-    return scene
+def _write_side_table(task: SequenceTask, schema: pa.Schema, rows: list[tuple], path: Path) -> None:
+    """A small table whose first columns are subject and sequence."""
+    records = [dict(zip(schema.names, (task.subject, task.sequence, *row), strict=True)) for row in rows]
+    write_parquet(pa.Table.from_pylist(records, schema).replace_schema_metadata(task.metadata), path)
 
 
 def _convert_view(
-    task: SequenceTask, scene: _Scene, position: int, view: int, writer: ImageWriter, ledger: list[tuple]
+    task: SequenceTask, scene: Scene, position: int, view: int, writer: ImageWriter, ledger: list[tuple]
 ) -> list[dict[str, np.ndarray]]:
     """Rows of one view, a block per side in the order of the table; appends its crops and what is left out."""
     camera, images, frames = scene.cameras[view], scene.images[view], len(scene.raw)
@@ -231,7 +187,7 @@ def _cut_frame(
 
 
 def _rows(
-    task: SequenceTask, scene: _Scene, where: tuple[int, int, str], seen: SeenHand, crops: list[_Crop]
+    task: SequenceTask, scene: Scene, where: tuple[int, int, str], seen: SeenHand, crops: list[_Crop]
 ) -> dict[str, np.ndarray]:
     """Columns of one view and side."""
     position, view, side = where
@@ -258,9 +214,7 @@ def _rows(
     typical = float(np.median(hand.fitting_err))
     return {
         "sample_id": np.array(names, object),
-        **{
-            name: np.full(count, value, object if isinstance(value, str) else None) for name, value in constant.items()
-        },
+        **{name: np.full(count, value, object if isinstance(value, str) else None) for name, value in constant.items()},
         "frame": frames,
         "gt_index": index,
         "box_center_px": seen.box_center_px[index],
@@ -290,11 +244,13 @@ def _rows(
     }
 
 
-def _summary(task: SequenceTask, scene: _Scene, blocks: list[dict], ledger: list[tuple]) -> dict[str, Any]:
+def _summary(task: SequenceTask, scene: Scene, blocks: list[dict], ledger: list[tuple]) -> dict[str, Any]:
     rows = sum(len(block["frame"]) for block in blocks)
     left_out: dict[str, int] = {}
     for *_, reason, samples in sorted(ledger):
         left_out[reason] = left_out.get(reason, 0) + samples
+    possible = 2 * len(scene.raw) * len(scene.cameras)  # hands with ground truth, over all views
+    without = sum(left_out.get(reason, 0) for reason in (NO_GROUND_TRUTH_BEFORE, NO_GROUND_TRUTH_AFTER))
     invalid: dict[str, int] = {}
     for block in blocks:
         for reason in block["skip_reason"]:
@@ -306,6 +262,7 @@ def _summary(task: SequenceTask, scene: _Scene, blocks: list[dict], ledger: list
         "ground_truth_frames": len(scene.raw),
         "left_out": dict(sorted(left_out.items())),
         "invalid": dict(sorted(invalid.items())),
+        "unaccounted": possible - rows - (sum(left_out.values()) - without),
         "unmatched_share": unmatched_share(ledger, len(scene.raw)),
     }
 
@@ -313,8 +270,8 @@ def _summary(task: SequenceTask, scene: _Scene, blocks: list[dict], ledger: list
 def unmatched_share(ledger: list[tuple], frames: int) -> float:
     """Share of the moments of the views present that have only a picture or only ground truth.
 
-    Pictures before ground truth 0 are not counted: the offset says that they are there. Nor are the few moments per view
-    by which cameras and motion capture stop apart.
+    Pictures before ground truth 0 are not counted: the offset says that they are there. Nor are the few moments
+    per view by which cameras and motion capture stop apart.
     """
     unmatched: dict[int, int] = {}
     absent = {view for view, _, _, reason, _ in ledger if reason == VIEW_ABSENT}
@@ -333,6 +290,6 @@ def left_out_error(name: str, info: dict[str, Any], settings: ConversionConfig) 
         return None
     return DataError(
         f"{name}: the counts of pictures and ground truth disagree: {share:.0%} of the {info['ground_truth_frames']} "
-        f"frames lack one or the other in the worst view ({info['left_out']}), at most {settings.max_left_out_share:.0%} "
-        "may. Get the missing pictures or raw files, or raise max_left_out_share."
+        f"frames lack one or the other in the worst view ({info['left_out']}), at most "
+        f"{settings.max_left_out_share:.0%} may. Get the missing pictures or raw files, or raise max_left_out_share."
     )

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from hawor_pipeline.core.camera import project_distorted, transform_points
-from hawor_pipeline.core.mano import ManoArrays, ManoLayer, find_mano, load_mano
+from hawor_pipeline.core.mano import ManoArrays, ManoLayer, Side, find_mano, load_mano
 from hawor_pipeline.core.rotations import rotmat_to_axis_angle
 from hawor_pipeline.core.units import m_to_mm
-from hawor_pipeline.data.arctic import EGO_VIEW, SIDES, SubjectCameras
+from hawor_pipeline.data.arctic import EGO_VIEW, SubjectCameras
 from hawor_pipeline.data.raw_sequence import RawHand, RawSequence
 from hawor_pipeline.provenance import sha256_file
 
+_MODEL_SIDES: tuple[Side, ...] = ("left", "right")
 _MIRROR = np.array([-1.0, 1.0, 1.0])
 # The box of a hand of which less than this share can be projected would say nothing about the hand.
 _LEAST_PROJECTED = 0.5
@@ -60,13 +61,13 @@ def load_hand_models(mano_dir: Path) -> HandModels:
     ConfigError: a side is not in the folder.
     DataError: a file is damaged or refused.
     """
-    arrays = {side: load_mano(mano_dir, side) for side in SIDES}
-    return HandModels(arrays, {side: ManoLayer(arrays[side]).double() for side in SIDES})
+    arrays: dict[str, ManoArrays] = {side: load_mano(mano_dir, side) for side in _MODEL_SIDES}
+    return HandModels(arrays, {side: ManoLayer(arrays[side]).double() for side in arrays})
 
 
 def hash_hand_models(mano_dir: Path) -> dict[str, str]:
     """Side to sha256 of its model file."""
-    return {side: sha256_file(find_mano(mano_dir, side)) for side in SIDES}
+    return {side: sha256_file(find_mano(mano_dir, side)) for side in _MODEL_SIDES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,8 @@ class ViewCamera:
             points_world: (T, N, 3), metres.
 
         Returns:
-            Points in the camera frame (T, N, 3), pixels (T, N, 2), and whether each is in front of the camera and inside
-            the lens model's monotone radius, (T, N).
+            Points in the camera frame (T, N, 3), pixels (T, N, 2), and whether each is in front of the camera and
+            inside the lens model's monotone radius, (T, N).
         """
         points = transform_points(torch.tensor(self.cam_from_world), torch.tensor(points_world))
         intrinsics, distortion = torch.tensor(self.intrinsics), torch.tensor(self.distortion)
@@ -142,7 +143,7 @@ class ViewCamera:
     def inside(self, pixels: np.ndarray) -> np.ndarray:
         """Whether pixels (..., 2) fall on the picture; its outermost pixels reach half a pixel past their centres."""
         height, width = self.image_size
-        return ((pixels >= -0.5) & (pixels < (width - 0.5, height - 0.5))).all(-1)
+        return np.all((pixels >= -0.5) & (pixels < (width - 0.5, height - 0.5)), axis=-1)
 
 
 def view_camera(raw: RawSequence, cameras: SubjectCameras, view: int) -> ViewCamera:
@@ -200,4 +201,3 @@ def see_hand(hand: WorldHand, camera: ViewCamera, box_scale: float) -> SeenHand:
         overlaps=inside.any(1),
         truncation=1.0 - inside.mean(1),
     )
-

@@ -178,8 +178,9 @@ def _hash_images(images: dict[int, Path], row: dict[str, Any]) -> list[str]:
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(_examine, images.values(), chunksize=16))
     row["image_bytes"] = sum(size for _, size, _ in found)
-    row["images_sha256"] = hash_json([[path.name, digest] for path, (digest, _, _) in zip(images.values(), found)])
-    return [path.name for path, (_, _, whole) in zip(images.values(), found, strict=True) if not whole]
+    files = [path.name for path in images.values()]
+    row["images_sha256"] = hash_json([[name, digest] for name, (digest, _, _) in zip(files, found, strict=True)])
+    return [name for name, (_, _, whole) in zip(files, found, strict=True) if not whole]
 
 
 def _examine(path: Path) -> tuple[str, int, bool]:
@@ -222,6 +223,8 @@ def _info(root: ArcticRoot, subject: str, status: str, reason: str, rows: list[d
         "ground_truth_frames": sum(frames.values()),
         "problems": dict(sorted(counts.items())),
         "damaged": broken[:5],
-        "imaged_sequences_without_ground_truth": len(set(root.imaged_sequences(subject)) - set(root.sequences(subject))),
+        "imaged_sequences_without_ground_truth": len(
+            set(root.imaged_sequences(subject)) - set(root.sequences(subject))
+        ),
         "proof": [],
     }

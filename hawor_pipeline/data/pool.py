@@ -66,7 +66,7 @@ def _guarded(function: Callable[[Task], Any], task: Task) -> Any:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch and OpenCV with one thread; a pool of processes already fills the cores, and results do not depend on it."""
+    """torch and OpenCV with one thread: a pool of processes fills the cores already."""
     import cv2
     import torch
 

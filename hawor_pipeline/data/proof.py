@@ -10,9 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.core.skeleton import BONES
-from hawor_pipeline.data.arctic import SIDES, ArcticRoot, list_images
+from hawor_pipeline.data.arctic import SIDES, VIEW_COUNT, ArcticRoot, list_images
 from hawor_pipeline.data.crops import decode_image, is_black
 from hawor_pipeline.data.hand_geometry import HandModels, ViewCamera, load_hand_models, pose_hand, see_hand, view_camera
 from hawor_pipeline.data.object_mesh import load_object
@@ -25,6 +24,7 @@ _PANELS = 6
 _COLUMNS = 3
 _PANEL_WIDTH = 560
 _JPEG_QUALITY = 85
+_BOX_SCALE = 1.2  # boxes are drawn as the default settings make them
 _COLORS = {"right": (80, 220, 255), "left": (255, 190, 60)}  # RGB
 _ATTEMPTS = 8  # per panel, to pass over black pictures
 
@@ -47,14 +47,20 @@ def write_proof_sheet(root: ArcticRoot, mano_dir: Path, subject: str, path: Path
     """
     models = load_hand_models(mano_dir)
     rng = np.random.default_rng([seed, *subject.encode()])
-    panels, names = [], []
-    for _ in range(_PANELS * _ATTEMPTS):
+    panels: list[np.ndarray] = []
+    names: list[str] = []
+    for attempt in range(_PANELS * _ATTEMPTS):
         if len(panels) == _PANELS:
             break
-        drawn = _random_panel(root, models, subject, rng)
-        if drawn is not None and drawn[0] not in names:
-            names.append(drawn[0])
-            panels.append(drawn[1])
+        picked = _pick(root, subject, rng)
+        if picked is None or picked.name in names:
+            continue
+        if attempt < _PANELS * _ATTEMPTS // 2 and any(name.startswith(picked.view_name) for name in names):
+            continue  # first of all a picture of each view
+        panel = _panel(root, models, subject, picked)
+        if panel is not None:
+            names.append(picked.name)
+            panels.append(panel)
     if not panels:
         return []
     height = max(panel.shape[0] for panel in panels)
@@ -67,29 +73,48 @@ def write_proof_sheet(root: ArcticRoot, mano_dir: Path, subject: str, path: Path
     return names
 
 
-def _random_panel(
-    root: ArcticRoot, models: HandModels, subject: str, rng: np.random.Generator
-) -> tuple[str, np.ndarray] | None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Picked:
+    sequence: str
+    view: int
+    frame: int
+    path: Path
+
+    @property
+    def view_name(self) -> str:
+        return f"{self.sequence}/{self.view}/"
+
+    @property
+    def name(self) -> str:
+        return f"{self.view_name}{self.frame:05d}"
+
+
+def _pick(root: ArcticRoot, subject: str, rng: np.random.Generator) -> _Picked | None:
     sequence = str(rng.choice(root.sequences(subject)))
-    view = int(rng.integers(9))
+    view = int(rng.integers(VIEW_COUNT))
     images = list_images(root.image_folder(subject, sequence, view))
-    cameras = root.cameras(subject)
-    raw = load_sequence(root, subject, sequence)
-    frames = [frame for frame in images if 0 <= frame - cameras.ioi_offset < len(raw)]
-    if not frames:
+    if not images:
         return None
-    frame = frames[int(rng.integers(len(frames)))]
-    raw = _only(raw, frame - cameras.ioi_offset)
-    camera = view_camera(raw, cameras, view)
+    frame = list(images)[int(rng.integers(len(images)))]
+    return _Picked(sequence, view, frame, images[frame])
+
+
+def _panel(root: ArcticRoot, models: HandModels, subject: str, picked: _Picked) -> np.ndarray | None:
+    raw = load_sequence(root, subject, picked.sequence)
+    cameras = root.cameras(subject)
+    index = picked.frame - cameras.ioi_offset
+    if not 0 <= index < len(raw):
+        return None
+    raw = _only(raw, index)
+    camera = view_camera(raw, cameras, picked.view)
     vertices = load_object(root, raw.object).posed(
         raw.object_articulation, raw.object_rotation, raw.object_translation_m
     )
     picture = picture_frame(root.image_source, camera, vertices)
-    image = decode_image(images[frame].read_bytes(), images[frame], picture.size)
+    image = decode_image(picked.path.read_bytes(), picked.path, picture.size)
     if is_black(image):
         return None
-    name = f"{sequence}/{view}/{frame:05d}"
-    return name, _draw(image, picture, camera, models, raw, name)
+    return _draw(image, picture, camera, models, raw, picked.name)
 
 
 def _only(raw: RawSequence, index: int) -> RawSequence:
@@ -119,7 +144,7 @@ def _draw(
 
     for side in SIDES:
         hand = pose_hand(models, side, raw.hands[side])
-        seen = see_hand(hand, camera, ConversionConfig().box_scale)
+        seen = see_hand(hand, camera, _BOX_SCALE)
         _, vertices, projectable = camera.project(hand.vertices_m)
         if not projectable.all() or np.isnan(seen.box_size_px[0]):
             continue
@@ -133,6 +158,8 @@ def _draw(
         half = seen.box_size_px[0] / 2
         corners = place(np.stack((seen.box_center_px[0] - half, seen.box_center_px[0] + half)))
         cv2.rectangle(panel, corners[0].tolist(), corners[1].tolist(), color, 2, cv2.LINE_AA, 3)
-    for width, color in ((3, (0, 0, 0)), (1, (255, 255, 255))):
-        cv2.putText(panel, name, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, width, cv2.LINE_AA)
+    (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+    label = panel[: height + 14, : width + 16]
+    label[:] = label // 4
+    cv2.putText(panel, name, (8, height + 6), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
     return panel

@@ -71,7 +71,9 @@ def load_sequence(root: ArcticRoot, subject: str, sequence: str) -> RawSequence:
         )
     translation = mm_to_m(pose[:, 4:7])
     if np.abs(translation).max(initial=0) > _FARTHEST_M:
-        raise DataError(f"{object_file}: object {np.abs(translation).max():.0f} m away; expected millimetres in the file.")
+        raise DataError(
+            f"{object_file}: object {np.abs(translation).max():.0f} m away; expected millimetres in the file."
+        )
     return RawSequence(
         subject=subject,
         sequence=sequence,
@@ -117,7 +119,9 @@ def _load_hands(file: Path) -> dict[str, RawHand]:
             fitting_err=_numbers(errors, (frames,), file, f"{side}.fitting_err"),
         )
         if np.abs(hands[side].translation_m).max(initial=0) > _FARTHEST_M:
-            raise DataError(f"{file}: {side}.trans reaches {np.abs(hands[side].translation_m).max():.0f}; expected metres.")
+            raise DataError(
+                f"{file}: {side}.trans reaches {np.abs(hands[side].translation_m).max():.0f}; expected metres."
+            )
     counts = {side: len(hand.pose) for side, hand in hands.items()}
     if len(set(counts.values())) > 1:
         raise DataError(f"{file}: the hands disagree about the number of frames ({counts}); get the file again.")
@@ -150,7 +154,9 @@ def _numbers(array: Any, shape: tuple[int | None, ...], file: Path, name: str) -
     wrong = found.dtype.kind not in "fiu" or found.ndim != len(shape)
     if wrong or any(want not in (None, have) for want, have in zip(shape, found.shape, strict=True)):
         expected = tuple("T" if size is None else size for size in shape)
-        raise DataError(f"{file}: {name} has shape {found.shape} of {found.dtype}, expected numbers of shape {expected}.")
+        raise DataError(
+            f"{file}: {name} has shape {found.shape} of {found.dtype}, expected numbers of shape {expected}."
+        )
     finite = np.isfinite(found)
     if not finite.all():
         where = int(np.argwhere(~finite)[0][0])

@@ -1,6 +1,6 @@
 """Columns of a shard: names, types, shapes and meaning, in one place; the schema and the docs follow from it.
 
-Arrays are fixed-size lists in row-major order; the field's metadata carries the shape ("3,3"), the unit and the meaning.
+Arrays are fixed-size lists in row-major order; the field's metadata carries shape ("3,3"), unit and meaning.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import pyarrow as pa
 ANNOTATIONS_FILE = "annotations.parquet"
 IMAGES_FILE = "images.arrow"
 LEDGER_FILE = "ledger.parquet"
+DISTANCES_FILE = "distances.parquet"
 MANIFEST_FILE = "manifest.json"
 # Fixed, because they are part of the bytes: records per Arrow batch and rows per Parquet row group.
 BATCH_ROWS = 256
@@ -104,12 +105,44 @@ _ALL = [
         """,
     ),
 ]
-_ORDER = (
-    "sample_id subject sequence object action view frame gt_index side is_right image_height image_width box_center_px "
-    "box_size_px crop_from_image intrinsics cam_from_world distortion global_orient hand_pose betas betas_as_right "
-    "betas_as_right_residual_mm translation_m joints_cam_m joints_px joints_world_m joint_in_frame joint_visible "
-    "occlusion truncation confidence blur fitting_err valid skip_reason"
-).split()
+_ORDER = [
+    "sample_id",
+    "subject",
+    "sequence",
+    "object",
+    "action",
+    "view",
+    "frame",
+    "gt_index",
+    "side",
+    "is_right",
+    "image_height",
+    "image_width",
+    "box_center_px",
+    "box_size_px",
+    "crop_from_image",
+    "intrinsics",
+    "cam_from_world",
+    "distortion",
+    "global_orient",
+    "hand_pose",
+    "betas",
+    "betas_as_right",
+    "betas_as_right_residual_mm",
+    "translation_m",
+    "joints_cam_m",
+    "joints_px",
+    "joints_world_m",
+    "joint_in_frame",
+    "joint_visible",
+    "occlusion",
+    "truncation",
+    "confidence",
+    "blur",
+    "fitting_err",
+    "valid",
+    "skip_reason",
+]
 COLUMNS: dict[str, Column] = {name: next(column for column in _ALL if column.name == name) for name in _ORDER}
 
 # What is left out: a row per picture, hand or view without a sample, and how many samples that costs.
@@ -124,6 +157,19 @@ LEDGER_SCHEMA = pa.schema(
             ("side", pa.string()),  # empty: both
             ("reason", pa.string()),
             ("samples", pa.int32()),
+        )
+    ]
+)
+# Once per moment and hand, not per view: nearest distance of the hand's vertices to the object's surface points.
+DISTANCES_SCHEMA = pa.schema(
+    [
+        pa.field(name, kind, False)
+        for name, kind in (
+            ("subject", pa.string()),
+            ("sequence", pa.string()),
+            ("gt_index", pa.int32()),
+            ("side", pa.string()),
+            ("hand_object_distance_m", pa.float32()),
         )
     ]
 )

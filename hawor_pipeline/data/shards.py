@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 from hawor_pipeline.data.shard_schema import (
     ANNOTATIONS_FILE,
     BATCH_ROWS,
+    DISTANCES_FILE,
+    DISTANCES_SCHEMA,
     IMAGES_FILE,
     IMAGES_SCHEMA,
     LEDGER_FILE,
@@ -31,7 +33,7 @@ from hawor_pipeline.data.shard_schema import (
 )
 from hawor_pipeline.errors import ConfigError, DataError
 
-__all__ = ["ImageWriter", "ShardSet", "as_numpy", "open_shards", "read_manifest", "write_parquet"]
+__all__ = ["ImageWriter", "ShardSet", "as_numpy", "open_shards", "read_manifest", "read_side_tables", "write_parquet"]
 
 
 class ImageWriter:
@@ -187,8 +189,12 @@ def open_shards(
     wanted = present if subjects is None else list(subjects)
     for subject in wanted:
         if subject not in present:
-            raise ConfigError(f"no shards of {subject} in {root} (has {', '.join(present) or 'none'}); convert it first.")
-    directories, tables, sources = [], [], set()
+            raise ConfigError(
+                f"no shards of {subject} in {root} (has {', '.join(present) or 'none'}); convert it first."
+            )
+    directories: list[Path] = []
+    tables: list[pa.Table] = []
+    sources: set[str] = set()
     for subject in wanted:
         manifest = read_manifest(root, subject) or {}
         if manifest.get("sequences"):
@@ -225,11 +231,20 @@ def _empty(columns: Sequence[str] | None) -> pa.Table:
     return _with_position(empty.select(list(columns)) if columns is not None else empty, 0)
 
 
-def read_ledger(shards_dir: Path, subjects: Iterable[str]) -> pa.Table:
-    """Everything left out of the sequences that the manifests list."""
-    tables = [LEDGER_SCHEMA.empty_table()]
+def read_side_tables(shards_dir: str | Path, subjects: Iterable[str], name: str) -> pa.Table:
+    """One of the small tables (ledger, distances) of all sequences that the manifests list.
+
+    Args:
+        shards_dir: folder with a folder per subject.
+        subjects: those without a manifest contribute nothing.
+        name: LEDGER_FILE or DISTANCES_FILE.
+    """
+    tables = [{LEDGER_FILE: LEDGER_SCHEMA, DISTANCES_FILE: DISTANCES_SCHEMA}[name].empty_table()]
     for subject in subjects:
-        for entry in (read_manifest(shards_dir, subject) or {}).get("sequences", ()):
-            path = Path(shards_dir) / subject / entry["sequence"] / LEDGER_FILE
-            tables.append(pq.read_table(path, partitioning=None).replace_schema_metadata(None))
+        for entry in (read_manifest(Path(shards_dir), subject) or {}).get("sequences", ()):
+            path = Path(shards_dir) / subject / entry["sequence"] / name
+            try:
+                tables.append(pq.read_table(path, partitioning=None).replace_schema_metadata(None))
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(f"{path}: damaged or missing ({error}); run the conversion again.") from None
     return pa.concat_tables(tables)

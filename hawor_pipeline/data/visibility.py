@@ -1,10 +1,10 @@
 """Which hand joints a camera sees, from geometry: rays against both hands and the articulated object.
 
 A joint lies inside the hand, so the first thing a ray towards it meets is, at best, its own skin. The joint counts as
-visible if that first hit is skin of the same hand that belongs to the joint (its own bone or a neighbour in the kinematic
-chain) and lies within `SKIN_DEPTH_M` of it along the ray, or if nothing is hit before it. Everything else in front of it
-(the other hand, the object, another finger, the far side of the palm) hides it. The search structure is built once per
-frame in the world frame and serves all views.
+visible if that first hit is skin of the same hand that belongs to the joint (its own bone or a neighbour in the
+kinematic chain) and lies within `SKIN_DEPTH_M` of it along the ray, or if nothing is hit before it. Everything else in
+front of it (the other hand, the object, another finger, the far side of the palm) hides it. The search structure is
+built once per frame in the world frame and serves all views.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ import numpy as np
 
 from hawor_pipeline.core.skeleton import MANO_PARENTS, OPENPOSE_FROM_MANO
 
-# How much tissue may lie between a joint and the skin that shows it, along a ray that may be slanted: about one and a half
-# times half the thickness of an adult's wrist, thumb root, palm and fingers (OpenPose order; tips lie on the skin).
+# How much tissue may lie between a joint and the skin that shows it, along a ray that may be slanted: about one and a
+# half times half the thickness of an adult's wrist, thumb root, palm and fingers (OpenPose order).
 _WRIST_M, _THUMB_ROOT_M, _PALM_M, _FINGER_M = 0.045, 0.035, 0.030, 0.020
 _THUMB_M = (_THUMB_ROOT_M, _PALM_M, _FINGER_M, _FINGER_M)
 SKIN_DEPTH_M = np.array([_WRIST_M, *_THUMB_M, *4 * (_PALM_M, _FINGER_M, _FINGER_M, _FINGER_M)])

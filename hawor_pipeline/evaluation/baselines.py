@@ -118,6 +118,7 @@ def write_baseline(
     identity: RunIdentity,
     subjects: Sequence[str],
     means: TrainingMeans,
+    views: Sequence[int] | None = None,
 ) -> int:
     """Publish a floor's predictions for the valid rows of `subjects`; returns how many.
 
@@ -127,12 +128,13 @@ def write_baseline(
         identity: of the floor; no checkpoint.
         subjects: those that are evaluated.
         means: of the training samples.
+        views: pictures of which cameras; None takes all.
     """
     models = HandModels.load(mano_dir)
     if kind == "subject_mean":
         own = {subject: training_means(shards_dir, [subject]).joints_m for subject in subjects}
     with table_writer(metrics_dir, "predictions", identity) as writer:
-        for annotations in sequences(shards_dir, subjects):
+        for annotations in sequences(shards_dir, subjects, views):
             truth = read_truth(annotations)
             if kind == "mean_rotations":
                 hands = _constant_parameters(means, models, truth, load_rows(annotations))

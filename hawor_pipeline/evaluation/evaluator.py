@@ -6,6 +6,7 @@ rules. Memory holds one sequence and a few sums, however many samples there are.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,10 @@ BINS: dict[str, tuple[float, ...]] = {
 OVERALL_STRATA = ("subject", "object", "action", "view", "side")
 
 
-def sequences(shards_dir: Path | str, subjects: Sequence[str] | None) -> Iterator[pa.Table]:
-    """Annotations of the valid rows, a table per recording, in the order of the shards.
+def sequences(
+    shards_dir: Path | str, subjects: Sequence[str] | None, views: Sequence[int] | None = None
+) -> Iterator[pa.Table]:
+    """Annotations of the valid rows (of these views), a table per recording, in the order of the shards.
 
     Raises:
         ConfigError: no shards there, or an unknown subject.
@@ -65,13 +68,26 @@ def sequences(shards_dir: Path | str, subjects: Sequence[str] | None) -> Iterato
     rows = 0
     for subject in converted_subjects(shards_dir) if subjects is None else subjects:
         table = open_shards(shards_dir, [subject], columns=list(ANNOTATION_COLUMNS)).table
+        table = table.filter(pa.array(counts(table, views)))
         for shard in np.unique(table["shard_id"].to_numpy()):
-            part = table.filter(pc.and_(pc.equal(table["shard_id"], int(shard)), table["valid"]))
+            part = table.filter(pc.equal(table["shard_id"], int(shard)))
             rows += part.num_rows
-            if part.num_rows:
-                yield part
+            yield part
     if not rows:
-        raise DataError(f"no valid row in {shards_dir} for subjects {subjects or 'all'}; convert subjects with hands.")
+        raise DataError(no_rows(shards_dir, subjects, views))
+
+
+def counts(annotations: pa.Table, views: Sequence[int] | None) -> np.ndarray:
+    """(N,) bool: rows that an evaluation of these views counts."""
+    valid = annotations["valid"].to_numpy()
+    return valid if views is None else valid & np.isin(annotations["view"].to_numpy(), list(views))
+
+
+def no_rows(shards_dir: Path | str, subjects: Sequence[str] | None, views: Sequence[int] | None) -> str:
+    """Message of the error that there is nothing to evaluate."""
+    whose = ", ".join(subjects) if subjects else "all subjects"
+    where = "any view" if views is None else f"views {', '.join(map(str, views))}"
+    return f"no valid row of {whose} in {where} of {shards_dir}; convert these views, or choose another protocol."
 
 
 def converted_subjects(shards_dir: Path | str) -> list[str]:
@@ -96,6 +112,7 @@ def evaluate_predictions(
     metrics_dir: Path | str,
     identity: RunIdentity,
     subjects: Sequence[str] | None = None,
+    views: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Compute samples, joints and summary from a run's predictions table, and publish them.
 
@@ -105,6 +122,7 @@ def evaluate_predictions(
         metrics_dir: where `predictions/run_id=...` lies and the other tables go.
         identity: the run.
         subjects: whose rows; None takes all.
+        views: pictures of which cameras; None takes all.
 
     Returns:
         `samples`, `sequences` and `metrics` (overall metric name to value).
@@ -118,7 +136,7 @@ def evaluate_predictions(
     with ExitStack() as stack:
         samples = stack.enter_context(table_writer(metrics_dir, "samples", identity))
         joints = stack.enter_context(table_writer(metrics_dir, "joints", identity))
-        for annotations in sequences(shards_dir, subjects):
+        for annotations in sequences(shards_dir, subjects, views):
             truth = read_truth(annotations)
             measured = measure(truth, predictions.take(annotations["sample_id"]), models, tracks_of(annotations))
             _write_sequence(samples, joints, annotations, truth, measured)
@@ -162,7 +180,7 @@ class _PredictionReader:
     def expect_end(self) -> None:
         """No row may be left over."""
         if (self._rest is not None and self._rest.num_rows) or next(self._batches, None) is not None:
-            raise DataError(f"run {self._run_id!r} has predictions for more samples than the shards have. Predict again.")
+            raise DataError(f"run {self._run_id!r} has predictions for more samples than the shards. Predict again.")
 
 
 def _write_sequence(
@@ -213,7 +231,7 @@ def _summarise(summary: Summary, annotations: pa.Table, truth: HandTruth, measur
 def bin_labels(name: str, values: np.ndarray) -> np.ndarray:
     """The bin of each value as text ("0.10-0.25", "1.50+"); "unknown" where it is NaN."""
     edges = BINS[name]
-    names = [f"{low:.2f}-{high:.2f}" if np.isfinite(high) else f"{low:.2f}+" for low, high in zip(edges, edges[1:], strict=False)]
+    names = [f"{low:.2f}-{high:.2f}" if np.isfinite(high) else f"{low:.2f}+" for low, high in pairwise(edges)]
     values = np.asarray(values, np.float64)
     index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(names) - 1)
     return np.where(np.isnan(values), "unknown", np.array(names)[index])

@@ -88,7 +88,9 @@ def write_gallery(
                 size = {"height": picture.shape[0], "width": picture.shape[1]}
                 items.append({"rank": rank, "picture": name, **size, **facts})
                 if number == 1:
-                    meshes.append({"rank": rank, "sample_id": facts["sample_id"], "mpjpe_mm": facts["mpjpe_mm"], **hand.mesh_mm()})
+                    meshes.append(
+                        {"rank": rank, "sample_id": facts["sample_id"], "mpjpe_mm": facts["mpjpe_mm"], **hand.mesh_mm()}
+                    )
         content = {"items": items, "meshes": meshes, "faces": models.faces.tolist()}
         (staged / "gallery.json").write_text(json.dumps(content, separators=(",", ":")))
     return folder
@@ -126,8 +128,12 @@ class _Hand:
     def picture(self, crop: np.ndarray, annotation: pa.Table) -> np.ndarray:
         """Three panels side by side, BGR."""
         scale = PANEL_PX / max(crop.shape[:2])
-        panel = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-        affine = np.array(annotation["crop_from_image"].combine_chunks().flatten().to_pylist(), np.float64).reshape(2, 3)
+        panel = cv2.resize(
+            crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        )
+        affine = np.array(annotation["crop_from_image"].combine_chunks().flatten().to_pylist(), np.float64).reshape(
+            2, 3
+        )
         affine *= scale
         affine[:, 2] += (scale - 1) / 2  # pixel centres
         panels = [
@@ -145,19 +151,27 @@ class _Hand:
     def _skeletons(self, panel: np.ndarray, affine: np.ndarray) -> np.ndarray:
         for joints, rgb in ((self.truth.joints_m[0], TRUE_RGB), (self.predicted.joints_m[0], PREDICTED_RGB)):
             color = tuple(255 * channel for channel in reversed(rgb))
-            points = [tuple(int(v) for v in np.round(p * 8)) for p in np.clip(self._pixels(joints, affine), -4000, 4000)]
+            points = [
+                tuple(int(v) for v in np.round(p * 8)) for p in np.clip(self._pixels(joints, affine), -4000, 4000)
+            ]
             for start, end in BONES:
                 cv2.line(panel, points[start], points[end], color, 2, cv2.LINE_AA, 3)
             for point in points:
                 cv2.circle(panel, point, 20, color, -1, cv2.LINE_AA, 3)
         return panel
 
-    def _mesh_over(self, panel: np.ndarray, vertices: torch.Tensor, affine: np.ndarray, rgb: Sequence[float]) -> np.ndarray:
+    def _mesh_over(
+        self, panel: np.ndarray, vertices: torch.Tensor, affine: np.ndarray, rgb: Sequence[float]
+    ) -> np.ndarray:
         """The shaded mesh over the panel."""
         size = (panel.shape[0] * _SUPERSAMPLE, panel.shape[1] * _SUPERSAMPLE)
         pixels = self._pixels(vertices, affine) * _SUPERSAMPLE + (_SUPERSAMPLE - 1) / 2
-        color, covered = rasterize(pixels, vertices[:, 2].numpy(), self.faces, shade(vertices.numpy(), self.faces, rgb), size)
-        color, covered = (cv2.resize(layer, panel.shape[1::-1], interpolation=cv2.INTER_AREA) for layer in (color, covered))
+        color, covered = rasterize(
+            pixels, vertices[:, 2].numpy(), self.faces, shade(vertices.numpy(), self.faces, rgb), size
+        )
+        color, covered = (
+            cv2.resize(layer, panel.shape[1::-1], interpolation=cv2.INTER_AREA) for layer in (color, covered)
+        )
         alpha = 0.92 * covered[..., None]
         blended = panel * (1 - alpha) + 255 * color[..., ::-1] * 0.92
         return np.clip(blended, 0, 255).round().astype(np.uint8)
@@ -204,6 +218,15 @@ def rasterize(
     settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
     settings.setCullingMode(cv2.RASTERIZE_CULLING_NONE)
     color, depth = cv2.triangleRasterize(
-        vertices, faces.astype(np.int32), colors, color, depth, np.eye(4, dtype=np.float32), _FOV_Y, _NEAR_M, _FAR_M, settings
+        vertices,
+        faces.astype(np.int32),
+        colors,
+        color,
+        depth,
+        np.eye(4, dtype=np.float32),
+        _FOV_Y,
+        _NEAR_M,
+        _FAR_M,
+        settings,
     )
     return color, (depth < _FAR_M * 0.999).astype(np.float32)

@@ -19,6 +19,7 @@ from hawor_pipeline.data.dataset import ClipDataset, keep_batch
 from hawor_pipeline.data.rows import load_rows
 from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.errors import ConfigError, DataError, NumericalError
+from hawor_pipeline.evaluation.evaluator import counts, no_rows
 from hawor_pipeline.evaluation.hands import HandModels, predictions_on_true_side, read_truth
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
 from hawor_pipeline.models.checkpoints import load_hawor
@@ -50,6 +51,7 @@ def predict_checkpoint(
     identity: RunIdentity,
     *,
     subjects: Sequence[str] | None = None,
+    views: Sequence[int] | None = None,
     clip_length: int = 16,
     device: str = "auto",
     num_workers: int = 0,
@@ -64,6 +66,7 @@ def predict_checkpoint(
         metrics_dir: where the table goes, under `predictions/run_id=...`.
         identity: the run; its checkpoint hash must be of this file.
         subjects: whose rows; None takes all.
+        views: pictures of which cameras; None takes all.
         clip_length: frames that the network sees together, as it was trained.
         device: "auto", "cpu", "cuda", ...
         num_workers: processes that decode crops; 0 decodes here.
@@ -81,22 +84,29 @@ def predict_checkpoint(
     where = choose_device(device)
     model = load_hawor(checkpoint).to(where)
     shards = open_shards(shards_dir, subjects)
-    wanted = np.flatnonzero(shards.table["valid"].to_numpy())
+    if views is not None:  # whole tracks, valid or not: a clip is consecutive frames
+        shards = shards.select(np.isin(shards.column("view"), list(views)))
+    is_wanted = counts(shards.table, None)
+    wanted = np.flatnonzero(is_wanted)
     if not len(wanted):
-        raise DataError(f"no valid row in {shards_dir} for subjects {subjects or 'all'}; convert subjects with hands.")
+        raise DataError(no_rows(shards_dir, subjects, views))
     models = HandModels.load(mano_dir)
     dataset = ClipDataset(
         shards, load_rows(shards.table), covering_clips(shards.table, clip_length), model.network.image_size
     )
+    clips_per_batch = max(1, frames_per_batch // clip_length)
+    batches = [
+        list(range(first, min(first + clips_per_batch, len(dataset))))
+        for first in range(0, len(dataset), clips_per_batch)
+    ]
     loader = DataLoader(
         dataset,
-        batch_size=max(1, frames_per_batch // clip_length),
+        batch_size=None,
+        sampler=batches,
         collate_fn=keep_batch,
         num_workers=num_workers,
         multiprocessing_context="forkserver" if num_workers else None,
     )
-    is_wanted = np.zeros(shards.table.num_rows, bool)
-    is_wanted[wanted] = True
     written = []
     with table_writer(metrics_dir, "predictions", identity) as writer:
         for rows, rotmats, betas, translation in run_network(model, loader, where):
@@ -125,10 +135,14 @@ def run_network(
     batch: ClipBatch
     for batch in batches:
         counted = batch.sample_index >= 0
-        moved = batch.to(device)
-        output = model(
-            moved.images, moved.box_center_px, moved.box_size_px, moved.focal_px, moved.principal_point_px
+        inputs = (
+            batch.images,
+            batch.box_center_px,
+            batch.box_size_px,
+            batch.focal_px,
+            batch.principal_point_px,
         )
+        output = model(*(tensor.to(device) for tensor in inputs))
         rows = batch.sample_index[counted]
         values = [v.cpu()[counted].double() for v in (output.rotmats, output.betas, output.translation_m)]
         if not all(torch.isfinite(value).all() for value in values):

@@ -113,7 +113,9 @@ def _resampling_weights(sequences: int) -> np.ndarray:
     """(RESAMPLES, sequences): how often each sequence is drawn; the same draws for every mean, so they compare."""
     if not sequences:
         return np.zeros((RESAMPLES, 0))
-    return np.random.default_rng(_SEED).multinomial(sequences, np.full(sequences, 1 / sequences), RESAMPLES).astype(float)
+    return (
+        np.random.default_rng(_SEED).multinomial(sequences, np.full(sequences, 1 / sequences), RESAMPLES).astype(float)
+    )
 
 
 def _resampled_means(cell: _Cell, weights: np.ndarray) -> np.ndarray:

@@ -83,7 +83,9 @@ SAMPLE_METRICS: dict[str, Metric] = {
     "chamfer_mm": Metric("mm", "lower", "sum of the two mean nearest distances of the wrist-aligned vertices"),
     "pose_error_deg": Metric("deg", "lower", "mean angle between predicted and true rotation of the 15 finger joints"),
     "global_orient_error_deg": Metric("deg", "lower", "angle between predicted and true rotation of the wrist"),
-    "betas_error": Metric("1", "lower", "root of the summed squared differences of the 10 shape parameters, both as a right hand"),
+    "betas_error": Metric(
+        "1", "lower", "root of the summed squared differences of the 10 shape parameters, both as a right hand"
+    ),
     "shape_error_mm": Metric("mm", "lower", "mean distance of the two unposed surfaces"),
     "translation_error_mm": Metric("mm", "lower", "distance of predicted and true translation in the camera frame"),
     "accel_error_m_s2": Metric("m/s^2", "lower", "difference of wrist-relative joint acceleration over three frames"),
@@ -102,7 +104,9 @@ SAMPLE_METRICS: dict[str, Metric] = {
 SUMMARY_METRICS: dict[str, Metric] = {
     "jitter": Metric("m/s^3", "", "size of the third derivative of predicted wrist-relative joints; needs no truth"),
     "mrrpe_mm": Metric("mm", "lower", "error of the vector from right to left wrist, where one picture has both hands"),
-    "occlusion_robustness": Metric("1", "lower", "mpjpe_mm at occlusion above 0.5 over mpjpe_mm at occlusion below 0.1"),
+    "occlusion_robustness": Metric(
+        "1", "lower", "mpjpe_mm at occlusion above 0.5 over mpjpe_mm at occlusion below 0.1"
+    ),
 }
 ALL_METRICS = SAMPLE_METRICS | SUMMARY_METRICS
 
@@ -132,7 +136,9 @@ _STRATA = (
     Column("occlusion", pa.float32(), "1", "share of the hand that something hides", nullable=True),
     Column("truncation", pa.float32(), "1", "share of the hand outside the picture", nullable=True),
     Column("depth_m", pa.float32(), "m", "true distance of the wrist from the camera plane"),
-    Column("speed_m_s", pa.float32(), "m/s", "true mean joint speed since the frame before, camera frame", nullable=True),
+    Column(
+        "speed_m_s", pa.float32(), "m/s", "true mean joint speed since the frame before, camera frame", nullable=True
+    ),
     Column("box_size_px", pa.float32(), "px", "side of the hand box in the full frame"),
 )
 
@@ -140,7 +146,9 @@ SCHEMAS: dict[str, tuple[Column, ...]] = {
     "predictions": (
         _SAMPLE_ID,
         Column("rotmats", _vector(16, 3, 3), "1", "absolute rotations in MANO's joint order, true side", nullable=True),
-        Column("betas", _vector(10), "1", "shape of the right-hand model; a left hand is its mirror image", nullable=True),
+        Column(
+            "betas", _vector(10), "1", "shape of the right-hand model; a left hand is its mirror image", nullable=True
+        ),
         Column("translation_m", _vector(3), "m", "translation in the camera frame, true side", nullable=True),
         Column(
             "joints_cam_m",
@@ -214,7 +222,9 @@ def partition_dir(metrics_dir: Path | str, table: str, run_id: str) -> Path:
         ConfigError: the run_id does not begin with a letter or has characters that a path may not have.
     """
     if not _RUN_ID.fullmatch(run_id):
-        raise ConfigError(f"run_id {run_id!r} must begin with a letter and hold only letters, digits, '.', '_' and '-'.")
+        raise ConfigError(
+            f"run_id {run_id!r} must begin with a letter and hold only letters, digits, '.', '_' and '-'."
+        )
     return Path(metrics_dir) / table / f"run_id={run_id}"
 
 
@@ -224,9 +234,7 @@ def list_runs(metrics_dir: Path | str, table: str) -> list[str]:
     return sorted(path.parent.name.removeprefix("run_id=") for path in paths)
 
 
-def read_table(
-    metrics_dir: Path | str, table: str, run_id: str, columns: Sequence[str] | None = None
-) -> pa.Table:
+def read_table(metrics_dir: Path | str, table: str, run_id: str, columns: Sequence[str] | None = None) -> pa.Table:
     """One run's rows, all in memory.
 
     Raises:

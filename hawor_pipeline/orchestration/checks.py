@@ -1,6 +1,7 @@
 """What must hold of an asset, as small functions that the assets call: they cost no step of their own."""
 
 from collections.abc import Mapping
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +34,24 @@ def checkpoint_problem(path: Path, sha256: str) -> str | None:
         return str(error)
     bad = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]
     return f"{len(bad)} weights are not finite, first {bad[0]}" if bad else None
+
+
+class _Requests(HTMLParser):
+    """Collects what a browser would fetch while it shows a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            fetched = name in ("src", "srcset", "poster", "data") or (tag == "link" and name == "href")
+            if fetched and value and not value.startswith(("data:", "#")):
+                self.found.append(f"<{tag} {name}={value[:80]}>")
+
+
+def external_requests(html: str) -> list[str]:
+    """The tags of a page that make a browser fetch something besides the page itself."""
+    parser = _Requests()
+    parser.feed(html)
+    return parser.found

@@ -14,4 +14,4 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except HaworError as error:
-        raise dg.Failure(description=f"{type(error).__name__}: {error}", allow_retries=False) from error
+        raise dg.Failure(description=f"{type(error).__name__}: {error}", allow_retries=False) from None

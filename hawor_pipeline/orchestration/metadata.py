@@ -24,7 +24,7 @@ def describe(result: StageResult, **more: Any) -> dict[str, Any]:
         "key": result.key,
     }
     for name, value in {**result.info, **more}.items():
-        shown = _shown(value)
+        shown = None if value is None else _shown(value)
         if shown is not None:
             metadata[name] = shown
     return metadata

@@ -1,7 +1,7 @@
 """Charts of the report as plain plotly descriptions (data and layout), and the drawings that are SVG.
 
 Everything is a dictionary that goes into the page as JSON; the page draws it with the plotly.js it carries. Colours: the
-run is orange, the truth is blue, floors are greys; all differ in lightness too.
+run is orange, the truth is blue, floors are greys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ Figure = dict[str, Any]
 
 
 def _layout(x: str, y: str, **extra: Any) -> dict[str, Any]:
-    axis = {
+    axis: dict[str, Any] = {
         "gridcolor": GRID,
         "zeroline": False,
         "linecolor": GRID,
@@ -31,7 +31,7 @@ def _layout(x: str, y: str, **extra: Any) -> dict[str, Any]:
         "tickfont": {"color": MUTED, "size": 12},
         "fixedrange": True,
     }
-    title = {"font": {"size": 12, "color": MUTED}, "standoff": 8}
+    title: dict[str, Any] = {"font": {"size": 12, "color": MUTED}, "standoff": 8}
     layout = {
         "font": {"family": FONT, "size": 13, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -195,17 +195,21 @@ def training_figures(curves: Sequence[Curve]) -> list[dict[str, Any]]:
 def _belongs(metric: str, prefix: str) -> bool:
     name = metric.split("/", 1)[1] if metric.startswith(("train/", "val/")) else metric
     if prefix.endswith("/"):
-        return name.startswith(prefix)
+        return name.startswith(prefix) and not name.endswith("/total")
     if prefix in ("grad_norm", "memory"):
         return name.startswith(prefix)
-    return name in {prefix, f"{prefix}/total"}
+    return name in (prefix, f"{prefix}/total")
 
 
 def _curves_figure(curves: Sequence[Curve], unit: str, log: bool) -> Figure:
     several = len({c.metric for c in curves}) > 1
     traces = []
     for number, curve in enumerate(curves):
-        name = curve.metric.rsplit("/", 1)[-1] if several else {"train": "training", "val": "validation"}.get(curve.split, curve.split)
+        name = (
+            curve.metric.rsplit("/", 1)[-1]
+            if several
+            else {"train": "training", "val": "validation"}.get(curve.split, curve.split)
+        )
         color = TERMS[number % len(TERMS)] if several else (RUN if curve.split == "val" else TRUE)
         traces.append(
             {
@@ -236,8 +240,12 @@ def turnable_mesh(gallery: Mapping[str, Any]) -> Figure | None:
                 {
                     "type": "mesh3d",
                     "name": name,
-                    "x": x.tolist(), "y": y.tolist(), "z": z.tolist(),
-                    "i": faces[0].tolist(), "j": faces[1].tolist(), "k": faces[2].tolist(),
+                    "x": x.tolist(),
+                    "y": y.tolist(),
+                    "z": z.tolist(),
+                    "i": faces[0].tolist(),
+                    "j": faces[1].tolist(),
+                    "k": faces[2].tolist(),
                     "color": color,
                     "opacity": opacity,
                     "flatshading": False,
@@ -255,8 +263,15 @@ def turnable_mesh(gallery: Mapping[str, Any]) -> Figure | None:
         "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
         "legend": {"orientation": "h", "x": 0, "y": 1},
         "scene": {
-            "aspectmode": "data", "xaxis": hidden, "yaxis": hidden, "zaxis": hidden,
-            "camera": {"up": {"x": 0, "y": 1, "z": 0}, "eye": {"x": 0.2, "y": 0.3, "z": 1.9}, "projection": {"type": "perspective"}},
+            "aspectmode": "data",
+            "xaxis": hidden,
+            "yaxis": hidden,
+            "zaxis": hidden,
+            "camera": {
+                "up": {"x": 0, "y": 1, "z": 0},
+                "eye": {"x": 0.2, "y": 0.3, "z": 1.9},
+                "projection": {"type": "perspective"},
+            },
             "dragmode": "orbit",
         },
     }
@@ -294,7 +309,13 @@ def hand_drawing(run: RunResults) -> list[dict[str, Any]] | None:
         for (x, y), name, value in zip(_HAND_SPOTS, JOINT_NAMES, values, strict=True)
     ]
     bones = [
-        {"kind": "bone", "x1": _HAND_SPOTS[a][0], "y1": _HAND_SPOTS[a][1], "x2": _HAND_SPOTS[b][0], "y2": _HAND_SPOTS[b][1]}
+        {
+            "kind": "bone",
+            "x1": _HAND_SPOTS[a][0],
+            "y1": _HAND_SPOTS[a][1],
+            "x2": _HAND_SPOTS[b][0],
+            "y2": _HAND_SPOTS[b][1],
+        }
         for a, b in BONES
     ]
     return bones + spots

@@ -1,4 +1,4 @@
-"""What to do next, read off the numbers. A rule looks at the tables and either has nothing to say or gives a finding."""
+"""What to do next, read off the numbers: a rule looks at the tables, and says nothing or gives a finding."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -58,12 +58,19 @@ def _against_floor(e: Evidence) -> Iterable[Finding]:
     gain = 1 - ours / floor
     evidence = f"{ours:.1f} mm against {floor:.1f} mm for a constant mean hand: {gain:.0%} lower."
     if gain >= 0.5:
-        yield Finding("good", "The network reads the pictures", evidence, "The floor is passed; look at the parts below.")
+        yield Finding(
+            "good", "The network reads the pictures", evidence, "The floor is passed; look at the parts below."
+        )
     elif gain > 0.1:
-        yield Finding("watch", "Half of the floor's error is still there", evidence, "Train longer before tuning anything else.")
+        yield Finding(
+            "watch", "Half of the floor's error is still there", evidence, "Train longer before tuning anything else."
+        )
     else:
         yield Finding(
-            "act", "Hardly better than not looking", evidence, "Overfit a single clip first; check learning rate and labels."
+            "act",
+            "Hardly better than not looking",
+            evidence,
+            "Overfit a single clip first; check learning rate and labels.",
         )
 
 
@@ -103,11 +110,19 @@ def _fit(e: Evidence) -> Iterable[Finding]:
     if val is None:
         return
     defined = [value for value in val.values if value is not None]
-    if train is not None and train.last and val.last is not None and val.last / train.last > OVERFIT_RATIO:
+    term = "mpjpe_mm" if train is not None else "loss/KEYPOINTS_3D"
+    known, unseen = e.curve(term, "train"), e.curve(term, "val")
+    if (
+        known is not None
+        and unseen is not None
+        and known.last
+        and unseen.last
+        and unseen.last / known.last > OVERFIT_RATIO
+    ):
         yield Finding(
             "act",
             "The network knows its training subjects better than others",
-            f"Validation {val.last:.1f} mm, training {train.last:.1f} mm: {val.last / train.last:.2f} times as much.",
+            f"{term}: validation {unseen.last:.3g}, training {known.last:.3g}, {unseen.last / known.last:.2f} times as much.",
             "More subjects and sequences help most; then stronger augmentation and weight decay.",
         )
     if len(defined) >= 4:
@@ -131,7 +146,9 @@ def _fit(e: Evidence) -> Iterable[Finding]:
 
 def _dominant_term(e: Evidence) -> Iterable[Finding]:
     shares = {
-        c.metric.rsplit("/", 1)[-1]: c.last for c in e.curves if c.split == "train" and c.metric.startswith("share/") and c.last
+        c.metric.rsplit("/", 1)[-1]: c.last
+        for c in e.curves
+        if c.split == "train" and c.metric.startswith("share/") and c.last
     }
     if not shares:
         for curve in e.curves:

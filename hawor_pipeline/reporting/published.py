@@ -30,9 +30,17 @@ PUBLISHED = (
     Published("HaMeR", "ARCTIC ego", "P-MPJPE", 9.9, "mm", "EgoHandICL, table", _EGO),
     Published("WiLoR", "ARCTIC ego", "P-MPJPE", 5.5, "mm", "EgoHandICL, table", _EGO),
     Published("HaWoR", "ARCTIC ego", "P-MPJPE", 6.2, "mm", "notes on the HaWoR paper", _EGO),
-    Published("WiLoR", "ARCTIC", "PA-MPJPE", 11.87, "mm", "MINT, table", "the same method as above under another protocol"),
-    Published("HaWoR", "HOT3D", "PA-MPJPE", 4.79, "mm", "notes on the HaWoR paper", "trained on HOT3D and other sets; " + _PA),
+    Published(
+        "WiLoR", "ARCTIC", "PA-MPJPE", 11.87, "mm", "MINT, table", "the same method as above under another protocol"
+    ),
+    Published(
+        "HaWoR", "HOT3D", "PA-MPJPE", 4.79, "mm", "notes on the HaWoR paper", "trained on HOT3D and other sets; " + _PA
+    ),
     Published("HaWoR", "DexYCB", "PA-MPJPE", 4.76, "mm", "notes on the HaWoR paper", _PA),
-    Published("HaMeR", "FreiHAND", "PA-MPJPE", 6.0, "mm", "papers' tables", "its evaluator lets the alignment mirror the hand"),
-    Published("WiLoR", "FreiHAND", "PA-MPJPE", 5.5, "mm", "papers' tables", "its evaluator lets the alignment mirror the hand"),
+    Published(
+        "HaMeR", "FreiHAND", "PA-MPJPE", 6.0, "mm", "papers' tables", "its evaluator lets the alignment mirror the hand"
+    ),
+    Published(
+        "WiLoR", "FreiHAND", "PA-MPJPE", 5.5, "mm", "papers' tables", "its evaluator lets the alignment mirror the hand"
+    ),
 )

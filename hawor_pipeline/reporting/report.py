@@ -24,6 +24,7 @@ from hawor_pipeline.reporting.findings import Evidence, find
 from hawor_pipeline.reporting.published import PUBLISHED
 from hawor_pipeline.reporting.results import (
     TRAINING_FILE,
+    Entry,
     RunResults,
     find_floors,
     read_gallery,
@@ -158,7 +159,9 @@ def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card:
         "checkpoint_sha256": run.checkpoint_sha256,
         "headline": _headline(run, floors),
         "tiles": [_tile(metric, run, floors) for metric in HEADLINES],
-        "targets": judge({metric: entry.value for metric, entry in overall.items() if entry.value is not None}, run.source),
+        "targets": judge(
+            {metric: entry.value for metric, entry in overall.items() if entry.value is not None}, run.source
+        ),
         "findings": find(Evidence(run, floors, curves)),
         "floor_kinds": list(floors),
         "comparison": _comparison(run, floors),
@@ -242,7 +245,7 @@ def _charts(run: RunResults, floors: dict[str, RunResults], curves: Sequence[Any
 
 
 def _strata(run: RunResults) -> list[dict[str, Any]]:
-    tables = []
+    tables: list[dict[str, Any]] = []
     for column, title in STRATA:
         rows = [
             {
@@ -257,9 +260,12 @@ def _strata(run: RunResults) -> list[dict[str, Any]]:
         rows = [row for row in rows if row["entry"] is not None]
         if len(rows) > 1 or (rows and column == "subject"):
             tables.append({"column": column, "title": title, "rows": rows})
-    tops = [row["entry"].high or row["entry"].value for table in tables for row in table["rows"]]
+    entries: list[Entry] = [row["entry"] for table in tables for row in table["rows"]]
+    top = max((entry.high or entry.value or 0.0 for entry in entries), default=0.0) or 1.0
     for table in tables:
-        table["top"] = max(tops, default=1.0) or 1.0
+        for row in table["rows"]:
+            ends = {"value": row["entry"].value, "low": row["entry"].low, "high": row["entry"].high}
+            row["bar"] = {name: round(100 * (value or 0.0) / top, 2) for name, value in ends.items()}
     return tables
 
 
@@ -333,7 +339,7 @@ def unit_value(value: float | None, unit: str) -> str:
         return "–"
     if unit == "1":
         return f"{value:.3f}"
-    return f"{number(value, 2 if abs(value) < 1 else 1)}\u202f{unit.replace('deg', '°')}"
+    return f"{number(value, 2 if abs(value) < 1 else 1)}\u00a0{unit.replace('deg', '°')}"
 
 
 def _script_json(value: Any) -> Markup:
@@ -352,10 +358,17 @@ def _machine_readable(context: dict[str, Any]) -> dict[str, Any]:
     """The report's numbers without its drawings."""
 
     def entry(e: Any) -> dict[str, Any] | None:
-        return None if e is None else {"value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n, "sequences": e.sequences}
+        return (
+            None
+            if e is None
+            else {"value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n, "sequences": e.sequences}
+        )
 
     return {
-        **{k: context[k] for k in ("run_id", "source", "protocol", "dataset_version", "checkpoint_sha256", "headline", "targets")},
+        **{
+            k: context[k]
+            for k in ("run_id", "source", "protocol", "dataset_version", "checkpoint_sha256", "headline", "targets")
+        },
         "metrics": {name: {**(entry(e) or {}), "unit": m.unit} for name, (e, m) in context["metrics"].items()},
         "floors": {row["metric"]: row["floors"] for row in context["comparison"]},
         "strata": {

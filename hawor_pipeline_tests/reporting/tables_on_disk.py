@@ -28,7 +28,10 @@ def write_run(
     identity = RunIdentity(run_id, "arctic-p1-val", VERSION, source, checkpoint)
     rng = np.random.default_rng(len(run_id))
     summary = Summary()
-    with table_writer(metrics_dir, "samples", identity) as samples, table_writer(metrics_dir, "joints", identity) as joints:
+    with (
+        table_writer(metrics_dir, "samples", identity) as samples,
+        table_writer(metrics_dir, "joints", identity) as joints,
+    ):
         for number in range(sequences):
             _write_sequence(rng, scale * (0.8 + 0.1 * number), number, frames, summary, samples, joints)
     with table_writer(metrics_dir, "summary", identity) as writer:
@@ -39,7 +42,9 @@ def write_run(
 def _write_sequence(rng, scale, number, frames, summary, samples, joints) -> None:
     object_name, action = ("box", "phone", "mixer")[number % 3], ("grab", "use")[number % 2]
     sequence = f"{object_name}_{action}_{number:02d}"
-    keys: dict[str, list] = {k: [] for k in ("subject", "sequence", "object", "action", "view", "side", "frame", "sample_id")}
+    keys: dict[str, list] = {
+        k: [] for k in ("subject", "sequence", "object", "action", "view", "side", "frame", "sample_id")
+    }
     for view in (0, 1, 4):
         for side in ("left", "right"):
             for frame in range(frames // 2):
@@ -85,7 +90,9 @@ def _write_sequence(rng, scale, number, frames, summary, samples, joints) -> Non
         }
     )
     strata = {k: columns[k].astype(str) for k in ("subject", "object", "action", "view", "side")}
-    strata["occlusion"] = np.select([occlusion < 0.1, occlusion < 0.25, occlusion < 0.5], ["0.00-0.10", "0.10-0.25", "0.25-0.50"], "0.50-1.00")
+    strata["occlusion"] = np.select(
+        [occlusion < 0.1, occlusion < 0.25, occlusion < 0.5], ["0.00-0.10", "0.10-0.25", "0.25-0.50"], "0.50-1.00"
+    )
     strata[ROBUSTNESS_HIDDEN], strata[ROBUSTNESS_CLEAR] = occlusion > 0.5, occlusion < 0.1
     index = summary.add_sequence(metrics, strata)
     for joint, name in enumerate(JOINT_NAMES):
@@ -127,7 +134,9 @@ def write_gallery(metrics_dir: Path, run_id: str) -> None:
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     ring = np.stack((40 * np.cos(angles), 80 * np.sin(angles), np.zeros(12)), 1)
     vertices = np.concatenate((ring, ring * 0.6 + (0, 0, 20)))
-    faces = [[i, (i + 1) % 12, 12 + i] for i in range(12)] + [[12 + i, (i + 1) % 12, 12 + (i + 1) % 12] for i in range(12)]
+    faces = [[i, (i + 1) % 12, 12 + i] for i in range(12)] + [
+        [12 + i, (i + 1) % 12, 12 + (i + 1) % 12] for i in range(12)
+    ]
     for rank, error in (("best", 9.0), ("median", 30.0), ("worst", 88.0)):
         for number in range(2):
             picture = np.full((192, 3 * 192 + 8, 3), 200, np.uint8)
@@ -138,14 +147,24 @@ def write_gallery(metrics_dir: Path, run_id: str) -> None:
             sample_id = f"s05/box_grab_00/{number}/00012/right"
             items.append(
                 {
-                    "rank": rank, "sample_id": sample_id, "picture": name, "width": 3 * 192 + 8, "height": 192,
-                    "mpjpe_mm": error + number, "pa_mpjpe_mm": error / 3, "occlusion": 0.2, "truncation": 0.0,
+                    "rank": rank,
+                    "sample_id": sample_id,
+                    "picture": name,
+                    "width": 3 * 192 + 8,
+                    "height": 192,
+                    "mpjpe_mm": error + number,
+                    "pa_mpjpe_mm": error / 3,
+                    "occlusion": 0.2,
+                    "truncation": 0.0,
                 }
             )
         meshes.append(
             {
-                "rank": rank, "sample_id": sample_id, "mpjpe_mm": error,
-                "true_mm": vertices.tolist(), "predicted_mm": (vertices * 1.1).tolist(),
+                "rank": rank,
+                "sample_id": sample_id,
+                "mpjpe_mm": error,
+                "true_mm": vertices.tolist(),
+                "predicted_mm": (vertices * 1.1).tolist(),
             }
         )
     (folder / "gallery.json").write_text(json.dumps({"items": items, "meshes": meshes, "faces": faces}))

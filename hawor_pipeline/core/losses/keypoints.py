@@ -86,8 +86,9 @@ def procrustes_keypoints_loss(
 ) -> Float[Tensor, ""]:
     """Penalise the squared distance of joints that is left after the best similarity alignment.
 
-    The alignment is a constant in the backward pass. For a squared residual that is the exact gradient (the derivative by
-    the alignment vanishes at its optimum), and it stays finite for collinear and zero clouds, where that of an SVD is not.
+    The alignment is a constant in the backward pass. For a squared residual that is the exact gradient (the derivative
+    by the alignment vanishes at its optimum), and it stays finite for collinear and zero clouds, where that of an SVD
+    is not.
 
     Args:
         pred: (*batch, joints, 3), metres.

@@ -12,10 +12,11 @@ from hawor_pipeline.core.losses.robust import (
     promote,
     safe_norm,
 )
-from hawor_pipeline.core.mesh import MeshTopology, edge_lengths, face_normals
+from hawor_pipeline.core.mesh import MeshTopology, edge_lengths, face_crosses, unit_or_zero
 from hawor_pipeline.core.nearest import nearest_indices
 
 EDGE_SCALE_M = 0.001  # one unit of edge or Laplacian error
+SLIVER_SHARE = 0.1  # a triangle with less than this share of its true area has a normal shorter than 1
 
 
 def vertices_loss(
@@ -58,7 +59,8 @@ def topology_loss(
 
     Formula: mean over edges of | |e'| - |e| | / scale, plus mean over faces of 1 - n' . n, plus mean over vertices of
     |L (v' - v)| / scale with the uniform Laplacian L. All three are against ground truth: none shrinks or flattens the
-    hand, as the regularisers of the same name do.
+    hand, as the regularisers of the same name do. The normal of a collapsing triangle (below a tenth of its true area)
+    shrinks with it, which keeps the gradient bounded.
 
     Args:
         pred: (*batch, vertices, 3), metres.
@@ -81,7 +83,10 @@ def topology_loss(
     """
     p, t, flat_mask = _flat(pred, target, mask)
     edges = (edge_lengths(p, topology.edges) - edge_lengths(t, topology.edges)).abs().mean(-1) / scale_m
-    normals = (1 - (face_normals(p, topology.faces) * face_normals(t, topology.faces)).sum(-1)).mean(-1)
+    true_crosses = face_crosses(t, topology.faces)
+    least = SLIVER_SHARE * torch.linalg.vector_norm(true_crosses, dim=-1, keepdim=True)
+    cosine = (unit_or_zero(face_crosses(p, topology.faces), least) * unit_or_zero(true_crosses)).sum(-1)
+    normals = torch.where(least.squeeze(-1) > 0, 1 - cosine, torch.zeros_like(cosine)).mean(-1)
     smooth = safe_norm(_laplacian(p - t, topology)).mean(-1) / scale_m
     return masked_mean(edges + normals + smooth, flat_mask)
 
@@ -105,8 +110,8 @@ def chamfer_loss(
 ) -> Float[Tensor, ""]:
     """Penalise the distance to the nearest point, both ways; for surfaces without correspondence.
 
-    The nearest points are searched without gradient, a few meshes at a time; distances to them are then taken exactly, so
-    the memory that the backward pass keeps is linear in the number of points.
+    The nearest points are searched without gradient, a few meshes at a time; distances to them are then taken exactly,
+    so the memory that the backward pass keeps is linear in the number of points.
 
     Args:
         pred: (*batch, points, 3), metres.

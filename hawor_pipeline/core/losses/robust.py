@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-# Shares of the three parts of the penalty. The square pulls in far outliers early in training without drowning the rest,
-# the absolute value keeps the pull on the last millimetres, Huber joins them smoothly.
+# Shares of the three parts of the penalty. The square pulls in far outliers early in training without drowning the
+# rest, the absolute value keeps the pull on the last millimetres, Huber joins them smoothly.
 SQUARE_SHARE, ABSOLUTE_SHARE, HUBER_SHARE = 0.1, 0.5, 0.4
 
 KEYPOINT_SCALE_M = 0.010  # one unit of 3D error
@@ -84,7 +84,8 @@ def masked_mean(values: Float[Tensor, "*batch"], mask: Bool[Tensor, "*#batch"] |
 def difference(
     pred: Float[Tensor, "*batch dim"], target: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*#batch"] | None
 ) -> Float[Tensor, "*batch dim"]:
-    """Prediction minus target in at least float32; 0 where the mask is, so that nothing there reaches value or gradient.
+    """Prediction minus target in at least float32; 0 where the mask is, so that nothing there reaches value or
+    gradient.
 
     Args:
         pred: (*batch, dim).

@@ -1,7 +1,8 @@
-"""Metrics: pure functions over tensors with free leading batch dimensions, metres (or pixels) in, one value per sample out.
+"""Metrics: pure functions over tensors with free leading batch dimensions, metres (or pixels) in, one value per sample
+out.
 
-Only `mpjpe` and `mpvpe` centre by default and `pa_*` align; all others take points as given. NaN means that a sample has
-no value; nothing is ever replaced by 0. Inputs are never changed.
+Only `mpjpe` and `mpvpe` centre by default and `pa_*` align; all others take points as given. NaN means that a sample
+has no value; nothing is ever replaced by 0. Inputs are never changed.
 """
 
 from hawor_pipeline.core.metrics.detection import (

@@ -183,7 +183,8 @@ def occlusion_robustness(
         low: below it a hand is hardly hidden.
 
     Returns:
-        The ratio (1: occlusion does not matter; NaN where a side has no samples) and the number of samples of both sides.
+        The ratio (1: occlusion does not matter; NaN where a side has no samples) and the number of samples of both
+        sides.
 
     Source:
         This project's definition.

@@ -1,6 +1,7 @@
 """Errors over time: acceleration, jitter, and trajectories in the world.
 
-Convention: the dimension before (points, 3) is time, metres, frames per second given; NaN where a frame lacks neighbours.
+Convention: the dimension before (points, 3) is time, metres, frames per second given; NaN where a frame lacks
+neighbours.
 """
 
 import torch
@@ -22,7 +23,8 @@ def acceleration_error(
 ) -> Float[Tensor, "*batch time"]:
     """Distance between predicted and true acceleration, per frame.
 
-    Formula: |(p'(t+1) - 2 p'(t) + p'(t-1)) - (the same of p)| fps^2, mean over points. 1 mm/frame^2 at 30 fps is 0.9 m/s^2.
+    Formula: |(p'(t+1) - 2 p'(t) + p'(t-1)) - (the same of p)| fps^2, mean over points. 1 mm/frame^2 at 30 fps is 0.9
+        m/s^2.
 
     Args:
         pred: (*batch, time, points, 3), metres, neighbouring frames of one track.
@@ -101,8 +103,8 @@ def world_mpjpe(
     Args:
         pred: (time, joints, 3), metres, one track without gaps, world frame.
         target: the same.
-        align_frames: frames at the start of each chunk that the alignment is fitted to (2 is W-MPJPE); None fits it to the
-            whole chunk (WA-MPJPE).
+        align_frames: frames at the start of each chunk that the alignment is fitted to (2 is W-MPJPE); None fits it to
+            the whole chunk (WA-MPJPE).
         chunk: frames per chunk; the last may be shorter.
         with_scale: fit a scale too, as HaWoR's code does.
 

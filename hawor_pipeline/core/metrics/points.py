@@ -160,7 +160,8 @@ def pa_mpjpe(
         pred: (*batch, joints, 3), metres.
         target: (*batch, joints, 3), metres.
         mask: (*batch, joints), joints that are aligned and counted.
-        allow_reflection: let the alignment mirror. FreiHAND's and HO-3D's scripts do, so a mirrored hand scores 0 there.
+        allow_reflection: let the alignment mirror. FreiHAND's and HO-3D's scripts do, so a mirrored hand scores 0
+            there.
 
     Returns:
         (*batch), metres. Finite for a prediction without extent, where HaMeR gives NaN.
@@ -292,8 +293,8 @@ def pck_auc(
 
     Source:
         FreiHAND `EvalUtil.get_measures`: trapezoid over linspace(0, 0.05, 100). There the curve is taken per joint over
-        all samples and then averaged over joints; the mean of this value over samples is the same number when every joint
-        is labelled in every sample.
+        all samples and then averaged over joints; the mean of this value over samples is the same number when every
+        joint is labelled in every sample.
 
     Example:
         >>> pck_auc(torch.zeros(21, 3), torch.zeros(21, 3)).item()

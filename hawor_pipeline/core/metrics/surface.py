@@ -92,8 +92,8 @@ def point_to_surface(
         (*batch, points), metres.
 
     Source:
-        The nearest of: the point's projection onto each triangle's plane where it falls inside, and the triangle's three
-        edges. All pairs, one mesh and 64 points at a time.
+        The nearest of: the point's projection onto each triangle's plane where it falls inside, and the triangle's
+        three edges. All pairs, one mesh and 64 points at a time.
 
     Example:
         >>> square = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])

@@ -17,6 +17,7 @@ from hawor_pipeline.data.sample.objects import BOTTOM_PART, TOP_PART, ObjectMode
 
 SIDES = ("right", "left")
 CLOSING_LEVELS = np.linspace(0.0, 1.0, 11)
+GOOD_ENOUGH = 0.6  # cost below which no further placement is tried
 TOUCH_M = 0.0005  # skin gives way by this much
 WRIST_TO_PALM_M = 0.072
 FINGER_JOINTS_MANO = np.arange(1, 16).reshape(5, 3)  # index, middle, pinky, ring, thumb
@@ -124,18 +125,37 @@ def _placements(model: ObjectModel, rig: HandRig, reach: Reach, count: int, rng:
         points[here], normals[here] = _surface(model, int(value), int(here.sum()), rng)
     pointing = _tangents(normals, rng)
     pinch = np.arange(2 * count) % 2 == 1
-    standoff = rng.uniform(0.016, 0.03, 2 * count)
     palm = -normals
-    # A pinch slides the fingers over the face and lets the thumb come from below the edge.
-    slant = np.where(pinch, rng.uniform(0.5, 1.0, 2 * count), rng.uniform(-0.1, 0.15, 2 * count))[:, None]
+    # A palm rests on the face; a pinch takes the edge behind the point between fingers and thumb.
+    slant = np.where(pinch, rng.uniform(-0.1, 0.2, 2 * count), rng.uniform(-0.1, 0.15, 2 * count))[:, None]
     tilted = np.cos(slant) * pointing + np.sin(slant) * palm
     palm = np.cos(slant) * palm - np.sin(slant) * pointing
-    length = np.where(pinch, 0.128, WRIST_TO_PALM_M)[:, None]
-    wrist = points + normals * np.where(pinch, 0.008, standoff)[:, None] - tilted * length
-    away = np.where(pinch[:, None], normals - 1.2 * pointing, normals)
-    away /= np.linalg.norm(away, axis=-1, keepdims=True)
-    return {"part": part, "point": points, "pointing": tilted, "palm": palm, "wrist": wrist, "away": away,
-            "pinch": pinch, "rotation": rig.orientation(tilted, palm)}  # fmt: skip
+    edge, grip_cost = _edge_behind(model, part, points, normals, pointing)
+    standoff = np.where(pinch, rng.uniform(0.011, 0.015, 2 * count), rng.uniform(0.016, 0.03, 2 * count))[:, None]
+    length = np.where(pinch, rng.uniform(0.045, 0.062, 2 * count), WRIST_TO_PALM_M)[:, None]
+    wrist = np.where(pinch[:, None], edge, points) + normals * standoff - tilted * length
+    away = np.where(pinch[:, None], -pointing, normals)
+    return {"part": part, "pointing": tilted, "palm": palm, "wrist": wrist, "away": away, "pinch": pinch,
+            "grip_cost": np.where(pinch, grip_cost, 0.0), "rotation": rig.orientation(tilted, palm)}  # fmt: skip
+
+
+def _edge_behind(model: ObjectModel, part, points, normals, pointing) -> tuple[np.ndarray, np.ndarray]:
+    """Where the part ends behind each point, seen from the fingers, and the cost of pinching there (thick: high)."""
+    walk = np.arange(0.004, 0.16, 0.004)
+    inside = points - 0.002 * normals
+    path = inside[:, None] - walk[:, None] * pointing[:, None]
+    own = np.stack([_part_distance(model, int(k), path[i]) for i, k in enumerate(part)])
+    outside = own > 0.0005
+    first = outside.argmax(axis=1)
+    edge = points - walk[first, None] * pointing
+    through = edge + 0.012 * pointing - 0.013 * normals  # the other side, if the part is thin at the edge
+    thick = np.stack([_part_distance(model, int(k), through[i]) for i, k in enumerate(part)]) < 0
+    return edge, 5.0 * thick + 5.0 * ~outside.any(axis=1)
+
+
+def _part_distance(model: ObjectModel, part: int, points: np.ndarray) -> np.ndarray:
+    """Distance in metres to one part, in its own frame."""
+    return np.min([p.distance_mm(points * MM_PER_M) for p in model.primitives[part]], axis=0) / MM_PER_M
 
 
 def _in_canonical(model_points: np.ndarray, part: np.ndarray, articulation: float) -> np.ndarray:
@@ -171,8 +191,8 @@ def _awkwardness(model: ObjectModel, rig: HandRig, reach: Reach, place: dict) ->
     if len(reach.other_points_m):
         here = _in_canonical(body, place["part"], middle)
         gap = np.linalg.norm(here[:, :, None] - reach.other_points_m, axis=-1).min(axis=(1, 2))
-        cost += 60.0 * np.maximum(0.055 - gap, 0)
-    return cost + np.where(place["pinch"], 0.0, 0.1)
+        cost += 110.0 * np.maximum(0.06 - gap, 0)
+    return cost + place["grip_cost"] + np.where(place["pinch"], 0.0, 0.1)
 
 
 def elbow_position(shoulder: np.ndarray, wrist: np.ndarray, sign: float) -> np.ndarray:
@@ -209,7 +229,7 @@ def _close_fingers(model: ObjectModel, rig: HandRig, reach: Reach, place: dict, 
         axis=0,
     )  # (levels, 778)
     palm_depth = np.maximum(-gap[0][rig.finger_of_vertex < 0], 0).max()
-    cost = 500.0 * palm_depth
+    cost = 500.0 * palm_depth + 2.0 * (palm_depth > 0.0015)
     chosen = np.empty(5)
     for finger in range(5):
         nearest = gap[:, rig.finger_of_vertex == finger].min(axis=1) + TOUCH_M
@@ -219,11 +239,13 @@ def _close_fingers(model: ObjectModel, rig: HandRig, reach: Reach, place: dict, 
             cost += 0.35
         elif inside[0] == 0:
             chosen[finger] = 0.0
-            cost += 120.0 * -nearest[0]
+            cost += 0.8 + 200.0 * -nearest[0]
         else:
             low, high = inside[0] - 1, inside[0]
             share = nearest[low] / (nearest[low] - nearest[high])
             chosen[finger] = CLOSING_LEVELS[low] + share * (CLOSING_LEVELS[high] - CLOSING_LEVELS[low])
+    if not place["pinch"][i]:  # hands wrap around things rather than lie on them
+        cost += 1.2 * max(0.0, 0.55 - float(chosen[:4].mean()))
     levels = np.repeat(chosen, 3)[:, None]
     closed = start + levels * (end - start)
     opened = start + np.maximum(levels - 0.45, -0.15) * (end - start)
@@ -237,6 +259,10 @@ def _closing_path(pinch: bool, rng: np.random.Generator) -> tuple[np.ndarray, np
     opened = GRASP_ANGLES["open"] * rng.uniform(0.6, 1.6)
     names = ("pinch", "tripod", "flat_on_side") if pinch else ("power", "hook", "fist", "power", "flat_on_side")
     target = GRASP_ANGLES[str(rng.choice(names))]
+    if pinch:  # the thumb waits below the edge and comes up to it
+        opened[12:15] = GRASP_ANGLES["flat_on_side"][12:15] + np.radians([[8.0, 6.0, 0.0], [0, 0, 0], [0, 0, 0]])
+        target = target.copy()
+        target[12:15] = np.radians([[-6.0, -14.0, 10.0], [12.0, 0, 0], [20.0, 0, 0]])
     spread = rng.normal(0.0, np.radians(4.0))
     end = target * rng.uniform(0.95, 1.3, size=(15, 1))
     for path in (opened, end):
@@ -252,7 +278,7 @@ def _rotvec(matrix: np.ndarray) -> np.ndarray:
 
 
 def choose_grasp(
-    model: ObjectModel, rig: HandRig, reach: Reach, rng: np.random.Generator, *, tries: int = 160, finalists: int = 5
+    model: ObjectModel, rig: HandRig, reach: Reach, rng: np.random.Generator, *, tries: int = 140, finalists: int = 7
 ) -> Grasp:
     """Draw placements, keep the least awkward, close their fingers and return the best."""
     place = _placements(model, rig, reach, tries, rng)
@@ -262,6 +288,8 @@ def choose_grasp(
         grasp, touch = _close_fingers(model, rig, reach, place, int(i), rng)
         if best is None or cost[i] + touch < best[1]:
             best = grasp, float(cost[i] + touch)
+        if best[1] < GOOD_ENOUGH:
+            break
     assert best is not None
     return best[0]
 

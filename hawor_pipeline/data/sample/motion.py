@@ -51,7 +51,6 @@ class Motion:
     object_translation: np.ndarray  # (T, 3)
     object_vertices: np.ndarray  # (T, N, 3)
     ego_from_world: np.ndarray  # (T, 4, 4)
-    world_from_body: np.ndarray  # (3, 3)
 
 
 class Wobble:
@@ -221,7 +220,6 @@ def make_motion(
         object_translation=object_translation,
         object_vertices=(turned + object_translation[:, None]).astype(np.float32),
         ego_from_world=_ego_path(time, to_world, rng),
-        world_from_body=to_world,
     )
 
 

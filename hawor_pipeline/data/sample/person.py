@@ -60,7 +60,10 @@ def _curve(track: HandTrack, wrist: np.ndarray, away: np.ndarray) -> np.ndarray:
 
 
 def arm_mesh(track: HandTrack, rim: np.ndarray, rim_albedo: np.ndarray, look: Look) -> Mesh:
-    """Skin from the wrist rim up, then a short sleeve. The first ring coincides with the rim, in place and colour."""
+    """Skin from the wrist rim up, then a short sleeve.
+
+    The second ring coincides with the rim, in place and colour; the first lies inside the hand and hides the seam.
+    """
     loop = track.vertices[:, rim].astype(np.float64)
     wrist = loop.mean(axis=1)
     line = _curve(track, wrist, track.away.astype(np.float64))
@@ -73,7 +76,8 @@ def arm_mesh(track: HandTrack, rim: np.ndarray, rim_albedo: np.ndarray, look: Lo
     along = np.linspace(0, 1, ARM_RINGS)
     girth = np.interp(along, [0, 0.1, 0.3, 0.48, 0.56, 0.66, 0.85, 1], [1, 1.0, 1.22, 1.42, 1.45, 1.5, 1.65, 1.8])
     hem = int(np.searchsorted(along, look.sleeve_start))
-    rings, albedo = [loop], [rim_albedo]
+    inside = wrist[:, None] + 0.93 * offsets - 0.004 * track.away[:, None]
+    rings, albedo = [inside, loop], [rim_albedo, rim_albedo]
     current, flat = rounded, offsets - rounded
     for k in range(1, ARM_RINGS):
         current, flat = (_transport(tangent[:, k - 1], tangent[:, k], o) for o in (current, flat))
@@ -82,6 +86,10 @@ def arm_mesh(track: HandTrack, rim: np.ndarray, rim_albedo: np.ndarray, look: Lo
             rings.append(line[:, k, None] + (girth[k] + 0.32 * sleeve) * (current + flat * max(0.0, 1 - k / 6)))
             blend = min(k / 4, 1.0)
             albedo.append(np.broadcast_to(look.shirt, skin.shape) if sleeve else blend * skin + (1 - blend) * rim_albedo)
+    end, along_end = current, tangent[:, -1, None]
+    for bulge, width in ((0.02, 0.75), (0.03, 0.02)):  # close the tube inside the shoulder
+        rings.append(line[:, -1, None] + bulge * along_end + width * girth[-1] * end)
+        albedo.append(albedo[-1])
     vertices = np.stack(rings, axis=1).reshape(len(loop), -1, 3)
     faces = _ring_faces(len(rings), len(rim))
     spin = np.einsum("tk,tk->t", np.cross(offsets[:, 0], offsets[:, 1]), track.away)
@@ -107,6 +115,24 @@ _TORSO = (  # height, half width, half depth, middle y
     (1.43, 0.1, 0.065, -0.055), (1.436, 0.066, 0.066, -0.045), (1.437, 0.058, 0.06, -0.045),
     (1.54, 0.05, 0.058, -0.02),
 )  # fmt: skip
+
+
+def table_mesh(low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> Mesh:
+    """Sides and legs of a table between two corners of its top (high[2] is the height); the top itself is left out."""
+    top = high[2]
+    boxes = [(np.array([low[0], low[1], top - 0.035]), np.array([high[0], high[1], top - 0.002]))]
+    for x in (low[0] + 0.03, high[0] - 0.08):
+        for y in (low[1] + 0.03, high[1] - 0.08):
+            boxes.append((np.array([x, y, 0.0]), np.array([x + 0.05, y + 0.05, top - 0.03])))
+    vertices, faces = [], []
+    for near, far in boxes:
+        corners = np.array([[(near, far)[(i >> axis) & 1][axis] for axis in range(3)] for i in range(8)])
+        for quad in ((0, 1, 5, 4), (1, 3, 7, 5), (3, 2, 6, 7), (2, 0, 4, 6)):
+            first = 4 * len(vertices)
+            vertices.append(corners[list(quad)])
+            faces += [(first, first + 1, first + 2), (first, first + 2, first + 3)]
+    joined = np.concatenate(vertices).astype(np.float32)
+    return Mesh(joined, np.array(faces, np.int32), np.broadcast_to(colour * 0.8, joined.shape))
 
 
 def body_mesh(look: Look, world_from_body: np.ndarray, *, head: bool) -> Mesh:
@@ -153,4 +179,4 @@ def _head(look: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return points, _ring_faces(13, 20), albedo
 
 
-__all__ = ["ARM_RINGS", "SHOULDER_M", "Mesh", "arm_mesh", "body_mesh", "wrist_rim"]
+__all__ = ["ARM_RINGS", "SHOULDER_M", "Mesh", "arm_mesh", "body_mesh", "table_mesh", "wrist_rim"]

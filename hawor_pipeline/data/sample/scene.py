@@ -141,6 +141,11 @@ def scale_camera(camera: Camera, scale: float) -> Camera:
     return Camera(camera.view, height, width, intrinsics, camera.cam_from_world, camera.distortion)
 
 
+def body_rotation(look: Look) -> np.ndarray:
+    """World-from-body rotation (3, 3): the person turns by its heading."""
+    return _turn_z(look.heading)
+
+
 def _turn_z(angle: float) -> np.ndarray:
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
@@ -158,10 +163,15 @@ class Room:
     high: np.ndarray  # (3,)
     table_low: np.ndarray  # (3,) corner of the table top
     table_high: np.ndarray
+    table_colour: np.ndarray  # (3,) linear
     atlas: np.ndarray  # (512, 7 * 512, 3)
 
-    def colours(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
-        """sRGB picture (H, W, 3) uint8 of the empty room along world-frame rays (H, W, 3) from `origin` (3,)."""
+    def look(self, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The empty room along world-frame rays (H, W, 3) from `origin` (3,).
+
+        Returns:
+            sRGB picture (H, W, 3) uint8, and how many rays (H, W) away the table is (infinite where it is not seen).
+        """
         rays = np.where(np.abs(rays) < 1e-6, np.float32(1e-6), rays.astype(np.float32))
         origin = origin.astype(np.float32)
         distance = (np.where(rays > 0, self.high.astype(np.float32), self.low.astype(np.float32)) - origin) / rays
@@ -179,7 +189,8 @@ class Room:
         u, v = np.where(on_table, table_share[..., 0], u), np.where(on_table, table_share[..., 1], v)
         map_x = surface * _TILE + np.clip(u * (_TILE - 2), 0, _TILE - 2)
         map_y = (1 - v) * (_TILE - 2)
-        return cv2.remap(self.atlas, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR)
+        picture = cv2.remap(self.atlas, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR)
+        return picture, np.where(on_table, to_table, np.float32(np.inf)).astype(np.float32)
 
 
 def _noise(rng: np.random.Generator, cells: tuple[int, int], amplitude: float) -> np.ndarray:
@@ -214,6 +225,16 @@ def _wall(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
     return image
 
 
+def _table_top(image: np.ndarray, low: np.ndarray, high: np.ndarray, heading: float) -> np.ndarray:
+    """Soften the weave of the table top and lay the soft shadow of the hands on it."""
+    centre = _turn_z(heading) @ WORKSPACE_M
+    x = low[0] + (np.arange(_TILE) + 0.5) / _TILE * (high[0] - low[0]) - centre[0]
+    y = high[1] - (np.arange(_TILE) + 0.5) / _TILE * (high[1] - low[1]) - centre[1]
+    shadow = np.exp(-(x[None, :] ** 2 + (y[:, None] + 0.05) ** 2) / (2 * 0.14**2)).astype(np.float32)
+    image = 0.5 * image + 0.5 * image.mean(axis=(0, 1))
+    return (image * (1 - 0.38 * shadow[..., None])).astype(np.float32)
+
+
 def make_room(subject: str, seed: int) -> Room:
     """The room of one subject."""
     rng = subject_generator(seed, subject, 2)
@@ -225,20 +246,23 @@ def make_room(subject: str, seed: int) -> Room:
     tiles.append(_wood(rng, wood * 0.6, int(rng.integers(6, 18))))
     ceiling = np.ones((_TILE, _TILE, 3), np.float32) * 0.72 * (1 + _noise(rng, (5, 5), 0.04))
     tiles.append(ceiling)
-    top = to_linear(rng.uniform(60, 225) + rng.normal(0, 12, 3)) if rng.random() < 0.5 else wood
-    tiles.append(_wood(rng, top, 0))
+    top = to_linear(rng.uniform(60, 215) + rng.normal(0, 9, 3)) if rng.random() < 0.5 else wood
+    reach = rng.uniform(0.3, 0.42)
+    table_low = np.array([-rng.uniform(0.5, 0.8), rng.uniform(0.1, 0.16), 0.0])
+    table_high = np.array([rng.uniform(0.5, 0.8), 0.42 + reach, rng.uniform(0.74, 0.8)])
+    tiles.append(_table_top(_wood(rng, top, 0), table_low, table_high, make_look(subject, seed).heading))
     light = make_look(subject, seed).light_colour.sum(axis=0) + 0.25
     atlas = np.clip(np.concatenate([t * light for t in tiles], axis=1), 0, 1) ** (1 / 2.2)
     atlas = cv2.GaussianBlur((atlas * 255).astype(np.uint8), (0, 0), 0.8)
-    reach = rng.uniform(0.3, 0.42)
     return Room(
         low=low,
         high=high,
-        table_low=np.array([-rng.uniform(0.5, 0.8), rng.uniform(0.1, 0.16), 0.0]),
-        table_high=np.array([rng.uniform(0.5, 0.8), 0.42 + reach, rng.uniform(0.74, 0.8)]),
+        table_low=table_low,
+        table_high=table_high,
+        table_colour=top,
         atlas=atlas,
     )
 
 
-__all__ = ["Camera", "Look", "Room", "STATIC_VIEWS", "look_at", "make_cameras", "make_look",
+__all__ = ["Camera", "Look", "Room", "STATIC_VIEWS", "body_rotation", "look_at", "make_cameras", "make_look",
            "make_room", "scale_camera", "subject_generator", "to_linear"]  # fmt: skip

@@ -12,6 +12,7 @@ import torch
 
 from hawor_pipeline.core.mano import load_mano
 from hawor_pipeline.core.units import m_to_mm
+from hawor_pipeline.data.sample.backdrop import HeadBackdrop, StaticBackdrop
 from hawor_pipeline.data.sample.grasp import SIDES, HandRig
 from hawor_pipeline.data.sample.motion import Motion, make_motion
 from hawor_pipeline.data.sample.plan import SampleSpec, SequencePlan
@@ -21,7 +22,7 @@ from hawor_pipeline.data.sample.scene import subject_generator
 
 JPEG_QUALITY = 90
 JPEG_COMMENT = b"synthetic: rendered by hawor_pipeline, not part of ARCTIC"
-SKIN_STREAM = 4
+SKIN_STREAM, BACKDROP_STREAM = 4, 10
 FIRST_SEQUENCE_STREAM = 100  # random streams below it belong to the subject
 CROP_SIDE_PX = 1000
 EGO_CROP_SCALE = 0.3
@@ -51,6 +52,32 @@ def _room(subject: str, seed: int) -> Room:
     return make_room(subject, seed)
 
 
+@lru_cache(maxsize=8)
+def _static_backdrop(subject: str, spec: SampleSpec, view: int) -> StaticBackdrop:
+    """Shared by the sequences of a subject."""
+    rng = subject_generator(spec.seed, subject, BACKDROP_STREAM + view)
+    return StaticBackdrop(drawn_camera(subject, spec, view), _room(subject, spec.seed), make_look(subject, spec.seed), rng)
+
+
+def drawn_camera(subject: str, spec: SampleSpec, view: int) -> Camera:
+    """The camera that is drawn: the one in the files, or for crops the one they are cut from."""
+    camera = make_cameras(subject, spec.seed, spec.image_scale)[view]
+    return _crop_camera(camera) if spec.image_source == "cropped_images" else camera
+
+
+def view_painter(painter: SequencePainter, motion: Motion, spec: SampleSpec, plan: SequencePlan, view: int) -> ViewPainter:
+    """What paints one view of a sequence; frame i is picture i + 1."""
+    camera = drawn_camera(plan.subject, spec, view)
+    rng = np.random.default_rng([spec.seed, int(plan.subject[1:]), plan.number, view])
+    backdrop: StaticBackdrop | HeadBackdrop
+    if view == 0:
+        room, look = _room(plan.subject, spec.seed), make_look(plan.subject, spec.seed)
+        backdrop = HeadBackdrop(camera, motion.ego_from_world, room, look, rng)
+    else:
+        backdrop = _static_backdrop(plan.subject, spec, view)
+    return ViewPainter(painter, camera, backdrop, rng)
+
+
 def build_motion(mano: Path, spec: SampleSpec, plan: SequencePlan) -> tuple[Motion, dict[str, HandRig]]:
     """The motion of a sequence over all pictures and all ground-truth frames."""
     look = make_look(plan.subject, spec.seed)
@@ -64,23 +91,19 @@ def build_motion(mano: Path, spec: SampleSpec, plan: SequencePlan) -> tuple[Moti
 def write_sequence(folder: Path, mano: Path, spec: SampleSpec, plan: SequencePlan) -> dict[str, object]:
     """Write `folder/{view}/%05d.jpg` and return the ground truth by file suffix (empty where it is withheld)."""
     motion, rigs = build_motion(mano, spec, plan)
-    look = make_look(plan.subject, spec.seed)
     blotches = subject_generator(spec.seed, plan.subject, SKIN_STREAM)
-    painter = SequencePainter.prepare(motion, rigs, look, blotches)
+    painter = SequencePainter.prepare(motion, rigs, make_look(plan.subject, spec.seed), blotches)
     cameras = make_cameras(plan.subject, spec.seed, spec.image_scale)
-    cropped = spec.image_source == "cropped_images"
     for view in spec.views:
-        rng = np.random.default_rng([spec.seed, int(plan.subject[1:]), plan.number, view])
-        camera = _crop_camera(cameras[view]) if cropped else cameras[view]
-        view_painter = ViewPainter(painter, camera, motion.ego_from_world, _room(plan.subject, spec.seed), rng)
+        one = view_painter(painter, motion, spec, plan, view)
         (folder / str(view)).mkdir()
         for number in range(1, plan.image_count + 1):
             if number in plan.black_images:
-                picture = np.zeros((camera.height, camera.width, 3), np.uint8)
+                picture = np.zeros((one.camera.height, one.camera.width, 3), np.uint8)
             else:
-                picture = view_painter.paint(number - 1)
-            if cropped and view > 0:
-                picture = _crop(picture, crop_window(view_painter.object_uv(number - 1), camera, cameras[view]))
+                picture = one.paint(number - 1)
+            if spec.image_source == "cropped_images" and view > 0:
+                picture = _crop(picture, crop_window(one.object_uv(number - 1), one.camera, cameras[view]))
             (folder / str(view) / f"{number:05d}.jpg").write_bytes(encode(picture))
     return _ground_truth(motion, cameras[0], spec, plan) if plan.has_ground_truth else {}
 

@@ -20,18 +20,19 @@ class FineMesh:
     """Edges (E, 2) whose middles become vertices, after the original ones, and the finer faces (4F, 3)."""
 
     edges: np.ndarray
+    inner: np.ndarray  # (E, 1) 1 where an edge has two faces, 0 along the rim, which stays straight
     faces: np.ndarray
 
     @classmethod
     def of(cls, faces: np.ndarray) -> "FineMesh":
         """Split every face in four."""
         sides = np.sort(np.stack([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]], axis=1), axis=-1)
-        edges, middle = np.unique(sides.reshape(-1, 2), axis=0, return_inverse=True)
+        edges, middle, uses = np.unique(sides.reshape(-1, 2), axis=0, return_inverse=True, return_counts=True)
         m = middle.reshape(-1, 3) + faces.max() + 1
         a, b, c = faces.T
         fine = np.concatenate([np.stack(t, axis=1) for t in (
             (a, m[:, 0], m[:, 2]), (b, m[:, 1], m[:, 0]), (c, m[:, 2], m[:, 1]), (m[:, 0], m[:, 1], m[:, 2]))])  # fmt: skip
-        return cls(edges, fine.astype(np.int32))
+        return cls(edges, (uses > 1).astype(np.float32)[:, None], fine.astype(np.int32))
 
     def average(self, values: np.ndarray) -> np.ndarray:
         """Values (*b, N, C) at the original vertices to all vertices (*b, N + E, C)."""
@@ -44,7 +45,7 @@ class FineMesh:
         na, nb = normals[:, self.edges[:, 0]], normals[:, self.edges[:, 1]]
         half = 0.5 * (b - a)
         lift = (half * nb).sum(-1, keepdims=True) * nb - (half * na).sum(-1, keepdims=True) * na
-        return np.concatenate([vertices, 0.5 * (a + b) + (0.5 * ROUNDING) * lift], axis=1)
+        return np.concatenate([vertices, 0.5 * (a + b) + (0.5 * ROUNDING) * self.inner * lift], axis=1)
 
 
 def _ease(value: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -168,14 +168,24 @@ def _run(root: Path, spec: SampleSpec, plans: list[SequencePlan], workers: int) 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hawor_pipeline.data.sample.render"])
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        pending = {pool.submit(make_sequence, root, spec, plan): plan for plan in plans}
+        # Sequences of one subject share their rooms, so they go to one process where that leaves none idle.
+        subjects = list(dict.fromkeys(p.subject for p in plans))
+        groups = [[p for p in plans if p.subject == s] for s in subjects] if len(subjects) >= 2 * workers else [
+            [p] for p in plans
+        ]
+        pending = {pool.submit(_make_sequences, root, spec, group): group for group in groups}
         try:
             for future in as_completed(pending):
                 future.result()
-                yield pending[future]
+                yield from pending[future]
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _make_sequences(root: Path, spec: SampleSpec, plans: list[SequencePlan]) -> None:
+    for plan in plans:
+        make_sequence(root, spec, plan)
 
 
 def make_sequence(root: Path, spec: SampleSpec, plan: SequencePlan) -> None:

@@ -1,5 +1,6 @@
 """What the shards hold as a whole: manifest, splits and data card; quality."""
 
+import json
 from typing import Any
 
 import dagster as dg
@@ -17,6 +18,7 @@ from hawor_pipeline.paths import DataPaths
     owners=["team:hand-mesh"],
     deps=["subject_shards"],
     io_manager_key="json_io_manager",
+    dagster_type=dg.Any,
     code_version="1",
     check_specs=[
         dg.AssetCheckSpec(
@@ -46,6 +48,7 @@ def dataset_metadata(raw: RawData) -> dg.MaterializeResult:
         "shards": str(paths.shards(where.source)),
         "source": where.source,
         "dataset_version": info["dataset_version"],
+        "splits": json.loads((result.path / "manifest.json").read_text())["splits"],
     }
     return dg.MaterializeResult(
         value=value,

@@ -37,10 +37,11 @@ def raw_arctic_sequences(context: dg.AssetExecutionContext, raw: RawData) -> dg.
 
     with user_errors():
         sample = raw.ensure(context.log.info)
-        where = raw.locate()
+        where, paths = raw.locate(), DataPaths.default()
         results = {
-            subject: inventory_subject(where.arctic_root, subject, DataPaths.default().inventory(where.source, subject),
-                                       mano_dir=where.mano_dir)
+            subject: inventory_subject(
+                where.arctic_root, subject, paths.inventory(where.source, subject), mano_dir=where.mano_dir
+            )
             for subject in context.partition_keys
         }
     for subject, result in results.items():

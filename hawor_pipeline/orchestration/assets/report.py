@@ -4,9 +4,9 @@ from typing import Any
 
 import dagster as dg
 
-from hawor_pipeline.orchestration.checks import checked
+from hawor_pipeline.orchestration.checks import checked, external_requests
 from hawor_pipeline.orchestration.failures import user_errors
-from hawor_pipeline.orchestration.metadata import describe, picture
+from hawor_pipeline.orchestration.metadata import describe
 from hawor_pipeline.paths import DataPaths
 
 _MAX_BYTES = 8_000_000
@@ -18,6 +18,7 @@ _MAX_BYTES = 8_000_000
     owners=["team:hand-mesh"],
     deps=["quality_stats", "baseline_metrics"],
     io_manager_key="json_io_manager",
+    dagster_type=dg.Any,
     code_version="1",
     check_specs=[
         dg.AssetCheckSpec(
@@ -30,18 +31,21 @@ _MAX_BYTES = 8_000_000
 )
 def final_report(evaluation_metrics: dict[str, Any]) -> dg.MaterializeResult:
     """The report: performance against targets and floors, curves, strata, pictures, data card, provenance."""
-    from hawor_pipeline.reporting.report import external_requests, report_for_run
+    from hawor_pipeline.reporting.report import build_report
 
+    paths, run_id = DataPaths.default(), evaluation_metrics["run_id"]
     with user_errors():
-        result = report_for_run(DataPaths.default().runs / evaluation_metrics["run_id"], DataPaths.default())
-    html = result.path / "report.html"
-    requests = external_requests(html)
-    size = html.stat().st_size
-    more = {"gallery": picture(sheet)} if (sheet := result.path / "gallery.jpg").is_file() else {}
+        result = build_report(
+            paths.runs / run_id,
+            paths.metrics,
+            paths.reports,
+            metadata_dir=paths.metadata(evaluation_metrics["source"]),
+        )
+    requests, size = external_requests(result.path.read_text()), result.path.stat().st_size
     return dg.MaterializeResult(
-        value={"path": str(result.path), "run_id": evaluation_metrics["run_id"]},
+        value={"path": str(result.path), "run_id": run_id},
         data_version=dg.DataVersion(result.key),
-        metadata=describe(result, report=dg.MetadataValue.url(html.as_uri()), size_bytes=size, **more),
+        metadata=describe(result, report=dg.MetadataValue.url(result.path.as_uri()), size_bytes=size),
         check_results=[
             checked(
                 "report_is_self_contained",

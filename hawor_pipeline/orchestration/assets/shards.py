@@ -66,7 +66,7 @@ def subject_shards(
         )
     for subject, result in results.items():
         context.add_asset_metadata(describe(result), partition_key=subject)
-    unaccounted = {subject: n for subject, result in results.items() if (n := result.info.get("unaccounted_frames"))}
+    unaccounted = {subject: n for subject, result in results.items() if (n := result.info["unaccounted_frames"])}
     return dg.MaterializeResult(
         metadata={"source": where.source, "rows": sum(result.info["rows"] for result in results.values())},
         data_version=dg.DataVersion(hash_json({subject: result.key for subject, result in results.items()})),

@@ -40,6 +40,7 @@ class TrainingAssetConfig(dg.Config):
     pool="gpu",
     op_tags=ACCELERATOR_TAGS,
     io_manager_key="json_io_manager",
+    dagster_type=dg.Any,
     code_version="1",
     check_specs=[
         dg.AssetCheckSpec(

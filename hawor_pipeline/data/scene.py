@@ -1,0 +1,72 @@
+"""What all views of one sequence share: posed hands and object, cameras, who hides what, how far apart they are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hawor_pipeline.data.arctic import SIDES, ArcticRoot, list_images
+from hawor_pipeline.data.hand_geometry import ViewCamera, WorldHand, load_hand_models, pose_hand, view_camera
+from hawor_pipeline.data.object_mesh import ObjectMesh, load_object
+from hawor_pipeline.data.raw_sequence import RawSequence, load_sequence
+from hawor_pipeline.data.visibility import SkinFaces, joint_visibility
+
+
+@dataclass(slots=True)
+class Scene:
+    """One sequence in the world frame. T is the number of ground-truth frames."""
+
+    raw: RawSequence
+    hands: dict[str, WorldHand]
+    cameras: dict[int, ViewCamera]
+    images: dict[int, dict[int, Path]]  # view -> frame number -> file
+    object_vertices: np.ndarray  # (T, V, 3)
+    offset: int  # number of the picture that shows ground truth 0
+    visible: dict[str, np.ndarray]  # side -> (views, T, 21), for the moments that any view shows
+    distances: list[tuple[int, str, float]]  # ground-truth index, side, hand to object in metres
+
+
+def open_scene(root_path: Path, mano_dir: Path, subject: str, sequence: str, views: tuple[int, ...]) -> Scene:
+    """Read and pose one sequence.
+
+    Raises:
+        DataError: a raw file, a model or an object mesh is damaged or missing.
+    """
+    root = ArcticRoot(root_path)
+    raw = load_sequence(root, subject, sequence)
+    subject_cameras = root.cameras(subject)
+    models = load_hand_models(mano_dir)
+    mesh = load_object(root, raw.object)
+    scene = Scene(
+        raw=raw,
+        hands={side: pose_hand(models, side, raw.hands[side]) for side in SIDES},
+        cameras={view: view_camera(raw, subject_cameras, view) for view in views},
+        images={view: list_images(root.image_folder(subject, sequence, view)) for view in views},
+        object_vertices=mesh.posed(raw.object_articulation, raw.object_rotation, raw.object_translation_m),
+        offset=subject_cameras.ioi_offset,
+        visible={side: np.zeros((len(views), len(raw), 21), bool) for side in SIDES},
+        distances=[],
+    )
+    skin = SkinFaces.from_models(
+        {side: models.arrays[side].faces for side in SIDES}, {side: models.arrays[side].skin_weights for side in SIDES}
+    )
+    shown = {frame - scene.offset for images in scene.images.values() for frame in images}
+    _measure(scene, mesh, skin, sorted(shown & set(range(len(raw)))))
+    return scene
+
+
+def _measure(scene: Scene, mesh: ObjectMesh, skin: SkinFaces, moments: list[int]) -> None:
+    """Visibility in all views and distance to the object, at the moments that are shown."""
+    from scipy.spatial import cKDTree
+
+    centres = np.stack([camera.centres_m for camera in scene.cameras.values()])  # (views, T, 3)
+    for index in moments:
+        vertices = {side: scene.hands[side].vertices_m[index] for side in SIDES}
+        joints = {side: scene.hands[side].joints_m[index] for side in SIDES}
+        obstacle = scene.object_vertices[index]
+        seen = joint_visibility(vertices, joints, centres[:, index], skin, (obstacle, mesh.faces))
+        # corners and middles of the triangles stand for the object's surface
+        surface = cKDTree(np.concatenate((obstacle, obstacle[mesh.faces].mean(1))))
+        for side in SIDES:
+            scene.visible[side][:, index] = seen[side]
+            scene.distances.append((index, side, float(surface.query(vertices[side])[0].min())))
