@@ -81,9 +81,15 @@ def _demo(_: argparse.Namespace) -> int:
 
 def _print_report(page: Path) -> None:
     """The main numbers of a report and where it is."""
-    from hawor_pipeline.reporting.report import summary_lines
-
-    print("\n".join(["", *summary_lines(page.parent), f"Report: {page}"]))
+    report = json.loads(page.with_name("report.json").read_text())
+    if report["source"] == "synthetic":
+        print("\nSYNTHETIC SAMPLE: rendered hands made by this project; the numbers say nothing about real pictures.")
+    for metric in ("mpjpe_mm", "pa_mpjpe_mm"):
+        floors = ", ".join(f"{name} {value:.1f}" for name, value in report["floors"][metric].items() if value is not None)
+        print(f"{metric:14} {report['metrics'][metric]['value']:7.1f}   floors: {floors}")
+    for metric in ("pck_3d_15mm", "pck_auc", "mpjpe_crop_px"):
+        print(f"{metric:14} {report['metrics'][metric]['value']:7.3f}")
+    print(f"Report: {page}")
 
 
 def _add_ui(commands) -> None:
@@ -149,20 +155,27 @@ def _add_prepare(commands) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.data.prepare import prepare
+    from hawor_pipeline.config import ConversionConfig, build
+    from hawor_pipeline.data.arctic import ArcticRoot
+    from hawor_pipeline.data.convert import convert_subjects
 
     names = ("sequences", "max_sequences_per_subject", "target_resolution", "views")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    statistics = prepare(
-        arguments.arctic_root,
+    settings = build(ConversionConfig, given, origin="command line")
+    root = ArcticRoot.locate(arguments.arctic_root)
+    results = convert_subjects(
+        root,
+        arguments.mano_dir,
+        arguments.subjects or root.subjects(),
         arguments.output_dir,
-        settings=given,
-        subjects=arguments.subjects,
-        mano_dir=arguments.mano_dir,
+        settings,
         workers=arguments.num_workers,
         progress=_progress("sequence"),
     )
-    print(json.dumps(statistics, indent=2, default=str))
+    for subject, result in results.items():
+        info = result.info
+        state = info["status"] if info["status"] != "present" else "kept" if result.reused else "done"
+        print(f"{subject}: {state}, {info['sequences']} sequences, {info['rows']} rows, {info['valid_rows']} valid")
     return 0
 
 
@@ -204,9 +217,12 @@ def _train(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.training.launch import train
 
     config = load_config(arguments.config, _overrides(arguments))
-    result = train(config, resume=arguments.resume)
-    _print_result(result)
-    return 0
+    result, code = train(config, resume=arguments.resume)
+    if result is None:
+        print("stopped; the checkpoint is kept, and the same command continues", file=sys.stderr)
+    else:
+        _print_result(result)
+    return code
 
 
 def _overrides(arguments: argparse.Namespace) -> dict:
@@ -237,29 +253,45 @@ def _add_evaluate(commands) -> None:
     parser.add_argument("--output", type=Path, required=True, help="a metrics directory")
     parser.add_argument("--subjects", nargs="+", metavar="s05", help="default: the validation subjects of the protocol")
     parser.add_argument("--mano-dir", type=Path)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--protocol", default="arctic-all-val", metavar="NAME")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--run-id", metavar="NAME", help="of the tables; default: the name of the run's folder")
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.evaluation.evaluate import evaluate_command
+    from hawor_pipeline.core.mano import find_mano
+    from hawor_pipeline.data.shards import shards_version
+    from hawor_pipeline.data.splits import VALIDATION_SUBJECTS
+    from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
 
-    _print_result(
-        evaluate_command(
-            arguments.checkpoint,
-            arguments.data,
-            arguments.output,
-            subjects=arguments.subjects,
-            mano_dir=arguments.mano_dir,
-            device=arguments.device,
-        )
+    mano = arguments.mano_dir or os.environ.get("MANO_DIR") or DataPaths.default().sample / "body_models" / "mano"
+    find_mano(mano, "right")
+    run = arguments.checkpoint.resolve().parent.parent
+    curves = run / "training.parquet"
+    result = evaluate_checkpoint(
+        arguments.checkpoint,
+        arguments.data,
+        mano,
+        arguments.output,
+        run_id=arguments.run_id or (run.name if curves.is_file() else f"checkpoint-{arguments.checkpoint.stem}"),
+        dataset_version=shards_version(arguments.data),
+        subjects=arguments.subjects or list(VALIDATION_SUBJECTS),
+        protocol=arguments.protocol,
+        device=arguments.device,
+        training_table=curves if curves.is_file() else None,
     )
+    _print_result(result)
+    for name, value in result.info["metrics"].items():
+        print(f"  {name}: {'not available' if value is None else format(value, '.4g')}")
     return 0
 
 
 def _add_report(commands) -> None:
     parser = commands.add_parser("report", help="write the report of a run and print its path and main numbers")
     parser.add_argument("--run", type=Path, required=True, help="the run's folder under data/runs")
+    parser.add_argument("--metrics", type=Path, help="metrics directory (default: the project's)")
+    parser.add_argument("--output", type=Path, help="where the report goes (default: the project's)")
     parser.set_defaults(run=_report)
 
 
@@ -267,8 +299,8 @@ def _report(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.reporting.report import build_report
 
     paths = DataPaths.default()
-    metadata = arguments.metadata or paths.metadata("synthetic")
-    _print_report(build_report(arguments.run, paths.metrics, paths.reports, metadata_dir=metadata).path)
+    metrics, output = arguments.metrics or paths.metrics, arguments.output or paths.reports
+    _print_report(build_report(arguments.run, metrics, output).path)
     return 0
 
 

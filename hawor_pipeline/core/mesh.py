@@ -55,29 +55,12 @@ def edge_lengths(
 def face_normals(
     vertices: Float[Tensor, "*batch vertices 3"], faces: Int[Tensor, "faces 3"]
 ) -> Float[Tensor, "*batch faces 3"]:
-    """Unit normal of each triangle; zero, with zero gradient, for a triangle without area."""
-    return unit_or_zero(face_crosses(vertices, faces))
+    """Unit normal of each triangle; zero, with zero gradient, for a triangle without area.
 
-
-def face_crosses(
-    vertices: Float[Tensor, "*batch vertices 3"], faces: Int[Tensor, "faces 3"]
-) -> Float[Tensor, "*batch faces 3"]:
-    """Cross product of two sides of each triangle, in square millimetres: twice its area along its normal.
-
-    In metres the areas of a hand's triangles would be too close to the smallest numbers.
+    Lengths are taken in millimetres: in metres, areas of a hand's triangles come too close to the smallest numbers.
     """
-    scaled = vertices * MM_PER_M
-    corner = scaled.index_select(-2, faces[:, 0])
-    return torch.linalg.cross(
-        scaled.index_select(-2, faces[:, 1]) - corner, scaled.index_select(-2, faces[:, 2]) - corner
-    )
-
-
-def unit_or_zero(
-    crosses: Float[Tensor, "*batch faces 3"], least: Float[Tensor, "*#batch #faces 1"] | None = None
-) -> Float[Tensor, "*batch faces 3"]:
-    """Divide cross products by their length, or by `least` where that is more, which bounds the gradient of slivers."""
-    norm = torch.linalg.vector_norm(crosses, dim=-1, keepdim=True)
-    length = norm if least is None else torch.maximum(norm, least)
-    flat = length < 1e-6
-    return torch.where(flat, torch.zeros_like(crosses), crosses / torch.where(flat, torch.ones_like(length), length))
+    first, second, third = (vertices.index_select(-2, corner) * MM_PER_M for corner in faces.unbind(-1))
+    cross = torch.linalg.cross(second - first, third - first)
+    norm = torch.linalg.vector_norm(cross, dim=-1, keepdim=True)
+    flat = norm < 1e-6
+    return torch.where(flat, torch.zeros_like(cross), cross / torch.where(flat, torch.ones_like(norm), norm))

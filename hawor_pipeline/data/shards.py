@@ -32,6 +32,7 @@ from hawor_pipeline.data.shard_schema import (
     as_numpy,
 )
 from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.provenance import hash_json
 
 __all__ = ["ImageWriter", "ShardSet", "as_numpy", "open_shards", "read_manifest", "read_side_tables", "write_parquet"]
 
@@ -248,3 +249,16 @@ def read_side_tables(shards_dir: str | Path, subjects: Iterable[str], name: str)
             except (OSError, pa.ArrowException) as error:
                 raise DataError(f"{path}: damaged or missing ({error}); run the conversion again.") from None
     return pa.concat_tables(tables)
+
+
+def shards_version(shards_dir: str | Path) -> str:
+    """The version of a data set: a hash over the data versions of all subjects that have samples.
+
+    Raises:
+        ConfigError: no subject is converted there.
+    """
+    names = sorted(path.parent.name for path in Path(shards_dir).glob(f"*/{MANIFEST_FILE}"))
+    if not names:
+        raise ConfigError(f"{shards_dir} holds no converted subject; `hawor-pipeline prepare` makes shards.")
+    manifests = {name: read_manifest(Path(shards_dir), name) or {} for name in names}
+    return hash_json({name: manifest["data_version"] for name, manifest in manifests.items() if manifest["rows"]})

@@ -95,11 +95,14 @@ def training_means(shards_dir: Path | str, subjects: Sequence[str]) -> TrainingM
 
 
 def _constant_joints(joints_m: Tensor, truth: HandTruth) -> PredictedHands:
-    rows = len(truth)
-    right = joints_m.expand(rows, 21, 3)
-    unknown = [torch.full(shape, torch.nan, dtype=torch.float64) for shape in ((rows, 16, 3, 3), (rows, 10), (rows, 3))]
-    pixels = torch.full((rows, 21, 2), torch.nan, dtype=torch.float64)
-    return PredictedHands(*unknown, where_left(truth.is_right, mirror_points(right), right), pixels)
+    right = joints_m.expand(len(truth), 21, 3)
+    return PredictedHands(
+        rotmats=torch.full_like(truth.rotmats, torch.nan),
+        betas=torch.full_like(truth.betas, torch.nan),
+        translation_m=torch.full_like(truth.translation_m, torch.nan),
+        joints_m=where_left(truth.is_right, mirror_points(right), right),
+        joints_px=torch.full_like(truth.joints_px, torch.nan),
+    )
 
 
 def _constant_parameters(means: TrainingMeans, models: HandModels, truth: HandTruth, rows: HandRows) -> PredictedHands:

@@ -171,8 +171,8 @@ class _PredictionReader:
         rows = self._rest.slice(0, wanted) if self._rest is not None else None
         if rows is None or not rows["sample_id"].equals(sample_ids):
             raise DataError(
-                f"predictions of run {self._run_id!r} are not those of the shards around {sample_ids[0]}: they were made "
-                "for other shards, another set of subjects, or are incomplete. Predict again."
+                f"predictions of run {self._run_id!r} are not those of the shards around {sample_ids[0]}: they were "
+                "made for other shards, another set of subjects, or are incomplete. Predict again."
             )
         self._rest = self._rest.slice(wanted)  # type: ignore[union-attr]
         return read_predictions(rows.combine_chunks())

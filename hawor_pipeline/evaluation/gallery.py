@@ -18,6 +18,7 @@ from hawor_pipeline.core.camera import project_distorted
 from hawor_pipeline.core.skeleton import BONES
 from hawor_pipeline.core.units import m_to_mm
 from hawor_pipeline.data.shards import open_shards
+from hawor_pipeline.errors import DataError
 from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHands, read_predictions, read_truth
 from hawor_pipeline.evaluation.tables import RunIdentity, partition_dir, read_table
 from hawor_pipeline.provenance import staging_dir
@@ -81,7 +82,7 @@ def write_gallery(
                 shard_row = row_of[facts["sample_id"]]
                 annotation = shards.table.slice(shard_row, 1)
                 hand = _Hand(models, read_truth(annotation), predictions[facts["sample_id"]])
-                crop = cv2.imdecode(np.frombuffer(shards.jpeg(shard_row), np.uint8), cv2.IMREAD_COLOR)
+                crop = _decode(shards.jpeg(shard_row), facts["sample_id"])
                 picture = hand.picture(crop, annotation)
                 name = f"{rank}-{number}.jpg"
                 (staged / name).write_bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
@@ -94,6 +95,13 @@ def write_gallery(
         content = {"items": items, "meshes": meshes, "faces": models.faces.tolist()}
         (staged / "gallery.json").write_text(json.dumps(content, separators=(",", ":")))
     return folder
+
+
+def _decode(jpeg: bytes, sample_id: str) -> np.ndarray:
+    crop = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    if crop is None:
+        raise DataError(f"crop of {sample_id} is damaged; convert its subject again.")
+    return crop
 
 
 def _predictions_of(metrics_dir: Path | str, run_id: str, names: Sequence[str]) -> dict[str, PredictedHands]:
@@ -217,7 +225,7 @@ def rasterize(
     settings = cv2.TriangleRasterizeSettings()
     settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
     settings.setCullingMode(cv2.RASTERIZE_CULLING_NONE)
-    color, depth = cv2.triangleRasterize(
+    drawn, distance = cv2.triangleRasterize(
         vertices,
         faces.astype(np.int32),
         colors,
@@ -229,4 +237,4 @@ def rasterize(
         _FAR_M,
         settings,
     )
-    return color, (depth < _FAR_M * 0.999).astype(np.float32)
+    return np.asarray(drawn), (np.asarray(distance) < _FAR_M * 0.999).astype(np.float32)

@@ -103,7 +103,7 @@ def predict_checkpoint(
         dataset,
         batch_size=None,
         sampler=batches,
-        collate_fn=keep_batch,
+        collate_fn=keep_batch,  # type: ignore[arg-type]
         num_workers=num_workers,
         multiprocessing_context="forkserver" if num_workers else None,
     )

@@ -44,11 +44,11 @@ class KeyReport:
     def explain(self) -> str:
         """One line: how many of each kind, with the first few names of what does not fit."""
         parts = [f"{len(self.used)} used", f"{len(self.ignored)} ignored"]
-        for kind in ("missing", "unexpected", "wrong_shape"):
-            names = getattr(self, kind)
+        kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("of wrong shape", self.wrong_shape))
+        for kind, names in kinds:
             if names:
                 more = ", ..." if len(names) > 3 else ""
-                parts.append(f"{len(names)} {kind.replace('_', ' of ')} ({', '.join(names[:3])}{more})")
+                parts.append(f"{len(names)} {kind} ({', '.join(names[:3])}{more})")
         return "; ".join(parts)
 
 

@@ -1,7 +1,7 @@
 """Charts of the report as plain plotly descriptions (data and layout), and the drawings that are SVG.
 
-Everything is a dictionary that goes into the page as JSON; the page draws it with the plotly.js it carries. Colours: the
-run is orange, the truth is blue, floors are greys.
+Everything is a dictionary that goes into the page as JSON; the page draws it with the plotly.js it carries. The run is
+orange, the truth is blue, floors are greys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def _layout(x: str, y: str, **extra: Any) -> dict[str, Any]:
         "fixedrange": True,
     }
     title: dict[str, Any] = {"font": {"size": 12, "color": MUTED}, "standoff": 8}
-    layout = {
+    layout: dict[str, Any] = {
         "font": {"family": FONT, "size": 13, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",

@@ -112,17 +112,12 @@ def _fit(e: Evidence) -> Iterable[Finding]:
     defined = [value for value in val.values if value is not None]
     term = "mpjpe_mm" if train is not None else "loss/KEYPOINTS_3D"
     known, unseen = e.curve(term, "train"), e.curve(term, "val")
-    if (
-        known is not None
-        and unseen is not None
-        and known.last
-        and unseen.last
-        and unseen.last / known.last > OVERFIT_RATIO
-    ):
+    pair = (known.last, unseen.last) if known is not None and unseen is not None else (None, None)
+    if pair[0] and pair[1] and pair[1] / pair[0] > OVERFIT_RATIO:
         yield Finding(
             "act",
             "The network knows its training subjects better than others",
-            f"{term}: validation {unseen.last:.3g}, training {known.last:.3g}, {unseen.last / known.last:.2f} times as much.",
+            f"{term}: validation {pair[1]:.3g}, training {pair[0]:.3g}, {pair[1] / pair[0]:.2f} times as much.",
             "More subjects and sequences help most; then stronger augmentation and weight decay.",
         )
     if len(defined) >= 4:

@@ -167,7 +167,8 @@ def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card:
         "comparison": _comparison(run, floors),
         "charts": _charts(run, floors, curves),
         "hand": figures.hand_drawing(run),
-        "joints_visible": {state: run.get("mpjpe_mm", f"visible={state}", "joint") for state in ("true", "false")},
+        "with_intervals": any(entry.low is not None for entry in overall.values()),
+        "visibility": _visibility(run),
         "strata": _strata(run),
         "gallery": _with_pictures(folder, gallery),
         "mesh": figures.turnable_mesh(gallery),
@@ -269,6 +270,15 @@ def _strata(run: RunResults) -> list[dict[str, Any]]:
     return tables
 
 
+def _visibility(run: RunResults) -> list[tuple[str, Entry]]:
+    """Errors of single joints that are seen and that are hidden."""
+    entries = {
+        "seen": run.get("mpjpe_mm", "visible=true", "joint"),
+        "hidden": run.get("mpjpe_mm", "visible=false", "joint"),
+    }
+    return [(label, entry) for label, entry in entries.items() if entry is not None]
+
+
 def _with_pictures(folder: Path, gallery: dict[str, Any]) -> list[dict[str, Any]]:
     items = []
     for item in gallery["items"]:
@@ -339,7 +349,7 @@ def unit_value(value: float | None, unit: str) -> str:
         return "–"
     if unit == "1":
         return f"{value:.3f}"
-    return f"{number(value, 2 if abs(value) < 1 else 1)}\u00a0{unit.replace('deg', '°')}"
+    return f"{number(value, 2 if abs(value) < 1 else 1)}\u00a0{unit.replace('deg', '°').replace('^2', '²').replace('^3', '³')}"
 
 
 def _script_json(value: Any) -> Markup:

@@ -18,6 +18,8 @@ from hawor_pipeline.data.shard_schema import COLUMNS, to_arrow
 from hawor_pipeline.data.shards import ImageWriter, write_parquet
 
 STORED = 96  # px, 1.5 times the box
+TIPS = (4, 8, 12, 16, 20)
+JPEG_OPTIONS = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 HEIGHT, WIDTH = 500, 700
 K = np.array([[600.0, 0, 330], [0, 610.0, 260], [0, 0, 1]])
 EGO_LENS = np.array([-0.2, 0.05, 0.001, -0.002, 0.01, 0.1, 0.02, 0.0])
@@ -109,10 +111,11 @@ def _sample(layer, side, pose, betas, place, view, rng):
     crop = np.array([[scale, 0, STORED / 2 - 0.5 - scale * center[0]], [0, scale, STORED / 2 - 0.5 - scale * center[1]]])
     picture = rng.integers(60, 100, (STORED, STORED, 3), dtype=np.uint8)
     drawn = pixels[:21].numpy() @ crop[:, :2].T + crop[:, 2]
-    for joint, (x, y) in enumerate(drawn):
+    for joint in sorted(range(21), key=TIPS.__contains__):  # tips last, so that nothing covers them
+        x, y = drawn[joint]
         colour = tuple(int(c) for c in cv2.cvtColor(np.uint8([[[8 * joint, 220, 255]]]), cv2.COLOR_HSV2RGB)[0, 0])
         cv2.circle(picture, (round(x), round(y)), 3, colour, -1)
-    jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    jpeg = cv2.imencode(".jpg", picture[..., ::-1], JPEG_OPTIONS)[1].tobytes()
     row = {
         "sequence": "box_grab_01", "object": "box", "action": "grab", "side": side, "skip_reason": "", "view": view,
         "image_height": HEIGHT, "image_width": WIDTH, "is_right": side == "right",

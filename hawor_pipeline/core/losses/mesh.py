@@ -12,11 +12,12 @@ from hawor_pipeline.core.losses.robust import (
     promote,
     safe_norm,
 )
-from hawor_pipeline.core.mesh import MeshTopology, edge_lengths, face_crosses, unit_or_zero
+from hawor_pipeline.core.mesh import MeshTopology
 from hawor_pipeline.core.nearest import nearest_indices
 
 EDGE_SCALE_M = 0.001  # one unit of edge or Laplacian error
 SLIVER_SHARE = 0.1  # a triangle with less than this share of its true area has a normal shorter than 1
+_TINY = 1e-6  # of a unit: below it a length has no gradient
 
 
 def vertices_loss(
@@ -82,17 +83,42 @@ def topology_loss(
         0.0
     """
     p, t, flat_mask = _flat(pred, target, mask)
-    edges = (edge_lengths(p, topology.edges) - edge_lengths(t, topology.edges)).abs().mean(-1) / scale_m
-    true_crosses = face_crosses(t, topology.faces)
-    least = SLIVER_SHARE * torch.linalg.vector_norm(true_crosses, dim=-1, keepdim=True)
-    cosine = (unit_or_zero(face_crosses(p, topology.faces), least) * unit_or_zero(true_crosses)).sum(-1)
-    normals = torch.where(least.squeeze(-1) > 0, 1 - cosine, torch.zeros_like(cosine)).mean(-1)
-    smooth = safe_norm(_laplacian(p - t, topology)).mean(-1) / scale_m
+    p, t = _by_component(p, scale_m), _by_component(t, scale_m)
+    edges = (_length(_sides(p, topology.edges)) - _length(_sides(t, topology.edges))).abs().mean(0)
+    cross, true_cross = _crosses(p, topology.faces), _crosses(t, topology.faces)
+    true_area = _length(true_cross)
+    cosine = (cross * (true_cross / true_area)).sum(0) / torch.maximum(_length(cross), SLIVER_SHARE * true_area)
+    normals = torch.where(true_area > 2 * _TINY, 1 - cosine, torch.zeros_like(cosine)).mean(0)
+    smooth = _length(_laplacian(p - t, topology)).mean(0)
     return masked_mean(edges + normals + smooth, flat_mask)
 
 
+# Below, points are (3, points, B): whole rows move at once, which halves the time of a layout with 3 last.
+
+
+def _by_component(points: Tensor, scale_m: float) -> Tensor:
+    return (points / scale_m).permute(2, 1, 0).contiguous()
+
+
+def _length(vector: Tensor) -> Tensor:
+    """Length over the first dimension, never below `_TINY`; gradient 0 there."""
+    x, y, z = vector.unbind(0)
+    return (x * x + y * y + z * z).clamp_min(_TINY**2).sqrt()
+
+
+def _sides(points: Tensor, edges: Tensor) -> Tensor:
+    return points.index_select(1, edges[:, 0]) - points.index_select(1, edges[:, 1])
+
+
+def _crosses(points: Tensor, faces: Tensor) -> Tensor:
+    corner = points.index_select(1, faces[:, 0])
+    ax, ay, az = (points.index_select(1, faces[:, 1]) - corner).unbind(0)
+    bx, by, bz = (points.index_select(1, faces[:, 2]) - corner).unbind(0)
+    return torch.stack((ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx))
+
+
 def _laplacian(values: Tensor, topology: MeshTopology) -> Tensor:
-    """Each vertex minus the mean of its neighbours; values (B, vertices, 3)."""
+    """Each vertex minus the mean of its neighbours."""
     first, second = topology.edges.unbind(-1)
     total = torch.zeros_like(values)
     total = total.index_add(1, first, values.index_select(1, second))

@@ -1,0 +1,1 @@
+"""Tests of reading, converting and checking data."""

@@ -1,0 +1,115 @@
+"""Cutting and resampling: the recorded mapping is the one that was applied, nothing aliases, damage is refused."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+from skimage.measure import blur_effect
+
+from hawor_pipeline.data.crops import (
+    PAD_RGB,
+    crop_from_file,
+    cut_crop,
+    decode_image,
+    encode_crop,
+    is_black,
+    measure_blur,
+    plan_cut,
+)
+from hawor_pipeline.errors import DataError
+
+CROP = 192
+
+
+def blob_image(center, size=(700, 500), sigma=9.0):
+    """White gaussian blob on black, in all channels; (x, y) centre in pixels."""
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    value = 255 * np.exp(-((x - center[0]) ** 2 + (y - center[1]) ** 2) / (2 * sigma**2))
+    return np.repeat(value[..., None], 3, 2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("side", [40.0, 119.3, 192.0, 250.7, 330.0, 401.2])
+def test_recorded_mapping_is_the_applied_one(side):
+    """The centroid of a blob lands where crop_from_file says, whether the crop is enlarged, kept, or reduced."""
+    spot, center = np.array([330.25, 240.75]), np.array([333.1, 236.4])
+    cut = plan_cut(center, side, CROP)
+    affine = crop_from_file(cut, CROP)
+    crop = cut_crop(blob_image(spot, sigma=side / 30), cut, CROP)[..., 0].astype(float)
+    x, y = np.meshgrid(np.arange(CROP), np.arange(CROP))
+    centroid = np.array([(crop * x).sum(), (crop * y).sum()]) / crop.sum()
+    assert np.abs(centroid - (affine[:, :2] @ spot + affine[:, 2])).max() < 0.12
+    assert abs(cut.side - side) <= max(0.5, cut.reduce / 2) + 1e-9
+    middle = affine[:, :2] @ center + affine[:, 2]
+    assert np.abs(middle - (CROP / 2 - 0.5)).max() <= CROP / cut.side  # within one pixel of the file
+
+
+def test_mapping_keeps_the_cut_s_corners():
+    cut = plan_cut(np.array([100.0, 80.0]), 60.0, CROP)
+    affine = crop_from_file(cut, CROP)
+    corners = np.array([[cut.left - 0.5, cut.top - 0.5], [cut.left + cut.side - 0.5, cut.top + cut.side - 0.5]])
+    np.testing.assert_allclose(corners @ affine[:, :2].T + affine[:, 2], [[-0.5, -0.5], [CROP - 0.5, CROP - 0.5]])
+
+
+@pytest.mark.parametrize("center", [(10, 10), (695, 490), (350, -20), (-60, 250)])
+def test_past_the_edge_is_the_mean_colour_and_the_rest_stays_in_place(center):
+    image = np.random.default_rng(0).integers(0, 255, (500, 700, 3), dtype=np.uint8)
+    cut = plan_cut(np.array(center, float), 192.0, 192)
+    crop = cut_crop(image, cut, 192)  # same size: no resampling, so values must be equal
+    inside = np.zeros((192, 192), bool)
+    for v in range(192):
+        for u in range(0, 192, 7):
+            x, y = cut.left + u, cut.top + v
+            inside[v, u] = 0 <= x < 700 and 0 <= y < 500
+            expected = image[y, x] if inside[v, u] else PAD_RGB
+            assert tuple(crop[v, u]) == tuple(expected)
+    assert inside.any() and not inside.all()
+
+
+def test_large_boxes_do_not_alias():
+    """A pattern finer than the crop can show becomes grey, as an exact area average makes it."""
+    stripes = np.zeros((1600, 1600, 3), np.uint8)
+    stripes[:, ::2] = 255
+    crop = cut_crop(stripes, plan_cut(np.array([800.0, 800.0]), 1152.0, CROP), CROP)
+    assert crop.std() < 3 and abs(crop.mean() - 127.5) < 2
+
+
+def test_blur_equals_the_published_measure():
+    rng = np.random.default_rng(1)
+    for sigma in (0.6, 1.5, 4.0):
+        noise = cv2.GaussianBlur(rng.normal(size=(192, 192)), (0, 0), sigma)
+        gray = np.clip(128 + 60 * noise / noise.std(), 0, 255).astype(np.uint8)
+        ours = measure_blur(np.repeat(gray[..., None], 3, 2), crop_margin=1.5)
+        assert ours == pytest.approx(blur_effect(gray[32:160, 32:160], h_size=11), abs=2e-3)
+    assert measure_blur(np.full((96, 96, 3), 90, np.uint8), 1.5) == 1.0
+
+
+def test_blur_grows_with_motion_in_one_direction():
+    image = np.random.default_rng(2).integers(0, 255, (192, 192, 3), dtype=np.uint8)
+    assert measure_blur(cv2.blur(image, (15, 1)), 1.5) > measure_blur(image, 1.5) + 0.3
+
+
+def test_damaged_and_wrongly_sized_pictures_are_refused_by_name():
+    data = simplejpeg.encode_jpeg(blob_image((10, 10)), quality=90, colorspace="RGB")
+    path = Path("some/00012.jpg")
+    assert decode_image(data, path, (500, 700)).shape == (500, 700, 3)
+    for damaged in (data[: len(data) // 2], b"", b"GIF89a" + data, data[:-300]):
+        with pytest.raises(DataError, match=r"00012\.jpg: damaged JPEG"):
+            decode_image(damaged, path, None)
+    with pytest.raises(DataError, match=r"00012\.jpg: 700x500 pixels, expected 640x480"):
+        decode_image(data, path, (480, 640))
+
+
+def test_encoding_keeps_colour_and_is_repeatable():
+    crop = np.random.default_rng(3).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    crop = cv2.resize(crop, (128, 128), interpolation=cv2.INTER_CUBIC)
+    data = encode_crop(crop, 95)
+    assert data == encode_crop(crop.copy(), 95)
+    assert simplejpeg.decode_jpeg_header(data)[3] == "444"
+    assert np.abs(simplejpeg.decode_jpeg(data).astype(int) - crop).mean() < 3
+
+
+def test_black_frames_are_recognised():
+    black = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(np.zeros((100, 100, 3), np.uint8), colorspace="RGB"))
+    assert is_black(black) and not is_black(blob_image((300, 200)))
