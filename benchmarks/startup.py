@@ -9,7 +9,7 @@ from pathlib import Path
 from _measure import Row, from_rounds, run
 
 STEPS = 6
-TOY = f'''
+TOY = f"""
 import dagster as dg
 from hawor_pipeline.orchestration.executor import reaping_executor
 
@@ -30,7 +30,7 @@ def chain():
 @dg.job(executor_def=reaping_executor)
 def single():
     start()
-'''
+"""
 
 
 def _import_seconds(module: str) -> float:

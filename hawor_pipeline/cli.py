@@ -40,7 +40,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hawor-pipeline", description=__doc__.split("\n")[0])
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_ui, _add_sample, _add_prepare, _add_create_config, _add_train, _add_evaluate, _add_report):
+    for add in (
+        _add_demo,
+        _add_ui,
+        _add_sample,
+        _add_prepare,
+        _add_create_config,
+        _add_train,
+        _add_evaluate,
+        _add_report,
+    ):
         add(commands)
     _add_doctor(commands)
     return parser
@@ -50,7 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(commands) -> None:
-    parser = commands.add_parser("demo", help="run the whole pipeline on the built-in sample and print the report's path")
+    parser = commands.add_parser(
+        "demo", help="run the whole pipeline on the built-in sample and print the report's path"
+    )
     parser.set_defaults(run=_demo)
 
 
@@ -85,7 +96,9 @@ def _print_report(page: Path) -> None:
     if report["source"] == "synthetic":
         print("\nSYNTHETIC SAMPLE: rendered hands made by this project; the numbers say nothing about real pictures.")
     for metric in ("mpjpe_mm", "pa_mpjpe_mm"):
-        floors = ", ".join(f"{name} {value:.1f}" for name, value in report["floors"][metric].items() if value is not None)
+        floors = ", ".join(
+            f"{name} {value:.1f}" for name, value in report["floors"][metric].items() if value is not None
+        )
         print(f"{metric:14} {report['metrics'][metric]['value']:7.1f}   floors: {floors}")
     for metric in ("pck_3d_15mm", "pck_auc", "mpjpe_crop_px"):
         print(f"{metric:14} {report['metrics'][metric]['value']:7.3f}")
@@ -135,7 +148,9 @@ def _sample(arguments: argparse.Namespace) -> int:
     for name in ("subjects", "views"):
         if name in given:
             given[name] = tuple(given[name])
-    result = ensure_sample(arguments.root, SampleSpec(**given), workers=arguments.num_workers, progress=_progress("sequence"))
+    result = ensure_sample(
+        arguments.root, SampleSpec(**given), workers=arguments.num_workers, progress=_progress("sequence")
+    )
     _print_result(result)
     return 0
 

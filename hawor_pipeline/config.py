@@ -219,7 +219,9 @@ class ConversionConfig(Settings):
 
     target_resolution: tuple[Size, Size] = Field((256, 256), description="(height, width) of a crop without margin.")
     views: tuple[int, ...] = Field(ALL_VIEWS, description="0 is the egocentric view, 1..8 are static.")
-    box_scale: Annotated[float, Field(ge=1.0)] = Field(1.2, description="Side of the box over max(h, 4w/3) of the hand.")
+    box_scale: Annotated[float, Field(ge=1.0)] = Field(
+        1.2, description="Side of the box over max(h, 4w/3) of the hand."
+    )
     crop_margin: Annotated[float, Field(ge=1.0)] = Field(1.5, description="Side of the stored crop over the box.")
     jpeg_quality: Annotated[int, Field(ge=50, le=100)] = 95
     sequences: tuple[str, ...] | None = Field(None, description="Only these sequence names; null: all.")
@@ -344,7 +346,7 @@ def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
 def resolve_config(
     values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, origin: str
 ) -> TrainingConfig:
-    """Validate settings, with `overrides` (dotted keys allowed) laid over them and loss weights read from their file."""
+    """Validate settings with `overrides` (dotted keys allowed) laid over them; loss weights are read from their file."""
     merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
     for key, value in (overrides or {}).items():
         target = merged

@@ -11,7 +11,17 @@ from pathlib import Path
 
 from hawor_pipeline.errors import HaworError
 
-REQUIRED_PACKAGES = ("torch", "lightning", "numpy", "scipy", "opencv-python", "simplejpeg", "pyarrow", "pydantic", "embreex")
+REQUIRED_PACKAGES = (
+    "torch",
+    "lightning",
+    "numpy",
+    "scipy",
+    "opencv-python",
+    "simplejpeg",
+    "pyarrow",
+    "pydantic",
+    "embreex",
+)
 ORCHESTRATION_PACKAGES = ("dagster", "dagster-webserver", "wandb", "tensorboard")
 _DEMO_DISK_GB = 2.0
 

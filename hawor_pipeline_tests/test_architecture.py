@@ -31,7 +31,11 @@ def test_light_rooms_load_no_torch(statement):
 
 @pytest.mark.parametrize(
     "statement",
-    ["import hawor_pipeline.training.fit", "import hawor_pipeline.evaluation.evaluate", "import hawor_pipeline.data.convert"],
+    [
+        "import hawor_pipeline.training.fit",
+        "import hawor_pipeline.evaluation.evaluate",
+        "import hawor_pipeline.data.convert",
+    ],
 )
 def test_training_evaluation_and_conversion_need_neither_dagster_nor_smplx(statement):
     blocked = "import sys\nfor name in ('dagster', 'dagster_pipes', 'smplx'): sys.modules[name] = None\n"

@@ -90,7 +90,14 @@ def test_prepare_works_and_works_again(capsys, sample_root, tmp_path):
 
 def test_a_missing_root_is_2(capsys, sample_root, tmp_path):
     code, _, err = run(
-        capsys, "prepare", "--arctic-root", tmp_path / "nowhere", "--output-dir", tmp_path / "out", "--mano-dir", sample_root
+        capsys,
+        "prepare",
+        "--arctic-root",
+        tmp_path / "nowhere",
+        "--output-dir",
+        tmp_path / "out",
+        "--mano-dir",
+        sample_root,
     )
     assert_one_clear_message(code, 2, err, "nowhere", "does not exist")
     assert not (tmp_path / "out").exists()

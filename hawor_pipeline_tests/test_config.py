@@ -101,7 +101,9 @@ def test_a_missing_file_says_how_to_make_one(tmp_path):
 
 def test_overrides_win_and_reach_into_groups():
     config = resolve_config(
-        {"augmentation_params": {"scale_range": 0.3}}, {"augmentation_params.rotation_range": 5.0, "seed": 7}, origin="t"
+        {"augmentation_params": {"scale_range": 0.3}},
+        {"augmentation_params.rotation_range": 5.0, "seed": 7},
+        origin="t",
     )
     assert (config.augmentation_params.rotation_range, config.augmentation_params.scale_range) == (5.0, 0.3)
     assert config.seed == 7
@@ -116,7 +118,9 @@ def test_loss_weights_may_be_a_file(tmp_path):
 
 
 def test_a_config_survives_its_own_yaml():
-    config = resolve_config({"backbone_size": "tiny", "val_subjects": ["s05"], "loss_weights": {"BETAS": 0.0}}, origin="t")
+    config = resolve_config(
+        {"backbone_size": "tiny", "val_subjects": ["s05"], "loss_weights": {"BETAS": 0.0}}, origin="t"
+    )
     assert resolve_config(yaml.safe_load(dump_config(config)), origin="t") == config
     assert resolve_config(yaml.safe_load(commented_yaml(config)), origin="t") == config
 

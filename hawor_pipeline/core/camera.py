@@ -349,7 +349,7 @@ def mirror_points(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"
     return points * points.new_tensor([-1, 1, 1])
 
 
-def mirror_pixels(uv: Float[Tensor, "*batch 2"], image_width: float | Tensor) -> Float[Tensor, "*batch 2"]:
+def mirror_pixels(uv: Float[Tensor, "*batch 2"], image_width: int | float | Tensor) -> Float[Tensor, "*batch 2"]:
     """Mirror pixels left to right: x -> width - 1 - x, because an integer pixel is a pixel centre.
 
     Args:

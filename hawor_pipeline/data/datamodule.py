@@ -219,8 +219,10 @@ class HandData:
             cache_bytes=CACHE_BYTES // 4 if self.loads_itself else 0,
         )
         mine = np.arange(rank, len(dataset), world)
-        batches = [mine[start : start + self.config.batch_size].tolist() for start in
-                   range(0, len(mine), self.config.batch_size)]
+        batches = [
+            mine[start : start + self.config.batch_size].tolist()
+            for start in range(0, len(mine), self.config.batch_size)
+        ]
         return self._loader(dataset, batches)
 
     def _loader(self, dataset: ClipDataset, sampler: Sampler | Sequence[list]) -> DataLoader:

@@ -178,5 +178,3 @@ class ClipDataset(Dataset):
 def keep_batch(batch: ClipBatch) -> ClipBatch:
     """Collate function of a `ClipDataset`, whose batches are complete."""
     return batch
-
-

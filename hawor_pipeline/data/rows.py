@@ -70,9 +70,7 @@ def load_rows(table: pa.Table, filtering: DataFiltering | None = None) -> HandRo
     unmirror = torch.eye(3, dtype=torch.float64).repeat(len(width), 1, 1)
     unmirror[:, 0, 0] = torch.where(is_right, 1.0, -1.0)
     unmirror[:, 0, 2] = torch.where(is_right, torch.zeros_like(width), width - 1)
-    rotmats = axis_angle_to_rotmat(
-        torch.cat((real("global_orient"), real("hand_pose")), dim=-1).unflatten(-1, (16, 3))
-    )
+    rotmats = axis_angle_to_rotmat(torch.cat((real("global_orient"), real("hand_pose")), dim=-1).unflatten(-1, (16, 3)))
     joints, translation = real("joints_cam_m"), real("translation_m")
     in_frame = flags("joint_in_frame")
     valid = flags("valid") & reachable
@@ -112,9 +110,9 @@ def _pinhole_boxes(
     around = torch.cat((pinhole[:, None] + steps, torch.ones(len(center), 4, 1, dtype=center.dtype)), dim=-1)
     rays = torch.linalg.solve(intrinsics[:, None], around[..., None])[..., 0]  # (N, 4, 3), depth 1
     distorted, _ = project_distorted(rays, intrinsics, distortion)
-    jacobian = torch.stack(
-        (distorted[:, 0] - distorted[:, 1], distorted[:, 2] - distorted[:, 3]), dim=-1
-    ) / LENS_STEP_PX  # (N, 2, 2) distorted by pinhole pixels
+    jacobian = (
+        torch.stack((distorted[:, 0] - distorted[:, 1], distorted[:, 2] - distorted[:, 3]), dim=-1) / LENS_STEP_PX
+    )  # (N, 2, 2) distorted by pinhole pixels
     enlargement = torch.linalg.det(jacobian).abs().clamp_min(1e-6).sqrt()
     image_from_pinhole = torch.eye(3, dtype=center.dtype).repeat(len(center), 1, 1)
     image_from_pinhole[:, :2, :2] = jacobian

@@ -155,9 +155,7 @@ class ManoHead(nn.Module):
         self.register_buffer("init_betas", torch.zeros(1, BETAS))
         self.register_buffer("init_cam", torch.tensor([[9.0, 0.0, 0.0]]))
 
-    def set_mean(
-        self, pose_6d: Float[Tensor, "96"], betas: Float[Tensor, "10"], camera: Float[Tensor, "3"]
-    ) -> None:
+    def set_mean(self, pose_6d: Float[Tensor, "96"], betas: Float[Tensor, "10"], camera: Float[Tensor, "3"]) -> None:
         """Set the parameters that the head predicts offsets from (pose as 6D by columns)."""
         for buffer, value in ((self.init_hand_pose, pose_6d), (self.init_betas, betas), (self.init_cam, camera)):
             buffer.copy_(value[None])

@@ -21,9 +21,7 @@ PRELOADED_MODULES = ["hawor_pipeline.definitions", "numpy"]
 class ReapingExecutor(MultiprocessExecutor):
     """Reaps dead runs of the instance, tags its own run, then executes steps in processes."""
 
-    def execute(
-        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
-    ) -> Iterator[DagsterEvent]:
+    def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
         """Run the plan; the first events say what was reaped."""
         instance = plan_context.instance
         tag_this_worker(instance, plan_context.run_id)

@@ -16,17 +16,18 @@ _TABLE_ROWS = 60
 
 
 def describe(result: StageResult, **more: Any) -> dict[str, Any]:
-    """Metadata of a stage: whether it was reused and why, where it is, and its flat numbers."""
-    metadata: dict[str, Any] = {
+    """Metadata of a stage: what the caller adds first, then its flat numbers, then whether it was reused and why."""
+    metadata: dict[str, Any] = {}
+    for name, value in {**more, **{k: v for k, v in result.info.items() if k not in more}}.items():
+        shown = None if value is None else _shown(value)
+        if shown is not None:
+            metadata[name] = shown
+    metadata |= {
         "reused": result.reused,
         "why": result.why,
         "path": dg.MetadataValue.path(str(result.path)),
         "key": result.key,
     }
-    for name, value in {**result.info, **more}.items():
-        shown = None if value is None else _shown(value)
-        if shown is not None:
-            metadata[name] = shown
     return metadata
 
 
@@ -48,7 +49,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
     """Rows of plain values as a table; missing and non-finite values show as empty."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     kinds = {name: _kind([row.get(name) for row in rows]) for name in columns}
-    records = [dg.TableRecord({name: _cell(row.get(name), kinds[name]) for name in columns}) for row in rows[:_TABLE_ROWS]]
+    records = [
+        dg.TableRecord({name: _cell(row.get(name), kinds[name]) for name in columns}) for row in rows[:_TABLE_ROWS]
+    ]
     schema = dg.TableSchema(columns=[dg.TableColumn(name, kinds[name]) for name in columns])
     return dg.MetadataValue.table(records=records, schema=schema)
 

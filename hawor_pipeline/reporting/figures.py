@@ -205,17 +205,12 @@ def _curves_figure(curves: Sequence[Curve], unit: str, log: bool) -> Figure:
     several = len({c.metric for c in curves}) > 1
     traces = []
     for number, curve in enumerate(curves):
-        name = (
-            curve.metric.rsplit("/", 1)[-1]
-            if several
-            else {"train": "training", "val": "validation"}.get(curve.split, curve.split)
-        )
         color = TERMS[number % len(TERMS)] if several else (RUN if curve.split == "val" else TRUE)
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines+markers" if len(curve.steps) < 12 else "lines",
-                "name": name.replace("_", " ").lower() if name.isupper() else name.replace("_", " "),
+                "name": _curve_name(curve, several),
                 "x": curve.steps,
                 "y": _rounded(curve.values),
                 "line": {"color": color, "width": 2 if curve.split == "val" or several else 1.5},
@@ -224,7 +219,17 @@ def _curves_figure(curves: Sequence[Curve], unit: str, log: bool) -> Figure:
         )
     layout = _layout("optimiser step", unit, yaxis={"type": "log"} if log else {"rangemode": "tozero"})
     layout["showlegend"] = len(traces) > 1
+    if several:
+        layout["legend"] |= {"entrywidth": 88, "font": {"size": 11}}
     return {"data": traces, "layout": layout}
+
+
+def _curve_name(curve: Curve, several: bool) -> str:
+    if not several:
+        return {"train": "training", "val": "validation"}.get(curve.split, curve.split)
+    name = curve.metric.rsplit("/", 1)[-1]
+    short = {"TEMPORAL_CONSISTENCY": "temporal", "OCCLUSION_ROBUSTNESS": "occlusion", "grad_norm": "all"}
+    return short.get(name, name.lower().replace("_", " "))
 
 
 def turnable_mesh(gallery: Mapping[str, Any]) -> Figure | None:

@@ -50,20 +50,31 @@ def find(evidence: Evidence) -> list[Finding]:
     return sorted(found, key=lambda finding: ("act", "watch", "good").index(finding.tone))
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _change(gain: float) -> str:
+    return f"{_percent(abs(gain))} {'lower' if gain >= 0 else 'higher'}"
+
+
 def _against_floor(e: Evidence) -> Iterable[Finding]:
     ours = e.run.value("mpjpe_mm")
     floor = e.floors["mean_pose"].value("mpjpe_mm") if "mean_pose" in e.floors else None
     if ours is None or not floor:
         return
     gain = 1 - ours / floor
-    evidence = f"{ours:.1f} mm against {floor:.1f} mm for a constant mean hand: {gain:.0%} lower."
+    evidence = f"{ours:.1f} mm against {floor:.1f} mm for a constant mean hand: {_change(gain)}."
     if gain >= 0.5:
         yield Finding(
             "good", "The network reads the pictures", evidence, "The floor is passed; look at the parts below."
         )
     elif gain > 0.1:
         yield Finding(
-            "watch", "Half of the floor's error is still there", evidence, "Train longer before tuning anything else."
+            "watch",
+            "More than half of the floor's error is left",
+            evidence,
+            "Train longer before tuning anything else.",
         )
     else:
         yield Finding(
@@ -85,7 +96,7 @@ def _orientation(e: Evidence) -> Iterable[Finding]:
         yield Finding(
             "act",
             "Most of the error is how the whole hand is turned",
-            f"A similarity alignment removes {share:.0%} of the error ({whole:.1f} → {aligned:.1f} mm).{turned}",
+            f"A similarity alignment removes {_percent(share)} of the error ({whole:.1f} → {aligned:.1f} mm).{turned}",
             "Raise the weight of GLOBAL_ORIENT, widen the rotation augmentation, or add views and sequences.",
         )
 
@@ -100,7 +111,7 @@ def _fingers(e: Evidence) -> Iterable[Finding]:
         yield Finding(
             "watch" if gain > 0 else "act",
             "Finger poses are close to the mean pose",
-            f"PA-MPJPE {ours:.1f} mm, mean rotations {theirs:.1f} mm: {gain:.0%} lower.",
+            f"PA-MPJPE {ours:.1f} mm, mean rotations {theirs:.1f} mm: {_change(gain)}.",
             "Fingers come late in training: more steps, a larger crop, or a higher weight of HAND_POSE.",
         )
 
@@ -127,7 +138,7 @@ def _fit(e: Evidence) -> Iterable[Finding]:
             yield Finding(
                 "act",
                 "Training stopped while it was still getting better",
-                f"The last quarter of the validations lowered the best error by {gain:.0%}.",
+                f"The last quarter of the validations lowered the best error by {_percent(gain)}.",
                 "Give it more steps; the learning-rate schedule stretches with them.",
             )
         elif defined[-1] > 1.1 * min(defined):
@@ -158,7 +169,7 @@ def _dominant_term(e: Evidence) -> Iterable[Finding]:
             yield Finding(
                 "watch",
                 f"{name} dominates the loss",
-                f"At the end it makes {value / total:.0%} of the weighted sum of {len(shares)} terms.",
+                f"At the end it makes {_percent(value / total)} of the weighted sum of {len(shares)} terms.",
                 "Use adaptive weights, or lower this one, so that the other terms are heard.",
             )
 
@@ -253,7 +264,7 @@ def _waiting(e: Evidence) -> Iterable[Finding]:
         yield Finding(
             "act",
             "Training waits for data",
-            f"{curve.last:.0%} of the time goes into waiting for the next batch.",
+            f"{_percent(curve.last)} of the time goes into waiting for the next batch.",
             "More loader workers, smaller stored crops, or a larger share of them in memory.",
         )
 

@@ -43,7 +43,9 @@ class StepTimer(pl.Callback):
         """Nor is validation."""
         self._ended = None
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """A batch has arrived."""
         self._started = time.perf_counter()
         if self._ended is not None:
@@ -140,7 +142,9 @@ class MetricsRecorder(pl.Callback):
         self._reported = time.perf_counter()
         loss = pl_module.step_values.get("loss")
         line = {"kind": "step", "step": step, "total_steps": pl_module.total_steps(), "epoch": trainer.current_epoch}
-        self.report({**line, "loss": float("nan") if loss is None else float(loss), "seconds": round(self.seconds(), 1)})
+        self.report(
+            {**line, "loss": float("nan") if loss is None else float(loss), "seconds": round(self.seconds(), 1)}
+        )
 
     def _record(self, trainer: pl.Trainer, pl_module: EnhancedHaWoRTrainer) -> None:
         values = {name: float(value) for name, value in pl_module.step_values.items()}

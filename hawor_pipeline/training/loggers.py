@@ -56,7 +56,9 @@ class TrainingTable:
         try:
             table = pq.read_table(self.path, schema=SCHEMA)
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{self.path} is damaged ({error}); remove it to go on without the earlier curves") from error
+            raise DataError(
+                f"{self.path} is damaged ({error}); remove it to go on without the earlier curves"
+            ) from error
         self._kept = table.filter(pc.less_equal(table["step"], step)).combine_chunks()
 
     def add(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:

@@ -32,9 +32,7 @@ BASIC_LOSS_OFF = ("MESH_VERTICES", "MESH_FACES", "TEMPORAL_CONSISTENCY", "OCCLUS
 
 def with_mano(model: HaworModel, mano: ManoLayer, batch: ClipBatch) -> HandPrediction:
     """Run the network on a batch and pose the body model by what it says."""
-    output = model(
-        batch.images, batch.box_center_px, batch.box_size_px, batch.focal_px, batch.principal_point_px
-    )
+    output = model(batch.images, batch.box_center_px, batch.box_size_px, batch.focal_px, batch.principal_point_px)
     hand = mano(output.rotmats, output.betas)
     joints = hand.joints + output.translation_m[..., None, :]
     pixels = project_pinhole(joints, batch.intrinsics)
@@ -96,7 +94,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         if self.pretrained is None:
             self.model.mano_head.set_mean(*self.data.mean_parameters())
         if config.frozen_backbone:
-            self.model.backbone.requires_grad_(False)
+            self.model.backbone.requires_grad_(False).eval()
         self.mano = ManoLayer(load_mano(find_mano_dir(config), "right"))
         self.loss = self._build_loss(use_enhanced_loss, use_adaptive_weights)
         self.epoch_position = (0, 0)  # epoch and batch that training goes on with

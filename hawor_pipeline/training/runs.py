@@ -25,10 +25,32 @@ from hawor_pipeline.provenance import (
 TRAINING_VERSION = "1"  # raise it when training code changes numbers: finished runs are then not reused
 # Settings that say where and how fast a run is made, but not what comes out of it.
 MACHINE_KEYS = frozenset(
-    "accelerator devices num_nodes num_threads num_workers pin_memory prefetch_factor persistent_workers strategy "
-    "training_data_dir validation_data_dir mano_model_path output_dir log_dir experiment_name log_every_n_steps "
-    "log_images_every_n_steps use_tensorboard use_wandb wandb_project wandb_entity save_top_k save_every_n_epochs "
-    "save_every_n_steps".split()
+    {
+        "accelerator",
+        "devices",
+        "num_nodes",
+        "num_threads",
+        "num_workers",
+        "pin_memory",
+        "prefetch_factor",
+        "persistent_workers",
+        "strategy",
+        "training_data_dir",
+        "validation_data_dir",
+        "mano_model_path",
+        "output_dir",
+        "log_dir",
+        "experiment_name",
+        "log_every_n_steps",
+        "log_images_every_n_steps",
+        "use_tensorboard",
+        "use_wandb",
+        "wandb_project",
+        "wandb_entity",
+        "save_top_k",
+        "save_every_n_epochs",
+        "save_every_n_steps",
+    }
 )
 CONFIG_FILE = "config.yaml"
 RESULT_FILE = "result.json"

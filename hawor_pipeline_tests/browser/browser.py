@@ -23,6 +23,8 @@ def chromium_page(width: int = 1440, height: int = 900) -> Iterator:
         )
         page = browser.new_page(viewport={"width": width, "height": height})
         page.console_errors = []
-        page.on("console", lambda message: page.console_errors.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console", lambda message: page.console_errors.append(message.text) if message.type == "error" else None
+        )
         yield page
         browser.close()

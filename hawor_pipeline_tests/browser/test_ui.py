@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,12 +12,15 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hawor_pipeline_tests.browser.browser import chromium_page
+from hawor_pipeline_tests.conftest import REPOSITORY, project_environment
 
 pytestmark = pytest.mark.engine
 _START_TIMEOUT_S = 90.0
 _PAGE_TIMEOUT_MS = 60_000
+_RUN_TIMEOUT_S = 150.0
 
 
 def _free_port() -> int:
@@ -27,23 +31,27 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def web_ui(finished_project: Path):
-    """The web server over the instance of a finished run of the whole pipeline; yields its address."""
+    """`dagster dev` (web server and daemon) where the whole pipeline has run once; yields its address."""
     port = _free_port()
     log = open(finished_project / "webserver.log", "w")  # noqa: SIM115 - lives as long as the server
     server = subprocess.Popen(
-        [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-w", "workspace.yaml"],
+        [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(port)],
         cwd=finished_project,
-        env={**os.environ, "DAGSTER_HOME": str(finished_project), "PYTHONWARNINGS": "ignore"},
+        env={**project_environment(), "DAGSTER_HOME": str(finished_project)},
         stdout=log,
         stderr=log,
+        start_new_session=True,
     )
     address = f"http://127.0.0.1:{port}"
     try:
         _wait_until_up(address, server, finished_project / "webserver.log")
         yield address
     finally:
-        server.terminate()
-        server.wait(timeout=30)
+        os.killpg(server.pid, signal.SIGINT)
+        try:
+            server.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
         log.close()
 
 
@@ -60,40 +68,78 @@ def _wait_until_up(address: str, server: subprocess.Popen, log: Path) -> None:
     pytest.fail(f"the web server did not answer within {_START_TIMEOUT_S:.0f} s: {log.read_text()[-2000:]}")
 
 
-def _graphql(address: str, query: str) -> dict:
-    request = urllib.request.Request(
-        f"{address}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
-    )
+def _graphql(address: str, query: str, **variables) -> dict:
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})
     return json.loads(urllib.request.urlopen(request, timeout=60).read())["data"]
 
 
+LAUNCH = """
+mutation($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+  }
+}
+"""
+LATEST = """
+{ assetOrError(assetKey: {path: ["%s"]}) { ... on Asset {
+    assetMaterializations(limit: 1) { runId metadataEntries { label ... on BoolMetadataEntry { boolValue } } }
+} } }
+"""
+JOB_PAGE = "locations/hawor_pipeline.definitions/jobs/full_pipeline_job"
+
+
 def test_the_graph_shows_every_asset(web_ui, screenshots):
-    with chromium_page(1600, 900) as page:
-        page.goto(f"{web_ui}/asset-groups", timeout=_PAGE_TIMEOUT_MS)
+    with chromium_page(1700, 800) as page:
+        page.goto(f"{web_ui}/{JOB_PAGE}", timeout=_PAGE_TIMEOUT_MS)
         for name in ("raw_arctic_sequences", "subject_shards", "trained_checkpoint", "final_report"):
-            page.get_by_text(name, exact=True).first.wait_for(timeout=_PAGE_TIMEOUT_MS)
-        page.wait_for_timeout(1500)
+            page.get_by_text(name, exact=True).first.wait_for(timeout=_PAGE_TIMEOUT_MS, state="attached")
+        page.wait_for_timeout(3000)
         page.screenshot(path=screenshots / "graph.png")
 
 
 def test_a_finished_run_shows_its_steps(web_ui, screenshots):
     runs = _graphql(web_ui, "{runsOrError{... on Runs{results{runId status jobName}}}}")["runsOrError"]["results"]
-    (run,) = [run for run in runs if run["jobName"] == "full_pipeline_job"][:1]
+    run = next(run for run in runs if run["jobName"] == "full_pipeline_job")
     assert run["status"] == "SUCCESS"
     with chromium_page() as page:
         page.goto(f"{web_ui}/runs/{run['runId']}", timeout=_PAGE_TIMEOUT_MS)
         page.get_by_text("trained_checkpoint").first.wait_for(timeout=_PAGE_TIMEOUT_MS)
-        page.wait_for_timeout(1500)
+        page.wait_for_timeout(2000)
         page.screenshot(path=screenshots / "run.png")
 
 
 @pytest.mark.parametrize(
     ("asset", "expected"),
-    [("evaluation_metrics", "mpjpe_mm"), ("trained_checkpoint", "checkpoint_sha256"), ("quality_stats", "occlusion")],
+    [("evaluation_metrics", "mpjpe_mm"), ("trained_checkpoint", "checkpoint_sha256"), ("quality_stats", "occlu")],
 )
 def test_an_asset_shows_its_metadata(web_ui, screenshots, asset, expected):
     with chromium_page(1440, 1400) as page:
         page.goto(f"{web_ui}/assets/{asset}?view=overview", timeout=_PAGE_TIMEOUT_MS)
         page.get_by_text(expected).first.wait_for(timeout=_PAGE_TIMEOUT_MS)
-        page.wait_for_timeout(1500)
+        page.wait_for_timeout(2000)
         page.screenshot(path=screenshots / f"{asset}.png")
+
+
+def test_the_job_launched_from_the_ui_reuses_what_is_there(web_ui, finished_project):
+    """What the button does: a launch without tags or partition covers all subjects in one run."""
+    selector = {
+        "repositoryLocationName": "hawor_pipeline.definitions",
+        "repositoryName": "__repository__",
+        "pipelineName": "full_pipeline_job",
+    }
+    preset = yaml.safe_load((REPOSITORY / "configs" / "jobs" / "smoke.yaml").read_text())
+    launched = _graphql(web_ui, LAUNCH, params={"selector": selector, "mode": "default", "runConfigData": preset})
+    assert launched["launchRun"]["__typename"] == "LaunchRunSuccess", launched
+    run_id = launched["launchRun"]["run"]["runId"]
+    query = f'{{runOrError(runId: "{run_id}"){{... on Run{{status}}}}}}'
+    deadline = time.monotonic() + _RUN_TIMEOUT_S
+    while (status := _graphql(web_ui, query)["runOrError"]["status"]) not in ("SUCCESS", "FAILURE", "CANCELED"):
+        assert time.monotonic() < deadline, f"the run is still {status}"
+        time.sleep(1)
+    assert status == "SUCCESS"
+    for asset in ("trained_checkpoint", "evaluation_metrics", "quality_stats", "final_report"):
+        (latest,) = _graphql(web_ui, LATEST % asset)["assetOrError"]["assetMaterializations"]
+        entries = {entry["label"]: entry.get("boolValue") for entry in latest["metadataEntries"]}
+        assert latest["runId"] == run_id
+        assert entries["reused"] is True, asset

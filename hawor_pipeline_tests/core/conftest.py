@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hawor_pipeline.core.skeleton import MANO_PARENTS
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def random_mano(seed: int) -> dict[str, np.ndarray]:
+def random_mano(seed: int) -> dict[str, Any]:
     """Arrays under MANO's own names."""
     rng = np.random.default_rng(seed)
     regressor = rng.random((16, 778)) * (rng.random((16, 778)) < 0.02)
@@ -47,6 +48,13 @@ def mano_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mano_layer(mano_dir: Path) -> ManoLayer:
     """The right random hand as a layer."""
     return ManoLayer(load_mano(mano_dir, "right"))
+
+
+@pytest.fixture
+def unhooked(request: pytest.FixtureRequest) -> None:
+    """Skip a test that passes wrong types on purpose where the hook would refuse them first."""
+    if request.config.getoption("--jaxtyping-packages", None):
+        pytest.skip("the shape hook refuses these arguments before the function sees them")
 
 
 @pytest.fixture(autouse=True)

@@ -73,7 +73,10 @@ def test_undistort_inverts_projection(name: str) -> None:
 def test_undistort_says_where_no_ray_arrives() -> None:
     distortion = torch.tensor([-0.35, 0, 0, 0, 0, 0, 0, 0], dtype=torch.float64)
     radius = lens.monotone_radius(distortion)
-    rim = K[0, 0] * lens.distort_rational(torch.stack((radius, torch.zeros(()).double()))[None], distortion)[0, 0] + K[0, 2]
+    rim = (
+        K[0, 0] * lens.distort_rational(torch.stack((radius, torch.zeros(()).double()))[None], distortion)[0, 0]
+        + K[0, 2]
+    )
     uv = torch.tensor([[rim - 20, 1000.0], [rim + 1, 1000.0]], dtype=torch.float64)
     found = camera.undistort_pixels(uv, K, distortion)
     assert found[0].isfinite().all() and found[1].isnan().all()
@@ -92,7 +95,9 @@ def test_transform_points_equals_scipy() -> None:
     rotation, shift, points = Rotation.random(random_state=0), np.random.default_rng(0).random(3), scene(10)
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, :3], matrix[:3, 3] = torch.from_numpy(rotation.as_matrix()), torch.from_numpy(shift)
-    np.testing.assert_allclose(camera.transform_points(matrix, points), rotation.apply(points.numpy()) + shift, atol=1e-14)
+    np.testing.assert_allclose(
+        camera.transform_points(matrix, points), rotation.apply(points.numpy()) + shift, atol=1e-14
+    )
 
 
 def test_pinhole_has_finite_gradients_at_and_behind_the_camera() -> None:
@@ -106,7 +111,9 @@ positive = st.floats(0.2, 5)
 
 @settings(max_examples=50, deadline=None)
 @given(positive, st.floats(-1, 1), st.floats(-1, 1), st.floats(20, 900), st.floats(300, 3000), st.floats(0, 2800))
-def test_full_translation_and_its_inverse(depth: float, x: float, y: float, box: float, focal: float, cx: float) -> None:
+def test_full_translation_and_its_inverse(
+    depth: float, x: float, y: float, box: float, focal: float, cx: float
+) -> None:
     t = torch.tensor([x, y, depth], dtype=torch.float64)
     center, principal = torch.tensor([cx, 700.0]).double(), torch.tensor([1400.0, 1000.0]).double()
     others = (center, torch.tensor(box).double(), torch.tensor(focal).double(), principal)
@@ -117,7 +124,12 @@ def test_full_translation_and_its_inverse(depth: float, x: float, y: float, box:
 
 def test_crop_projection_of_the_weak_camera_is_near_the_full_one() -> None:
     """The weak camera sees a flat hand at the root's depth exactly as the full camera sees it in the crop."""
-    center, box, focal, principal = torch.tensor([900.0, 1200]), torch.tensor(300.0), torch.tensor(2400.0), K[:2, 2].float()
+    center, box, focal, principal = (
+        torch.tensor([900.0, 1200]),
+        torch.tensor(300.0),
+        torch.tensor(2400.0),
+        K[:2, 2].float(),
+    )
     weak = torch.tensor([6.0, 0.02, -0.01])
     flat = torch.cat((torch.rand(21, 2) * 0.1, torch.zeros(21, 1)), -1)
     full = camera.full_translation(weak, center, box, focal, principal)

@@ -76,7 +76,9 @@ def test_static_total_is_the_weighted_sum_of_the_terms(mano_layer, truth, guess)
     assert total.item() == pytest.approx(sum(weights[n] * parts[n].item() for n in TERMS), rel=1e-6)
     target = truth[0]
     torch.testing.assert_close(parts["BETAS"], losses.betas_loss(guess.betas, target.betas).detach())
-    torch.testing.assert_close(parts["KEYPOINTS_3D"], losses.keypoints_3d_loss(guess.joints_m, target.joints_m).detach())
+    torch.testing.assert_close(
+        parts["KEYPOINTS_3D"], losses.keypoints_3d_loss(guess.joints_m, target.joints_m).detach()
+    )
     expected = losses.rotation_loss(guess.rotmats[..., 1:, :, :], target.rotmats[..., 1:, :, :]).detach()
     torch.testing.assert_close(parts["HAND_POSE"], expected)
 
@@ -85,7 +87,13 @@ def test_static_total_is_the_weighted_sum_of_the_terms(mano_layer, truth, guess)
 def test_truth_as_prediction_costs_nothing(mano_layer, truth, mode) -> None:
     target, vertices = truth
     pred = HandPrediction(
-        target.rotmats, target.betas, torch.zeros(B, T, 3), target.translation_m, target.joints_m, vertices, target.joints_crop
+        target.rotmats,
+        target.betas,
+        torch.zeros(B, T, 3),
+        target.translation_m,
+        target.joints_m,
+        vertices,
+        target.joints_crop,
     )
     total, parts = full(mano_layer, loss_weighting=mode)(pred, target, vertices)
     assert total.item() == pytest.approx(0, abs=1e-5)
@@ -271,6 +279,7 @@ def test_weighting_does_not_read_from_the_device(mano_layer, truth, guess, monke
         loss(guess, *truth)
 
 
+@pytest.mark.usefixtures("unhooked")
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
@@ -286,6 +295,7 @@ def test_bad_weights_are_refused(weights, message) -> None:
         EnhancedTrainingLoss(weights)
 
 
+@pytest.mark.usefixtures("unhooked")
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'static'"):
         EnhancedTrainingLoss(loss_weighting="statik")  # type: ignore[arg-type]

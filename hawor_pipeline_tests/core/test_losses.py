@@ -1,4 +1,4 @@
-"""Loss terms: values against float64 twins in numpy, gradients against differences, and finite at every degenerate input."""
+"""Loss terms: values against float64 twins, gradients against differences, finite at every degenerate input."""
 
 from collections.abc import Callable
 
@@ -234,7 +234,9 @@ def test_gradient_equals_finite_differences(name: str) -> None:
     (gradient,) = torch.autograd.grad(value, x)
     h = 1e-7
     with torch.no_grad():
-        numeric = (POINT_TERMS[name](p + h * direction, t, VALID) - POINT_TERMS[name](p - h * direction, t, VALID)) / (2 * h)
+        numeric = (POINT_TERMS[name](p + h * direction, t, VALID) - POINT_TERMS[name](p - h * direction, t, VALID)) / (
+            2 * h
+        )
     assert (gradient * direction).sum().item() == pytest.approx(numeric.item(), rel=1e-5)
 
 

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from hawor_pipeline.core.mano import TIP_SETS, ManoArrays, ManoLayer, find_mano, load_mano
+from hawor_pipeline.core.mano import TIP_SETS, ManoArrays, ManoLayer, Side, find_mano, load_mano
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
 from hawor_pipeline.core.skeleton import MANO_PARENTS, OPENPOSE_FROM_MANO
 from hawor_pipeline.errors import ConfigError, DataError
@@ -21,7 +21,7 @@ def pose(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.randn(batch, 3), torch.randn(batch, 45) * 0.7, torch.randn(batch, 10)
 
 
-def reference(mano_dir: Path, side: str, **options: object):
+def reference(mano_dir: Path, side: Side, **options: object):
     return smplx.MANO(
         str(mano_dir / f"MANO_{side.upper()}.npz"), is_rhand=side == "right", use_pca=False, ext="npz", **options
     )
@@ -29,7 +29,7 @@ def reference(mano_dir: Path, side: str, **options: object):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("flat_hand_mean", [True, False])
-def test_layer_equals_smplx(mano_dir: Path, side: str, flat_hand_mean: bool) -> None:
+def test_layer_equals_smplx(mano_dir: Path, side: Side, flat_hand_mean: bool) -> None:
     layer = ManoLayer(load_mano(mano_dir, side))
     orient, hand, betas = pose(5)
     theirs = reference(mano_dir, side, flat_hand_mean=flat_hand_mean)(

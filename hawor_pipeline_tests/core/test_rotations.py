@@ -67,6 +67,7 @@ def test_rot6d_equals_gram_schmidt_by_qr() -> None:
     np.testing.assert_allclose(rot.rot6d_to_rotmat(numbers)[:, :, :2], q, atol=1e-12)
 
 
+@pytest.mark.usefixtures("unhooked")
 def test_rot6d_unknown_layout_names_the_choices() -> None:
     with pytest.raises(ValueError, match="found layout='spin', expected 'columns' or 'rows'"):
         rot.rot6d_to_rotmat(torch.zeros(6), "spin")  # type: ignore[arg-type]
@@ -76,7 +77,14 @@ def test_rot6d_unknown_layout_names_the_choices() -> None:
 
 @pytest.mark.parametrize(
     "numbers",
-    [[0.0] * 6, [1.0, 0, 0, 1, 0, 0], [1.0, 0, 0, -1, 0, 0], [1.0, 0, 0, 0, 0, 0], [1e-9] * 6, [1.0, 1, 1, 1, 1, 1 + 1e-6]],
+    [
+        [0.0] * 6,
+        [1.0, 0, 0, 1, 0, 0],
+        [1.0, 0, 0, -1, 0, 0],
+        [1.0, 0, 0, 0, 0, 0],
+        [1e-9] * 6,
+        [1.0, 1, 1, 1, 1, 1 + 1e-6],
+    ],
 )
 def test_rot6d_of_degenerate_input_is_a_rotation_with_finite_gradients(numbers: list[float]) -> None:
     x = torch.tensor(numbers, requires_grad=True)

@@ -55,9 +55,7 @@ def test_labels_agree_with_each_other(shards, layers, augmentation):
     batch = _batch(shards, augmentation)
     target = batch.target
     hand = layers["right"](target.rotmats, target.betas)
-    torch.testing.assert_close(
-        hand.joints + target.translation_m[..., None, :], target.joints_m, atol=2e-6, rtol=0
-    )
+    torch.testing.assert_close(hand.joints + target.translation_m[..., None, :], target.joints_m, atol=2e-6, rtol=0)
     pixels = project_pinhole(target.joints_m, batch.intrinsics)
     crop = (pixels - batch.box_center_px[..., None, :]) / batch.box_size_px[..., None, None]
     torch.testing.assert_close(crop, target.joints_crop, atol=1e-5, rtol=0)

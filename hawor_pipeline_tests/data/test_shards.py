@@ -84,7 +84,7 @@ def test_images_past_one_batch_are_found(tmp_path):
 
 def test_other_tools_read_the_table(sample_shards, shards):
     pattern = str(sample_shards / "*" / "*" / "annotations.parquet")
-    rows = duckdb.sql(f"select count(*), avg(box_size_px), max(len(joints_px)) from '{pattern}'").fetchone()
+    rows = duckdb.sql(f"select count(*), avg(box_size_px), max(len(joints_px)) from '{pattern}'").fetchall()[0]
     assert rows[0] == len(shards) and rows[2] == 42
     assert rows[1] == pytest.approx(shards.column("box_size_px").mean(), rel=1e-5)
 

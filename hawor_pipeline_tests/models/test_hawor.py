@@ -124,7 +124,9 @@ def test_the_mean_is_what_an_untrained_head_says():
 
 def test_box_info_is_the_cliff_triple():
     info = box_info(torch.tensor([700.0, 100]), torch.tensor(180.0), torch.tensor(600.0), torch.tensor([400.0, 400]))
-    torch.testing.assert_close(info, torch.tensor([300 / 600 * 2.8, -300 / 600 * 2.8, (180 - 0.24 * 600) / (0.06 * 600)]))
+    torch.testing.assert_close(
+        info, torch.tensor([300 / 600 * 2.8, -300 / 600 * 2.8, (180 - 0.24 * 600) / (0.06 * 600)])
+    )
 
 
 def test_attention_equals_its_formula():
@@ -182,4 +184,6 @@ def test_clips_longer_than_the_stored_positions():
     module = TemporalAttention(8, 4, 16, 1, residual=True, feedforward=16, dropout=0.0).eval()
     assert module(torch.randn(1, 130, 8)).shape == (1, 130, 4)
     torch.testing.assert_close(sinusoidal_positions(130, 16)[:100], module.pos_embedding.pe)
-    assert sinusoidal_positions(2, 4)[1, 0].tolist() == pytest.approx([0.841471, 0.540302, 0.0099998, 0.99995], abs=1e-6)
+    assert sinusoidal_positions(2, 4)[1, 0].tolist() == pytest.approx(
+        [0.841471, 0.540302, 0.0099998, 0.99995], abs=1e-6
+    )

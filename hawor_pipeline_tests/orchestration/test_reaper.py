@@ -117,8 +117,12 @@ def test_a_killed_job_does_not_block_the_next(tmp_path, monkeypatch):
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TOY_MARK": str(mark), "PYTHONWARNINGS": "ignore"}
     environment.pop("DAGSTER_HOME", None)
     first = subprocess.Popen(
-        command, cwd=tmp_path, env={**environment, "TOY_SECONDS": "600"}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
+        command,
+        cwd=tmp_path,
+        env={**environment, "TOY_SECONDS": "600"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 60
     while not mark.exists() and time.monotonic() < deadline:

@@ -66,7 +66,9 @@ def write_mano(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def write_shards(root: Path, mano_dir: Path, subjects=("s01", "s05"), frames: int = 6, views=(0, 1), seed: int = 0) -> Path:
+def write_shards(
+    root: Path, mano_dir: Path, subjects=("s01", "s05"), frames: int = 6, views=(0, 1), seed: int = 0
+) -> Path:
     """One sequence per subject, both hands."""
     layers = {side: ManoLayer(load_mano(mano_dir, side)) for side in ("right", "left")}
     for number, subject in enumerate(subjects):
@@ -108,7 +110,9 @@ def _sample(layer, side, pose, betas, place, view, rng):
     low, high = pixels[21:].amin(0), pixels[21:].amax(0)
     center, size = (low + high) / 2, 1.2 * float(torch.maximum(high[1] - low[1], 4 / 3 * (high[0] - low[0])))
     scale = STORED / (1.5 * size)
-    crop = np.array([[scale, 0, STORED / 2 - 0.5 - scale * center[0]], [0, scale, STORED / 2 - 0.5 - scale * center[1]]])
+    crop = np.array(
+        [[scale, 0, STORED / 2 - 0.5 - scale * center[0]], [0, scale, STORED / 2 - 0.5 - scale * center[1]]]
+    )
     picture = rng.integers(60, 100, (STORED, STORED, 3), dtype=np.uint8)
     drawn = pixels[:21].numpy() @ crop[:, :2].T + crop[:, 2]
     for joint in sorted(range(21), key=TIPS.__contains__):  # tips last, so that nothing covers them
@@ -128,4 +132,3 @@ def _sample(layer, side, pose, betas, place, view, rng):
         "fitting_err": 0.0,
     }  # fmt: skip
     return row, jpeg
-

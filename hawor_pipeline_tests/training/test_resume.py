@@ -31,8 +31,6 @@ def _train(config, folder, stop_after: int | None = None):
     return pipeline, {name: value.clone() for name, value in module.state_dict().items()}
 
 
-
-
 def _curve(folder: Path, split: str, metric: str) -> dict[int, float]:
     rows = pq.read_table(folder / "training.parquet").to_pylist()
     found = [(row["step"], row["value"]) for row in rows if (row["split"], row["metric"]) == (split, metric)]

@@ -18,7 +18,7 @@ HIDDEN_EXTRA = 3.0  # a hidden joint weighs 1 + this
 def occlusion_robustness_loss(
     pred: Float[Tensor, "*batch joints 3"],
     target: Float[Tensor, "*batch joints 3"],
-    visible: Bool[Tensor, "*batch joints"],
+    visible: Bool[Tensor, "*#batch #joints"],
     mask: Bool[Tensor, "*#batch #joints"] | None = None,
     *,
     scale_m: float = KEYPOINT_SCALE_M,

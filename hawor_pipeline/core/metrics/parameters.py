@@ -65,8 +65,8 @@ def betas_error(pred: Float[Tensor, "*batch 10"], target: Float[Tensor, "*batch 
         Euclidean norm. The coefficients have no common size on the hand: `shape_vertex_error` is the meaningful one.
 
     Example:
-        >>> betas_error(torch.ones(10), torch.zeros(10)).item() == 10**0.5
-        True
+        >>> round(betas_error(torch.ones(10), torch.zeros(10)).item(), 4)
+        3.1623
     """
     return torch.linalg.vector_norm(pred - target, dim=-1)
 

@@ -1,7 +1,8 @@
-"""What is behind the action: the empty room and the standing body, drawn once, and the sensor's grain over everything."""
+"""What is behind the action (the empty room and the standing body, drawn once), and the sensor's grain over it all."""
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -25,6 +26,28 @@ GRAIN_SHIFT_PX = 64
 _ROOM_STEP_PX = 2  # the room is out of focus: half the resolution is enough
 _MAP_SIZE_PX, _MAP_REACH = 640, np.radians(80.0)
 _EGO_STEP_PX = 10
+
+
+Region = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, the last two exclusive
+
+
+class Backdrop(Protocol):
+    """What a view is painted on."""
+
+    gain: np.ndarray
+
+    def poses(self, count: int) -> np.ndarray: ...
+
+    def at(self, frame: int) -> np.ndarray: ...
+
+    def buffers(self, picture: np.ndarray, frame: int, region: Region) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def _between(coarse: np.ndarray, step: int, camera: Camera) -> np.ndarray:
+    """Values at every pixel from values at every `step`-th pixel."""
+    warp = np.array([[1 / step, 0, 0], [0, 1 / step, 0]], np.float32)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(coarse, warp, (camera.width, camera.height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def camera_gain(rng: np.random.Generator) -> np.ndarray:
@@ -67,11 +90,7 @@ class StaticBackdrop:
         rays = pixel_rays(camera, _ROOM_STEP_PX) @ rotation
         coarse, table = room.look(-rotation.T @ self.pose[:3, 3], rays)
         coarse = cv2.GaussianBlur(coarse, (0, 0), 0.8)
-        step = 1 / _ROOM_STEP_PX
-        warp = np.array([[step, 0, 0], [0, step, 0]], np.float32)
-        empty = cv2.warpAffine(coarse, warp, (camera.width, camera.height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                               borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
-        fine = enlarge(empty) * self.gain
+        fine = enlarge(_between(coarse, _ROOM_STEP_PX, camera)) * self.gain
         # Rays have z = 1, so their length is the depth.
         fine_table = cv2.resize(np.minimum(table, FAR_M), None, fx=_ROOM_STEP_PX * SUPERSAMPLING,
                                 fy=_ROOM_STEP_PX * SUPERSAMPLING, interpolation=cv2.INTER_NEAREST)  # fmt: skip
@@ -82,8 +101,16 @@ class StaticBackdrop:
         self.fine = cv2.convertScaleAbs(fine, alpha=255.0)
         self.picture = shrink(fine)
 
-    def buffers(self, region: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Fresh supersampled colour and depth of a region (x0, y0, x1, y1)."""
+    def poses(self, count: int) -> np.ndarray:
+        """World-to-camera transforms (count, 4, 4)."""
+        return np.tile(self.pose, (count, 1, 1))
+
+    def at(self, frame: int) -> np.ndarray:
+        """The picture behind the action, (H, W, 3) uint8; the same in every frame."""
+        return self.picture
+
+    def buffers(self, picture: np.ndarray, frame: int, region: Region) -> tuple[np.ndarray, np.ndarray]:
+        """Fresh supersampled colour and depth of a region."""
         x0, y0, x1, y1 = (SUPERSAMPLING * v for v in region)
         return self.fine[y0:y1, x0:x1] * np.float32(1 / 255), self.depth[y0:y1, x0:x1].copy()
 
@@ -95,7 +122,7 @@ class HeadBackdrop:
     """
 
     def __init__(self, camera: Camera, poses: np.ndarray, room: Room, look: Look, rng: np.random.Generator) -> None:
-        self.camera, self.poses, self.gain = camera, poses, camera_gain(rng)
+        self.camera, self.path, self.gain = camera, poses, camera_gain(rng)
         rotation = poses[:, :3, :3]
         u, _, vt = np.linalg.svd(rotation.mean(axis=0))
         self.mean_rotation = (u @ vt).astype(np.float32)
@@ -111,24 +138,26 @@ class HeadBackdrop:
         # Its own eyes do not see the head they are in.
         self.body = Standing.lit(body_mesh(look, body_rotation(look), head=False), look)
 
+    def poses(self, count: int) -> np.ndarray:
+        """World-to-camera transforms (count, 4, 4)."""
+        return self.path[:count]
+
     def at(self, frame: int) -> np.ndarray:
         """The room as the camera sees it in one frame, (H, W, 3) uint8."""
-        rays = self.rays @ (self.mean_rotation @ self.poses[frame, :3, :3].T).T
+        rays = self.rays @ (self.mean_rotation @ self.path[frame, :3, :3].T).T
         across = np.hypot(rays[..., 0], rays[..., 1])
         scale = np.arctan2(across, rays[..., 2]) / np.maximum(across, np.float32(1e-6)) / np.float32(_MAP_REACH)
         place = (rays[..., :2] * scale[..., None] + 1) * np.float32(_MAP_SIZE_PX / 2) - np.float32(0.5)
-        step = 1 / _EGO_STEP_PX
-        warp = np.array([[step, 0, 0], [0, step, 0]], np.float32)
-        full = cv2.warpAffine(place.astype(np.float32), warp, (self.camera.width, self.camera.height),
-                              flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE)  # fmt: skip
-        return cv2.remap(self.map, full, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        full = _between(place.astype(np.float32), _EGO_STEP_PX, self.camera)
+        x, y = np.ascontiguousarray(full[..., 0]), np.ascontiguousarray(full[..., 1])
+        return cv2.remap(self.map, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
-    def buffers(self, room: np.ndarray, frame: int, region: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Supersampled colour and depth of a region, the body included."""
+    def buffers(self, picture: np.ndarray, frame: int, region: Region) -> tuple[np.ndarray, np.ndarray]:
+        """Fresh supersampled colour and depth of a region of `at(frame)`, the body included."""
         x0, y0, x1, y1 = region
-        colour = enlarge(room[y0:y1, x0:x1])
+        colour = enlarge(picture[y0:y1, x0:x1])
         depth = np.full(colour.shape[:2], FAR_M, np.float32)
-        self.body.draw(self.camera, self.poses[frame], self.gain, (colour, depth), (x0, y0))
+        self.body.draw(self.camera, self.path[frame], self.gain, (colour, depth), (x0, y0))
         return colour, depth
 
 
@@ -137,8 +166,8 @@ def grain(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Sensor noise as what is to be added and what is to be taken away, uint8, larger than the picture by the shift."""
     rng = np.random.default_rng(7)
     noise = rng.standard_normal((height + GRAIN_SHIFT_PX, width + GRAIN_SHIFT_PX, 3), np.float32)
-    noise = GRAIN * (0.75 * noise + 1.3 * cv2.blur(noise, (2, 2)))
-    return cv2.convertScaleAbs(np.maximum(noise, 0)), cv2.convertScaleAbs(np.maximum(-noise, 0))
+    mixed = GRAIN * (0.75 * noise + 1.3 * cv2.blur(noise, (2, 2)))
+    return cv2.convertScaleAbs(np.maximum(mixed, 0)), cv2.convertScaleAbs(np.maximum(-mixed, 0))
 
 
 def add_grain(picture: np.ndarray, shift: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from hawor_pipeline.data.sample.hand_pose import GRASP_ANGLES, JOINT_LIMITS, ang
 from hawor_pipeline.data.sample.objects import BOTTOM_PART, TOP_PART, ObjectModel, hinge
 
 SIDES = ("right", "left")
-CLOSING_LEVELS = np.linspace(0.0, 1.0, 11)
+CLOSING_LEVELS = np.linspace(0.0, 1.0, 10)
 GOOD_ENOUGH = 0.6  # cost below which no further placement is tried
 TOUCH_M = 0.0005  # skin gives way by this much
 WRIST_TO_PALM_M = 0.072
@@ -144,18 +144,19 @@ def _edge_behind(model: ObjectModel, part, points, normals, pointing) -> tuple[n
     walk = np.arange(0.004, 0.16, 0.004)
     inside = points - 0.002 * normals
     path = inside[:, None] - walk[:, None] * pointing[:, None]
-    own = np.stack([_part_distance(model, int(k), path[i]) for i, k in enumerate(part)])
-    outside = own > 0.0005
+    outside = _part_distance(model, part, path) > 0.0005
     first = outside.argmax(axis=1)
     edge = points - walk[first, None] * pointing
     through = edge + 0.012 * pointing - 0.013 * normals  # the other side, if the part is thin at the edge
-    thick = np.stack([_part_distance(model, int(k), through[i]) for i, k in enumerate(part)]) < 0
+    thick = _part_distance(model, part, through[:, None])[:, 0] < 0
     return edge, 5.0 * thick + 5.0 * ~outside.any(axis=1)
 
 
-def _part_distance(model: ObjectModel, part: int, points: np.ndarray) -> np.ndarray:
-    """Distance in metres to one part, in its own frame."""
-    return np.min([p.distance_mm(points * MM_PER_M) for p in model.primitives[part]], axis=0) / MM_PER_M
+def _part_distance(model: ObjectModel, part: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Distance (N, K) in metres of points (N, K, 3) to the parts (N,) in whose frames they are."""
+    points_mm = points * MM_PER_M
+    top, bottom = (model.part_distance_mm(points_mm, k) for k in (TOP_PART, BOTTOM_PART))
+    return np.where((part == TOP_PART)[:, None], top, bottom) / MM_PER_M
 
 
 def _in_canonical(model_points: np.ndarray, part: np.ndarray, articulation: float) -> np.ndarray:
@@ -223,7 +224,7 @@ def _close_fingers(model: ObjectModel, rig: HandRig, reach: Reach, place: dict, 
     part = np.full(count, place["part"][i])
     gap = np.min(
         [
-            model.distance_mm(_in_canonical(vertices.astype(float), part, a) * MM_PER_M, a) / MM_PER_M
+            model.distance_mm(_in_canonical(vertices, part, float(a)) * np.float32(MM_PER_M), a) / MM_PER_M
             for a in reach.articulations
         ],
         axis=0,
@@ -302,5 +303,14 @@ def grasp_points(grasp: Grasp, articulation: float) -> np.ndarray:
     return _in_canonical(points[None], np.array([grasp.part]), articulation)[0]
 
 
-__all__ = ["BOTTOM_PART", "TOP_PART", "SIDES", "Grasp", "HandRig", "Reach", "choose_grasp", "elbow_position",
-           "grasp_points"]  # fmt: skip
+__all__ = [
+    "BOTTOM_PART",
+    "SIDES",
+    "TOP_PART",
+    "Grasp",
+    "HandRig",
+    "Reach",
+    "choose_grasp",
+    "elbow_position",
+    "grasp_points",
+]  # fmt: skip

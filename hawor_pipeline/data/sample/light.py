@@ -102,7 +102,8 @@ def shade_srgb(albedo: np.ndarray, normals: np.ndarray, shade: Shade, look: Look
     """sRGB colours 0..1 (T, N, 3); on skin, red light bleeds past the shadow's edge."""
     wrap = np.array([0.42, 0.2, 0.14] if skin else [0.1] * 3, np.float32)
     up = (0.5 + 0.5 * normals[..., 2:]).astype(np.float32)
-    light = (look.ambient[0].astype(np.float32) * up + look.ambient[1].astype(np.float32) * (1 - up)) * shade.sky[..., None]
+    above, below = look.ambient.astype(np.float32)
+    light = (above * up + below * (1 - up)) * shade.sky[..., None]
     reaching = (shade.sun[..., None], shade.sky[..., None])
     for direction, colour, share in zip(look.light_direction, look.light_colour, reaching, strict=True):
         facing = (normals @ direction.astype(np.float32))[..., None]

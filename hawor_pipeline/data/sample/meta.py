@@ -38,13 +38,12 @@ def write_meta(arctic: Path, spec: SampleSpec) -> None:
 
 def _misc(subject: str, spec: SampleSpec) -> dict:
     cameras = make_cameras(subject, spec.seed, spec.image_scale)
-    static = [c for c in cameras if c.cam_from_world is not None]
     return {
         "gender": GENDERS[subject],
         "image_size": [[c.width, c.height] for c in cameras],
         "ioi_offset": IOI_OFFSETS[subject],
-        "world2cam": [c.cam_from_world.tolist() for c in static],
-        "intris_mat": [c.intrinsics.tolist() for c in static],
+        "world2cam": [c.cam_from_world.tolist() for c in cameras if c.cam_from_world is not None],
+        "intris_mat": [c.intrinsics.tolist() for c in cameras[1:]],
         "source": "synthetic",
     }
 
@@ -81,8 +80,8 @@ def _spread(vertices: np.ndarray, count: int) -> np.ndarray:
 
 def _write_obj(path: Path, vertices: np.ndarray, faces: np.ndarray) -> None:
     lines = ["# synthetic: made by hawor_pipeline, not part of ARCTIC; millimetres"]
-    lines += ["v %.5f %.5f %.5f" % tuple(v) for v in vertices]
-    lines += ["f %d %d %d" % tuple(f) for f in faces + 1]
+    lines += [f"v {x:.5f} {y:.5f} {z:.5f}" for x, y, z in vertices]
+    lines += [f"f {a} {b} {c}" for a, b, c in faces + 1]
     atomic_write_text(path, "\n".join(lines) + "\n")
 
 

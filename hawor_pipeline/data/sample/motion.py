@@ -1,13 +1,14 @@
 """What moves: two hands that pick up, turn, open and close an articulated object, and the head that watches them.
 
 Times are seconds, places metres, in the world frame (z up). A sequence is drawn from one random generator: object,
-where it is held, how it turns, how often each hand lets go and takes hold again. The stored parameters are exactly those
-the meshes are made from, so that ground truth and pictures cannot differ. Nothing here knows about cameras that stand
-still, or about looks.
+where it is held, how it turns, how often each hand lets go and takes hold again. The stored parameters are exactly
+those the meshes are made from, so that ground truth and pictures cannot differ. Nothing here knows about cameras that
+stand still, or about looks.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -165,7 +166,7 @@ def _hand_path(holds: list[Hold], time, rotation, translation, articulation, rng
     hand_rotation, wrist, _ = (part.copy() for part in placed[0])
     angles = np.broadcast_to(holds[0].grasp.angles, (len(time), 15, 3)).copy()
     gestures = [str(rng.choice(list(GRASP_ANGLES))) for _ in holds]
-    for k, (hold, following) in enumerate(zip(holds[:-1], holds[1:], strict=True)):
+    for k, (hold, following) in enumerate(pairwise(holds)):
         gap = following.start - hold.end
         u = np.clip((time - hold.end) / gap, 0, 1)
         moving = time > hold.end
@@ -223,7 +224,9 @@ def make_motion(
     )
 
 
-def _track(rig: HandRig, to_world: np.ndarray, rotation: np.ndarray, wrist: np.ndarray, angles: np.ndarray) -> HandTrack:
+def _track(
+    rig: HandRig, to_world: np.ndarray, rotation: np.ndarray, wrist: np.ndarray, angles: np.ndarray
+) -> HandTrack:
     orient = Rotation.from_matrix(to_world @ rotation).as_rotvec().astype(np.float32)
     relative = (rig.absolute_pose(angles) - rig.mean).astype(np.float32)
     place = rig.translation(wrist @ to_world.T).astype(np.float32)

@@ -7,7 +7,7 @@ Nothing here moves or draws anything.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -28,15 +28,17 @@ class Primitive:
 
     def distance_mm(self, points_mm: np.ndarray) -> np.ndarray:
         """Signed distance (..., 3) -> (...), negative inside."""
-        local = points_mm - np.asarray(self.centre_mm, points_mm.dtype)
+        x, y, z = (points_mm[..., k] - points_mm.dtype.type(self.centre_mm[k]) for k in range(3))
+        a, b, c = (points_mm.dtype.type(half - self.round_mm) for half in self.half_mm)
         if self.cylinder:
-            radial = np.hypot(local[..., 0], local[..., 2])
-            excess = np.stack([radial - self.half_mm[0], np.abs(local[..., 1]) - self.half_mm[1]], axis=-1)
+            sides, ends = np.sqrt(x * x + z * z) - a, np.abs(y) - b
+            outside = np.sqrt(np.maximum(sides, 0) ** 2 + np.maximum(ends, 0) ** 2)
+            inside = np.maximum(sides, ends)
         else:
-            excess = np.abs(local) - np.asarray(self.half_mm, points_mm.dtype)
-        excess = excess + self.round_mm
-        outside = np.linalg.norm(np.maximum(excess, 0.0), axis=-1)
-        return outside + np.minimum(excess.max(axis=-1), 0.0) - self.round_mm
+            x, y, z = np.abs(x) - a, np.abs(y) - b, np.abs(z) - c
+            outside = np.sqrt(np.maximum(x, 0) ** 2 + np.maximum(y, 0) ** 2 + np.maximum(z, 0) ** 2)
+            inside = np.maximum(np.maximum(x, y), z)
+        return outside + np.minimum(inside, 0) - points_mm.dtype.type(self.round_mm)
 
     def mesh(self) -> tuple[np.ndarray, np.ndarray]:
         """(vertices_mm (N, 3), faces (F, 3)), outward oriented."""
@@ -75,9 +77,15 @@ class ObjectModel:
     def distance_mm(self, points_mm: np.ndarray, articulation: np.ndarray | float) -> np.ndarray:
         """Signed distance of points (*b, N, 3) in the canonical frame, with the top turned by `articulation` (*b)."""
         turned = hinge(points_mm, -np.asarray(articulation))
-        top = np.min([p.distance_mm(turned) for p in self.primitives[TOP_PART]], axis=0)
-        bottom = np.min([p.distance_mm(points_mm) for p in self.primitives[BOTTOM_PART]], axis=0)
-        return np.minimum(top, bottom)
+        return np.minimum(self.part_distance_mm(turned, TOP_PART), self.part_distance_mm(points_mm, BOTTOM_PART))
+
+    def part_distance_mm(self, points_mm: np.ndarray, part: int) -> np.ndarray:
+        """Signed distance to one part of points (*b, 3) in that part's own frame."""
+        distances = [p.distance_mm(points_mm) for p in self.primitives[part]]
+        nearest = distances[0]
+        for other in distances[1:]:
+            nearest = np.minimum(nearest, other)
+        return nearest
 
     def articulated_mm(self, articulation: np.ndarray) -> np.ndarray:
         """Vertices (*b, N, 3) in the canonical frame for articulation angles (*b)."""
@@ -98,8 +106,7 @@ def _axis_grid(half: float, round_mm: float, step_mm: float) -> np.ndarray:
     """Sample positions along one axis of a rounded box: dense where it bends."""
     flat = half - round_mm
     inner = np.linspace(-flat, flat, 2 + int(2 * flat // step_mm))
-    bend = half - round_mm * np.array([0.0, 0.6])
-    return np.concatenate([-bend, inner, bend[::-1]])
+    return np.concatenate([[-half], inner, [half]]) if round_mm else inner
 
 
 def _grid_faces(rows: int, columns: int) -> np.ndarray:
@@ -120,9 +127,10 @@ def _rounded_box(shape: Primitive, step_mm: float = 40.0) -> tuple[np.ndarray, n
             points = np.zeros((len(rows), len(columns), 3))
             points[..., axis] = sign * half[axis]
             points[..., first], points[..., second] = rows[:, None], columns[None, :]
-            core = np.clip(points, -(half - round_mm), half - round_mm)
-            offset = points - core
-            points = core + round_mm * offset / np.linalg.norm(offset, axis=-1, keepdims=True)
+            if round_mm:
+                core = np.clip(points, -(half - round_mm), half - round_mm)
+                offset = points - core
+                points = core + round_mm * offset / np.linalg.norm(offset, axis=-1, keepdims=True)
             grid = _grid_faces(len(rows), len(columns))
             faces.append((grid if sign > 0 else grid[:, ::-1]) + count)
             vertices.append(points.reshape(-1, 3))
@@ -168,7 +176,7 @@ def _box() -> tuple:
     )
     top = (
         _slab((-w - 4, 3), (0.5, 0.5 + wall), (-d / 2 - 4, d / 2 + 4), card),
-        _slab((-w + 5, -5), (wall, wall + 1.5), (-13, 13), tape, 0.5),
+        _slab((-w + 5, -5), (wall, wall + 1.5), (-13, 13), tape, 0.0),
     )
     return top, bottom, (0.0, 1.9)
 
@@ -179,12 +187,12 @@ def _folding(w: float, d: float, thick: tuple, colours: tuple, most: float, pane
     inset = min(w, d) * 0.07
     bottom = (
         _slab((-w, 0), (-lower, 0), (-d / 2, d / 2), colours[0], 4.0),
-        _slab((-w * 0.95, -w * 0.3), (-0.5, 0.6), (-d / 2 + inset, d / 2 - inset), keys, 0.4),
+        _slab((-w * 0.95, -w * 0.3), (-0.5, 0.6), (-d / 2 + inset, d / 2 - inset), keys, 0.0),
     )
     top = (
         _slab((-w, 0), (1.2, 1.2 + upper), (-d / 2, d / 2), colours[1], 4.0),
-        _slab((-w + inset, -inset), (0.6, 1.6), (-d / 2 + inset, d / 2 - inset), panel, 0.4),
-        _slab((-w * 0.6, -w * 0.4), (upper, upper + 1.8), (-d * 0.12, d * 0.12), panel, 0.4),
+        _slab((-w + inset, -inset), (0.6, 1.6), (-d / 2 + inset, d / 2 - inset), panel, 0.0),
+        _slab((-w * 0.6, -w * 0.4), (upper, upper + 1.8), (-d * 0.12, d * 0.12), panel, 0.0),
     )
     return top, bottom, (0.0, most)
 
@@ -205,11 +213,11 @@ def _microwave() -> tuple:
     shell, dark = (0.68, 0.68, 0.7), (0.06, 0.06, 0.07)
     bottom = (
         _slab((0.5, w), (-h, 0), (-d / 2, d / 2), shell, 6.0),
-        _slab((-2, 2), (-h + 8, -8), (d / 2 - 32, d / 2 - 6), dark, 1.0),
+        _slab((-2, 2), (-h + 8, -8), (d / 2 - 32, d / 2 - 6), dark, 0.0),
     )
     top = (
         _slab((-12, -0.5), (-h, 0), (-d / 2, d / 2 - 36), shell, 4.0),
-        _slab((-13, -11), (-h + 14, -14), (-d / 2 + 12, d / 2 - 52), dark, 0.8),
+        _slab((-13, -11), (-h + 14, -14), (-d / 2 + 12, d / 2 - 52), dark, 0.0),
         _slab((-22, -12), (-h + 12, -h + 22), (-d / 2 + 20, d / 2 - 60), (0.3, 0.3, 0.32), 4.0),
     )
     return top, bottom, (0.0, 1.7)
@@ -232,7 +240,7 @@ _MAKERS = {
 OBJECT_NAMES = tuple(_MAKERS)
 
 
-@lru_cache(maxsize=None)
+@cache
 def build_object(name: str) -> ObjectModel:
     """The object of that name (one of `OBJECT_NAMES`)."""
     top, bottom, reach = _MAKERS[name]()

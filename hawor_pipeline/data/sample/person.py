@@ -85,7 +85,8 @@ def arm_mesh(track: HandTrack, rim: np.ndarray, rim_albedo: np.ndarray, look: Lo
         for sleeve in (False, True) if k == hem else (k > hem,):  # the hem is doubled: a step in width and colour
             rings.append(line[:, k, None] + (girth[k] + 0.32 * sleeve) * (current + flat * max(0.0, 1 - k / 6)))
             blend = min(k / 4, 1.0)
-            albedo.append(np.broadcast_to(look.shirt, skin.shape) if sleeve else blend * skin + (1 - blend) * rim_albedo)
+            bare = blend * skin + (1 - blend) * rim_albedo
+            albedo.append(np.broadcast_to(look.shirt, skin.shape) if sleeve else bare)
     end, along_end = current, tangent[:, -1, None]
     for bulge, width in ((0.02, 0.75), (0.03, 0.02)):  # close the tube inside the shoulder
         rings.append(line[:, -1, None] + bulge * along_end + width * girth[-1] * end)
@@ -104,9 +105,7 @@ def _transport(before: np.ndarray, after: np.ndarray, offsets: np.ndarray) -> np
     cosine = (before * after).sum(-1)[:, None, None]
     axis, turned = axis[:, None], offsets
     crossed = np.cross(np.broadcast_to(axis, offsets.shape), turned)
-    return (
-        turned + crossed + np.cross(np.broadcast_to(axis, offsets.shape), crossed) / np.maximum(1 + cosine, 0.05)
-    )
+    return turned + crossed + np.cross(np.broadcast_to(axis, offsets.shape), crossed) / np.maximum(1 + cosine, 0.05)
 
 
 _TORSO = (  # height, half width, half depth, middle y
@@ -124,7 +123,8 @@ def table_mesh(low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> Mesh:
     for x in (low[0] + 0.03, high[0] - 0.08):
         for y in (low[1] + 0.03, high[1] - 0.08):
             boxes.append((np.array([x, y, 0.0]), np.array([x + 0.05, y + 0.05, top - 0.03])))
-    vertices, faces = [], []
+    vertices: list[np.ndarray] = []
+    faces: list[tuple[int, int, int]] = []
     for near, far in boxes:
         corners = np.array([[(near, far)[(i >> axis) & 1][axis] for axis in range(3)] for i in range(8)])
         for quad in ((0, 1, 5, 4), (1, 3, 7, 5), (3, 2, 6, 7), (2, 0, 4, 6)):
@@ -150,7 +150,8 @@ def body_mesh(look: Look, world_from_body: np.ndarray, *, head: bool) -> Mesh:
         axis=-1,
     )
     heights = np.repeat(profile[:, 0], _SIDES)
-    albedo = np.where((heights < 0.85)[:, None], look.trousers, np.where((heights < 1.4365)[:, None], look.shirt, look.skin))
+    above_waist = np.where((heights < 1.4365)[:, None], look.shirt, look.skin)
+    albedo = np.where((heights < 0.85)[:, None], look.trousers, above_waist)
     vertices, faces, colours = [torso.reshape(-1, 3)], [_ring_faces(len(profile), _SIDES)], [albedo]
     if head:
         skull, skull_faces, skull_albedo = _head(look)

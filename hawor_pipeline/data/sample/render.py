@@ -12,7 +12,7 @@ from typing import Self
 import cv2
 import numpy as np
 
-from hawor_pipeline.data.sample.backdrop import GRAIN_SHIFT_PX, HeadBackdrop, StaticBackdrop, add_grain
+from hawor_pipeline.data.sample.backdrop import GRAIN_SHIFT_PX, Backdrop, Region, add_grain
 from hawor_pipeline.data.sample.grasp import HandRig
 from hawor_pipeline.data.sample.light import Shade, Surroundings, shade_srgb, vertex_normals
 from hawor_pipeline.data.sample.motion import HandTrack, Motion
@@ -91,13 +91,10 @@ def _hand_pieces(side: str, track: HandTrack, rig: HandRig, look: Look, around: 
 class ViewPainter:
     """Paints the frames of one view."""
 
-    def __init__(
-        self, scene: SequencePainter, camera: Camera, backdrop: StaticBackdrop | HeadBackdrop, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, scene: SequencePainter, camera: Camera, backdrop: Backdrop, rng: np.random.Generator) -> None:
         self.scene, self.camera, self.backdrop = scene, camera, backdrop
         count = len(scene.vertices)
-        moving = isinstance(backdrop, HeadBackdrop)
-        self.poses = backdrop.poses if moving else np.broadcast_to(backdrop.pose, (count, 4, 4)).copy()
+        self.poses = backdrop.poses(count)
         self.uv, self.depth, self.seen = project(camera, self.poses, scene.vertices)
         self.all_seen = self.seen.all(axis=1)
         self.colours = self._with_highlights() * backdrop.gain
@@ -115,7 +112,7 @@ class ViewPainter:
             shine *= shine
         return np.minimum(scene.colours + scene.gloss * shine[..., None], 1)
 
-    def _region(self, frame: int) -> tuple[int, int, int, int]:
+    def _region(self, frame: int) -> Region:
         uv = self.uv[frame] if self.all_seen[frame] else self.uv[frame][self.seen[frame]]
         if len(uv) == 0:
             return 0, 0, 0, 0
@@ -125,13 +122,10 @@ class ViewPainter:
         x1, y1 = (int(v) for v in np.clip(high, 0, [self.camera.width, self.camera.height]))
         return x0, y0, x1, y1
 
-    def buffers(self, frame: int, room: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, tuple]:
-        """Supersampled colour and depth (m) of the region (x0, y0, x1, y1) that moves, without blur and grain."""
+    def buffers(self, frame: int, behind: np.ndarray) -> tuple[np.ndarray, np.ndarray, Region]:
+        """Supersampled colour and depth (m) of the region that moves, before `behind`, without blur and grain."""
         region = self._region(frame)
-        if isinstance(self.backdrop, StaticBackdrop):
-            colour, depth = self.backdrop.buffers(region)
-        else:
-            colour, depth = self.backdrop.buffers(self.backdrop.at(frame) if room is None else room, frame, region)
+        colour, depth = self.backdrop.buffers(behind, frame, region)
         faces = self.scene.faces
         if not self.all_seen[frame]:
             faces = faces[self.seen[frame][faces].all(axis=1)]
@@ -145,12 +139,11 @@ class ViewPainter:
 
     def paint(self, frame: int) -> np.ndarray:
         """The finished picture of one frame."""
-        still = isinstance(self.backdrop, StaticBackdrop)
-        room = self.backdrop.picture if still else self.backdrop.at(frame)
-        picture = room.copy()
+        behind = self.backdrop.at(frame)
+        picture = behind.copy()
         x0, y0, x1, y1 = self._region(frame)
         if x1 > x0 and y1 > y0:
-            colour, _, (x0, y0, x1, y1) = self.buffers(frame, room)
+            colour, _, (x0, y0, x1, y1) = self.buffers(frame, behind)
             picture[y0:y1, x0:x1] = shrink(colour)
             self._blur_motion(picture, frame)
         return add_grain(picture, self.grain_shift[frame])

@@ -1,7 +1,7 @@
 """What stands still: the subjects' looks, their rooms, the eight cameras around them and the lens on their head.
 
-World frame: metres, z up, the person near the origin facing +y. Every subject has its own room, light, skin, clothes and
-calibration, all drawn from the subject's generator. Colours are linear RGB in 0..1 unless a name says sRGB.
+World frame: metres, z up, the person near the origin facing +y. Every subject has its own room, light, skin, clothes
+and calibration, all drawn from the subject's generator. Colours are linear RGB in 0..1 unless a name says sRGB.
 """
 
 from dataclasses import dataclass
@@ -54,10 +54,18 @@ def subject_generator(seed: int, subject: str, stream: int) -> np.random.Generat
     return np.random.default_rng([seed, SUBJECTS.index(subject), stream])
 
 
-_SKIN_SRGB = ((233, 196, 172), (224, 172, 140), (198, 142, 108), (174, 118, 84), (141, 92, 66), (104, 68, 50), (80, 54, 42))
+_SKIN_SRGB = (
+    (233, 196, 172),
+    (224, 172, 140),
+    (198, 142, 108),
+    (174, 118, 84),
+    (141, 92, 66),
+    (104, 68, 50),
+    (80, 54, 42),
+)
 _SKIN_OF = dict(zip(SUBJECTS, (1, 3, 0, 5, 2, 1, 6, 0, 4, 2), strict=True))
-_CLOTHES_SRGB = ((36, 42, 60), (150, 40, 44), (60, 96, 70), (196, 190, 178), (30, 30, 32), (92, 110, 150), (178, 130, 60),
-                 (110, 70, 110), (70, 76, 82), (40, 110, 120))  # fmt: skip
+_CLOTHES_SRGB = ((36, 42, 60), (150, 40, 44), (60, 96, 70), (196, 190, 178), (30, 30, 32), (92, 110, 150),
+                 (178, 130, 60), (110, 70, 110), (70, 76, 82), (40, 110, 120))  # fmt: skip
 
 
 def to_linear(srgb) -> np.ndarray:
@@ -109,7 +117,7 @@ def make_cameras(subject: str, seed: int, scale: float) -> list[Camera]:
     rng = subject_generator(seed, subject, 1)
     cameras = []
     heading = make_look(subject, seed).heading
-    centre = _turn_z(heading) @ (WORKSPACE_M + [0, 0, 0.01])
+    centre = _turn_z(heading) @ (WORKSPACE_M + np.array([0, 0, 0.01]))
     elevations = np.radians([14, 36, 24, 56, 50, 30, 12, 42]) + rng.normal(0, 0.04, 8)
     # The person faces azimuth 90 degrees; cameras behind it look steeply over its shoulders.
     azimuths = heading + np.radians(90 - 22.5 - 45.0 * np.arange(8)) + rng.normal(0, 0.06, 8)
@@ -122,7 +130,8 @@ def make_cameras(subject: str, seed: int, scale: float) -> list[Camera]:
         pose = None
         if view > 0:
             elevation, azimuth = elevations[view - 1], azimuths[view - 1]
-            ray = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
+            flat = np.cos(elevation)
+            ray = np.array([np.cos(azimuth) * flat, np.sin(azimuth) * flat, np.sin(elevation)])
             eye = centre + ray * rng.uniform(1.08, 1.28)
             pose = look_at(eye, centre + rng.normal(0, 0.02, 3), rng.normal(0, 0.03))
         cameras.append(scale_camera(Camera(view, height, width, intrinsics, pose,
@@ -177,7 +186,8 @@ class Room:
         distance = (np.where(rays > 0, self.high.astype(np.float32), self.low.astype(np.float32)) - origin) / rays
         axis = np.argmin(distance, axis=-1)
         nearest = np.take_along_axis(distance, axis[..., None], -1)
-        surface = 2 * axis + (np.take_along_axis(rays, axis[..., None], -1)[..., 0] > 0)  # x-, x+, y-, y+, floor, ceiling
+        ahead = np.take_along_axis(rays, axis[..., None], -1)[..., 0] > 0
+        surface = 2 * axis + ahead  # x-, x+, y-, y+, floor, ceiling
         share = (origin + nearest * rays - self.low.astype(np.float32)) / (self.high - self.low).astype(np.float32)
         u = np.where(axis == 0, share[..., 1], share[..., 0])
         v = np.where(axis == 2, share[..., 1], share[..., 2])
@@ -211,7 +221,8 @@ def _wood(rng: np.random.Generator, colour: np.ndarray, planks: int) -> np.ndarr
 
 
 def _wall(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
-    image = np.ones((_TILE, _TILE, 3), np.float32) * colour * (1 + _noise(rng, (4, 4), 0.05) + _noise(rng, (80, 80), 0.015))
+    image = np.ones((_TILE, _TILE, 3), np.float32) * colour
+    image *= 1 + _noise(rng, (4, 4), 0.05) + _noise(rng, (80, 80), 0.015)
     image[-22:] *= 0.55
     for _ in range(int(rng.integers(3, 8))):
         w, h = (int(v) for v in rng.integers(30, 150, 2))
@@ -220,7 +231,8 @@ def _wall(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
         image[y : y + h, x : x + w] = panel * (0.8 + 0.4 * np.linspace(0, 1, h)[:, None, None])
         for _ in range(int(rng.integers(0, 9))):  # books on a shelf, pictures in a frame
             a, b = sorted(rng.integers(0, w, 2))
-            image[y + 4 : y + h - 4, x + a : x + b] *= (rng.uniform(0.45, 1.5) * rng.uniform(0.8, 1.2, 3)).astype(np.float32)
+            tint = rng.uniform(0.45, 1.5) * rng.uniform(0.8, 1.2, 3)
+            image[y + 4 : y + h - 4, x + a : x + b] *= tint.astype(np.float32)
         image[y : y + 3, x : x + w] *= 0.5
     return image
 
@@ -264,5 +276,17 @@ def make_room(subject: str, seed: int) -> Room:
     )
 
 
-__all__ = ["Camera", "Look", "Room", "STATIC_VIEWS", "body_rotation", "look_at", "make_cameras", "make_look",
-           "make_room", "scale_camera", "subject_generator", "to_linear"]  # fmt: skip
+__all__ = [
+    "STATIC_VIEWS",
+    "Camera",
+    "Look",
+    "Room",
+    "body_rotation",
+    "look_at",
+    "make_cameras",
+    "make_look",
+    "make_room",
+    "scale_camera",
+    "subject_generator",
+    "to_linear",
+]  # fmt: skip

@@ -12,18 +12,26 @@ import torch
 
 from hawor_pipeline.core.mano import load_mano
 from hawor_pipeline.core.units import m_to_mm
-from hawor_pipeline.data.sample.backdrop import HeadBackdrop, StaticBackdrop
+from hawor_pipeline.data.sample.backdrop import Backdrop, HeadBackdrop, StaticBackdrop
 from hawor_pipeline.data.sample.grasp import SIDES, HandRig
 from hawor_pipeline.data.sample.motion import Motion, make_motion
 from hawor_pipeline.data.sample.plan import SampleSpec, SequencePlan
 from hawor_pipeline.data.sample.render import SequencePainter, ViewPainter
-from hawor_pipeline.data.sample.scene import Camera, Room, make_cameras, make_look, make_room, scale_camera
-from hawor_pipeline.data.sample.scene import subject_generator
+from hawor_pipeline.data.sample.scene import (
+    Camera,
+    Room,
+    make_cameras,
+    make_look,
+    make_room,
+    scale_camera,
+    subject_generator,
+)
 
 JPEG_QUALITY = 90
 JPEG_COMMENT = b"synthetic: rendered by hawor_pipeline, not part of ARCTIC"
 SKIN_STREAM, BACKDROP_STREAM = 4, 10
 FIRST_SEQUENCE_STREAM = 100  # random streams below it belong to the subject
+LARGEST_KEPT_PX = 1000  # wider pictures' backdrops are made again for every sequence
 CROP_SIDE_PX = 1000
 EGO_CROP_SCALE = 0.3
 CROP_RENDER_SCALE = 0.5  # full frames behind the crops are drawn at this scale, about the crops' resolution
@@ -52,11 +60,21 @@ def _room(subject: str, seed: int) -> Room:
     return make_room(subject, seed)
 
 
-@lru_cache(maxsize=8)
 def _static_backdrop(subject: str, spec: SampleSpec, view: int) -> StaticBackdrop:
-    """Shared by the sequences of a subject."""
+    """Shared by the sequences of a subject, unless pictures are so large that keeping eight would fill the memory."""
+    small = drawn_camera(subject, spec, view).width <= LARGEST_KEPT_PX
+    return _kept_backdrop(subject, spec, view) if small else _make_backdrop(subject, spec, view)
+
+
+def _make_backdrop(subject: str, spec: SampleSpec, view: int) -> StaticBackdrop:
+    room, look = _room(subject, spec.seed), make_look(subject, spec.seed)
     rng = subject_generator(spec.seed, subject, BACKDROP_STREAM + view)
-    return StaticBackdrop(drawn_camera(subject, spec, view), _room(subject, spec.seed), make_look(subject, spec.seed), rng)
+    return StaticBackdrop(
+        drawn_camera(subject, spec, view), _room(subject, spec.seed), make_look(subject, spec.seed), rng
+    )
+
+
+_kept_backdrop = lru_cache(maxsize=8)(_make_backdrop)
 
 
 def drawn_camera(subject: str, spec: SampleSpec, view: int) -> Camera:
@@ -65,17 +83,19 @@ def drawn_camera(subject: str, spec: SampleSpec, view: int) -> Camera:
     return _crop_camera(camera) if spec.image_source == "cropped_images" else camera
 
 
-def view_painter(painter: SequencePainter, motion: Motion, spec: SampleSpec, plan: SequencePlan, view: int) -> ViewPainter:
+def view_painter(
+    painter: SequencePainter, motion: Motion, spec: SampleSpec, plan: SequencePlan, view: int
+) -> ViewPainter:
     """What paints one view of a sequence; frame i is picture i + 1."""
     camera = drawn_camera(plan.subject, spec, view)
     rng = np.random.default_rng([spec.seed, int(plan.subject[1:]), plan.number, view])
-    backdrop: StaticBackdrop | HeadBackdrop
+    backdrop: Backdrop
     if view == 0:
         room, look = _room(plan.subject, spec.seed), make_look(plan.subject, spec.seed)
         backdrop = HeadBackdrop(camera, motion.ego_from_world, room, look, rng)
     else:
         backdrop = _static_backdrop(plan.subject, spec, view)
-    return ViewPainter(painter, camera, backdrop, rng)
+    return ViewPainter(scene, camera, backdrop, rng)
 
 
 def build_motion(mano: Path, spec: SampleSpec, plan: SequencePlan) -> tuple[Motion, dict[str, HandRig]]:
@@ -159,7 +179,8 @@ def _ground_truth(motion: Motion, ego: Camera, spec: SampleSpec, plan: SequenceP
             "fitting_err": _fitting_error(plan.frames, rng),
         }
     rigid = np.concatenate(
-        [motion.articulation[keep, None], motion.object_rotation[keep], m_to_mm(motion.object_translation[keep])], axis=1
+        [motion.articulation[keep, None], motion.object_rotation[keep], m_to_mm(motion.object_translation[keep])],
+        axis=1,
     )
     pose = motion.ego_from_world[keep]
     egocam = {

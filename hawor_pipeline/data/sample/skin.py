@@ -30,8 +30,9 @@ class FineMesh:
         edges, middle, uses = np.unique(sides.reshape(-1, 2), axis=0, return_inverse=True, return_counts=True)
         m = middle.reshape(-1, 3) + faces.max() + 1
         a, b, c = faces.T
-        fine = np.concatenate([np.stack(t, axis=1) for t in (
-            (a, m[:, 0], m[:, 2]), (b, m[:, 1], m[:, 0]), (c, m[:, 2], m[:, 1]), (m[:, 0], m[:, 1], m[:, 2]))])  # fmt: skip
+        ab, bc, ca = m.T
+        quarters = ((a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca))
+        fine = np.concatenate([np.stack(corners, axis=1) for corners in quarters])
         return cls(edges, (uses > 1).astype(np.float32)[:, None], fine.astype(np.int32))
 
     def average(self, values: np.ndarray) -> np.ndarray:
@@ -66,8 +67,8 @@ def skin_albedo(arrays: ManoArrays, fine: FineMesh, tone: np.ndarray, rng: np.ra
     albedo = tone * (1 - palm) + pale * palm
     tips = np.linalg.norm(points[:, None] - REST_TIPS, axis=-1).min(axis=1)
     knuckles = np.linalg.norm(points[:, None] - REST_JOINTS[1:], axis=-1).min(axis=1)
-    blush = (0.6 * (1 - _ease(tips, 0.006, 0.022)) + 0.35 * (1 - _ease(knuckles, 0.008, 0.017)) * (1 - palm[:, 0]))[:, None]
-    albedo = albedo * (1 - blush * np.array([0.06, 0.24, 0.26]))
+    blush = 0.6 * (1 - _ease(tips, 0.006, 0.022)) + 0.35 * (1 - _ease(knuckles, 0.008, 0.017)) * (1 - palm[:, 0])
+    albedo = albedo * (1 - blush[:, None] * np.array([0.06, 0.24, 0.26]))
     crease = 0.12 * (1 - _ease(knuckles, 0.006, 0.012))[:, None] * palm
     albedo = albedo * (1 - crease) * (1 + rng.normal(0, 0.025, (len(points), 1)))
     nail = _nails(points, facing)[:, None]

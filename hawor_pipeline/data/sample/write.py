@@ -34,6 +34,7 @@ from hawor_pipeline.provenance import (
 )
 
 GENERATOR_VERSION = 1  # raise when the bytes written for a given specification change
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 Progress = Callable[[int, int], None]
 
 
@@ -165,14 +166,15 @@ def _run(root: Path, spec: SampleSpec, plans: list[SequencePlan], workers: int) 
             yield plan
         return
     # Forking a process that has used torch or OpenCV can hang; a server that has only imported them cannot.
+    # A process per core is faster than threads that wait for each other, hence one thread in each.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hawor_pipeline.data.sample.render"])
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with _environment(ONE_THREAD), ProcessPoolExecutor(workers, mp_context=context) as pool:
         # Sequences of one subject share their rooms, so they go to one process where that leaves none idle.
         subjects = list(dict.fromkeys(p.subject for p in plans))
-        groups = [[p for p in plans if p.subject == s] for s in subjects] if len(subjects) >= 2 * workers else [
-            [p] for p in plans
-        ]
+        groups = [[p] for p in plans]
+        if len(subjects) >= 2 * workers:
+            groups = [[p for p in plans if p.subject == subject] for subject in subjects]
         pending = {pool.submit(_make_sequences, root, spec, group): group for group in groups}
         try:
             for future in as_completed(pending):
@@ -181,6 +183,21 @@ def _run(root: Path, spec: SampleSpec, plans: list[SequencePlan], workers: int) 
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for processes started inside the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _make_sequences(root: Path, spec: SampleSpec, plans: list[SequencePlan]) -> None:
@@ -201,7 +218,7 @@ def make_sequence(root: Path, spec: SampleSpec, plan: SequencePlan) -> None:
             publish_dir(staged / "images", arctic / spec.image_source / plan.subject / plan.name)
             for suffix, value in ground_truth.items():
                 buffer = io.BytesIO()
-                np.save(buffer, value, allow_pickle=True)
+                np.save(buffer, np.asarray(value), allow_pickle=True)
                 atomic_write_bytes(arctic / "raw_seqs" / plan.subject / f"{plan.name}.{suffix}.npy", buffer.getvalue())
         finally:
             shutil.rmtree(staged, ignore_errors=True)

@@ -57,7 +57,7 @@ def baseline_metrics(
     return dg.MaterializeResult(
         value={"metrics": floors, "dataset_version": dataset_metadata["dataset_version"]},
         data_version=dg.DataVersion(result.key),
-        metadata=describe(result, metrics=None, floors=table(rows)),
+        metadata=describe(result, floors=table(rows), metrics=None),
     )
 
 
@@ -116,7 +116,7 @@ def evaluation_metrics(
     return dg.MaterializeResult(
         value={"run_id": result.info["run_id"], "source": result.info["source"], "metrics": metrics},
         data_version=dg.DataVersion(result.key),
-        metadata=describe(result, **device.as_metadata(), **metrics, metrics=None),
+        metadata=describe(result, **metrics, **device.as_metadata(), metrics=None),
         check_results=_checks(metrics, baseline_metrics["metrics"], result.info["source"]),
     )
 

@@ -48,14 +48,14 @@ def raw_arctic_sequences(context: dg.AssetExecutionContext, raw: RawData) -> dg.
         sheet = result.path / "proof.jpg"
         more = {"proof_sheet": picture(sheet)} if sheet.is_file() else {}
         context.add_asset_metadata(describe(result, **more), partition_key=subject)
-    return _summary(results, where.source, sample)
+    return _summary(results, sample)
 
 
-def _summary(results: dict[str, StageResult], source: str, sample: StageResult | None) -> dg.MaterializeResult:
+def _summary(results: dict[str, StageResult], sample: StageResult | None) -> dg.MaterializeResult:
     damaged = {subject: result.info["damaged"] for subject, result in results.items() if result.info.get("damaged")}
     made = {} if sample is None else {"sample_reused": sample.reused, "sample_why": sample.why}
     return dg.MaterializeResult(
-        metadata={"source": source, "subjects": len(results), **made},
+        metadata=made,
         data_version=dg.DataVersion(hash_json({subject: result.key for subject, result in results.items()})),
         check_results=[
             checked("raw_files_are_readable", not damaged, damaged=damaged),

@@ -47,9 +47,7 @@ def conversion_settings(config: ShardsAssetConfig, *, is_sample: bool) -> Conver
         )
     ],
 )
-def subject_shards(
-    context: dg.AssetExecutionContext, config: ShardsAssetConfig, raw: RawData
-) -> dg.MaterializeResult:
+def subject_shards(context: dg.AssetExecutionContext, config: ShardsAssetConfig, raw: RawData) -> dg.MaterializeResult:
     """Training shards of one subject: exact labels and crops of both hands, a row per hand, frame and view.
 
     Sequences that are converted already with the same raw files and settings are kept. A subject without ground truth
@@ -61,14 +59,18 @@ def subject_shards(
         where = raw.locate()
         settings = conversion_settings(config, is_sample=raw.is_sample)
         results = convert_subjects(
-            where.arctic_root, where.mano_dir, list(context.partition_keys), DataPaths.default().shards(where.source),
-            settings, workers=config.workers, progress=said("sequence", context.log.info),
+            where.arctic_root,
+            where.mano_dir,
+            list(context.partition_keys),
+            DataPaths.default().shards(where.source),
+            settings,
+            workers=config.workers,
+            progress=said("sequence", context.log.info),
         )
     for subject, result in results.items():
         context.add_asset_metadata(describe(result), partition_key=subject)
     unaccounted = {subject: n for subject, result in results.items() if (n := result.info["unaccounted_frames"])}
     return dg.MaterializeResult(
-        metadata={"source": where.source, "rows": sum(result.info["rows"] for result in results.values())},
         data_version=dg.DataVersion(hash_json({subject: result.key for subject, result in results.items()})),
         check_results=[
             checked("every_frame_is_accounted_for", not unaccounted, unaccounted=unaccounted),

@@ -28,8 +28,12 @@ _CHECKPOINT_GRACE_S = 120.0
 class TrainingAssetConfig(dg.Config):
     """Which experiment to train."""
 
-    experiment: str = Field("", description="Name in configs/experiments or path of a YAML; empty: `demo` for the sample.")
-    overrides: dict[str, Any] = Field(default_factory=dict, description="Keys of the experiment to change, e.g. max_steps.")
+    experiment: str = Field(
+        "", description="Name in configs/experiments or path of a YAML; empty: `demo` for the sample."
+    )
+    overrides: dict[str, Any] = Field(
+        default_factory=dict, description="Keys of the experiment to change, e.g. max_steps."
+    )
     when_unchanged: str = Field("reuse", description="reuse a finished run with the same key, or retrain.")
 
 
@@ -85,7 +89,9 @@ def _settings(config: TrainingAssetConfig, dataset: dict[str, Any], raw: RawData
     if not experiment:
         if dataset["source"] != "synthetic":
             known = ", ".join(sorted(file.stem for file in (config_dir() / "experiments").glob("*.yaml")))
-            raise ConfigError(f"name the experiment to train on {dataset['source']} data (config key `experiment`): {known}")
+            raise ConfigError(
+                f"name the experiment to train on {dataset['source']} data (config key `experiment`): {known}"
+            )
         experiment = "demo"
     machine = {
         "training_data_dir": dataset["shards"],

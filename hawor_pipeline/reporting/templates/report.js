@@ -1,13 +1,31 @@
 (function () {
   "use strict";
   var figures = JSON.parse(document.getElementById("figures").textContent);
-  var options = { displayModeBar: false, responsive: true };
+  var places = Array.prototype.slice.call(document.querySelectorAll("[data-figure]"));
   var narrow = window.matchMedia("(max-width: 40rem)").matches;
-  document.querySelectorAll("[data-figure]").forEach(function (place) {
+  var paper = { width: 318, height: 240, high: 340 }; // px of a chart on paper, two columns
+
+  function draw(place) {
+    if (place.dataset.drawn) { return; }
+    place.dataset.drawn = "true";
     var figure = figures[place.dataset.figure];
     if (narrow && figure.layout.xaxis) { figure.layout.margin.l = 34; figure.layout.margin.r = 4; }
-    Plotly.newPlot(place, figure.data, figure.layout, options);
-  });
+    Plotly.newPlot(place, figure.data, figure.layout, { displayModeBar: false, responsive: true });
+  }
+  function drawRest() {
+    var next = places.find(function (place) { return !place.dataset.drawn; });
+    if (!next) { document.documentElement.dataset.drawn = "true"; return; }
+    draw(next);
+    window.setTimeout(drawRest, 30);
+  }
+  // Charts on the screen first, so that the page is there at once; the others while the reader reads.
+  var observer = new IntersectionObserver(function (entries) {
+    entries.forEach(function (entry) { if (entry.isIntersecting) { draw(entry.target); } });
+  }, { rootMargin: "300px" });
+  places.forEach(function (place) { observer.observe(place); });
+  document.documentElement.dataset.ready = "true";
+  window.setTimeout(drawRest, 1000);
+
   document.querySelectorAll("[data-meshes] input").forEach(function (input) {
     input.addEventListener("change", function () {
       var place = document.querySelector('[data-figure="mesh"]');
@@ -15,9 +33,18 @@
       Plotly.restyle(place, { visible: shown, showlegend: shown });
     });
   });
+  function flat(place) { return place.dataset.figure !== "mesh"; }
   window.addEventListener("beforeprint", function () {
     document.querySelectorAll("details").forEach(function (part) { part.open = true; });
-    document.querySelectorAll("[data-figure]").forEach(function (place) { Plotly.Plots.resize(place); });
+    places.forEach(draw);
+    places.filter(flat).forEach(function (place) {
+      var height = place.classList.contains("high") ? paper.high : paper.height;
+      Plotly.relayout(place, { autosize: false, width: paper.width, height: height });
+    });
   });
-  document.documentElement.dataset.ready = "true";
+  window.addEventListener("afterprint", function () {
+    places.filter(flat).forEach(function (place) {
+      Plotly.relayout(place, { autosize: true, width: null, height: null });
+    });
+  });
 })();

@@ -9,7 +9,14 @@ from hawor_pipeline.data.sample import motion, scene
 from hawor_pipeline.data.sample.grasp import SIDES, HandRig
 from hawor_pipeline.data.sample.hand_pose import JOINT_LIMITS, mirror_pose, pose_to_angles
 from hawor_pipeline.data.sample.objects import OBJECT_NAMES, TOP_PART, build_object
+from hawor_pipeline.data.sample.sequence import one_thread
 from hawor_pipeline.data.sample.skin import FineMesh
+
+
+@pytest.fixture(scope="module", autouse=True)
+def single_threaded():
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +47,13 @@ def test_hands_touch_the_object_without_sinking_in(motions) -> None:
 
 def test_motion_is_smooth_and_within_human_reach(motions) -> None:
     for one in motions:
-        for side, track in one.hands.items():
+        for track in one.hands.values():
             speed = np.linalg.norm(np.diff(track.joints[:, 0], axis=0), axis=-1) * 30
             assert speed.max() < 3.0
             jerk = np.linalg.norm(np.diff(track.joints, n=2, axis=0), axis=-1)
             assert jerk.max() < 0.06
             shoulder_to_wrist = np.linalg.norm(track.joints[:, 0] - track.shoulder, axis=-1)
             assert shoulder_to_wrist.max() < 0.62
-            pose = track.pose + {s: r for s, r in [("right", 1), ("left", -1)]}[side] * 0
-            assert np.isfinite(pose).all()
 
 
 def test_fingers_stay_within_joint_limits(motions, rigs) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from hawor_pipeline.data.sample import render, sequence
+from hawor_pipeline.data.sample import raster, render, sequence
 from hawor_pipeline.data.sample.plan import SampleSpec, plan_sequences
 
 PARENTS = [-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14]
@@ -66,8 +66,14 @@ def filled(uv: np.ndarray, faces: np.ndarray, height: int, width: int, zoom: int
     mask = np.zeros((height * zoom, width * zoom), np.uint8)
     fine = np.rint(((uv + 0.5) * zoom - 0.5) * 16).astype(np.int32)
     for triangle in fine[faces]:
-        cv2.fillConvexPoly(mask, triangle, 1, cv2.LINE_8, shift=4)
+        cv2.fillConvexPoly(mask, triangle, (1,), cv2.LINE_8, shift=4)
     return mask.astype(bool)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def single_threaded():
+    with sequence.one_thread():
+        yield
 
 
 @pytest.fixture(scope="module", params=[("s01", 0), ("s01", 1), ("s05", 4)], ids=["ego", "front", "behind"])
@@ -88,7 +94,8 @@ def test_projected_ground_truth_is_where_the_hands_are_drawn(case) -> None:
     for gt_index in (1, 6):
         row = gt_index + plan.ioi_offset - 1  # picture number = gt_index + ioi_offset; the first picture is number 1
         for side in ("right", "left"):
-            truth = project(root, plan.subject, plan.name, view, gt_index, hand_vertices(root, side, mano[side], gt_index))
+            world = hand_vertices(root, side, mano[side], gt_index)
+            truth = project(root, plan.subject, plan.name, view, gt_index, world)
             drawn = painter.uv[row, scene.parts[side]][:778]
             assert np.abs(truth[:, :2] - drawn).max() < 0.02
             assert np.abs(truth[:, 2] - painter.depth[row, scene.parts[side]][:778]).max() < 1e-4
@@ -102,23 +109,23 @@ def test_silhouette_equals_that_of_the_reprojected_mesh(case) -> None:
         part = scene.parts[side]
         own = (scene.faces >= part.start).all(axis=1) & (scene.faces < part.stop).all(axis=1)
         height, width = painter.camera.height, painter.camera.width
-        depth = np.full((2 * height, 2 * width), render.FAR_M, np.float32)
+        depth = np.full((2 * height, 2 * width), raster.FAR_M, np.float32)
         colour = np.zeros((*depth.shape, 3), np.float32)
         row = 3 + plan.ioi_offset - 1
-        uv = render.to_fine(painter.uv[row], (0, 0))
-        render.rasterize(uv, painter.depth[row], scene.faces[own], painter.colours[row], colour, depth)
+        uv = raster.to_fine(painter.uv[row], (0, 0))
+        raster.rasterize(uv, painter.depth[row], scene.faces[own], painter.colours[row], colour, depth)
         truth = project(root, plan.subject, plan.name, view, 3, hand_vertices(root, side, mano[side], 3))
         faces = np.load(root / "body_models" / "mano" / f"MANO_{side.upper()}.npz")["f"]
         expected = filled(truth[:, :2], faces, height, width, 2)
-        drawn = depth < render.FAR_M
+        drawn = depth < raster.FAR_M
         # The drawn surface is rounded and the wrist is open, so the outlines differ by a fraction of a pixel.
-        assert (drawn & expected).sum() / (drawn | expected).sum() > 0.9
         moved = filled(truth[:, :2] + 3, faces, height, width, 2)
-        assert (drawn & moved).sum() / (drawn | moved).sum() < (drawn & expected).sum() / (drawn | expected).sum() - 0.05
+        overlap = [(drawn & other).sum() / (drawn | other).sum() for other in (expected, moved)]
+        assert overlap[0] > 0.9 and overlap[1] < overlap[0] - 0.05
 
 
 def test_visible_skin_is_painted_and_hidden_skin_is_not(case, monkeypatch) -> None:
-    """With magenta hands, magenta appears inside the reprojected hands only, and at every fingertip that is in front."""
+    """With magenta hands, magenta appears inside the reprojected hands only, and wherever their surface is in front."""
     root, plan, view, scene, motion = case
     monkeypatch.setattr(render, "SHUTTER", 0.0)
     painter = sequence.view_painter(scene, motion, SPEC, plan, view)
@@ -132,12 +139,13 @@ def test_visible_skin_is_painted_and_hidden_skin_is_not(case, monkeypatch) -> No
         picture = painter.paint(row).astype(int)
         magenta = np.abs(picture - MAGENTA).max(axis=-1) < 60
         allowed = np.zeros((height, width), bool)
-        _, depth, (x0, y0, _, _) = painter.buffers(row)
+        _, depth, (x0, y0, _, _) = painter.buffers(row, painter.backdrop.at(row))
         for side in ("right", "left"):
-            truth = project(root, plan.subject, plan.name, view, gt_index, hand_vertices(root, side, mano[side], gt_index))
+            world = hand_vertices(root, side, mano[side], gt_index)
+            truth = project(root, plan.subject, plan.name, view, gt_index, world)
             faces = np.load(root / "body_models" / "mano" / f"MANO_{side.upper()}.npz")["f"]
             allowed |= filled(truth[:, :2], faces, height, width, 1)
-            for vertex in truth[::9]:
+            for vertex in truth[::3]:
                 x, y = np.rint(vertex[:2]).astype(int)
                 if not (1 <= x < width - 1 and 1 <= y < height - 1):
                     continue
@@ -147,7 +155,7 @@ def test_visible_skin_is_painted_and_hidden_skin_is_not(case, monkeypatch) -> No
                     painted += bool(magenta[y, x])
         wide = cv2.dilate(allowed.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
         assert magenta.sum() > 50 and not (magenta & ~wide).any()
-    assert in_front > 20 and painted / in_front > 0.97
+    assert in_front > 20 and painted / in_front > 0.85  # what the fingers touch lies at their depth too
 
 
 def test_object_files_give_the_object_that_is_drawn(case) -> None:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hawor_pipeline.data.sample import SampleSpec, ensure_sample, sequence, write
+from hawor_pipeline.data.sample import SampleSpec, ensure_sample, sequence
 from hawor_pipeline.data.sample.plan import SUBJECTS, plan_sequences
 from hawor_pipeline.errors import ConfigError, DataError
 
@@ -157,7 +157,7 @@ def test_impossible_specifications_are_refused(change: dict, message: str, tmp_p
 
 def test_crops_follow_arctics_mapping(tiny: Path, tmp_path: Path) -> None:
     """A crop equals the full frame seen through the published formula, computed here from the files alone."""
-    size = dict(subjects=("s02",), sequences_per_subject=1, frames=8)
+    size = {"subjects": ("s02",), "sequences_per_subject": 1, "frames": 8}
     for name, spec in {
         "full": SampleSpec(views=(0, 7), image_scale=0.5, **size),
         "crop": SampleSpec(views=(0, 7), image_source="cropped_images", image_scale=1.0, **size),
@@ -181,7 +181,8 @@ def test_crops_follow_arctics_mapping(tiny: Path, tmp_path: Path) -> None:
     low, high = uv.min(axis=0), uv.max(axis=0)
     box = max(1.7 * (high - low).max(), 600.0)  # kp_crop = (kp - (c - 0.75 S)) 1000 / (1.5 S)
     zoom, corner = 1000 / (1.5 * box), (low + high) / 2 - 0.75 * box
-    files = [tmp_path / n / "arctic" / s / "s02" / plan.name for n, s in (("full", "images"), ("crop", "cropped_images"))]
+    sources = {"full": "images", "crop": "cropped_images"}
+    files = [tmp_path / name / "arctic" / source / "s02" / plan.name for name, source in sources.items()]
     full, crop = (cv2.imread(str(f / "7" / f"{number:05d}.jpg")).astype(np.float32) for f in files)
     assert crop.shape == (1000, 1000, 3)
     scale = 2.0  # the full frame is half as large as the calibration in the crop's misc.json says
