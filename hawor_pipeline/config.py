@@ -346,7 +346,7 @@ def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
 def resolve_config(
     values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, origin: str
 ) -> TrainingConfig:
-    """Validate settings with `overrides` (dotted keys allowed) laid over them; loss weights are read from their file."""
+    """Validate settings with `overrides` (dotted keys allowed) laid over them; loss weights come from their file."""
     merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
     for key, value in (overrides or {}).items():
         target = merged

@@ -20,9 +20,9 @@ from hawor_pipeline.config import AugmentationParams
 class ClipChange:
     """The change of each clip of a batch."""
 
-    roll: Float[Tensor, "B"]  # radians, camera-frame points turn by it about z
+    roll: Float[Tensor, " B"]  # radians, camera-frame points turn by it about z
     shift: Float[Tensor, "B 2"]  # of the box centre, in box sizes
-    scale: Float[Tensor, "B"]  # of the box size
+    scale: Float[Tensor, " B"]  # of the box size
     gain: Float[Tensor, "B 3"]  # of the colour channels
 
 

@@ -37,6 +37,7 @@ class SubjectPlan:
     done: dict[str, dict[str, Any]] = field(default_factory=dict)  # sequence -> info of a finished shard
     left_out: list[dict[str, str]] = field(default_factory=list)
     errors: dict[str, HaworError] = field(default_factory=dict)
+    cache: DigestCache | None = None
 
 
 def check_sequences(root: ArcticRoot, subjects: list[str], names: Sequence[str] | None) -> None:
@@ -80,7 +81,7 @@ def plan_subject(
         plan.why = plan.reason
         return plan
     whys = []
-    cache = DigestCache(output / ".cache" / f"{subject}.json")
+    cache = plan.cache = DigestCache(output / ".cache" / f"{subject}.json")
     for sequence in _selected(root, subject, output, settings, names):
         images = {view: list_images(root.image_folder(subject, sequence, view)) for view in settings.views}
         if not any(images.values()):
@@ -102,7 +103,6 @@ def plan_subject(
         whys.append(f"{sequence}: {why}")
         metadata = {"source": root.source, "data_version": data_version, "converter_version": str(CONVERTER_VERSION)}
         plan.tasks.append(SequenceTask(root.path, mano, subject, sequence, folder, settings, key, metadata))
-    cache.save()
     if plan.left_out and not (plan.done or plan.tasks or plan.errors):
         raise DataError(
             f"{subject}: found no pictures of any sequence below {root.path / root.image_source / subject}; "

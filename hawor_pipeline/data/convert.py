@@ -26,7 +26,7 @@ from hawor_pipeline.data.shards import read_manifest
 from hawor_pipeline.errors import ConfigError, DataError, HaworError
 from hawor_pipeline.provenance import StageResult, atomic_write_json, hash_json
 
-_WORKER_MODULES = ["hawor_pipeline.data.convert_sequence"]
+_WORKER_MODULES = ["hawor_pipeline.data.convert_sequence", "embreex.mesh_construction", "scipy.spatial"]
 
 Progress = Callable[[int, int], None]
 
@@ -88,7 +88,9 @@ def convert_subjects(
     if errors:
         rest = "; ".join(str(error) for error in errors[1:4])
         raise DataError(f"{errors[0]} {len(errors) - 1} more failed: {rest}{' ...' if len(errors) > 4 else ''}")
-    return {plan.subject: _result(plan, Path(output_dir), seconds) for plan in plans}
+    converted = sum(plan.done[task.sequence]["rows"] for plan in plans for task in plan.tasks)
+    rate = round(converted / seconds, 1) if converted else None
+    return {plan.subject: _result(plan, Path(output_dir), rate) for plan in plans}
 
 
 def _convert(
@@ -131,14 +133,26 @@ def _convert(
             plan.errors[task.sequence] = outcome
         else:
             plan.done[task.sequence] = outcome
+            if plan.cache is not None:
+                plan.cache.save()
         finished += 1
         if progress:
             progress(finished, total)
     for plan in plans:
+        if plan.cache is not None and plan.done:
+            plan.cache.save()
         _check_left_out_again(plan, settings)
         if keep_good or not plan.errors:
             _write_manifest(plan, root, Path(output_dir), settings)
+    _remove_empty(Path(output_dir))
     return plans, time.monotonic() - started
+
+
+def _remove_empty(output: Path) -> None:
+    """Folders in which nothing succeeded leave nothing behind."""
+    for folder in (*output.glob("*/"), output):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _check_source(root: ArcticRoot, output: Path) -> None:
@@ -187,13 +201,12 @@ def _write_manifest(plan: SubjectPlan, root: ArcticRoot, output: Path, settings:
         atomic_write_json(path, manifest)
 
 
-def _result(plan: SubjectPlan, output: Path, seconds: float) -> StageResult:
+def _result(plan: SubjectPlan, output: Path, rate: float | None) -> StageResult:
     manifest = read_manifest(output, plan.subject) or {}
     left_out: dict[str, int] = {}
     for entry in manifest["sequences"]:
         for reason, samples in entry["left_out"].items():
             left_out[reason] = left_out.get(reason, 0) + samples
-    converted = sum(plan.done[task.sequence]["rows"] for task in plan.tasks)
     info = {
         "status": plan.status,
         "source": manifest["source"],
@@ -211,7 +224,7 @@ def _result(plan: SubjectPlan, output: Path, seconds: float) -> StageResult:
             {name: entry[name] for name in ("sequence", "ground_truth_frames", "rows", "valid_rows", "bytes")}
             for entry in manifest["sequences"]
         ],
-        "hands_per_second": round(converted / seconds, 1) if converted else None,
+        "hands_per_second": rate,  # of the whole call, all subjects together
     }
     reused = not plan.tasks
     why = plan.why or "raw files, settings and code version are those of the earlier result"

@@ -106,8 +106,8 @@ def _convert_view(
 ) -> list[dict[str, np.ndarray]]:
     """Rows of one view, a block per side in the order of the table; appends its crops and what is left out."""
     camera, images, frames = scene.cameras[view], scene.images[view], len(scene.raw)
-    seen = {side: see_hand(scene.hands[side], camera, task.settings.box_scale) for side in SIDES}
     pictures = picture_frame(ArcticRoot(task.root).image_source, camera, scene.object_vertices)
+    seen = {side: see_hand(scene.hands[side], camera, task.settings.box_scale, pictures.shows) for side in SIDES}
     crops: dict[str, list[_Crop]] = {side: [] for side in SIDES}
     if not images:
         ledger.append((view, -1, "", VIEW_ABSENT, 2 * frames))

@@ -1,7 +1,7 @@
 """Which clips train and which validate, in which order, and the loaders that bring them.
 
-The order of an epoch is a function of seed and epoch; the sampler starts at any batch of it, so a run that goes on after
-an interruption sees the batches it would have seen.
+The order of an epoch is a function of seed and epoch; the sampler starts at any batch of it, so a run that goes on
+after an interruption sees the batches it would have seen.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +20,9 @@ from torch.utils.data import DataLoader, Sampler
 from hawor_pipeline.config import DatasetShare, TrainingConfig
 from hawor_pipeline.core.camera import camera_from_translation
 from hawor_pipeline.core.rotations import rotmat_to_rot6d
-from hawor_pipeline.core.types import ClipBatch
 from hawor_pipeline.data.clips import Clips, covering_clips, training_clips
 from hawor_pipeline.data.dataset import ClipDataset, JoinedShards, keep_batch
-from hawor_pipeline.data.rows import HandRows, load_rows
+from hawor_pipeline.data.rows import load_rows
 from hawor_pipeline.data.shards import ShardSet, open_shards
 from hawor_pipeline.errors import ConfigError
 
@@ -30,11 +30,31 @@ VALIDATION_SUBJECTS = ("s05",)  # of ARCTIC's protocols 1 and 2
 TEST_SUBJECTS = ("s03",)
 CACHE_BYTES = 600_000_000  # decoded crops kept by a training process that loads by itself
 # Columns that training reads; the others stay on the disk.
-COLUMNS = (
-    "sample_id subject sequence view side frame is_right image_width box_center_px box_size_px crop_from_image "
-    "intrinsics distortion global_orient hand_pose betas_as_right translation_m joints_cam_m joint_in_frame "
-    "joint_visible occlusion confidence valid"
-).split()
+COLUMNS = [
+    "sample_id",
+    "subject",
+    "sequence",
+    "view",
+    "side",
+    "frame",
+    "is_right",
+    "image_width",
+    "box_center_px",
+    "box_size_px",
+    "crop_from_image",
+    "intrinsics",
+    "distortion",
+    "global_orient",
+    "hand_pose",
+    "betas_as_right",
+    "translation_m",
+    "joints_cam_m",
+    "joint_in_frame",
+    "joint_visible",
+    "occlusion",
+    "confidence",
+    "valid",
+]
 
 
 class ClipSampler(Sampler[list[tuple[int, int]]]):
@@ -120,7 +140,7 @@ class HandData:
             training shards.
 
     Raises:
-        ConfigError: a directory is missing, or there is nothing to train or validate on (the message names the options).
+        ConfigError: a directory is missing, or nothing is left to train or validate on; the message names the options.
         DataError: shards are damaged.
     """
 
@@ -157,7 +177,7 @@ class HandData:
         self.loads_itself = config.num_workers == 0
 
     def _split(self, table: pa.Table, *, has_own: bool) -> tuple[Split, np.ndarray, np.ndarray]:
-        """The split, and for each row whether it trains and whether it validates (rows of test subjects do neither)."""
+        """The split, and for each row whether it trains and whether it validates; rows of test subjects do neither."""
         subjects = np.array(table.column("subject").to_pylist())
         present = sorted(set(subjects.tolist()))
         if self.config.val_fraction is not None and not has_own:
@@ -227,12 +247,15 @@ class HandData:
 
     def _loader(self, dataset: ClipDataset, sampler: Sampler | Sequence[list]) -> DataLoader:
         config = self.config
-        workers = {"prefetch_factor": config.prefetch_factor, "persistent_workers": config.persistent_workers}
+        workers: dict[str, Any] = {
+            "prefetch_factor": config.prefetch_factor,
+            "persistent_workers": config.persistent_workers,
+        }
         return DataLoader(
             dataset,
             batch_size=None,
             sampler=sampler,
-            collate_fn=keep_batch,
+            collate_fn=keep_batch,  # type: ignore[arg-type]
             num_workers=config.num_workers,
             pin_memory=config.pin_memory and torch.cuda.is_available(),
             **(workers if config.num_workers else {}),
@@ -240,9 +263,8 @@ class HandData:
 
     def mean_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean pose (96, 6D by columns), betas (10,) and camera (3,) of the training hands; heads start from them."""
-        index = np.unique(self.training_clips.rows)
-        index = torch.from_numpy(index[self.rows.valid.numpy()[index]])
-        rows = self.rows.take(index)
+        used = np.unique(self.training_clips.rows)
+        rows = self.rows.take(torch.from_numpy(used[self.rows.valid.numpy()[used]]))
         left, _, right = torch.linalg.svd(rows.rotmats.double().mean(0))  # chordal mean: the nearest rotation
         flip = torch.ones(16, 3, dtype=torch.float64)
         flip[:, 2] = torch.det(left @ right)

@@ -3,6 +3,7 @@
 Everything is computed in double precision for a whole sequence at once. T is the number of frames.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -140,11 +141,6 @@ class ViewCamera:
         pixels, projectable = project_distorted(points, intrinsics, distortion)
         return points.numpy(), pixels.numpy(), projectable.numpy()
 
-    def inside(self, pixels: np.ndarray) -> np.ndarray:
-        """Whether pixels (..., 2) fall on the picture; its outermost pixels reach half a pixel past their centres."""
-        height, width = self.image_size
-        return np.all((pixels >= -0.5) & (pixels < (width - 0.5, height - 0.5)), axis=-1)
-
 
 def view_camera(raw: RawSequence, cameras: SubjectCameras, view: int) -> ViewCamera:
     """Camera of one view for every frame of a sequence."""
@@ -172,16 +168,24 @@ class SeenHand:
 
 
 @torch.no_grad()
-def see_hand(hand: WorldHand, camera: ViewCamera, box_scale: float) -> SeenHand:
+def see_hand(
+    hand: WorldHand, camera: ViewCamera, box_scale: float, shows: Callable[[np.ndarray], np.ndarray]
+) -> SeenHand:
     """Project one hand into one view.
 
     The box is square, centred on the projected vertices, with side `box_scale` x max(h, 4 w / 3): the network sees the
     middle three quarters of its width.
+
+    Args:
+        hand: the hand in the world.
+        camera: the view.
+        box_scale: widens the box.
+        shows: says of full-frame pixels (T, N, 2) whether the picture file holds them, (T, N).
     """
     rotation, shift = camera.cam_from_world[:, :3, :3], camera.cam_from_world[:, :3, 3]
     joints_cam, joints_px, joints_ok = camera.project(hand.joints_m)
     _, vertices_px, vertices_ok = camera.project(hand.vertices_m)
-    inside = vertices_ok & camera.inside(vertices_px)
+    inside = vertices_ok & shows(vertices_px)
     enough = vertices_ok.mean(1) >= _LEAST_PROJECTED
     known = vertices_ok[..., None]
     low = np.where(known, vertices_px, np.inf).min(1)
@@ -195,7 +199,7 @@ def see_hand(hand: WorldHand, camera: ViewCamera, box_scale: float) -> SeenHand:
         translation_m=pivot - hand.root_m,
         joints_cam_m=joints_cam,
         joints_px=joints_px,
-        joint_in_frame=joints_ok & camera.inside(joints_px),
+        joint_in_frame=joints_ok & shows(joints_px),
         box_center_px=(low + high) / 2,
         box_size_px=box_scale * np.maximum(size[:, 1], size[:, 0] * 4 / 3),
         overlaps=inside.any(1),

@@ -21,11 +21,26 @@ _EGO_SCALE = 0.3  # the egocentric pictures are only made smaller
 
 @dataclass(frozen=True, slots=True)
 class PictureFrame:
-    """file = scale x full + shift, per frame; `size` is that of the file (height, width)."""
+    """file = scale x full + shift, per frame; sizes are (height, width)."""
 
-    size: tuple[int, int]
+    size: tuple[int, int]  # of the file
+    full_size: tuple[int, int]
     scale: np.ndarray  # (T,)
     shift: np.ndarray  # (T, 2)
+
+    def shows(self, pixels: np.ndarray) -> np.ndarray:
+        """Whether the file holds full-frame pixels (T, N, 2); outermost pixels reach half a pixel past their centres.
+
+        A cropped file may reach past the full frame, where it shows nothing, and a hand may be in the full frame but
+        not in the cropped file.
+        """
+        in_file = pixels * self.scale[:, None, None] + self.shift[:, None]
+        return _within(pixels, self.full_size) & _within(in_file, self.size)
+
+
+def _within(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    height, width = size
+    return np.all((pixels >= -0.5) & (pixels < (width - 0.5, height - 0.5)), axis=-1)
 
 
 def picture_frame(image_source: str, camera: ViewCamera, object_world: np.ndarray) -> PictureFrame:
@@ -43,7 +58,7 @@ def picture_frame(image_source: str, camera: ViewCamera, object_world: np.ndarra
 
 def full_frame(size: tuple[int, int], frames: int) -> PictureFrame:
     """Files that hold the full frame."""
-    return PictureFrame(size, np.ones(frames), np.zeros((frames, 2)))
+    return PictureFrame(size, size, np.ones(frames), np.zeros((frames, 2)))
 
 
 def cropped_frame(camera: ViewCamera, object_px: np.ndarray | None) -> PictureFrame:
@@ -59,9 +74,9 @@ def cropped_frame(camera: ViewCamera, object_px: np.ndarray | None) -> PictureFr
     frames = len(camera.cam_from_world)
     if camera.view == EGO_VIEW or object_px is None:
         size = tuple(round(side * _EGO_SCALE) for side in camera.image_size)
-        return PictureFrame((size[0], size[1]), np.full(frames, _EGO_SCALE), np.zeros((frames, 2)))
+        return PictureFrame((size[0], size[1]), camera.image_size, np.full(frames, _EGO_SCALE), np.zeros((frames, 2)))
     low, high = object_px.min(1), object_px.max(1)
     side = _CUT_MARGIN * np.maximum(_OBJECT_BOX_SCALE * (high - low).max(1), _LEAST_BOX_PX)
     scale = _CUT_PX / side
     corner = (low + high) / 2 - side[:, None] / 2
-    return PictureFrame((_CUT_PX, _CUT_PX), scale, -corner * scale[:, None])
+    return PictureFrame((_CUT_PX, _CUT_PX), camera.image_size, scale, -corner * scale[:, None])

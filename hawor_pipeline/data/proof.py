@@ -144,7 +144,7 @@ def _draw(
 
     for side in SIDES:
         hand = pose_hand(models, side, raw.hands[side])
-        seen = see_hand(hand, camera, _BOX_SCALE)
+        seen = see_hand(hand, camera, _BOX_SCALE, picture.shows)
         _, vertices, projectable = camera.project(hand.vertices_m)
         if not projectable.all() or np.isnan(seen.box_size_px[0]):
             continue

@@ -5,6 +5,7 @@ Right hands only: left hands come in mirrored (see `data.mirror`).
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -134,7 +135,7 @@ class HaworModel(nn.Module):
             network.patch_embed,
             network.activation_checkpointing,
         )
-        temporal = {"feedforward": network.temporal_feedforward, "dropout": network.temporal_dropout}
+        temporal: dict[str, Any] = {"feedforward": network.temporal_feedforward, "dropout": network.temporal_dropout}
         self.st_module = (
             TemporalAttention(
                 network.dim + BOX_INFO, network.dim, network.st_hdim, network.st_nlayer, residual=True, **temporal

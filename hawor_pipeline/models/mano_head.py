@@ -87,10 +87,10 @@ class DecoderStack(nn.Module):
 
     def forward(self, query: Tensor, context: Tensor) -> Tensor:
         """(N, Q, dim) to the same."""
-        for self_attention, cross_attention, feedforward in self.layers:
-            query = query + self_attention(query)
-            query = query + cross_attention(query, context)
-            query = query + feedforward(query)
+        for self_attention, cross_attention, feedforward in self.layers:  # type: ignore[misc]
+            query = query + self_attention(query)  # type: ignore[has-type]
+            query = query + cross_attention(query, context)  # type: ignore[has-type]
+            query = query + feedforward(query)  # type: ignore[has-type]
         return query
 
 

@@ -21,6 +21,7 @@ from hawor_pipeline.evaluation.targets import SYNTHETIC, TARGETS, judge
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
 from hawor_pipeline.reporting import figures
 from hawor_pipeline.reporting.findings import Evidence, find
+from hawor_pipeline.reporting.markdown import to_html
 from hawor_pipeline.reporting.published import PUBLISHED
 from hawor_pipeline.reporting.results import (
     TRAINING_FILE,
@@ -176,7 +177,7 @@ def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card:
         "published": PUBLISHED,
         "metrics": {name: (entry, ALL_METRICS[name]) for name, entry in overall.items()},
         "evaluated": _evaluated(run),
-        "data_card": card.read_text() if card and card.is_file() else "",
+        "data_card": to_html(card.read_text()) if card and card.is_file() else "",
         "config": config.read_text() if config.is_file() else "",
         "provenance": _provenance(run, config),
     }
@@ -349,7 +350,8 @@ def unit_value(value: float | None, unit: str) -> str:
         return "–"
     if unit == "1":
         return f"{value:.3f}"
-    return f"{number(value, 2 if abs(value) < 1 else 1)}\u00a0{unit.replace('deg', '°').replace('^2', '²').replace('^3', '³')}"
+    symbol = unit.replace("deg", "°").replace("^2", "²").replace("^3", "³")
+    return f"{number(value, 2 if abs(value) < 1 else 1)}\u00a0{symbol}"
 
 
 def _script_json(value: Any) -> Markup:

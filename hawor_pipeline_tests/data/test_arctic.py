@@ -52,7 +52,11 @@ def test_status_of_subjects(sample_root, tmp_path):
 
 @pytest.mark.parametrize(
     "name, expected",
-    [("box_grab_01", ("box", "grab")), ("phone_use_04_retake", ("phone", "use")), ("mixer_use_01_retake2", ("mixer", "use"))],
+    [
+        ("box_grab_01", ("box", "grab")),
+        ("phone_use_04_retake", ("phone", "use")),
+        ("mixer_use_01_retake2", ("mixer", "use")),
+    ],
 )
 def test_sequence_names(name, expected):
     assert split_sequence_name(name) == expected
@@ -120,7 +124,8 @@ def test_contradicting_protocols_are_refused(raw_copy, splits, message):
 
 
 def test_light_modules_import_no_torch():
-    modules = "arctic inventory shards shard_schema splits metadata conversion_plan convert prepare fingerprint pool".split()
+    modules = ["arctic", "inventory", "shards", "shard_schema", "splits", "metadata", "conversion_plan", "convert"]
+    modules += ["prepare", "fingerprint", "pool"]
     code = "import sys\n" + "".join(f"import hawor_pipeline.data.{name}\n" for name in modules)
     code += "assert 'torch' not in sys.modules and 'cv2' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -235,7 +235,7 @@ def test_splits(data):
 def test_nothing_to_validate_on_names_the_options(data, tmp_path):
     write_shards(tmp_path, data / "mano", subjects=("s01",))
     config = _config(data, training_data_dir=str(tmp_path))
-    with pytest.raises(ConfigError, match="--val-subjects.*--val-fraction"):
+    with pytest.raises(ConfigError, match=r"--val-subjects.*--val-fraction"):
         HandData(config)
     assert HandData(config, validation_data_dir=data / "shards").split.rule == "validation_data_dir"
     with pytest.raises(ConfigError, match="does not exist"):

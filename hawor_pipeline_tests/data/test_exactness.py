@@ -83,7 +83,9 @@ def test_in_frame_marks_exactly_what_the_picture_holds(shards, truths):
 
 def test_camera_columns_reproduce_the_camera_joints(shards):
     transforms = shards.column("cam_from_world").astype(float)
-    joints = np.einsum("nij,nkj->nki", transforms[:, :3, :3], shards.column("joints_world_m")) + transforms[:, None, :3, 3]
+    joints = (
+        np.einsum("nij,nkj->nki", transforms[:, :3, :3], shards.column("joints_world_m")) + transforms[:, None, :3, 3]
+    )
     assert np.abs(joints - shards.column("joints_cam_m")).max() < 1e-5
     static = shards.column("view") != 0
     assert not shards.column("distortion")[static].any()
@@ -106,7 +108,6 @@ def test_refit_of_left_shapes_is_the_least_squares_optimum(sample_root, wrong_si
     directions = right.shape_dirs * mirror[:, None]
     if wrong_sign:
         directions = directions * mirror[:, None]
-
 
     case = dataclasses.replace(left, template=right.template * mirror, shape_dirs=directions)
     models = dataclasses.replace(models, arrays={"right": right, "left": case})

@@ -46,7 +46,13 @@ def test_manifest_counts_and_hashes(metadata, sample_shards):
 
 def test_data_card_tells_a_person(metadata):
     card = (metadata.path / "data_card.md").read_text()
-    for expected in ("SYNTHETIC SAMPLE", "withheld", "| s05 | present | val |", "splits_json/protocol_p1.json", "no_image"):
+    for expected in (
+        "SYNTHETIC SAMPLE",
+        "withheld",
+        "| s05 | present | val |",
+        "splits_json/protocol_p1.json",
+        "no_image",
+    ):
         assert expected in card, expected
 
 
@@ -104,13 +110,23 @@ def test_distance_to_the_object_against_the_twin(quality, sample_root):
     for part in ("top", "bottom"):
         lines = (folder / f"{part}.obj").read_text().splitlines()
         vertices = np.array([line.split()[1:4] for line in lines if line.startswith("v ")], float) / 1000
-        faces = np.array([[int(c.split("/")[0]) - 1 for c in line.split()[1:4]] for line in lines if line.startswith("f ")])
+        faces = np.array(
+            [[int(c.split("/")[0]) - 1 for c in line.split()[1:4]] for line in lines if line.startswith("f ")]
+        )
         if part == "top":
             vertices = Rotation.from_rotvec([0, 0, -pose[0]]).apply(vertices)
         vertices = Rotation.from_rotvec(pose[1:4]).apply(vertices) + pose[4:7] / 1000
-        corners = vertices[faces]
-        points += [corners.mean(1), vertices, *(corners @ 0 + (w[:, None] * corners.transpose(1, 0, 2).transpose(1, 0, 2)).sum(1, keepdims=True) for w in np.array([[0.6, 0.2, 0.2], [0.2, 0.6, 0.2], [0.2, 0.2, 0.6]]))]
-    cloud = np.concatenate([p.reshape(-1, 3) for p in points])
+        mixes = [
+            [1, 0, 0],
+            [0, 1, 0],
+            [0, 0, 1],
+            [1 / 3, 1 / 3, 1 / 3],
+            [0.6, 0.2, 0.2],
+            [0.2, 0.6, 0.2],
+            [0.2, 0.2, 0.6],
+        ]
+        points += [np.einsum("k,fkc->fc", np.array(mix), vertices[faces]) for mix in mixes]
+    cloud = np.concatenate(points)
     matrix = np.asarray(twin.misc[row["subject"]]["world2cam"][0])
     world = (hand["vertices_cam"] - matrix[:3, 3]) @ matrix[:3, :3]
     nearest = cKDTree(cloud).query(world)[0].min()
@@ -118,7 +134,12 @@ def test_distance_to_the_object_against_the_twin(quality, sample_root):
 
 
 def test_plots_and_outliers_are_there(quality):
-    assert {path.name for path in quality.path.glob("*.png")} >= {"measures.png", "joints.png", "coverage.png", "outliers.png"}
+    assert {path.name for path in quality.path.glob("*.png")} >= {
+        "measures.png",
+        "joints.png",
+        "coverage.png",
+        "outliers.png",
+    }
     outliers = pq.read_table(quality.path / "outliers.parquet").to_pylist()
     worst = next(row for row in outliers if row["measure"] == "blur" and row["rank"] == 1)
     table = pq.read_table(quality.path / "distributions.parquet").to_pylist()

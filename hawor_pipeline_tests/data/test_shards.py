@@ -15,10 +15,11 @@ from hawor_pipeline.data.shard_schema import COLUMNS
 from hawor_pipeline.data.shards import ImageWriter, as_numpy, open_shards
 from hawor_pipeline.errors import ConfigError, DataError
 
-PROMISED = """sample_id subject sequence object action view frame gt_index side is_right image_height image_width
+PROMISED = """\
+sample_id subject sequence object action view frame gt_index side is_right image_height image_width
 box_center_px box_size_px crop_from_image intrinsics cam_from_world distortion global_orient hand_pose betas
 betas_as_right betas_as_right_residual_mm translation_m joints_cam_m joints_px joints_world_m joint_in_frame
-joint_visible occlusion truncation confidence blur fitting_err valid skip_reason""".split()
+joint_visible occlusion truncation confidence blur fitting_err valid skip_reason"""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def sequence_folder(shards_dir, subject="s05"):
 
 def test_columns_shapes_and_source(shards, sample_shards):
     schema = pq.read_schema(sequence_folder(sample_shards) / "annotations.parquet")
-    assert schema.names == PROMISED == list(COLUMNS)
+    assert schema.names == PROMISED.split() == list(COLUMNS)
     assert schema.metadata[b"source"] == b"synthetic"
     for name in ("joints_cam_m", "cam_from_world", "crop_from_image", "joint_visible"):
         assert shards.column(name).shape == (len(shards), *COLUMNS[name].shape)
@@ -62,7 +63,7 @@ def test_random_access_equals_reading_in_order(shards, sample_shards):
 
 
 def test_survives_pickling_and_selection(shards):
-    copy = pickle.loads(pickle.dumps(shards))
+    copy = pickle.loads(pickle.dumps(shards))  # noqa: S301 - its own bytes
     assert copy.jpeg(5) == shards.jpeg(5)
     mask = shards.column("side") == "left"
     left = shards.select(mask)

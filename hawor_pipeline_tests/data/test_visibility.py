@@ -59,7 +59,9 @@ def test_the_other_hand_hides(models, skin):
     vertices, joints = flat_hand(models, "right")
     away = broad_direction(vertices)
     other_vertices, other_joints = flat_hand(models, "left")
-    other_vertices, other_joints = (x - other_vertices.mean(0) + vertices.mean(0) + 0.2 * away for x in (other_vertices, other_joints))
+    other_vertices, other_joints = (
+        x - other_vertices.mean(0) + vertices.mean(0) + 0.2 * away for x in (other_vertices, other_joints)
+    )
     camera = (vertices.mean(0) + away)[None]
     seen = joint_visibility(
         {"left": other_vertices, "right": vertices}, {"left": other_joints, "right": joints}, camera, skin
@@ -89,7 +91,7 @@ def test_agrees_with_trying_every_triangle(models, skin):
     """Bent fingers, two hands and a box, from all around: at most a grazing ray may differ (single precision)."""
     right, right_joints = flat_hand(models, "right", bend=-0.6)
     left, left_joints = flat_hand(models, "left", shift=(0.06, 0.05, 0.02), bend=0.5)
-    box = wall(right.mean(0) + [0.0, 0.06, 0.0], np.array([0.3, 1.0, 0.1]), 0.05)
+    box = wall(right.mean(0) + np.array([0.0, 0.06, 0.0]), np.array([0.3, 1.0, 0.1]), 0.05)
     rng = np.random.default_rng(0)
     cameras = rng.normal(size=(6, 3))
     cameras = right.mean(0) + 0.8 * cameras / np.linalg.norm(cameras, axis=1, keepdims=True)
@@ -122,5 +124,7 @@ def test_no_joint_of_a_visible_wrist_depends_on_units(models, skin):
     """The allowed depth is in metres: a hand a hundred times larger shows almost nothing but its tips."""
     vertices, joints = flat_hand(models, "right")
     away = broad_direction(vertices)
-    big = joint_visibility({"right": vertices * 100}, {"right": joints * 100}, (vertices.mean(0) * 100 + 100 * away)[None], skin)
+    big = joint_visibility(
+        {"right": vertices * 100}, {"right": joints * 100}, (vertices.mean(0) * 100 + 100 * away)[None], skin
+    )
     assert not big["right"][0, WRIST]

@@ -1,7 +1,7 @@
 """A slow, independent double-precision twin of the conversion's geometry, from raw files to pixels.
 
-Written from the descriptions of ARCTIC and MANO with numpy and scipy alone, one frame and one joint at a time; shares no
-code with the package.
+Written from the descriptions of ARCTIC and MANO with numpy and scipy alone, one frame and one joint at a time; shares
+no code with the package.
 """
 
 import json

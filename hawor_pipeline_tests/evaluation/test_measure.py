@@ -49,7 +49,7 @@ def test_truth_as_prediction_has_no_error_on_any_view_and_hand(
 
 def moved(models: HandModels, truth: HandTruth, rotmats: torch.Tensor, shift: torch.Tensor) -> PredictedHands:
     """Predictions on the true side with other rotations and a shift, posed by the left or right model alike."""
-    mesh, joints = models.predicted_mesh(rotmats, truth.betas_as_right, truth.translation_m + shift, truth.is_right)
+    _, joints = models.predicted_mesh(rotmats, truth.betas_as_right, truth.translation_m + shift, truth.is_right)
     pixels, _ = project_distorted(joints, truth.intrinsics, truth.distortion)
     return PredictedHands(rotmats, truth.betas_as_right, truth.translation_m + shift, joints, pixels)
 
@@ -61,9 +61,10 @@ def test_shifted_hands_are_wrong_only_in_the_camera_frame(models: HandModels, tr
         assert np.allclose(values[name], 5.0, atol=1e-3), name
     for name in ("mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "chamfer_mm", "accel_error_m_s2"):
         assert np.nanmax(values[name]) < 1e-3, name
-    focal = truth.intrinsics[:, 0, 0].numpy()
+    focal = truth.intrinsics.diagonal(dim1=-2, dim2=-1)[:, :2]
+    pixels_at_1m = (focal * shift[:2]).norm(dim=-1).numpy()
     static = truth.distortion.abs().sum(-1).numpy() == 0
-    expected = 0.005 * focal * (1 / truth.joints_m[..., 2].numpy()).mean(1)
+    expected = pixels_at_1m * (1 / truth.joints_m[..., 2].numpy()).mean(1)
     whole = truth.joint_in_frame.numpy().all(1) & static
     assert np.allclose(values["mpjpe_px"][whole], expected[whole], rtol=1e-4)
 

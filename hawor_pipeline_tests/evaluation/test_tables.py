@@ -148,5 +148,6 @@ def test_every_sample_metric_has_a_column_with_its_unit_in_the_name() -> None:
 
 
 def test_schemas_load_no_torch() -> None:
-    code = "import sys, hawor_pipeline.evaluation.tables, hawor_pipeline.evaluation.targets; sys.exit('torch' in sys.modules)"
+    modules = "hawor_pipeline.evaluation.tables, hawor_pipeline.evaluation.targets"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,8 +9,8 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from hawor_pipeline.config import TrainingConfig  # noqa: E402
-from hawor_pipeline_tests.training.hand_shards import write_mano, write_shards  # noqa: E402
+from hawor_pipeline.config import TrainingConfig
+from hawor_pipeline_tests.training.hand_shards import write_mano, write_shards
 
 
 @pytest.fixture(scope="session")

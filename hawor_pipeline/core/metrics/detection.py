@@ -38,7 +38,7 @@ def joint_box(
     return torch.where(keep.any(-2), box, torch.nan)
 
 
-def box_iou(first: Float[Tensor, "*batch 4"], second: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch"]:
+def box_iou(first: Float[Tensor, "*#batch 4"], second: Float[Tensor, "*#batch 4"]) -> Float[Tensor, "*batch"]:
     """Intersection over union of boxes.
 
     Args:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from hawor_pipeline.core.alignment import apply_similarity, procrustes
 
+_PIECE = 4096  # clouds that are aligned together
+
 Thresholds = float | Sequence[float] | Tensor
 
 
@@ -142,9 +144,15 @@ def pa_errors(
         >>> pa_errors(3 * cloud, cloud).max().item() < 1e-5
         True
     """
-    return point_errors(
-        apply_similarity(pred, *procrustes(pred, target, mask=mask, allow_reflection=allow_reflection)), target
-    )
+    batch = torch.broadcast_shapes(pred.shape[:-2], target.shape[:-2])
+    p, t = (x.expand(*batch, *x.shape[-2:]).reshape(-1, *x.shape[-2:]) for x in (pred, target))
+    m = None if mask is None else mask.expand(*batch, p.shape[-2]).reshape(-1, p.shape[-2])
+    errors = p.new_empty(p.shape[:-1])
+    for start in range(0, len(p), _PIECE):  # temporaries of a piece stay in the cache
+        part = slice(start, start + _PIECE)
+        fit = procrustes(p[part], t[part], mask=None if m is None else m[part], allow_reflection=allow_reflection)
+        errors[part] = point_errors(apply_similarity(p[part], *fit), t[part])
+    return errors.reshape(*batch, -1)
 
 
 def pa_mpjpe(

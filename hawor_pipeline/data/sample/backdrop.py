@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from hawor_pipeline.data.sample.light import Shade, shade_srgb, vertex_normals
-from hawor_pipeline.data.sample.person import Mesh, body_mesh, table_mesh
+from hawor_pipeline.data.sample.person import Mesh, body_mesh, table_meshes
 from hawor_pipeline.data.sample.raster import (
     FAR_M,
     SUPERSAMPLING,
@@ -88,15 +88,13 @@ class StaticBackdrop:
         self.gain = camera_gain(rng)
         rotation = self.pose[:3, :3]
         rays = pixel_rays(camera, _ROOM_STEP_PX) @ rotation
-        coarse, table = room.look(-rotation.T @ self.pose[:3, 3], rays)
-        coarse = cv2.GaussianBlur(coarse, (0, 0), 0.8)
+        coarse = cv2.GaussianBlur(room.picture(-rotation.T @ self.pose[:3, 3], rays), (0, 0), 0.8)
         fine = enlarge(_between(coarse, _ROOM_STEP_PX, camera)) * self.gain
-        # Rays have z = 1, so their length is the depth.
-        fine_table = cv2.resize(np.minimum(table, FAR_M), None, fx=_ROOM_STEP_PX * SUPERSAMPLING,
-                                fy=_ROOM_STEP_PX * SUPERSAMPLING, interpolation=cv2.INTER_NEAREST)  # fmt: skip
-        self.depth = np.ascontiguousarray(fine_table[: fine.shape[0], : fine.shape[1]])
-        legs = table_mesh(room.table_low, room.table_high, room.table_colour)
-        for mesh in (legs, body_mesh(look, body_rotation(look), head=True)):
+        self.depth = np.full(fine.shape[:2], FAR_M, np.float32)
+        sides, top = table_meshes(room.table_low, room.table_high, room.table_colour)
+        # The top is painted already, with its texture; it only has to hide what is behind and below it.
+        Standing.lit(top, look).draw(camera, self.pose, self.gain, (fine.copy(), self.depth), (0, 0))
+        for mesh in (sides, body_mesh(look, body_rotation(look), head=True)):
             Standing.lit(mesh, look).draw(camera, self.pose, self.gain, (fine, self.depth), (0, 0))
         self.fine = cv2.convertScaleAbs(fine, alpha=255.0)
         self.picture = shrink(fine)
@@ -132,7 +130,7 @@ class HeadBackdrop:
         theta = np.maximum(np.hypot(x, y), np.float32(1e-6))
         bend = np.sin(theta) / theta
         rays = np.stack([x * bend, y * bend, np.cos(theta)], -1) @ self.mean_rotation
-        picture, _ = room.look(origin, rays)
+        picture = room.picture(origin, rays)
         self.map = cv2.convertScaleAbs(cv2.GaussianBlur(picture, (0, 0), 0.6) * self.gain)
         self.rays = pixel_rays(camera, _EGO_STEP_PX)
         # Its own eyes do not see the head they are in.

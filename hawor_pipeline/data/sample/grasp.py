@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from hawor_pipeline.core.mano import ManoArrays, ManoLayer
 from hawor_pipeline.core.units import MM_PER_M
@@ -217,7 +218,7 @@ def _close_fingers(model: ObjectModel, rig: HandRig, reach: Reach, place: dict, 
     angles = start + CLOSING_LEVELS[:, None, None] * (end - start)
     count = len(angles)
     vertices, _ = rig.mesh(
-        np.repeat(_rotvec(place["rotation"][i])[None], count, axis=0),
+        np.repeat(Rotation.from_matrix(place["rotation"][i]).as_rotvec()[None], count, axis=0),
         rig.absolute_pose(angles),
         np.repeat(rig.translation(place["wrist"][i])[None], count, axis=0),
     )
@@ -261,21 +262,15 @@ def _closing_path(pinch: bool, rng: np.random.Generator) -> tuple[np.ndarray, np
     names = ("pinch", "tripod", "flat_on_side") if pinch else ("power", "hook", "fist", "power", "flat_on_side")
     target = GRASP_ANGLES[str(rng.choice(names))]
     if pinch:  # the thumb waits below the edge and comes up to it
-        opened[12:15] = GRASP_ANGLES["flat_on_side"][12:15] + np.radians([[8.0, 6.0, 0.0], [0, 0, 0], [0, 0, 0]])
+        opened[12:15] = GRASP_ANGLES["flat_on_side"][12:15] + np.radians([[8.0, 6.0, 0.0], [0.0] * 3, [0.0] * 3])
         target = target.copy()
-        target[12:15] = np.radians([[-6.0, -14.0, 10.0], [12.0, 0, 0], [20.0, 0, 0]])
+        target[12:15] = np.radians([[-6.0, -14.0, 10.0], [12.0, 0.0, 0.0], [20.0, 0.0, 0.0]])
     spread = rng.normal(0.0, np.radians(4.0))
     end = target * rng.uniform(0.95, 1.3, size=(15, 1))
     for path in (opened, end):
         path[FINGER_JOINTS_MANO[:4, 0], 1] += spread * np.array([1.0, 0.3, -1.0, -0.5])
     limits = JOINT_LIMITS[..., 0], JOINT_LIMITS[..., 1]
     return np.clip(opened, *limits), np.clip(end, *limits)
-
-
-def _rotvec(matrix: np.ndarray) -> np.ndarray:
-    from scipy.spatial.transform import Rotation
-
-    return Rotation.from_matrix(matrix).as_rotvec()
 
 
 def choose_grasp(

@@ -109,10 +109,11 @@ def _axis_grid(half: float, round_mm: float, step_mm: float) -> np.ndarray:
     return np.concatenate([[-half], inner, [half]]) if round_mm else inner
 
 
-def _grid_faces(rows: int, columns: int) -> np.ndarray:
+def grid_faces(rows: int, columns: int) -> np.ndarray:
+    """Triangles (F, 3) int32 over a grid of points in rows; they turn from the first axis to the second."""
     index = np.arange(rows * columns).reshape(rows, columns)
     a, b, c, d = (part.ravel() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]))
-    return np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)])
+    return np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)]).astype(np.int32)
 
 
 def _rounded_box(shape: Primitive, step_mm: float = 40.0) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +132,7 @@ def _rounded_box(shape: Primitive, step_mm: float = 40.0) -> tuple[np.ndarray, n
                 core = np.clip(points, -(half - round_mm), half - round_mm)
                 offset = points - core
                 points = core + round_mm * offset / np.linalg.norm(offset, axis=-1, keepdims=True)
-            grid = _grid_faces(len(rows), len(columns))
+            grid = grid_faces(len(rows), len(columns))
             faces.append((grid if sign > 0 else grid[:, ::-1]) + count)
             vertices.append(points.reshape(-1, 3))
             count += len(rows) * len(columns)
@@ -154,7 +155,7 @@ def _cylinder(shape: Primitive, sides: int = 28) -> tuple[np.ndarray, np.ndarray
         ],
         axis=-1,
     )
-    return points.reshape(-1, 3), _grid_faces(len(radii), sides + 1)[:, ::-1]
+    return points.reshape(-1, 3), grid_faces(len(radii), sides + 1)[:, ::-1]
 
 
 def _slab(x: tuple, y: tuple, z: tuple, colour: tuple, round_mm: float = 3.0) -> Primitive:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hawor_pipeline.data.sample.motion import SHOULDER_M, HandTrack
+from hawor_pipeline.data.sample.objects import grid_faces
 from hawor_pipeline.data.sample.scene import Look
 
 ARM_RINGS = 17
@@ -116,8 +117,8 @@ _TORSO = (  # height, half width, half depth, middle y
 )  # fmt: skip
 
 
-def table_mesh(low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> Mesh:
-    """Sides and legs of a table between two corners of its top (high[2] is the height); the top itself is left out."""
+def table_meshes(low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> tuple[Mesh, Mesh]:
+    """A table between two corners of its top (high[2] is the height): its sides and legs, and its top."""
     top = high[2]
     boxes = [(np.array([low[0], low[1], top - 0.035]), np.array([high[0], high[1], top - 0.002]))]
     for x in (low[0] + 0.03, high[0] - 0.08):
@@ -132,7 +133,10 @@ def table_mesh(low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> Mesh:
             vertices.append(corners[list(quad)])
             faces += [(first, first + 1, first + 2), (first, first + 2, first + 3)]
     joined = np.concatenate(vertices).astype(np.float32)
-    return Mesh(joined, np.array(faces, np.int32), np.broadcast_to(colour * 0.8, joined.shape))
+    sides = Mesh(joined, np.array(faces, np.int32), np.broadcast_to(colour * 0.8, joined.shape))
+    x, y = np.meshgrid(np.linspace(low[0], high[0], 9), np.linspace(low[1], high[1], 9))
+    grid = np.stack([x, y, np.full_like(x, top)], axis=-1).reshape(-1, 3).astype(np.float32)
+    return sides, Mesh(grid, grid_faces(9, 9)[:, ::-1], np.broadcast_to(colour, grid.shape))
 
 
 def body_mesh(look: Look, world_from_body: np.ndarray, *, head: bool) -> Mesh:
@@ -180,4 +184,4 @@ def _head(look: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return points, _ring_faces(13, 20), albedo
 
 
-__all__ = ["ARM_RINGS", "SHOULDER_M", "Mesh", "arm_mesh", "body_mesh", "table_mesh", "wrist_rim"]
+__all__ = ["ARM_RINGS", "SHOULDER_M", "Mesh", "arm_mesh", "body_mesh", "table_meshes", "wrist_rim"]

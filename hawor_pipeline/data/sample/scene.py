@@ -175,12 +175,8 @@ class Room:
     table_colour: np.ndarray  # (3,) linear
     atlas: np.ndarray  # (512, 7 * 512, 3)
 
-    def look(self, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The empty room along world-frame rays (H, W, 3) from `origin` (3,).
-
-        Returns:
-            sRGB picture (H, W, 3) uint8, and how many rays (H, W) away the table is (infinite where it is not seen).
-        """
+    def picture(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
+        """The empty room along world-frame rays (H, W, 3) from `origin` (3,): sRGB (H, W, 3) uint8."""
         rays = np.where(np.abs(rays) < 1e-6, np.float32(1e-6), rays.astype(np.float32))
         origin = origin.astype(np.float32)
         distance = (np.where(rays > 0, self.high.astype(np.float32), self.low.astype(np.float32)) - origin) / rays
@@ -199,8 +195,7 @@ class Room:
         u, v = np.where(on_table, table_share[..., 0], u), np.where(on_table, table_share[..., 1], v)
         map_x = surface * _TILE + np.clip(u * (_TILE - 2), 0, _TILE - 2)
         map_y = (1 - v) * (_TILE - 2)
-        picture = cv2.remap(self.atlas, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR)
-        return picture, np.where(on_table, to_table, np.float32(np.inf)).astype(np.float32)
+        return cv2.remap(self.atlas, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR)
 
 
 def _noise(rng: np.random.Generator, cells: tuple[int, int], amplitude: float) -> np.ndarray:

@@ -52,7 +52,7 @@ def one_thread() -> Iterator[None]:
 
 @lru_cache(maxsize=2)
 def _models(mano: Path):
-    return {side: load_mano(mano, side) for side in SIDES}
+    return {"right": load_mano(mano, "right"), "left": load_mano(mano, "left")}
 
 
 @lru_cache(maxsize=2)
@@ -69,9 +69,7 @@ def _static_backdrop(subject: str, spec: SampleSpec, view: int) -> StaticBackdro
 def _make_backdrop(subject: str, spec: SampleSpec, view: int) -> StaticBackdrop:
     room, look = _room(subject, spec.seed), make_look(subject, spec.seed)
     rng = subject_generator(spec.seed, subject, BACKDROP_STREAM + view)
-    return StaticBackdrop(
-        drawn_camera(subject, spec, view), _room(subject, spec.seed), make_look(subject, spec.seed), rng
-    )
+    return StaticBackdrop(drawn_camera(subject, spec, view), room, look, rng)
 
 
 _kept_backdrop = lru_cache(maxsize=8)(_make_backdrop)
@@ -84,7 +82,7 @@ def drawn_camera(subject: str, spec: SampleSpec, view: int) -> Camera:
 
 
 def view_painter(
-    painter: SequencePainter, motion: Motion, spec: SampleSpec, plan: SequencePlan, view: int
+    scene: SequencePainter, motion: Motion, spec: SampleSpec, plan: SequencePlan, view: int
 ) -> ViewPainter:
     """What paints one view of a sequence; frame i is picture i + 1."""
     camera = drawn_camera(plan.subject, spec, view)

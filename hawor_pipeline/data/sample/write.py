@@ -31,9 +31,9 @@ from hawor_pipeline.provenance import (
     hash_json,
     mark_done,
     publish_dir,
+    sha256_file,
 )
 
-GENERATOR_VERSION = 1  # raise when the bytes written for a given specification change
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 Progress = Callable[[int, int], None]
 
@@ -58,7 +58,7 @@ def ensure_sample(
     """
     root = Path(root)
     spec.check()
-    key = hash_json({"generator": GENERATOR_VERSION, "spec": asdict(spec)})
+    key = hash_json({"generator": _generator(), "spec": asdict(spec)})
     with _locked(root):
         info, why = find_done(root, key)
         if info is not None:
@@ -66,6 +66,12 @@ def ensure_sample(
         info = write_sample(root, spec, key=key, workers=workers, progress=progress)
         mark_done(root, key, info, _outputs(spec))
     return StageResult(root, False, why, key, info)
+
+
+def _generator() -> str:
+    """The version of the generator: a hash of its source."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hash_json({source.name: sha256_file(source) for source in sources})
 
 
 def write_sample(
@@ -98,7 +104,7 @@ def write_sample(
 
 def usable_cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -224,4 +230,4 @@ def make_sequence(root: Path, spec: SampleSpec, plan: SequencePlan) -> None:
             shutil.rmtree(staged, ignore_errors=True)
 
 
-__all__ = ["GENERATOR_VERSION", "ensure_sample", "make_sequence", "usable_cores", "write_sample"]
+__all__ = ["ensure_sample", "make_sequence", "usable_cores", "write_sample"]

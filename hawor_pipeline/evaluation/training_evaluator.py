@@ -1,0 +1,352 @@
+"""Numbers of a batch while training runs, for loops that are not this project's own.
+
+The trainer of this project logs through Lightning; this class serves any other loop over `ClipBatch`: hand it each
+batch with what the network said, and it measures, logs and finally sums up. Formulas are those of `core.metrics`;
+everything is a mean over the valid frames of the batch, right-hand convention, camera frame. What cannot be measured is
+NaN, never 0.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+
+from hawor_pipeline.core import metrics
+from hawor_pipeline.core.mano import ManoLayer
+from hawor_pipeline.core.mesh import mesh_topology
+from hawor_pipeline.core.rotations import geodesic_angle
+from hawor_pipeline.core.skeleton import VERTEX_COUNT
+from hawor_pipeline.core.types import ClipBatch, HandPrediction
+from hawor_pipeline.core.units import ARCTIC_FPS, m_to_mm, mm_to_m, rad_to_deg
+from hawor_pipeline.evaluation.measure import CROP_SIDE_PX
+from hawor_pipeline.evaluation.predict import choose_device
+from hawor_pipeline.provenance import atomic_write_text, staging_dir
+
+HIDDEN_ABOVE, CLEAR_BELOW = 0.5, 0.1  # share of hidden joints, as in the summary table's occlusion_robustness
+
+
+def _number(unit: str, formula: str) -> Any:
+    return field(default=math.nan, metadata={"unit": unit, "formula": formula})
+
+
+@dataclass(slots=True)
+class TrainingMetrics:
+    """Numbers of one batch; each field's metadata has its unit and formula."""
+
+    mpjpe_3d: float = _number("mm", "mean joint distance, wrists put on each other")
+    mpjpe_3d_pa: float = _number("mm", "mean joint distance after the best similarity transform")
+    pck_3d_5mm: float = _number("1", "share of wrist-aligned joints within 5 mm")
+    pck_3d_10mm: float = _number("1", "share of wrist-aligned joints within 10 mm")
+    pck_3d_15mm: float = _number("1", "share of wrist-aligned joints within 15 mm")
+    pck_3d_20mm: float = _number("1", "share of wrist-aligned joints within 20 mm")
+    mpjpe_2d: float = _number("px", "mean distance of joints inside the picture, in the 256 px crop")
+    pck_2d_5px: float = _number("1", "share of joints inside the picture within 5 px of the 256 px crop")
+    pck_2d_10px: float = _number("1", "share of joints inside the picture within 10 px of the 256 px crop")
+    pck_2d_15px: float = _number("1", "share of joints inside the picture within 15 px of the 256 px crop")
+    mano_pose_error: float = _number("deg", "mean angle between the rotations of the 15 finger joints")
+    mano_shape_error: float = _number("1", "root of the summed squared differences of the shape parameters")
+    mano_global_orient_error: float = _number("deg", "angle between the rotations of the wrist")
+    mano_trans_error: float = _number("mm", "distance of the translations in the camera frame")
+    mesh_vertices_error: float = _number("mm", "mean vertex distance, wrists put on each other; needs model.mano")
+    mesh_faces_error: float = _number("mm", "mean difference of edge lengths; needs model.mano")
+    mesh_surface_error: float = _number("mm", "sum of the mean nearest distances, wrist-aligned; needs model.mano")
+    temporal_consistency_3d: float = _number("m/s^2", "difference of wrist-relative joint accelerations in a clip")
+    temporal_consistency_2d: float = _number("px", "difference of second differences of joints in the 256 px crop")
+    temporal_consistency_mano: float = _number("deg", "difference of the turn of each joint from frame to frame")
+    hand_detection_rate: float = _number("1", "share of hands whose predicted and true joint boxes overlap by half")
+    left_hand_detection_rate: float = _number("1", "the same over left hands")
+    right_hand_detection_rate: float = _number("1", "the same over right hands")
+    occlusion_robustness: float = _number("1", "mpjpe_3d with over half of the joints hidden over that below a tenth")
+    loss: float = _number("1", "weighted sum of the terms")
+    inference_time: float = _number("s", "last forward pass of the model")
+    memory_usage: float = _number("MB", "of the accelerator, or of this process on the CPU")
+    samples: int = field(default=0, metadata={"unit": "1", "formula": "valid frames in the batch"})
+    loss_components: dict[str, float] = field(default_factory=dict, metadata={"unit": "1", "formula": "each term"})
+    gradient_norms: dict[str, float] = field(
+        default_factory=dict,
+        metadata={"unit": "1", "formula": "Euclidean norm by child module; empty without gradients"},
+    )
+    learning_rates: dict[str, float] = field(
+        default_factory=dict, metadata={"unit": "1", "formula": "by parameter group of `optimizer`; empty without one"}
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return asdict(self)
+
+    def flat(self) -> dict[str, float]:
+        """One level: the entries of dictionaries as `name/entry`."""
+        values: dict[str, float] = {}
+        for name, value in asdict(self).items():
+            entries = {f"{name}/{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+            values.update(entries)
+        return values
+
+
+class TrainingEvaluator:
+    """Measures batches, logs them, and writes a summary at the end.
+
+    Args:
+        model: the network in training; its child modules name the gradient norms, and its `mano` (a `ManoLayer`), where
+            it has one, gives the true meshes.
+        device: where the measuring is done; "auto" takes an accelerator if there is one.
+        use_wandb: log to Weights & Biases; without a key the run stays offline on disk.
+        use_tensorboard: log to TensorBoard under `log_dir`.
+        log_dir: where logs go.
+
+    Attributes:
+        optimizer: set it to have learning rates logged.
+        history: (step, epoch, split, metrics) of every batch so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: str = "auto",
+        use_wandb: bool = False,
+        use_tensorboard: bool = True,
+        log_dir: str | Path = "./training_logs",
+    ):
+        self.model = model
+        self.device = choose_device(device)
+        mano = getattr(model, "mano", None)
+        self.mano = mano if isinstance(mano, ManoLayer) else None
+        if self.mano is not None:
+            self._edges = mesh_topology(self.mano.faces, VERTEX_COUNT).edges.to(self.device)
+        self.log_dir = Path(log_dir)
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.history: list[tuple[int, int, str, TrainingMetrics]] = []
+        self._tensorboard = _tensorboard(self.log_dir) if use_tensorboard else None
+        self._wandb = _wandb(self.log_dir) if use_wandb else None
+        self._started, self._inference_time = 0.0, math.nan
+        model.register_forward_pre_hook(self._before_forward)
+        model.register_forward_hook(self._after_forward)
+
+    def _before_forward(self, *_: Any) -> None:
+        self._started = time.perf_counter()
+
+    def _after_forward(self, *_: Any) -> None:
+        self._inference_time = time.perf_counter() - self._started
+
+    @torch.no_grad()
+    def evaluate_batch(
+        self,
+        batch: ClipBatch,
+        output: HandPrediction,
+        loss: Tensor | float,
+        loss_components: Mapping[str, Tensor | float],
+        step: int,
+        epoch: int,
+        is_training: bool,
+    ) -> TrainingMetrics:
+        """Measure one batch and log it.
+
+        Args:
+            batch: what the network was given.
+            output: what it said, with MANO applied.
+            loss: weighted sum of the terms.
+            loss_components: terms by name.
+            step: optimiser step.
+            epoch: epoch.
+            is_training: whether this is a training batch; decides under which name it is logged.
+
+        Returns:
+            Means over the valid frames; NaN where nothing could be measured.
+        """
+        values = {"loss": float(loss), "inference_time": self._inference_time, "memory_usage": self._memory()}
+        result = TrainingMetrics(
+            **values,
+            **{name: _mean(value) for name, value in self._measured(batch, output).items()},
+            samples=int(_used(batch).sum()),
+            loss_components={name: float(value) for name, value in loss_components.items()},
+            gradient_norms=self._gradient_norms(),
+            learning_rates=self._learning_rates(),
+        )
+        split = "train" if is_training else "val"
+        self.history.append((step, epoch, split, result))
+        self._log(step, split, result.flat())
+        return result
+
+    def _measured(self, batch: ClipBatch, output: HandPrediction) -> dict[str, Tensor]:
+        """Per-frame or per-joint values whose means are the metrics."""
+        used = _used(batch).to(self.device)
+        target, right = batch.target, batch.is_right.to(self.device)[used]
+
+        def of(tensor: Tensor) -> Tensor:
+            return tensor.detach().to(self.device).float()[used]
+
+        ours, theirs = of(output.joints_m), of(target.joints_m)
+        rotmats, true_rotmats = of(output.rotmats), of(target.rotmats)
+        pixels, true_pixels = CROP_SIDE_PX * of(output.joints_crop), CROP_SIDE_PX * of(target.joints_crop)
+        distances = metrics.point_errors(ours, theirs, root=0)
+        inside = target.joint_in_frame.to(self.device)[used]
+        in_crop = metrics.point_errors(pixels, true_pixels).masked_fill(~inside, torch.nan)
+        known = torch.isfinite(in_crop)
+        error = m_to_mm(metrics.mpjpe(ours, theirs))
+        found = metrics.detected(pixels, true_pixels).float()
+        hidden = 1 - target.joint_visible.to(self.device)[used].float().mean(-1)
+        values = {
+            "mpjpe_3d": error,
+            "mpjpe_3d_pa": m_to_mm(metrics.pa_mpjpe(ours, theirs)),
+            "mpjpe_2d": torch.nanmean(in_crop, -1),
+            "mano_pose_error": rad_to_deg(metrics.pose_angle_error(rotmats, true_rotmats)),
+            "mano_global_orient_error": rad_to_deg(metrics.global_orient_error(rotmats, true_rotmats)),
+            "mano_shape_error": metrics.betas_error(of(output.betas), of(target.betas)),
+            "mano_trans_error": m_to_mm(metrics.translation_error(of(output.translation_m), of(target.translation_m))),
+            "hand_detection_rate": found,
+            "left_hand_detection_rate": found[~right],
+            "right_hand_detection_rate": found[right],
+            "occlusion_robustness": error[hidden > HIDDEN_ABOVE].mean() / error[hidden < CLEAR_BELOW].mean(),
+        }
+        for limit in (5, 10, 15, 20):
+            values[f"pck_3d_{limit}mm"] = metrics.share_within(distances, mm_to_m(limit))
+        for limit in (5, 10, 15):
+            values[f"pck_2d_{limit}px"] = metrics.share_within(in_crop, float(limit), mask=known)
+        return values | self._mesh(batch, output, used) | _temporal(batch, output, self.device)
+
+    def _mesh(self, batch: ClipBatch, output: HandPrediction, used: Tensor) -> dict[str, Tensor]:
+        mano = self.mano
+        if mano is None or not used.any():
+            return {}
+        target = batch.target
+        rotmats, betas = (t.to(mano.faces.device)[used.to(mano.faces.device)] for t in (target.rotmats, target.betas))
+        mesh = mano(rotmats, betas)
+        theirs = (mesh.vertices - mesh.joints[:, :1]).float().to(self.device)
+        ours = (output.vertices_m - output.joints_m[..., :1, :]).detach().float().to(self.device)[used]
+        return {
+            "mesh_vertices_error": m_to_mm(metrics.point_errors(ours, theirs)),
+            "mesh_faces_error": m_to_mm(
+                metrics.edge_length_error(ours, theirs, self._edges)
+            ),
+            "mesh_surface_error": m_to_mm(metrics.chamfer_distance(ours, theirs)),
+        }
+
+    def _gradient_norms(self) -> dict[str, float]:
+        norms = {}
+        for name, child in self.model.named_children():
+            gradients = [p.grad for p in child.parameters() if p.grad is not None]
+            if gradients:
+                norms[name] = float(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients])))
+        return norms
+
+    def _learning_rates(self) -> dict[str, float]:
+        groups = self.optimizer.param_groups if self.optimizer is not None else []
+        return {str(number): float(group["lr"]) for number, group in enumerate(groups)}
+
+    def _memory(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 1e6
+        return psutil.Process().memory_info().rss / 1e6
+
+    def _log(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        finite = {f"{split}/{name}": value for name, value in values.items() if math.isfinite(value)}
+        if self._tensorboard is not None:
+            for name, value in finite.items():
+                self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(finite, step=step)
+
+    def generate_training_report(self, output_dir: str | Path) -> Path:
+        """Write `metrics.parquet` (a row per value), `summary.json` and `report.md`; returns the report's path.
+
+        Means are over samples: each batch counts by its valid frames.
+        """
+        output = Path(output_dir)
+        means = {split: self.means(split) for split in ("train", "val")}
+        with staging_dir(output) as staged:
+            pq.write_table(self._table(), staged / "metrics.parquet")
+            finite = {s: {k: v for k, v in m.items() if math.isfinite(v)} for s, m in means.items()}
+            atomic_write_text(staged / "summary.json", json.dumps(finite, indent=2, sort_keys=True) + "\n")
+            atomic_write_text(staged / "report.md", self._markdown(means))
+        return output / "report.md"
+
+    def means(self, split: str) -> dict[str, float]:
+        """Mean of each metric over all samples of a split in its latest epoch; NaN where never measured."""
+        epochs = [epoch for _, epoch, name, _ in self.history if name == split]
+        rows = [m for _, epoch, name, m in self.history if name == split and epoch == max(epochs)]
+        weights = np.array([m.samples for m in rows], float)
+        result: dict[str, float] = {}
+        for name in rows[0].flat() if rows else ():
+            values = np.array([m.flat().get(name, math.nan) for m in rows], float)
+            defined = np.isfinite(values) & (weights > 0)
+            total = weights[defined].sum()
+            result[name] = float((values * weights)[defined].sum() / total) if total else math.nan
+        return result
+
+    def _table(self) -> pa.Table:
+        rows = [(s, e, split, name, v) for s, e, split, m in self.history for name, v in m.flat().items()]
+        columns = list(zip(*rows, strict=True)) or [()] * 5
+        types = (pa.int64(), pa.int64(), pa.string(), pa.string(), pa.float64())
+        arrays = [pa.array(c, t, from_pandas=True) for c, t in zip(columns, types, strict=True)]
+        return pa.table(dict(zip(("step", "epoch", "split", "metric", "value"), arrays, strict=True)))
+
+    def _markdown(self, means: Mapping[str, Mapping[str, float]]) -> str:
+        lines = ["# Training metrics", "", "Means over the samples of the latest epoch.", ""]
+        lines += ["| metric | unit | training | validation | formula |", "|---|---|---|---|---|"]
+        about = {f.name: f.metadata for f in fields(TrainingMetrics)}
+        for name in dict.fromkeys((*means["train"], *means["val"])):
+            meta = about[name.split("/")[0]]
+            shown = [means[split].get(name, math.nan) for split in ("train", "val")]
+            cells = ["–" if math.isnan(value) else f"{value:.4g}" for value in shown]
+            lines.append(f"| {name} | {meta['unit']} | {cells[0]} | {cells[1]} | {meta['formula']} |")
+        return "\n".join(lines) + "\n"
+
+
+def _used(batch: ClipBatch) -> Tensor:
+    return batch.target.valid & (batch.sample_index >= 0)
+
+
+def _mean(values: Tensor) -> float:
+    return float(torch.nanmean(values)) if values.numel() else math.nan
+
+
+def _temporal(batch: ClipBatch, output: HandPrediction, device: torch.device) -> dict[str, Tensor]:
+    """Errors of changes over time, where the frames are neighbours and valid."""
+    target = batch.target
+    used, frame = _used(batch).to(device), target.frame.to(device)
+    pair = used[:, 1:] & used[:, :-1] & (frame[:, 1:] - frame[:, :-1] == 1)  # (B, T-1)
+    if not pair.any():
+        return {}
+    joints, true_joints = (t.detach().to(device).float() for t in (output.joints_m, target.joints_m))
+    turns, true_turns = (_turns(t.detach().to(device).float()) for t in (output.rotmats, target.rotmats))
+    values = {"temporal_consistency_mano": rad_to_deg((turns - true_turns).abs().mean(-1))[pair]}
+    triple = pair[:, 1:] & pair[:, :-1]  # (B, T-2)
+    if triple.any():
+        values["temporal_consistency_3d"] = metrics.acceleration_error(joints, true_joints, fps=ARCTIC_FPS)[:, 1:-1][
+            triple
+        ]
+        drift = CROP_SIDE_PX * (output.joints_crop - target.joints_crop).detach().to(device).float()
+        values["temporal_consistency_2d"] = drift.diff(n=2, dim=1).norm(dim=-1).mean(-1)[triple]
+    return values
+
+
+def _turns(rotmats: Tensor) -> Tensor:
+    """(B, T-1, 16) angle of each joint's rotation from one frame to the next."""
+    return geodesic_angle(rotmats[:, 1:], rotmats[:, :-1])
+
+
+def _tensorboard(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))
+
+
+def _wandb(folder: Path) -> Any:
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    known = bool(os.environ.get("WANDB_API_KEY"))
+    if not known:
+        print(f"no WANDB_API_KEY: the run stays offline; `wandb sync {folder}/wandb/offline-run-*` uploads it later")
+    return wandb.init(project="hawor-pipeline", dir=str(folder), mode="online" if known else "offline")

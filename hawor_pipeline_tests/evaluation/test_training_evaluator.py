@@ -1,0 +1,148 @@
+"""Numbers of a batch: perfect output has no error, unknown is NaN, and means weigh samples equally."""
+
+import json
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.types import ClipBatch, HandPrediction
+from hawor_pipeline.data.clips import covering_clips
+from hawor_pipeline.data.dataset import ClipDataset
+from hawor_pipeline.data.rows import load_rows
+from hawor_pipeline.data.shards import open_shards
+from hawor_pipeline.evaluation.training_evaluator import TrainingEvaluator, TrainingMetrics
+
+
+class Network(torch.nn.Module):
+    """Stands for a network in training: one layer, and the hand model."""
+
+    def __init__(self, mano_dir: Path):
+        super().__init__()
+        self.head = torch.nn.Linear(2, 2)
+        self.mano = ManoLayer(load_mano(mano_dir, "right"))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x)
+
+
+@pytest.fixture(scope="module")
+def batch(sample_shards: Path) -> ClipBatch:
+    shards = open_shards(sample_shards, ["s05"])
+    dataset = ClipDataset(shards, load_rows(shards.table), covering_clips(shards.table, 5), 64)
+    return dataset[list(range(len(dataset)))]
+
+
+@pytest.fixture
+def network(mano_dir: Path) -> Network:
+    return Network(mano_dir)
+
+
+def perfect(batch: ClipBatch, network: Network) -> HandPrediction:
+    target = batch.target
+    mesh = network.mano(target.rotmats, target.betas)
+    return HandPrediction(
+        rotmats=target.rotmats,
+        betas=target.betas,
+        camera=torch.zeros(*target.valid.shape, 3),
+        translation_m=target.translation_m,
+        joints_m=target.joints_m,
+        vertices_m=mesh.vertices + target.translation_m.unsqueeze(-2),
+        joints_crop=target.joints_crop,
+    )
+
+
+def evaluator(network: Network, folder: Path) -> TrainingEvaluator:
+    return TrainingEvaluator(network, device="cpu", use_tensorboard=False, log_dir=folder)
+
+
+def test_perfect_output_has_no_error(batch: ClipBatch, network: Network, tmp_path: Path) -> None:
+    found = evaluator(network, tmp_path).evaluate_batch(batch, perfect(batch, network), 0.0, {}, 1, 0, False)
+    assert found.samples == int((batch.target.valid & (batch.sample_index >= 0)).sum()) > 0
+    for name, value in found.to_dict().items():
+        if name.startswith("pck") or name.endswith("detection_rate"):
+            assert value == 1.0, name
+        elif name.startswith(("mpjpe", "mano", "mesh", "temporal")):
+            assert abs(value) < 2e-2, name
+
+
+def test_shift_and_turn_are_seen_in_their_own_metrics(batch: ClipBatch, network: Network, tmp_path: Path) -> None:
+    output = perfect(batch, network)
+    shift = torch.tensor([0.0, 0.0, 0.02])
+    moved = replace(
+        output,
+        translation_m=output.translation_m + shift,
+        joints_m=output.joints_m + shift,
+        vertices_m=output.vertices_m + shift,
+        joints_crop=output.joints_crop + torch.tensor([7 / 256, 0.0]),
+    )
+    found = evaluator(network, tmp_path).evaluate_batch(batch, moved, 0.0, {}, 1, 0, True)
+    assert found.mano_trans_error == pytest.approx(20.0, abs=1e-2)
+    assert found.mpjpe_2d == pytest.approx(7.0, abs=1e-2)
+    assert (found.pck_2d_5px, found.pck_2d_10px) == (0.0, 1.0)
+    assert found.mpjpe_3d < 1e-2
+    assert found.mesh_vertices_error < 2e-2
+
+
+def test_what_is_not_known_is_nan_or_empty(batch: ClipBatch, tmp_path: Path, network: Network) -> None:
+    plain = torch.nn.Linear(2, 2)
+    judge = TrainingEvaluator(plain, device="cpu", use_tensorboard=False, log_dir=tmp_path)
+    found = judge.evaluate_batch(batch, perfect(batch, network), 1.0, {"BETAS": 0.5}, 1, 0, True)
+    for name in ("mesh_vertices_error", "mesh_faces_error", "mesh_surface_error", "inference_time"):
+        assert math.isnan(getattr(found, name)), name
+    assert found.gradient_norms == found.learning_rates == {}
+    nothing = replace(batch, sample_index=torch.full_like(batch.sample_index, -1))
+    empty = judge.evaluate_batch(nothing, perfect(batch, network), 1.0, {}, 2, 0, True)
+    assert empty.samples == 0
+    assert math.isnan(empty.mpjpe_3d)
+    assert math.isnan(empty.left_hand_detection_rate)
+
+
+def test_norms_rates_time_and_memory_are_of_the_model(batch: ClipBatch, network: Network, tmp_path: Path) -> None:
+    judge = evaluator(network, tmp_path)
+    judge.optimizer = torch.optim.SGD(network.parameters(), lr=0.125)
+    network(torch.ones(1, 2)).sum().backward()
+    found = judge.evaluate_batch(
+        batch, perfect(batch, network), torch.tensor(2.0), {"A": torch.tensor(3.0)}, 1, 0, True
+    )
+    expected = math.sqrt(sum(float(p.grad.square().sum()) for p in network.head.parameters()))
+    assert found.gradient_norms == {"head": pytest.approx(expected)}
+    assert found.learning_rates == {"0": 0.125}
+    assert found.inference_time > 0
+    assert found.memory_usage > 10
+    assert (found.loss, found.loss_components) == (2.0, {"A": 3.0})
+
+
+def test_report_weighs_samples_not_batches(batch: ClipBatch, network: Network, tmp_path: Path) -> None:
+    judge = evaluator(network, tmp_path)
+    output = perfect(batch, network)
+    shift = torch.tensor([0.0, 0.0, 0.03])
+    few = replace(
+        batch, sample_index=torch.where(torch.arange(batch.sample_index.shape[1]) == 0, batch.sample_index, -1)
+    )
+    judge.evaluate_batch(batch, output, 0.0, {}, 1, 3, False)
+    judge.evaluate_batch(few, replace(output, translation_m=output.translation_m + shift), 0.0, {}, 2, 3, False)
+    a, b = (row[3].samples for row in judge.history)
+    assert a > b > 0
+    report = judge.generate_training_report(tmp_path / "report")
+    summary = json.loads((tmp_path / "report" / "summary.json").read_text())
+    assert summary["val"]["mano_trans_error"] == pytest.approx(30 * b / (a + b), abs=1e-2)
+    assert "| mano_trans_error | mm |" in report.read_text()
+    table = pq.read_table(tmp_path / "report" / "metrics.parquet")
+    assert set(table["split"].to_pylist()) == {"val"}
+    assert not np.isnan(table["value"].drop_null().to_numpy()).any()
+
+
+def test_tensorboard_gets_the_numbers(batch: ClipBatch, network: Network, tmp_path: Path) -> None:
+    judge = TrainingEvaluator(network, device="cpu", log_dir=tmp_path / "logs")
+    judge.evaluate_batch(batch, perfect(batch, network), 0.0, {}, 1, 0, True)
+    assert list((tmp_path / "logs").glob("events.out.tfevents*"))
+
+
+def test_every_field_has_unit_and_formula() -> None:
+    assert all(f.metadata["unit"] and f.metadata["formula"] for f in fields(TrainingMetrics))

@@ -1,0 +1,112 @@
+"""Each rule speaks when the tables give it reason to, and is silent otherwise."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hawor_pipeline.evaluation.summary import Summary
+from hawor_pipeline.evaluation.tables import SAMPLE_METRICS, RunIdentity, table_writer
+from hawor_pipeline.reporting.findings import Evidence, find
+from hawor_pipeline.reporting.results import Curve, RunResults
+
+KEYS = ("sample_id", "subject", "sequence", "object", "action", "side")
+
+
+def make_run(folder: Path, run_id: str, **metrics: float) -> RunResults:
+    """Six sequences of four samples, all with these overall metrics; `view1` and `outlier` change some of them."""
+    identity = RunIdentity(run_id, "arctic-all-val", "v1", "synthetic", "c")
+    view1, outlier = metrics.pop("view1", 1.0), metrics.pop("outlier", 1.0)
+    summary = Summary()
+    with table_writer(folder, "samples", identity) as writer:
+        for number in range(6):
+            values = {name: np.full(4, np.nan) for name in SAMPLE_METRICS}
+            values |= {name: np.full(4, value) for name, value in metrics.items()}
+            factor = np.array([1.0, 1.0, view1, view1]) * (outlier if number == 3 else 1.0)
+            values["mpjpe_mm"] = values["mpjpe_mm"] * factor
+            keys = {name: np.array([f"{name}{number}"] * 4) for name in KEYS}
+            view = np.array([0, 0, 1, 1])
+            numbers = {
+                name: np.zeros(4)
+                for name in ("frame", "occlusion", "truncation", "depth_m", "speed_m_s", "box_size_px")
+            }
+            writer.write(keys | {"view": view} | numbers | values)
+            summary.add_sequence(values, {"view": view.astype(str)})
+    with table_writer(folder, "summary", identity) as writer:
+        writer.write(summary.rows())
+    return RunResults(folder, run_id)
+
+
+def titles(run: RunResults, floors: dict | None = None, curves: list[Curve] | None = None) -> str:
+    return " | ".join(finding.title for finding in find(Evidence(run, floors or {}, curves or [])))
+
+
+def test_a_good_run_gives_no_cause_for_action(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "good", mpjpe_mm=8.0, pa_mpjpe_mm=6.0)
+    floors = {
+        "mean_pose": make_run(tmp_path, "pose", mpjpe_mm=100.0),
+        "mean_rotations": make_run(tmp_path, "rotations", mpjpe_mm=120.0, pa_mpjpe_mm=14.0),
+    }
+    found = find(Evidence(run, floors, []))
+    assert [finding.tone for finding in found] == ["good"]
+    assert "8.0 mm against 100.0 mm" in found[0].evidence
+    assert "92 % lower" in found[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("floor", "title"), [(9.0, "Hardly better"), (12.0, "More than half"), (50.0, "reads the pictures")]
+)
+def test_distance_from_the_floor(tmp_path: Path, floor: float, title: str) -> None:
+    run = make_run(tmp_path, "run", mpjpe_mm=8.5, pa_mpjpe_mm=8.0)
+    assert title in titles(run, {"mean_pose": make_run(tmp_path, "floor", mpjpe_mm=floor)})
+
+
+def test_orientation_and_fingers(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "run", mpjpe_mm=40.0, pa_mpjpe_mm=11.0, global_orient_error_deg=25.0)
+    floors = {"mean_rotations": make_run(tmp_path, "floor", mpjpe_mm=120.0, pa_mpjpe_mm=11.5)}
+    found = {finding.title: finding for finding in find(Evidence(run, floors, []))}
+    assert "25° on average" in found["Most of the error is how the whole hand is turned"].evidence
+    assert "4 % lower" in found["Finger poses are close to the mean pose"].evidence
+
+
+def test_weak_view_and_outlier_sequence(tmp_path: Path) -> None:
+    assert "View 1 is the weakest" in titles(make_run(tmp_path, "view", mpjpe_mm=10.0, pa_mpjpe_mm=9.0, view1=1.5))
+    found = titles(make_run(tmp_path, "outlier", mpjpe_mm=10.0, pa_mpjpe_mm=9.0, outlier=2.0))
+    assert "subject3/sequence3 stands out" in found
+    assert "weakest" not in found
+
+
+def curve(metric: str, split: str, *values: float | None) -> Curve:
+    return Curve(metric, split, list(range(len(values))), list(values))
+
+
+@pytest.mark.parametrize(
+    ("curves", "title"),
+    [
+        ([curve("mpjpe_mm", "train", 20.0), curve("mpjpe_mm", "val", 40.0)], "knows its training subjects"),
+        (
+            [curve("mpjpe_mm", "val", 9), *(curve("loss/KEYPOINTS_3D", s, v) for s, v in (("train", 2), ("val", 4)))],
+            "knows its training subjects",
+        ),
+        ([curve("mpjpe_mm", "val", 90, 60, 50, 45, 40, 35, 30, 20)], "still getting better"),
+        ([curve("mpjpe_mm", "val", 90, 40, 30, 30, 31, 35, 38, 40)], "last checkpoint is worse"),
+        ([curve("share/KEYPOINTS_3D", "train", 0.7), curve("share/BETAS", "train", 0.3)], "KEYPOINTS_3D dominates"),
+        ([curve("data_wait_share", "train", 0.5, None)], "waits for data"),
+    ],
+)  # fmt: skip
+def test_training_curves(tmp_path: Path, curves: list[Curve], title: str) -> None:
+    run = make_run(tmp_path, "run", mpjpe_mm=10.0, pa_mpjpe_mm=9.0)
+    assert title in titles(run, curves=curves)
+    assert title not in titles(run)
+
+
+def test_healthy_curves_are_not_complained_about(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "run", mpjpe_mm=10.0, pa_mpjpe_mm=9.0)
+    curves = [
+        curve("mpjpe_mm", "train", 90, 40, 30, 29, 29, 29, 29, 29),
+        curve("mpjpe_mm", "val", 92, 42, 31, 30, 30, 30, 30, 30),
+        curve("share/A", "train", 0.5),
+        curve("share/B", "train", 0.5),
+        curve("data_wait_share", "train", 0.02),
+    ]
+    assert titles(run, curves=curves) == ""
