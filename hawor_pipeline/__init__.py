@@ -1,7 +1,6 @@
 """From raw ARCTIC sequences to trained, evaluated and reported RGB-to-hand-mesh models (HaWoR)."""
 
 import importlib
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -13,12 +12,6 @@ _PUBLIC = {
     "TrainingPipeline": "hawor_pipeline.training.fit",
 }
 __all__ = [*_PUBLIC, "__version__"]
-
-if TYPE_CHECKING:
-    from hawor_pipeline.core.loss import EnhancedTrainingLoss
-    from hawor_pipeline.data.convert import ArcticDataConverter
-    from hawor_pipeline.training.fit import TrainingPipeline
-    from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 
 
 def __getattr__(name: str):

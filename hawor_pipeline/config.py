@@ -347,7 +347,9 @@ def resolve_config(
     values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, origin: str
 ) -> TrainingConfig:
     """Validate settings with `overrides` (dotted keys allowed) laid over them; loss weights come from their file."""
-    merged = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    merged: dict[str, Any] = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
+    }
     for key, value in (overrides or {}).items():
         target = merged
         *parents, last = key.split(".")
@@ -356,8 +358,9 @@ def resolve_config(
             target[parent] = dict(existing) if isinstance(existing, Mapping) else {}
             target = target[parent]
         target[last] = value
-    if isinstance(merged.get("loss_weights"), str):
-        merged["loss_weights"] = load_loss_weights(merged["loss_weights"])
+    weights = merged.get("loss_weights")
+    if isinstance(weights, str):
+        merged["loss_weights"] = load_loss_weights(weights)
     return build(TrainingConfig, merged, origin=origin)
 
 

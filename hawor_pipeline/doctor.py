@@ -111,7 +111,7 @@ def _arctic() -> Finding:
         located = ArcticRoot.locate(Path(root))
     except HaworError as error:
         return Finding("ARCTIC", False, True, str(error), "set ARCTIC_ROOT to the download, or unset it for the sample")
-    return Finding("ARCTIC", True, True, f"{located.root} ({located.source})")
+    return Finding("ARCTIC", True, True, f"{located.path} ({located.source})")
 
 
 def _mano() -> Finding:
@@ -122,7 +122,7 @@ def _mano() -> Finding:
     from hawor_pipeline.data.arctic import ArcticRoot
 
     try:
-        place = Path(folder) if folder else ArcticRoot.locate(Path(os.environ["ARCTIC_ROOT"])).default_mano_dir
+        place = Path(folder) if folder else ArcticRoot.locate(Path(os.environ["ARCTIC_ROOT"])).mano_dir(None)
         for side in ("right", "left"):
             load_mano(place, side)
     except HaworError as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +59,18 @@ def shared_key(settings: ConversionConfig, mano: dict[str, str]) -> dict[str, An
         "settings": settings_that_matter(settings),
         "mano": mano,
         "converter": CONVERTER_VERSION,
-        "libraries": {name: version(name).split("+")[0] for name in _LIBRARIES},
+        "libraries": {name: _version(name) for name in _LIBRARIES},
     }
+
+
+def _version(package: str) -> str:
+    """Version without the build tag; OpenCV goes by two names."""
+    for name in (package, f"{package}-headless"):
+        try:
+            return version(name).split("+")[0]
+        except PackageNotFoundError:
+            continue
+    raise ConfigError(f"the package {package} is not installed; `make setup` installs it.")
 
 
 def plan_subject(
@@ -103,13 +113,13 @@ def plan_subject(
         whys.append(f"{sequence}: {why}")
         metadata = {"source": root.source, "data_version": data_version, "converter_version": str(CONVERTER_VERSION)}
         plan.tasks.append(SequenceTask(root.path, mano, subject, sequence, folder, settings, key, metadata))
-    if plan.left_out and not (plan.done or plan.tasks or plan.errors):
-        raise DataError(
-            f"{subject}: found no pictures of any sequence below {root.path / root.image_source / subject}; "
-            f"expected folders sequence/view with .jpg files for views {list(settings.views)}."
-        )
     if not (plan.done or plan.tasks or plan.errors):
         plan.reason = f"{subject} has none of the sequences asked for; zero samples"
+        if plan.left_out:
+            plan.reason = (
+                f"{subject}: found no pictures of any sequence below {root.path / root.image_source / subject}, "
+                f"expected folders sequence/view with .jpg files for views {list(settings.views)}; zero samples"
+            )
         plan.why = plan.reason
         return plan
     plan.why = "; ".join(whys[:3]) + (f"; and {len(whys) - 3} more" if len(whys) > 3 else "")

@@ -118,6 +118,8 @@ def _convert(
 
     shared = shared_key(settings, hash_hand_models(mano))
     plans = [plan_subject(root, mano, subject, Path(output_dir), settings, shared, sequences) for subject in subjects]
+    if any(plan.left_out for plan in plans) and not any(plan.tasks or plan.done or plan.errors for plan in plans):
+        raise DataError(next(plan.reason for plan in plans if plan.left_out))
     tasks = [task for plan in plans for task in plan.tasks]
     by_subject = {plan.subject: plan for plan in plans}
     for plan in plans:  # while shards are being replaced, no manifest may vouch for them

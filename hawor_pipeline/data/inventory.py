@@ -51,6 +51,8 @@ INVENTORY_SCHEMA = pa.schema(
         )
     ]
 )
+# Columns that a person sees at a glance.
+_SHOWN = ("sequence", "view", "status", "images", "ground_truth_frames", "reason")
 Progress = Callable[[int, int], None]
 
 
@@ -73,7 +75,8 @@ def inventory_subject(
 
     Returns:
         StageResult; info has source, status (present, withheld, absent), reason, sequences, rows, images, image_bytes,
-        ground_truth_frames, problems (status to count), damaged (the first few, with reasons), proof (panel names).
+        ground_truth_frames, problems (status to count), damaged (the first few, with reasons), proof (panel names), and
+        per_view (a row per sequence and view).
 
     Raises:
         ConfigError: root, MANO or subject not found.
@@ -227,4 +230,5 @@ def _info(root: ArcticRoot, subject: str, status: str, reason: str, rows: list[d
             set(root.imaged_sequences(subject)) - set(root.sequences(subject))
         ),
         "proof": [],
+        "per_view": [{name: row[name] for name in _SHOWN} for row in rows],
     }

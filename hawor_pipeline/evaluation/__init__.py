@@ -1,0 +1,1 @@
+"""From a checkpoint to metric tables: predictions first, everything else computed from them."""

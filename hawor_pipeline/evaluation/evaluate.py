@@ -20,7 +20,7 @@ from hawor_pipeline.data.shards import read_manifest
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError
 from hawor_pipeline.evaluation.baselines import KINDS, baseline_run_id, training_means, write_baseline
 from hawor_pipeline.evaluation.evaluator import converted_subjects, evaluate_predictions
-from hawor_pipeline.evaluation.gallery import write_gallery
+from hawor_pipeline.evaluation.gallery import GALLERY_FILE, write_gallery
 from hawor_pipeline.evaluation.predict import choose_device, predict_checkpoint
 from hawor_pipeline.evaluation.protocols import DEFAULT_PROTOCOL, find_protocol
 from hawor_pipeline.evaluation.tables import PART_NAME, RunIdentity, partition_dir, table_writer
@@ -107,7 +107,8 @@ def evaluate_checkpoint(
         publish_training(curves, metrics_dir, identity)
     info = {"run_id": run_id, "checkpoint_sha256": digest, "source": source, "protocol": protocol, **measured}
     tables = ["predictions", "samples", "joints", "summary", *(["training"] if curves else [])]
-    mark_done(stage, key, info, _outputs(stage, metrics_dir, run_id, tables))
+    pictures = os.path.relpath(partition_dir(metrics_dir, "gallery", run_id) / GALLERY_FILE, stage)
+    mark_done(stage, key, info, [*_outputs(stage, metrics_dir, run_id, tables), pictures])
     return StageResult(Path(metrics_dir), False, why, key, info)
 
 

@@ -229,12 +229,12 @@ def _summarise(summary: Summary, annotations: pa.Table, truth: HandTruth, measur
 
 
 def bin_labels(name: str, values: np.ndarray) -> np.ndarray:
-    """The bin of each value as text ("0.10-0.25", "1.50+"); "unknown" where it is NaN."""
+    """The bin of each value as text ("0.10-0.25", "1.50+"); "" where it is NaN."""
     edges = BINS[name]
     names = [f"{low:.2f}-{high:.2f}" if np.isfinite(high) else f"{low:.2f}+" for low, high in pairwise(edges)]
     values = np.asarray(values, np.float64)
     index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(names) - 1)
-    return np.where(np.isnan(values), "unknown", np.array(names)[index])
+    return np.where(np.isnan(values), "", np.array(names)[index])
 
 
 def write_ground_truth(

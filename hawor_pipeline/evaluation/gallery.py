@@ -23,6 +23,7 @@ from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHand
 from hawor_pipeline.evaluation.tables import RunIdentity, partition_dir, read_table
 from hawor_pipeline.provenance import staging_dir
 
+GALLERY_FILE = "gallery.json"
 RANKS = ("best", "median", "worst")
 PANEL_PX = 256
 GAP_PX = 6
@@ -93,7 +94,7 @@ def write_gallery(
                         {"rank": rank, "sample_id": facts["sample_id"], "mpjpe_mm": facts["mpjpe_mm"], **hand.mesh_mm()}
                     )
         content = {"items": items, "meshes": meshes, "faces": models.faces.tolist()}
-        (staged / "gallery.json").write_text(json.dumps(content, separators=(",", ":")))
+        (staged / GALLERY_FILE).write_text(json.dumps(content, separators=(",", ":")))
     return folder
 
 

@@ -45,7 +45,8 @@ class Summary:
 
         Args:
             metrics: name to (N,) values; NaN where undefined.
-            strata: name of a stratum column to (N,) labels, or to (N,) bools for a stratum that has no value.
+            strata: name of a stratum column to (N,) labels ("" belongs to none), or to (N,) bools for a stratum that has
+                no value.
 
         Returns:
             The number of the sequence, for `add`.
@@ -64,7 +65,7 @@ class Summary:
             if labels.dtype == bool:
                 self._add_rows(sequence, column, names, values[labels])
                 continue
-            for label in np.unique(labels):
+            for label in np.unique(labels[labels.astype(str) != ""]):
                 self._add_rows(sequence, f"{column}={label}", names, values[labels == label])
         return sequence
 

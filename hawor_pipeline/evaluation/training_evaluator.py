@@ -226,9 +226,7 @@ class TrainingEvaluator:
         ours = (output.vertices_m - output.joints_m[..., :1, :]).detach().float().to(self.device)[used]
         return {
             "mesh_vertices_error": m_to_mm(metrics.point_errors(ours, theirs)),
-            "mesh_faces_error": m_to_mm(
-                metrics.edge_length_error(ours, theirs, self._edges)
-            ),
+            "mesh_faces_error": m_to_mm(metrics.edge_length_error(ours, theirs, self._edges)),
             "mesh_surface_error": m_to_mm(metrics.chamfer_distance(ours, theirs)),
         }
 

@@ -35,7 +35,7 @@ class ReapingExecutor(MultiprocessExecutor):
         yield from super().execute(plan_context, execution_plan)
 
 
-@dg.executor(
+@dg.executor(  # type: ignore[call-overload] # the schema of Dagster's own executor is no literal
     name="multiprocess",
     config_schema=dg.multiprocess_executor.config_schema,
     requirements=dg.multiple_process_executor_requirements(),

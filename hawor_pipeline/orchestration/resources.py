@@ -31,10 +31,10 @@ class RawData(dg.ConfigurableResource):
     The sample is generated when it is absent or stale. `$ARCTIC_ROOT` set to something that does not exist is an error.
     """
 
-    sequences_per_subject: int = Field(2, description="Sample only: sequences of each subject.")
-    frames: int = Field(32, description="Sample only: frames of each sequence.")
-    image_scale: float = Field(0.25, description="Sample only: scale of ARCTIC's 2800x2000 px pictures.")
-    seed: int = Field(0, description="Sample only: seed of everything in it.")
+    sequences_per_subject: int = Field(default=2, description="Sample only: sequences of each subject.")
+    frames: int = Field(default=32, description="Sample only: frames of each sequence.")
+    image_scale: float = Field(default=0.25, description="Sample only: scale of ARCTIC's 2800x2000 px pictures.")
+    seed: int = Field(default=0, description="Sample only: seed of everything in it.")
 
     @property
     def is_sample(self) -> bool:
@@ -103,7 +103,7 @@ class Compute:
 class ComputeResource(dg.ConfigurableResource):
     """Decides the device of every step that can use an accelerator."""
 
-    accelerator: str = Field("auto", description="auto, cpu or cuda.")
+    accelerator: str = Field(default="auto", description="auto, cpu or cuda.")
 
     def resolve(self) -> Compute:
         """The device to use.

@@ -220,7 +220,7 @@ def _curves_figure(curves: Sequence[Curve], unit: str, log: bool) -> Figure:
     layout = _layout("optimiser step", unit, yaxis={"type": "log"} if log else {"rangemode": "tozero"})
     layout["showlegend"] = len(traces) > 1
     if several:
-        layout["legend"] |= {"entrywidth": 88, "font": {"size": 11}}
+        layout["legend"] |= {"entrywidth": 74, "font": {"size": 11}}
     return {"data": traces, "layout": layout}
 
 

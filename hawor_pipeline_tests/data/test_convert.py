@@ -244,3 +244,28 @@ def test_left_out_limit_also_holds_for_finished_shards(raw_copy, tmp_path):
     convert(raw_copy, tmp_path / "out", lenient)
     with pytest.raises(DataError, match="disagree"):
         convert(raw_copy, tmp_path / "out", SETTINGS.model_copy(update={"max_left_out_share": 0.0}))
+
+
+def test_hands_that_a_camera_cannot_see_are_in_the_ledger_not_projected_wildly(raw_copy, tmp_path):
+    """View 1 is turned round, view 4 looks far to the side: no sample of either, and the reason for each."""
+    path = raw_copy / "meta/misc.json"
+    misc = json.loads(path.read_text())
+    turn = np.diag([-1.0, 1.0, -1.0, 1.0])
+    misc["s05"]["world2cam"][0] = (turn @ np.array(misc["s05"]["world2cam"][0])).tolist()
+    misc["s05"]["intris_mat"][3][0][2] += 1e5
+    path.write_text(json.dumps(misc))
+    result = convert(raw_copy, tmp_path / "out")
+    assert set(open_shards(tmp_path / "out").column("view").tolist()) == {0}
+    folder = next((tmp_path / "out/s05").glob("*/ledger.parquet"))
+    ledger = pq.read_table(folder, partitioning=None).to_pylist()
+    reasons = {(row["view"], row["reason"]) for row in ledger if row["side"]}
+    assert reasons == {(1, "behind_camera"), (4, "outside_picture")}
+    assert result.info["unaccounted_frames"] == 0
+
+
+def test_a_subject_whose_pictures_were_not_downloaded_does_not_stop_the_others(raw_copy, sample_root, tmp_path):
+    shutil.copytree(sample_root / "arctic/raw_seqs/s01", raw_copy / "raw_seqs/s01")
+    results = convert_subjects(raw_copy, None, ["s01", "s05"], tmp_path / "out", SETTINGS, workers=0)
+    assert results["s05"].info["rows"] > 0
+    assert results["s01"].info["rows"] == 0 and "found no pictures" in results["s01"].why
+    assert str(raw_copy) not in (tmp_path / "out/s01/manifest.json").read_text()

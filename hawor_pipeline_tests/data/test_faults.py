@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from hawor_pipeline.config import ConversionConfig
+from hawor_pipeline.data.arctic import ArcticRoot
 from hawor_pipeline.data.convert import convert_subject
+from hawor_pipeline.data.raw_sequence import load_sequence
 from hawor_pipeline.data.shards import ImageWriter
 from hawor_pipeline.errors import ConfigError, DataError
 
@@ -272,3 +274,27 @@ def test_disk_full_in_the_middle_of_writing(raw_copy, tmp_path, monkeypatch):
     assert_nothing_published(tmp_path / "out")
     monkeypatch.undo()
     assert convert(raw_copy, tmp_path / "out").info["rows"] > 0
+
+
+@pytest.mark.parametrize("part", ["mano", "object", "egocam.dist"])
+def test_random_damage_ends_in_a_named_error_or_in_whole_arrays(raw_copy, part):
+    """Cuts and changed bytes anywhere, more of them near the start where the structure is."""
+    root = ArcticRoot.locate(raw_copy)
+    sequence = root.sequences("s05")[0]
+    frames = len(load_sequence(root, "s05", sequence))
+    path = raw_file(raw_copy, part)
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(7), 0
+    for case in range(60):
+        data = bytearray(whole)
+        if case % 3 == 0:
+            del data[rng.integers(len(data)) :]
+        else:
+            for _ in range(3):
+                data[rng.integers(len(data) if case % 3 == 1 else 200)] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            assert len(load_sequence(root, "s05", sequence)) == frames
+        except DataError as error:
+            refused += 1
+            assert sequence in str(error)
+    assert refused > 30

@@ -1,5 +1,7 @@
 """The inventory of the raw sequences, a partition per subject."""
 
+from typing import Any
+
 import dagster as dg
 
 from hawor_pipeline.orchestration.checks import checked
@@ -53,7 +55,7 @@ def raw_arctic_sequences(context: dg.AssetExecutionContext, raw: RawData) -> dg.
 
 def _summary(results: dict[str, StageResult], sample: StageResult | None) -> dg.MaterializeResult:
     damaged = {subject: result.info["damaged"] for subject, result in results.items() if result.info.get("damaged")}
-    made = {} if sample is None else {"sample_reused": sample.reused, "sample_why": sample.why}
+    made: dict[str, Any] = {} if sample is None else {"sample_reused": sample.reused, "sample_why": sample.why}
     return dg.MaterializeResult(
         metadata=made,
         data_version=dg.DataVersion(hash_json({subject: result.key for subject, result in results.items()})),
