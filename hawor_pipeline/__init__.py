@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 # Public names and the module each lives in; imported on first use, so that `import hawor_pipeline` stays light.
 _PUBLIC = {
     "EnhancedTrainingLoss": "hawor_pipeline.core.loss",
+    "TrainingEvaluator": "hawor_pipeline.evaluation.training_evaluator",
     "ArcticDataConverter": "hawor_pipeline.data.convert",
     "EnhancedHaWoRTrainer": "hawor_pipeline.training.module",
     "TrainingPipeline": "hawor_pipeline.training.fit",

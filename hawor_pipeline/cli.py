@@ -170,27 +170,19 @@ def _add_prepare(commands) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.config import ConversionConfig, build
-    from hawor_pipeline.data.arctic import ArcticRoot
-    from hawor_pipeline.data.convert import convert_subjects
+    from hawor_pipeline.data.prepare import prepare
 
     names = ("sequences", "max_sequences_per_subject", "target_resolution", "views")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    settings = build(ConversionConfig, given, origin="command line")
-    root = ArcticRoot.locate(arguments.arctic_root)
-    results = convert_subjects(
-        root,
-        arguments.mano_dir,
-        arguments.subjects or root.subjects(),
+    totals = prepare(
+        arguments.arctic_root,
         arguments.output_dir,
-        settings,
+        settings={name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None},
+        subjects=arguments.subjects,
+        mano_dir=arguments.mano_dir,
         workers=arguments.num_workers,
         progress=_progress("sequence"),
     )
-    for subject, result in results.items():
-        info = result.info
-        state = info["status"] if info["status"] != "present" else "kept" if result.reused else "done"
-        print(f"{subject}: {state}, {info['sequences']} sequences, {info['rows']} rows, {info['valid_rows']} valid")
+    print(json.dumps(totals, indent=2))
     return 0
 
 
@@ -307,15 +299,19 @@ def _add_report(commands) -> None:
     parser.add_argument("--run", type=Path, required=True, help="the run's folder under data/runs")
     parser.add_argument("--metrics", type=Path, help="metrics directory (default: the project's)")
     parser.add_argument("--output", type=Path, help="where the report goes (default: the project's)")
+    parser.add_argument("--data-card-dir", type=Path, help="folder of data_card.md (default: the project's, if there)")
     parser.set_defaults(run=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.reporting.report import build_report
+    from hawor_pipeline.reporting.results import RunResults
 
     paths = DataPaths.default()
     metrics, output = arguments.metrics or paths.metrics, arguments.output or paths.reports
-    _print_report(build_report(arguments.run, metrics, output).path)
+    card = arguments.data_card_dir or paths.metadata(RunResults(metrics, arguments.run.name).source)
+    metadata = card if (card / "data_card.md").is_file() else None
+    _print_report(build_report(arguments.run, metrics, output, metadata_dir=metadata).path)
     return 0
 
 

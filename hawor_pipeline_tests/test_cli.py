@@ -1,6 +1,7 @@
 """The command line: exit codes, one clear message, nothing half-written."""
 
 import io
+import json
 import os
 import pickle
 import shutil
@@ -82,10 +83,10 @@ def test_wrong_usage_is_2(capsys):
 def test_prepare_works_and_works_again(capsys, sample_root, tmp_path):
     code, out, _ = prepare(capsys, sample_root, tmp_path / "out")
     assert code == 0
-    assert "s01: done, 1 sequences" in out
+    assert json.loads(out)["converted_sequences"] == 1
     code, out, _ = prepare(capsys, sample_root, tmp_path / "out")
     assert code == 0
-    assert "s01: kept" in out
+    assert (json.loads(out)["converted_sequences"], json.loads(out)["reused_sequences"]) == (0, 1)
 
 
 def test_a_missing_root_is_2(capsys, sample_root, tmp_path):

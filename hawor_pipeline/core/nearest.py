@@ -79,7 +79,7 @@ def nearest_distances(
         to_target, to_pred = nearest_indices(p, t)
         first = torch.linalg.vector_norm(p - t.gather(1, to_target.unsqueeze(-1).expand(-1, -1, 3)), dim=-1)
         second = torch.linalg.vector_norm(t - p.gather(1, to_pred.unsqueeze(-1).expand(-1, -1, 3)), dim=-1)
-    return first.to(pred.dtype).reshape(*batch, -1), second.to(pred.dtype).reshape(*batch, -1)
+    return first.to(pred.dtype).reshape(*batch, p.shape[-2]), second.to(pred.dtype).reshape(*batch, t.shape[-2])
 
 
 def _tree_distances(pred: np.ndarray, target: np.ndarray, bound: float, enough: float) -> tuple[np.ndarray, np.ndarray]:

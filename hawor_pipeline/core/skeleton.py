@@ -24,9 +24,7 @@ JOINT_NAMES = (
 # Joint ids of each finger in OpenPose order, root to tip.
 FINGER_JOINTS = {finger: tuple(range(1 + 4 * i, 5 + 4 * i)) for i, finger in enumerate(FINGERS)}
 # The 20 bones as (parent, child) in OpenPose order.
-BONES = tuple(
-    (0 if k == 0 else 4 * finger + k, 4 * finger + k + 1) for finger in range(len(FINGERS)) for k in range(4)
-)
+BONES = tuple((0 if k == 0 else 4 * finger + k, 4 * finger + k + 1) for finger in range(len(FINGERS)) for k in range(4))
 JOINT_COUNT = 21
 VERTEX_COUNT = 778
 FACE_COUNT = 1538

@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def _moved(struct, device: torch.device | str):
+def _moved(struct, device: torch.device | str, non_blocking: bool):
     changes = {}
     for field in fields(struct):
         value = getattr(struct, field.name)
-        changes[field.name] = value.to(device, non_blocking=True) if hasattr(value, "to") else value
+        changes[field.name] = value.to(device, non_blocking=non_blocking) if hasattr(value, "to") else value
     return replace(struct, **changes)
 
 
@@ -38,9 +38,9 @@ class HandTarget:
     valid: Bool[Tensor, "B T"]
     frame: Int[Tensor, "B T"]
 
-    def to(self, device: torch.device | str) -> "HandTarget":
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> "HandTarget":
         """The same struct with every tensor on `device`."""
-        return _moved(self, device)
+        return _moved(self, device, non_blocking)
 
 
 @dataclass(slots=True)
@@ -55,9 +55,9 @@ class HandPrediction:
     vertices_m: Float[Tensor, "B T 778 3"]
     joints_crop: Float[Tensor, "B T 21 2"]
 
-    def to(self, device: torch.device | str) -> "HandPrediction":
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> "HandPrediction":
         """The same struct with every tensor on `device`."""
-        return _moved(self, device)
+        return _moved(self, device, non_blocking)
 
 
 @dataclass(slots=True)
@@ -74,9 +74,9 @@ class ClipBatch:
     sample_index: Int[Tensor, "B T"]  # row in the reader's table; -1 marks padding
     is_right: Bool[Tensor, "B T"]  # the true side, before mirroring
 
-    def to(self, device: torch.device | str) -> "ClipBatch":
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> "ClipBatch":
         """The same struct with every tensor on `device` (Lightning calls this)."""
-        return _moved(self, device)
+        return _moved(self, device, non_blocking)
 
     def __len__(self) -> int:
         return self.images.shape[0]

@@ -117,7 +117,7 @@ def plan_subject(
         plan.reason = f"{subject} has none of the sequences asked for; zero samples"
         if plan.left_out:
             plan.reason = (
-                f"{subject}: found no pictures of any sequence below {root.path / root.image_source / subject}, "
+                f"{subject}: found no pictures of any sequence below {root.image_source}/{subject}, "
                 f"expected folders sequence/view with .jpg files for views {list(settings.views)}; zero samples"
             )
         plan.why = plan.reason

@@ -196,7 +196,10 @@ def _write_manifest(plan: SubjectPlan, root: ArcticRoot, output: Path, settings:
         "valid_rows": sum(entry["valid_rows"] for entry in entries),
         "sequences": entries,
         "left_out_sequences": plan.left_out
-        + [{"sequence": name, "reason": str(error)} for name, error in sorted(plan.errors.items())],
+        + [
+            {"sequence": name, "reason": str(error).replace(f"{root.path}/", "")}
+            for name, error in sorted(plan.errors.items())
+        ],
     }
     path = output / plan.subject / MANIFEST_FILE
     if (read_manifest(output, plan.subject) if path.exists() else None) != manifest:

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from hawor_pipeline.core.camera import project_distorted
@@ -67,7 +68,7 @@ def write_gallery(
     """Publish pictures and `gallery.json` of a run under `gallery/run_id=...`; returns that folder."""
     columns = ["sample_id", "subject", "sequence", "view", "side", "mpjpe_mm", "pa_mpjpe_mm", "occlusion", "truncation"]
     samples = read_table(metrics_dir, "samples", identity.run_id, columns)
-    samples = samples.filter(pa.compute.is_valid(samples["mpjpe_mm"]))
+    samples = samples.filter(pc.is_valid(samples["mpjpe_mm"]))
     shards = open_shards(shards_dir, subjects)
     row_of = {name: row for row, name in enumerate(shards.table["sample_id"].to_pylist())}
     picks = pick_samples(samples, per_rank)
@@ -107,7 +108,7 @@ def _decode(jpeg: bytes, sample_id: str) -> np.ndarray:
 
 def _predictions_of(metrics_dir: Path | str, run_id: str, names: Sequence[str]) -> dict[str, PredictedHands]:
     table = read_table(metrics_dir, "predictions", run_id)
-    wanted = table.filter(pa.compute.is_in(table["sample_id"], value_set=pa.array(sorted(set(names)))))
+    wanted = table.filter(pc.is_in(table["sample_id"], value_set=pa.array(sorted(set(names)))))
     hands = read_predictions(wanted.combine_chunks())
     return {name: hands.take(slice(i, i + 1)) for i, name in enumerate(wanted["sample_id"].to_pylist())}
 
@@ -166,7 +167,7 @@ class _Hand:
             for start, end in BONES:
                 cv2.line(panel, points[start], points[end], color, 2, cv2.LINE_AA, 3)
             for point in points:
-                cv2.circle(panel, point, 20, color, -1, cv2.LINE_AA, 3)
+                cv2.circle(panel, point, 16, color, -1, cv2.LINE_AA, 3)
         return panel
 
     def _mesh_over(

@@ -17,7 +17,7 @@ from hawor_pipeline.core import metrics
 from hawor_pipeline.core.alignment import apply_similarity, procrustes
 from hawor_pipeline.core.units import ARCTIC_FPS, m_to_mm, mm_to_m, rad_to_deg
 from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHands
-from hawor_pipeline.evaluation.tables import SAMPLE_METRICS
+from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 
 CROP_SIDE_PX = 256  # the crop in which 2D errors are stated, whatever the network's own size
 PCK_3D_MM = (5, 10, 15, 20)

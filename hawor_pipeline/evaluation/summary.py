@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hawor_pipeline.evaluation.tables import ALL_METRICS
+from hawor_pipeline.evaluation.schemas import ALL_METRICS
 
 MIN_SEQUENCES = 5  # fewer say too little about how much sequences differ
 RESAMPLES = 1000
@@ -45,8 +45,7 @@ class Summary:
 
         Args:
             metrics: name to (N,) values; NaN where undefined.
-            strata: name of a stratum column to (N,) labels ("" belongs to none), or to (N,) bools for a stratum that has
-                no value.
+            strata: name of a column to (N,) labels ("" belongs to none), or name of a stratum to (N,) bools.
 
         Returns:
             The number of the sequence, for `add`.

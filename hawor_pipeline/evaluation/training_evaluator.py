@@ -181,6 +181,8 @@ class TrainingEvaluator:
     def _measured(self, batch: ClipBatch, output: HandPrediction) -> dict[str, Tensor]:
         """Per-frame or per-joint values whose means are the metrics."""
         used = _used(batch).to(self.device)
+        if not used.any():
+            return {}
         target, right = batch.target, batch.is_right.to(self.device)[used]
 
         def of(tensor: Tensor) -> Tensor:
@@ -217,7 +219,7 @@ class TrainingEvaluator:
 
     def _mesh(self, batch: ClipBatch, output: HandPrediction, used: Tensor) -> dict[str, Tensor]:
         mano = self.mano
-        if mano is None or not used.any():
+        if mano is None:
             return {}
         target = batch.target
         rotmats, betas = (t.to(mano.faces.device)[used.to(mano.faces.device)] for t in (target.rotmats, target.betas))

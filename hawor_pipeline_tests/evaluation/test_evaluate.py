@@ -14,6 +14,7 @@ from hawor_pipeline.errors import CheckpointError, ConfigError, DataError, Numer
 from hawor_pipeline.evaluation import evaluate, evaluator, tables
 from hawor_pipeline.evaluation.baselines import chordal_mean
 from hawor_pipeline.evaluation.predict import predict_checkpoint
+from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 
 SUBJECTS = ["s05"]
 
@@ -71,7 +72,7 @@ def test_at_least_twenty_finite_metrics_that_are_means_of_the_samples(evaluated,
     assert len(metrics) >= 20
     assert np.isfinite(list(metrics.values())).all()
     samples = tables.read_table(metrics_dir, "samples", "random")
-    for name in tables.SAMPLE_METRICS:
+    for name in SAMPLE_METRICS:
         assert metrics[name] == pytest.approx(np.nanmean(samples[name].to_numpy().astype(float)), rel=1e-9)
 
 

@@ -17,7 +17,7 @@ from hawor_pipeline.evaluation.hands import (
     predictions_on_true_side,
 )
 from hawor_pipeline.evaluation.measure import Tracks, measure
-from hawor_pipeline.evaluation.tables import SAMPLE_METRICS
+from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 
 NO_ERROR = {"mm": 1e-3, "px": 1e-2, "deg": 1e-3, "m/s^2": 1e-3}
 

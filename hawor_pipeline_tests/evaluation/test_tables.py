@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.evaluation import tables
+from hawor_pipeline.evaluation import schemas, tables
 
 IDENTITY = tables.RunIdentity("demo-1", "arctic-all-val", "v1", "synthetic", "abc")
 RNG = np.random.default_rng(0)
@@ -130,19 +130,19 @@ def test_missing_and_damaged_tables_are_named(tmp_path: Path) -> None:
         tables.read_table(tmp_path, "summary", "demo-1")
 
 
-@pytest.mark.parametrize("table", list(tables.SCHEMAS))
+@pytest.mark.parametrize("table", list(schemas.SCHEMAS))
 def test_every_column_is_documented_also_in_the_file(table: str) -> None:
-    docs = tables.column_docs(table)
+    docs = schemas.column_docs(table)
     assert docs[0][0] == "run_id"
     assert all(name and kind and meaning for name, kind, _, meaning in docs)
-    schema = tables.arrow_schema(table)
+    schema = schemas.arrow_schema(table)
     assert {field.name: field.metadata[b"unit"].decode() for field in schema} == {n: u for n, _, u, _ in docs[1:]}
 
 
 def test_every_sample_metric_has_a_column_with_its_unit_in_the_name() -> None:
     suffixes = {"mm": "_mm", "px": "_px", "deg": "_deg", "m/s^2": "_m_s2"}
-    for name, metric in tables.SAMPLE_METRICS.items():
-        assert name in tables.arrow_schema("samples").names
+    for name, metric in schemas.SAMPLE_METRICS.items():
+        assert name in schemas.arrow_schema("samples").names
         if metric.unit in suffixes:
             assert name.endswith(suffixes[metric.unit]), name
 

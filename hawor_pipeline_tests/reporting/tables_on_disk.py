@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 
 from hawor_pipeline.core.skeleton import JOINT_NAMES
+from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.evaluation.summary import ROBUSTNESS_CLEAR, ROBUSTNESS_HIDDEN, Summary
-from hawor_pipeline.evaluation.tables import SAMPLE_METRICS, RunIdentity, partition_dir, table_writer
+from hawor_pipeline.evaluation.tables import RunIdentity, partition_dir, table_writer
 
 VERSION = "v-0123456789ab"
 LOSSES = ("KEYPOINTS_3D", "KEYPOINTS_2D", "GLOBAL_ORIENT", "HAND_POSE", "BETAS", "MESH_VERTICES", "MESH_FACES")

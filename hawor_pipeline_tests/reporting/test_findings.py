@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.evaluation.summary import Summary
-from hawor_pipeline.evaluation.tables import SAMPLE_METRICS, RunIdentity, table_writer
+from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
 from hawor_pipeline.reporting.findings import Evidence, find
 from hawor_pipeline.reporting.results import Curve, RunResults
 

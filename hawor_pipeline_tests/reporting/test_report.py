@@ -13,7 +13,8 @@ import pytest
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.evaluation.tables import read_table
 from hawor_pipeline.reporting import figures
-from hawor_pipeline.reporting.report import build_report, number, share
+from hawor_pipeline.reporting.render import number, share
+from hawor_pipeline.reporting.report import build_report
 from hawor_pipeline.reporting.results import RunResults, find_floors
 from hawor_pipeline_tests.reporting.tables_on_disk import VERSION, write_everything, write_run
 

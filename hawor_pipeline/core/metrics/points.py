@@ -152,7 +152,7 @@ def pa_errors(
         part = slice(start, start + _PIECE)
         fit = procrustes(p[part], t[part], mask=None if m is None else m[part], allow_reflection=allow_reflection)
         errors[part] = point_errors(apply_similarity(p[part], *fit), t[part])
-    return errors.reshape(*batch, -1)
+    return errors.reshape(*batch, p.shape[-2])
 
 
 def pa_mpjpe(

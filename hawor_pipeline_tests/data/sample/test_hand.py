@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from hawor_pipeline.data.sample import hand, hand_look, hand_mesh, hand_pose, hand_skeleton, sdf
+from hawor_pipeline.data.sample import hand, hand_mesh, hand_pose, hand_skeleton, sdf
 from hawor_pipeline.data.sample.decimate import CollapseMesh, mesh_edges, rim_edges
 from hawor_pipeline.data.sample.hand_skin import SHAPE_NAMES, shape_motion
 
@@ -322,42 +322,6 @@ class TestPose:
             assert np.linalg.norm(tips["fist"][finger] - right["J"][0]) < 0.095
             assert np.linalg.norm(tips["open"][finger] - right["J"][0]) > 0.14
         assert np.linalg.norm(tips["point"]["index"] - right["J"][0]) > 0.16
-
-
-class TestLook:
-    @pytest.mark.parametrize("level", [0, 1, 2])
-    def test_subdivision(self, right, level):
-        matrix, faces = hand_look.render_topology(right["f"], level)
-        assert len(faces) == 1538 * 4**level
-        np.testing.assert_allclose(matrix @ np.ones(778), 1.0)
-        finer = matrix @ right["v_template"]
-        assert len(finer) - len(mesh_edges(faces)) + len(faces) == 1
-        assert np.abs(sdf.hand_sdf(finer)).max() < 2.5e-3
-        kept = closed_volume(finer, faces) / closed_volume(right["v_template"], right["f"].astype(np.int64))
-        assert 0.95 < kept < 1.02
-
-    def test_loop_limit_of_a_regular_vertex(self):
-        """Interior vertex of valence six: 5/8 itself and 1/16 each neighbour, from Loop's thesis."""
-        ring = np.arange(6)
-        faces = np.stack([np.full(6, 6), ring, (ring + 1) % 6], axis=1)
-        matrix, _ = hand_look.loop_subdivision(faces, 7)
-        np.testing.assert_allclose(matrix.toarray()[6], [1 / 16] * 6 + [10 / 16])
-
-    def test_masks(self, right):
-        matrix, faces = hand_look.render_topology(right["f"])
-        points = matrix @ right["v_template"]
-        masks = hand_look.albedo_masks(points, faces)
-        for name, mask in masks.items():
-            assert mask.shape == (len(points),), name
-            assert mask.min() >= 0, name
-            assert 0.5 < mask.max() <= 1.0 or name == "crease", name
-        middle = points[hand_skeleton.TIP_VERTEX_IDS["middle"]]
-        nail = points[(masks["nail"] > 0.5) & (np.linalg.norm(points - middle, axis=1) < 0.02)]
-        assert len(nail) >= 5
-        assert nail[:, 1].mean() > middle[1] + 0.002  # on the back of the finger
-        colors = hand_look.skin_colors(masks, (0.5, 0.35, 0.27))
-        assert colors.shape == (len(points), 3)
-        assert 0 <= colors.min() < colors.max() <= 1
 
 
 class TestCollapse:
