@@ -31,6 +31,17 @@ def describe(result: StageResult, **more: Any) -> dict[str, Any]:
     return metadata
 
 
+def announce(log: Any, name: str, results: Mapping[str, StageResult] | StageResult) -> None:
+    """One line in the run's log: what was reused or made, and why."""
+    if isinstance(results, StageResult):
+        log.info(f"{name}: {'reused' if results.reused else 'made'} ({results.why})")
+        return
+    made = {subject: result for subject, result in results.items() if not result.reused}
+    reasons = sorted({result.why for result in made.values()})
+    kept = len(results) - len(made)
+    log.info(f"{name}: {kept} of {len(results)} reused" + (f"; the others made ({'; '.join(reasons)})" if made else ""))
+
+
 def _shown(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "not available"

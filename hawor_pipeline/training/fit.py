@@ -84,6 +84,7 @@ class TrainingPipeline:
         config = self.config
         (self.run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         checkpoint = self._resumed_from(resume)
+        _silence_lightning()
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
         atomic_write_text(self.run_dir / CONFIG_FILE, dump_config(config))
@@ -100,7 +101,7 @@ class TrainingPipeline:
         trainer = build_trainer(config, self.run_dir, [recorder, stop, keeper, timer])
         began = time.perf_counter()
         with warnings.catch_warnings():
-            _silence_lightning()
+            warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
         if trainer.is_global_zero:
             table.flush()
@@ -185,11 +186,7 @@ def build_trainer(config: TrainingConfig, run_dir: Path, callbacks: list[Callbac
 
 def _silence_lightning() -> None:
     """Advice of Lightning's that does not apply: loaders, logging and resuming are handled here."""
-    for pattern in (".*does not have many workers.*", ".*resuming from a checkpoint that ended.*", ".*isinstance.*"):
-        warnings.filterwarnings("ignore", pattern)
-    warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -38,7 +38,7 @@ def _curve(folder: Path, split: str, metric: str) -> dict[int, float]:
     return dict(found)
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 6])
+@pytest.mark.parametrize("stop_after", [4, 6])
 def test_resumed_run_is_bit_identical(tiny, tmp_path, stop_after):
     """In the middle of an epoch, and at its very end."""
     config = tiny(max_steps=STEPS)
@@ -56,26 +56,26 @@ def test_resumed_run_is_bit_identical(tiny, tmp_path, stop_after):
 
 
 def test_killed_process_goes_on_from_its_last_checkpoint(tiny, tmp_path):
-    config = tiny(max_steps=40, save_every_n_steps=3)
+    config = tiny(max_steps=16, save_every_n_steps=2)
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config))
     run = tmp_path / "run"
     command = [sys.executable, "-m", "hawor_pipeline.training.fit", "--config", str(path), "--run-dir", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
-        if json.loads(line).get("step", 0) >= 7:
+        if json.loads(line).get("step", 0) >= 5:
             process.kill()
             break
     process.wait()
     process.stdout.close()
     saved = load_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"]
-    assert saved >= 3
+    assert saved >= 2
     steps = []
     pipeline = TrainingPipeline(config, run, on_progress=lambda line: steps.append(line["step"]))
     trainer, _ = pipeline.train()
     assert steps[0] == saved
-    assert trainer.global_step == 40
-    assert set(_curve(run, "train", "loss")) == set(range(1, 41))
+    assert trainer.global_step == 16
+    assert set(_curve(run, "train", "loss")) == set(range(1, 17))
 
 
 def test_a_damaged_checkpoint_is_refused(tiny, tmp_path):

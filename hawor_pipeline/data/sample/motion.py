@@ -21,6 +21,7 @@ from hawor_pipeline.data.sample.objects import BOTTOM_PART, TOP_PART, ObjectMode
 SHOULDER_M = np.array([0.185, -0.02, 1.36])  # right; body frame: x to the right, y forward, z up
 WORKSPACE_M = np.array([0.0, 0.34, 1.08])
 HEAD_M = np.array([0.0, 0.07, 1.60])
+LIFT_M = 0.095  # how far a hand moves off the object between two grasps
 # Columns: the body-frame directions of the object's axes when it lies before the person (front to the person, top up).
 OBJECT_AT_REST = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
@@ -107,9 +108,9 @@ def _episodes(rng: np.random.Generator, begin: float, end: float, steady: bool) 
     """Times of holding, from before `begin` to after `end`; a steady hand rarely lets go."""
     spans, time = [], begin - rng.uniform(0.1, 1.5)
     while time < end + 0.1:
-        length = rng.uniform(1.6, 3.0) if steady else rng.uniform(0.5, 1.1)
+        length = rng.uniform(1.2, 2.2) if steady else rng.uniform(0.4, 0.8)
         spans.append((time, time + length))
-        time += length + (rng.uniform(0.5, 0.7) if steady else rng.uniform(0.55, 0.95))
+        time += length + (rng.uniform(1.0, 1.4) if steady else rng.uniform(1.2, 2.0))
     spans.append((time, time + 1.0))
     return spans
 
@@ -165,7 +166,7 @@ def _hand_path(holds: list[Hold], time, rotation, translation, articulation, rng
         )
     hand_rotation, wrist, _ = (part.copy() for part in placed[0])
     angles = np.broadcast_to(holds[0].grasp.angles, (len(time), 15, 3)).copy()
-    gestures = [str(rng.choice(list(GRASP_ANGLES))) for _ in holds]
+    gestures = [GRASP_ANGLES[str(rng.choice(list(GRASP_ANGLES)))] * rng.uniform(0.85, 1.15) for _ in holds]
     for k, (hold, following) in enumerate(pairwise(holds)):
         gap = following.start - hold.end
         u = np.clip((time - hold.end) / gap, 0, 1)
@@ -175,18 +176,17 @@ def _hand_path(holds: list[Hold], time, rotation, translation, articulation, rng
         step = Rotation.from_matrix(np.swapaxes(r0, 1, 2) @ r1).as_rotvec() * blend[:, None]
         hand_rotation[moving] = (r0 @ Rotation.from_rotvec(step).as_matrix())[moving]
         leave = (1 - blend)[:, None] * a0 + blend[:, None] * a1
-        path = w0 + (w1 - w0) * blend[:, None] + 0.075 * bump[:, None] * leave
+        path = w0 + (w1 - w0) * blend[:, None] + LIFT_M * bump[:, None] * leave
         wrist[moving] = path[moving]
-        angles[moving] = _finger_path(hold.grasp, following.grasp, GRASP_ANGLES[gestures[k]], u)[moving]
+        angles[moving] = _finger_path(hold.grasp, following.grasp, gestures[k], u)[moving]
     return hand_rotation, wrist, angles
 
 
 def _finger_path(before: Grasp, after: Grasp, gesture: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Fingers while the hand moves from one grasp to the next: open, pass through a gesture, open, close."""
-    keys = np.stack([before.angles, before.open_angles, 0.6 * gesture + 0.4 * after.open_angles,
-                     after.open_angles, after.angles])  # fmt: skip
-    times = np.array([0.0, 0.22, 0.5, 0.76, 1.0])
-    k = np.clip(np.searchsorted(times, u, side="right") - 1, 0, 3)
+    """Fingers while the hand moves from one grasp to the next: open, make a gesture for a while, open, close."""
+    keys = np.stack([before.angles, before.open_angles, gesture, gesture, after.open_angles, after.angles])
+    times = np.array([0.0, 0.18, 0.4, 0.62, 0.82, 1.0])
+    k = np.clip(np.searchsorted(times, u, side="right") - 1, 0, len(times) - 2)
     share = _smooth((u - times[k]) / (times[k + 1] - times[k]))[:, None, None]
     return keys[k] * (1 - share) + keys[k + 1] * share
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from hawor_pipeline.orchestration.assets.training import ACCELERATOR_TAGS
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.failures import user_errors
-from hawor_pipeline.orchestration.metadata import describe, table
+from hawor_pipeline.orchestration.metadata import announce, describe, table
 from hawor_pipeline.orchestration.resources import ComputeResource, RawData
 from hawor_pipeline.paths import DataPaths
 
@@ -37,7 +37,7 @@ def _evaluated_subjects(config: EvaluationAssetConfig, dataset: dict[str, Any]) 
     code_version="1",
 )
 def baseline_metrics(
-    config: EvaluationAssetConfig, dataset_metadata: dict[str, Any], raw: RawData
+    context: dg.AssetExecutionContext, config: EvaluationAssetConfig, dataset_metadata: dict[str, Any], raw: RawData
 ) -> dg.MaterializeResult:
     """The floors: metric tables of the mean pose, the mean rotations and the mean of each subject."""
     from hawor_pipeline.evaluation.evaluate import evaluate_baselines
@@ -52,6 +52,7 @@ def baseline_metrics(
             subjects=_evaluated_subjects(config, dataset_metadata),
             protocol=config.protocol,
         )
+    announce(context.log, "baseline_metrics", result)
     floors = result.info["metrics"]
     rows = [{"baseline": kind, **{name: values.get(name) for name in HEADLINES}} for kind, values in floors.items()]
     return dg.MaterializeResult(
@@ -88,6 +89,7 @@ def baseline_metrics(
     ],
 )
 def evaluation_metrics(
+    context: dg.AssetExecutionContext,
     config: EvaluationAssetConfig,
     trained_checkpoint: dict[str, Any],
     dataset_metadata: dict[str, Any],
@@ -112,6 +114,7 @@ def evaluation_metrics(
             device=device.accelerator,
             training_table=Path(trained_checkpoint["path"]).parents[1] / "training.parquet",
         )
+    announce(context.log, "evaluation_metrics", result)
     metrics = result.info["metrics"]
     return dg.MaterializeResult(
         value={"run_id": result.info["run_id"], "source": result.info["source"], "metrics": metrics},

@@ -7,7 +7,7 @@ import dagster as dg
 
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.failures import user_errors
-from hawor_pipeline.orchestration.metadata import describe, picture
+from hawor_pipeline.orchestration.metadata import announce, describe, picture
 from hawor_pipeline.orchestration.resources import RawData
 from hawor_pipeline.paths import DataPaths
 
@@ -35,13 +35,14 @@ from hawor_pipeline.paths import DataPaths
         ),
     ],
 )
-def dataset_metadata(raw: RawData) -> dg.MaterializeResult:
+def dataset_metadata(context: dg.AssetExecutionContext, raw: RawData) -> dg.MaterializeResult:
     """Manifest over all shards with row counts and hashes, splits and protocols, data card, dataset version."""
     from hawor_pipeline.data.metadata import build_metadata
 
     with user_errors():
         where, paths = raw.locate(), DataPaths.default()
         result = build_metadata(paths.shards(where.source), where.arctic_root, paths.metadata(where.source))
+    announce(context.log, "dataset_metadata", result)
     info = result.info
     value: dict[str, Any] = {
         "path": str(result.path),
@@ -76,13 +77,14 @@ def dataset_metadata(raw: RawData) -> dg.MaterializeResult:
         )
     ],
 )
-def quality_stats(raw: RawData) -> dg.MaterializeResult:
+def quality_stats(context: dg.AssetExecutionContext, raw: RawData) -> dg.MaterializeResult:
     """Occlusion, truncation, confidence, blur, fitting error; coverage of pose, depth and view: tables and plots."""
     from hawor_pipeline.data.quality import build_quality
 
     with user_errors():
         where, paths = raw.locate(), DataPaths.default()
         result = build_quality(paths.shards(where.source), paths.quality(where.source))
+    announce(context.log, "quality_stats", result)
     plots = {file.stem: picture(file) for file in sorted(result.path.glob("*.png"))}
     unmeasured = [name for name, value in result.info.items() if value is None]
     return dg.MaterializeResult(

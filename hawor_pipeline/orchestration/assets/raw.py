@@ -6,7 +6,7 @@ import dagster as dg
 
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.failures import user_errors
-from hawor_pipeline.orchestration.metadata import describe, picture
+from hawor_pipeline.orchestration.metadata import announce, describe, picture
 from hawor_pipeline.orchestration.partitions import subjects_partitions
 from hawor_pipeline.orchestration.resources import RawData
 from hawor_pipeline.paths import DataPaths
@@ -46,6 +46,9 @@ def raw_arctic_sequences(context: dg.AssetExecutionContext, raw: RawData) -> dg.
             )
             for subject in context.partition_keys
         }
+    if sample is not None:
+        announce(context.log, "built-in sample", sample)
+    announce(context.log, "raw_arctic_sequences", results)
     for subject, result in results.items():
         sheet = result.path / "proof.jpg"
         more = {"proof_sheet": picture(sheet)} if sheet.is_file() else {}

@@ -6,7 +6,7 @@ import dagster as dg
 
 from hawor_pipeline.orchestration.checks import checked, external_requests
 from hawor_pipeline.orchestration.failures import user_errors
-from hawor_pipeline.orchestration.metadata import describe
+from hawor_pipeline.orchestration.metadata import announce, describe
 from hawor_pipeline.paths import DataPaths
 
 _MAX_BYTES = 8_000_000
@@ -29,7 +29,7 @@ _MAX_BYTES = 8_000_000
         )
     ],
 )
-def final_report(evaluation_metrics: dict[str, Any]) -> dg.MaterializeResult:
+def final_report(context: dg.AssetExecutionContext, evaluation_metrics: dict[str, Any]) -> dg.MaterializeResult:
     """The report: performance against targets and floors, curves, strata, pictures, data card, provenance."""
     from hawor_pipeline.reporting.report import build_report
 
@@ -41,6 +41,7 @@ def final_report(evaluation_metrics: dict[str, Any]) -> dg.MaterializeResult:
             paths.reports,
             metadata_dir=paths.metadata(evaluation_metrics["source"]),
         )
+    announce(context.log, "final_report", result)
     requests, size = external_requests(result.path.read_text()), result.path.stat().st_size
     return dg.MaterializeResult(
         value={"path": str(result.path), "run_id": run_id},

@@ -8,7 +8,7 @@ from pydantic import Field
 from hawor_pipeline.config import ConversionConfig, build, read_yaml
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.failures import user_errors
-from hawor_pipeline.orchestration.metadata import describe
+from hawor_pipeline.orchestration.metadata import announce, describe
 from hawor_pipeline.orchestration.partitions import subjects_partitions
 from hawor_pipeline.orchestration.resources import RawData, said
 from hawor_pipeline.paths import DataPaths, config_dir
@@ -67,6 +67,7 @@ def subject_shards(context: dg.AssetExecutionContext, config: ShardsAssetConfig,
             workers=config.workers,
             progress=said("sequence", context.log.info),
         )
+    announce(context.log, "subject_shards", results)
     for subject, result in results.items():
         context.add_asset_metadata(describe(result), partition_key=subject)
     unaccounted = {subject: n for subject, result in results.items() if (n := result.info["unaccounted_frames"])}

@@ -12,7 +12,7 @@ from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.orchestration.checks import checked, checkpoint_problem
 from hawor_pipeline.orchestration.failures import user_errors
 from hawor_pipeline.orchestration.live_progress import LiveProgressReader
-from hawor_pipeline.orchestration.metadata import describe, picture
+from hawor_pipeline.orchestration.metadata import announce, describe, picture
 from hawor_pipeline.orchestration.resources import Compute, ComputeResource, RawData
 from hawor_pipeline.paths import DataPaths, config_dir, experiment_file
 from hawor_pipeline.training.runs import BEST_CHECKPOINT, RunPlan, finish_run, plan_run, prepare_run
@@ -75,7 +75,9 @@ def trained_checkpoint(
         context.log.info(f"Run {plan.run_id} is {plan.state}: {plan.why}")
         if plan.state != "finished":
             _train(context, pipes, plan, settings)
-        return _result(finish_run(plan), plan, device)
+        result = finish_run(plan)
+    announce(context.log, "trained_checkpoint", result)
+    return _result(result, plan, device)
 
 
 def _policy(config: TrainingAssetConfig) -> Any:
