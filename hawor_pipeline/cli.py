@@ -136,6 +136,7 @@ def _add_sample(commands) -> None:
     parser.add_argument("--image-source", choices=["images", "cropped_images"])
     parser.add_argument("--image-scale", type=float, metavar="F", help="scales image_size and K; `images` only")
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--tempo", type=float, help="speed of all motion; 1 is natural")
     parser.add_argument("--num-workers", type=int, metavar="N")
     parser.set_defaults(run=_sample)
 
@@ -143,7 +144,7 @@ def _add_sample(commands) -> None:
 def _sample(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.data.sample import SampleSpec, ensure_sample
 
-    names = ("subjects", "sequences_per_subject", "frames", "views", "image_source", "image_scale", "seed")
+    names = ("subjects", "sequences_per_subject", "frames", "views", "image_source", "image_scale", "seed", "tempo")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     for name in ("subjects", "views"):
         if name in given:

@@ -24,10 +24,9 @@ from hawor_pipeline.data.clips import Clips, covering_clips, training_clips
 from hawor_pipeline.data.dataset import ClipDataset, JoinedShards, keep_batch
 from hawor_pipeline.data.rows import load_rows
 from hawor_pipeline.data.shards import ShardSet, open_shards
+from hawor_pipeline.data.splits import TEST_SUBJECTS, VALIDATION_SUBJECTS
 from hawor_pipeline.errors import ConfigError
 
-VALIDATION_SUBJECTS = ("s05",)  # of ARCTIC's protocols 1 and 2
-TEST_SUBJECTS = ("s03",)
 CACHE_BYTES = 600_000_000  # decoded crops kept by a training process that loads by itself
 # Columns that training reads; the others stay on the disk.
 COLUMNS = [

@@ -31,9 +31,10 @@ class RawData(dg.ConfigurableResource):
     The sample is generated when it is absent or stale. `$ARCTIC_ROOT` set to something that does not exist is an error.
     """
 
-    sequences_per_subject: int = Field(default=2, description="Sample only: sequences of each subject.")
-    frames: int = Field(default=32, description="Sample only: frames of each sequence.")
+    sequences_per_subject: int = Field(default=6, description="Sample only: sequences of each subject.")
+    frames: int = Field(default=9, description="Sample only: frames of each sequence.")
     image_scale: float = Field(default=0.25, description="Sample only: scale of ARCTIC's 2800x2000 px pictures.")
+    tempo: float = Field(default=4.0, description="Sample only: speed of motion; above 1, short sequences vary more.")
     seed: int = Field(default=0, description="Sample only: seed of everything in it.")
 
     @property
@@ -57,6 +58,7 @@ class RawData(dg.ConfigurableResource):
             frames=self.frames,
             image_scale=self.image_scale,
             seed=self.seed,
+            tempo=self.tempo,
         )
         return ensure_sample(DataPaths.default().sample, spec, progress=said("sample sequence", say))
 

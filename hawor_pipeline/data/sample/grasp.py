@@ -182,7 +182,7 @@ def _awkwardness(model: ObjectModel, rig: HandRig, reach: Reach, place: dict) ->
     bend = np.arccos(np.clip((pointing * forearm).sum(-1), -1, 1))
     cost = 2.0 * np.maximum(bend - 0.5, 0) ** 2 + 12.0 * np.maximum(bend - 1.05, 0)
     inward = -rig.sign * palm[:, 0]
-    cost += 3.0 * np.maximum(-0.45 - inward, 0) + 30.0 * np.maximum(distance - 0.52, 0)
+    cost += 3.0 * np.maximum(0.25 - inward, 0) + 30.0 * np.maximum(distance - 0.52, 0)
     cost += 20.0 * np.maximum(0.12 - rig.sign * (wrist[:, 0] - reach.translation_m[0]), 0) ** 2
     # Points of the wrist, palm and the forearm behind it must stay outside at every articulation.
     offsets = np.array([0.0, 0.045, 0.085, -0.06, -0.12])

@@ -47,6 +47,7 @@ class Motion:
 
     object_name: str
     first: int
+    step_s: float  # between two frames
     hands: Mapping[str, HandTrack]
     articulation: np.ndarray  # (T,) radians
     object_rotation: np.ndarray  # (T, 3) axis-angle
@@ -74,9 +75,9 @@ class ObjectPath:
 
     def __init__(self, model: ObjectModel, action: str, rng: np.random.Generator) -> None:
         lively = 1.0 if action == "grab" else 0.7
-        turn = Rotation.from_rotvec(rng.uniform(-1, 1, 3) * np.array([0.9, 0.8, 1.3]) * lively)
+        turn = Rotation.from_rotvec(rng.uniform(-1, 1, 3) * np.array([0.2, 0.18, 0.3]) * lively)
         self.base = turn.as_matrix() @ OBJECT_AT_REST
-        self.turn = Wobble(rng, 3, np.array([0.42, 0.4, 0.5]) * lively)
+        self.turn = Wobble(rng, 3, np.array([0.2, 0.18, 0.24]) * lively)
         self.centre = model.vertices_mm.mean(axis=0) / MM_PER_M
         self.place = WORKSPACE_M + rng.uniform(-1, 1, 3) * np.array([0.05, 0.03, 0.06])
         self.shift = Wobble(rng, 3, np.array([0.03, 0.02, 0.035]))
@@ -193,11 +194,11 @@ def _finger_path(before: Grasp, after: Grasp, gesture: np.ndarray, u: np.ndarray
 
 def make_motion(
     rigs: Mapping[str, HandRig], object_name: str, action: str, first: int, count: int, rng: np.random.Generator,
-    heading: float,
+    heading: float, step_s: float = 1.0 / ARCTIC_FPS,
 ) -> Motion:  # fmt: skip
-    """One sequence of `count` frames, the first of which is ground-truth index `first` (may be negative)."""
+    """One sequence of `count` frames `step_s` apart, the first being ground-truth index `first` (may be negative)."""
     model = build_object(object_name)
-    time = (first + np.arange(count)) / ARCTIC_FPS
+    time = (first + np.arange(count)) * step_s
     path = ObjectPath(model, action, rng)
     rotation, translation, articulation = path(time)
     holds = _plan_holds(model, rigs, path, time, action, rng)
@@ -215,6 +216,7 @@ def make_motion(
     return Motion(
         object_name=object_name,
         first=first,
+        step_s=step_s,
         hands=hands,
         articulation=articulation.astype(np.float32),
         object_rotation=object_rotation,

@@ -35,6 +35,8 @@ class SampleSpec:
         image_source: `images` (full frames) or `cropped_images` (ARCTIC's smaller download).
         image_scale: size of pictures and intrinsics relative to 2800 x 2000; 1 for `cropped_images`.
         seed: everything follows from it.
+        tempo: speed of all motion, 1 is natural. Above it a short sequence holds more poses; the pictures keep a natural
+            exposure, so they are not more blurred.
     """
 
     subjects: tuple[str, ...] = SUBJECTS
@@ -44,6 +46,7 @@ class SampleSpec:
     image_source: str = "images"
     image_scale: float = 0.25
     seed: int = 0
+    tempo: float = 1.0
 
     def check(self) -> None:
         """Raise ConfigError where the specification is impossible."""
@@ -64,6 +67,8 @@ class SampleSpec:
             raise ConfigError(f"found image source {self.image_source!r}, expected one of {', '.join(IMAGE_SOURCES)}.")
         if not 0.05 <= self.image_scale <= 1:
             raise ConfigError(f"found image scale {self.image_scale}, expected 0.05 to 1 (1 is 2800 x 2000 pixels).")
+        if not 0.1 <= self.tempo <= 10:
+            raise ConfigError(f"found tempo {self.tempo}, expected 0.1 to 10 (1 is natural).")
         if self.image_source == "cropped_images" and self.image_scale != 1:
             raise ConfigError(
                 f"found image scale {self.image_scale} with cropped_images, expected 1: their sizes are fixed by "

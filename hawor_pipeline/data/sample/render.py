@@ -22,7 +22,7 @@ from hawor_pipeline.data.sample.raster import project, rasterize, shrink, to_fin
 from hawor_pipeline.data.sample.scene import Camera, Look
 from hawor_pipeline.data.sample.skin import FineMesh, skin_albedo
 
-SHUTTER = 0.3  # share of the frame time that the shutter is open
+EXPOSURE_S = 0.01  # how long the shutter is open
 
 
 @dataclass
@@ -36,6 +36,7 @@ class SequencePainter:
     gloss: np.ndarray  # (T, N, 1) strength of the highlight
     parts: dict[str, slice]  # vertices of right, left, right_arm, left_arm, object; a hand's first 778 are the model's
     light: np.ndarray  # (3,) towards the main light
+    shutter: float  # share of the frame time that the shutter is open
 
     @classmethod
     def prepare(cls, motion: Motion, rigs: Mapping[str, HandRig], look: Look, rng: np.random.Generator) -> Self:
@@ -56,7 +57,7 @@ class SequencePainter:
             count = parts[name].stop
         joined = [np.concatenate([p[k] for p in pieces.values()], axis=1).astype(np.float32) for k in (0, 1, 3, 4)]
         return cls(joined[0], joined[1], np.concatenate(faces).astype(np.int32), joined[2], joined[3], parts,
-                   look.light_direction[0].astype(np.float32))  # fmt: skip
+                   look.light_direction[0].astype(np.float32), EXPOSURE_S / motion.step_s)  # fmt: skip
 
 
 def _hand_pieces(side: str, track: HandTrack, rig: HandRig, look: Look, around: Surroundings, rng) -> dict[str, tuple]:
@@ -156,7 +157,11 @@ class ViewPainter:
             if not self.seen[before : after + 1, here].all():
                 continue
             uv = self.uv[frame, here]
-            step = (self.uv[after, here] - self.uv[before, here]).mean(axis=0) / max(after - before, 1) * SHUTTER
+            step = (
+                (self.uv[after, here] - self.uv[before, here]).mean(axis=0)
+                / max(after - before, 1)
+                * self.scene.shutter
+            )
             length = float(np.hypot(*step))
             if length < 1.0:
                 continue

@@ -11,7 +11,7 @@ import simplejpeg
 import torch
 
 from hawor_pipeline.core.mano import load_mano
-from hawor_pipeline.core.units import m_to_mm
+from hawor_pipeline.core.units import ARCTIC_FPS, m_to_mm
 from hawor_pipeline.data.sample.backdrop import Backdrop, HeadBackdrop, StaticBackdrop
 from hawor_pipeline.data.sample.grasp import SIDES, HandRig
 from hawor_pipeline.data.sample.motion import Motion, make_motion
@@ -103,7 +103,8 @@ def build_motion(mano: Path, spec: SampleSpec, plan: SequencePlan) -> tuple[Moti
     rng = subject_generator(spec.seed, plan.subject, FIRST_SEQUENCE_STREAM + plan.number)
     count = max(plan.image_count, plan.frames - 1 + plan.ioi_offset)
     first = 1 - plan.ioi_offset
-    return make_motion(rigs, plan.object_name, plan.action, first, count, rng, look.heading), rigs
+    step_s = spec.tempo / ARCTIC_FPS
+    return make_motion(rigs, plan.object_name, plan.action, first, count, rng, look.heading, step_s), rigs
 
 
 def write_sequence(folder: Path, mano: Path, spec: SampleSpec, plan: SequencePlan) -> dict[str, object]:

@@ -100,7 +100,11 @@ def _settings(config: TrainingAssetConfig, dataset: dict[str, Any], raw: RawData
         "mano_model_path": str(raw.locate().mano_dir),
         "accelerator": device.accelerator,
     }
-    return load_config(experiment_file(experiment), {**config.overrides, **machine})
+    path = experiment_file(experiment)
+    settings = load_config(path, {**config.overrides, **machine})
+    if settings.val_subjects or settings.val_fraction or settings.validation_data_dir:
+        return settings
+    return load_config(path, {**config.overrides, **machine, "val_subjects": dataset["splits"]["val"]})
 
 
 def _train(
