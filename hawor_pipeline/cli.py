@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HaworError as error:
         print(f"hawor-pipeline {arguments.command}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"hawor-pipeline {arguments.command}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"hawor-pipeline {arguments.command}: interrupted; finished work is kept", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -77,7 +80,10 @@ def _demo(_: argparse.Namespace) -> int:
     preset = config_dir() / "jobs" / "demo.yaml"
     module, job = "hawor_pipeline.definitions", "full_pipeline_job"
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", module, "-j", job, "-c", str(preset)]
-    code = subprocess.run(command, env=_dagster_environment(), check=False).returncode
+    environment = _dagster_environment()
+    for name in ("ARCTIC_ROOT", "MANO_DIR"):  # the demo is always of the built-in sample
+        environment.pop(name, None)
+    code = subprocess.run(command, env=environment, check=False).returncode
     if code != 0:
         print(
             "The run failed; the message above says why. Run the same command again: finished work is reused, and an "

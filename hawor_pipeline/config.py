@@ -40,7 +40,7 @@ STATIC_VIEWS = tuple(range(1, 9))
 ALL_VIEWS = (0, *STATIC_VIEWS)
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Weight = Annotated[float, Field(ge=0.0)]
+Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Size = Annotated[int, Field(ge=32)]
@@ -59,8 +59,8 @@ class AugmentationParams(Settings):
     translation_range: Annotated[float, Field(ge=0.0, le=0.5, description="Shift of the box, +- share of it.")] = 0.1
     scale_range: Annotated[float, Field(ge=0.0, lt=0.5, description="Scale of the box, +- share of it.")] = 0.2
     color_jitter: Annotated[float, Field(ge=0.0, le=1.0, description="Gain per colour channel, +- share.")] = 0.2
-    flip_probability: Share = Field(
-        0.0, description="Chance of a mirrored clip. Left hands are always mirrored to right; 0 keeps it at that."
+    flip_probability: Annotated[float, Field(ge=0.0, le=0.0)] = Field(
+        0.0, description="Only 0: left hands are always mirrored to right, and the network knows right hands only."
     )
 
 
@@ -161,11 +161,15 @@ class TrainingConfig(Settings):
     wandb_entity: str | None = None
     experiment_name: str = "hawor"
     log_every_n_steps: PositiveInt = 50
-    log_images_every_n_steps: Annotated[int, Field(ge=0)] = Field(0, description="0: no pictures.")
+    log_images_every_n_steps: Annotated[int, Field(ge=0, le=0)] = Field(
+        0, description="Only 0: pictures of predictions come with the report, not yet while training."
+    )
     # validation and checkpoints
     val_check_interval: int | float = Field(1.0, gt=0, description="Epochs (float) or steps (int) between validations.")
-    limit_train_batches: int | float = 1.0
-    limit_val_batches: int | float = 1.0
+    limit_train_batches: int | float = Field(
+        1.0, gt=0, description="Share (float) or number (int) of an epoch's batches."
+    )
+    limit_val_batches: int | float = Field(1.0, gt=0, description="Share (float) or number (int) of the batches.")
     output_dir: str = "data/runs"
     log_dir: str = "logs"
     save_top_k: Annotated[int, Field(ge=0)] = 1
@@ -297,7 +301,10 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 def parse_value(text: str) -> Any:
     """Read one value as the YAML files do ("1e-5" is a number, "null" is None)."""
-    return yaml.load(text, Loader=_NumberLoader)  # noqa: S506 - a SafeLoader
+    try:
+        return yaml.load(text, Loader=_NumberLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r} is not a YAML value: {error}") from error
 
 
 def build(schema: type[Settings], values: Mapping[str, Any], *, origin: str) -> Any:

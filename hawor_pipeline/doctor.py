@@ -21,6 +21,7 @@ REQUIRED_PACKAGES = (
     "pyarrow",
     "pydantic",
     "embreex",
+    "jaxtyping",
 )
 ORCHESTRATION_PACKAGES = ("dagster", "dagster-webserver", "wandb", "tensorboard")
 _DEMO_DISK_GB = 2.0

@@ -46,10 +46,19 @@ def test_the_shipped_loss_weights_are_the_defaults():
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_experiment_is_valid(path):
-    if path.stem.endswith("_data"):
+    load_config(path)
+
+
+def test_the_conversion_presets_are_valid():
+    for name in ("data_config", "demo_data"):
+        path = CONFIGS / f"{name}.yaml"
         build(ConversionConfig, read_yaml(path), origin=str(path))
-    else:
-        load_config(path)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "jobs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_job_preset_names_an_experiment_that_is_there(path):
+    config = read_yaml(path)["ops"]["trained_checkpoint"]["config"]
+    load_config(experiment_file(config["experiment"]), config.get("overrides"))
 
 
 @pytest.mark.parametrize("text", ["1e-5", "1E-5", "1.0e-05", "+1e-5", ".1e-4", "0.00001"])

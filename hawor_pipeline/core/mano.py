@@ -119,10 +119,14 @@ def load_mano(path: str | Path, side: Side, *, fix_left_shapedirs: bool = False)
         raise ConfigError("found fix_left_shapedirs=True with side 'right'; only the left file needs the fix.")
     file = find_mano(path, side)
     raw = load_npz(file) if file.suffix == ".npz" else load_pickle(file)
+    if not isinstance(raw, dict):
+        raise DataError(f"{file}: holds {type(raw).__name__}, expected a dictionary of arrays; get MANO v1.2.")
     arrays = {name: _checked(raw, name, shape, file) for name, shape in _SHAPE_OF.items()}
     shape_dirs = _dense(raw, "shapedirs", file)
     if shape_dirs.shape[:2] != (VERTEX_COUNT, 3) or shape_dirs.ndim != 3 or shape_dirs.shape[2] < _SHAPES:
         raise DataError(f"{file}: found shapedirs of shape {shape_dirs.shape}, expected (778, 3, 10); get MANO v1.2.")
+    if not np.isfinite(shape_dirs).all():
+        raise DataError(f"{file}: shapedirs holds values that are not finite; get the file again.")
     shape_dirs = np.ascontiguousarray(shape_dirs[:, :, :_SHAPES], np.float64)
     if fix_left_shapedirs:
         shape_dirs = shape_dirs * np.array([-1.0, 1.0, 1.0])[:, None]

@@ -103,10 +103,18 @@ def plan_subject(
             plan.errors[sequence] = error
             continue
         key = hash_json({**shared, "raw": raw, "subject": subject, "sequence": sequence})
-        data_version = hash_json({"raw": raw, "settings": shared["settings"], "converter": CONVERTER_VERSION})
+        decided_by = {
+            "raw": raw,
+            "mano": shared["mano"],
+            "settings": shared["settings"],
+            "converter": CONVERTER_VERSION,
+        }
+        data_version = hash_json(decided_by)
         plan.data_versions[sequence] = data_version
         folder = output / subject / sequence
         info, why = find_done(folder, key)
+        if info is not None and info["bytes"] != sum((folder / name).stat().st_size for name in info["sha256"]):
+            info, why = None, "a file of the earlier result has another size than when it was written"
         if info is not None:
             plan.done[sequence] = info
             continue
@@ -145,7 +153,7 @@ def _selected(
     manifest = read_manifest(output, subject) or {}
     kept = set()
     if manifest.get("settings") == settings_that_matter(settings) and manifest.get("source") == root.source:
-        kept = {entry["sequence"] for entry in manifest.get("sequences", ())}
+        kept = {entry["sequence"] for entry in manifest.get("sequences", ())} | set(manifest.get("withdrawn", ()))
     asked = [name for name in present if name in names][: settings.max_sequences_per_subject]
     return [name for name in present if name in kept or name in asked]
 

@@ -124,7 +124,7 @@ def _convert(
     by_subject = {plan.subject: plan for plan in plans}
     for plan in plans:  # while shards are being replaced, no manifest may vouch for them
         if plan.tasks:
-            (Path(output_dir) / plan.subject / MANIFEST_FILE).unlink(missing_ok=True)
+            withdraw(Path(output_dir), plan.subject, {task.sequence for task in plan.tasks})
     started, total = time.monotonic(), len(tasks) + sum(len(plan.done) for plan in plans)
     finished = total - len(tasks)
     if progress:
@@ -148,6 +148,24 @@ def _convert(
             _write_manifest(plan, root, Path(output_dir), settings)
     _remove_empty(Path(output_dir))
     return plans, time.monotonic() - started
+
+
+def withdraw(output: Path, subject: str, names: set[str]) -> None:
+    """Take sequences that are about to be replaced out of a manifest; it keeps their names, so a kill forgets none."""
+    manifest = read_manifest(output, subject)
+    if manifest is None:
+        return
+    entries = manifest["sequences"]
+    kept = [entry for entry in entries if entry["sequence"] not in names]
+    gone = {entry["sequence"] for entry in entries} & names
+    manifest |= {
+        "sequences": kept,
+        "withdrawn": sorted(gone | set(manifest.get("withdrawn", ()))),
+        "rows": sum(entry["rows"] for entry in kept),
+        "valid_rows": sum(entry["valid_rows"] for entry in kept),
+        "data_version": hash_json([entry["data_version"] for entry in kept]),
+    }
+    atomic_write_json(output / subject / MANIFEST_FILE, manifest)
 
 
 def _remove_empty(output: Path) -> None:

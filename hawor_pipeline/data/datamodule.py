@@ -181,11 +181,12 @@ class HandData:
         present = sorted(set(subjects.tolist()))
         if self.config.val_fraction is not None and not has_own:
             names = np.char.add(np.char.add(subjects, "/"), np.array(table.column("sequence").to_pylist()))
-            keys = sorted(set(names.tolist()), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+            usable = ~np.isin(subjects, TEST_SUBJECTS)
+            keys = sorted(set(names[usable].tolist()), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
             chosen = sorted(keys[: max(1, round(len(keys) * self.config.val_fraction))])
             validates = np.isin(names, chosen)
             rest = sorted(set(keys) - set(chosen))
-            return Split(f"val_fraction {self.config.val_fraction}", rest, chosen), ~validates, validates
+            return Split(f"val_fraction {self.config.val_fraction}", rest, chosen), usable & ~validates, validates
         wanted = self.config.val_subjects
         absent = sorted(set(wanted or ()) - set(present))
         if absent and not has_own:
@@ -193,7 +194,7 @@ class HandData:
         held_out = set(wanted or VALIDATION_SUBJECTS)
         training = [subject for subject in present if subject not in held_out and subject not in TEST_SUBJECTS]
         validation = [] if has_own else [subject for subject in present if subject in held_out]
-        rule = "validation_data_dir" if has_own else "val_subjects" if wanted else "protocol"
+        rule = "validation_data_dir" if has_own else "val_subjects" if wanted else "default subjects"
         return Split(rule, training, validation), np.isin(subjects, training), np.isin(subjects, validation)
 
     def _require_clips(self, shares: Sequence[DatasetShare]) -> None:

@@ -168,7 +168,7 @@ class ClipDataset(Dataset):
         except ValueError as error:
             name = self.shards.table.column("sample_id")[row].as_py()
             raise DataError(f"crop of {name} is damaged ({error}); convert its subject again") from error
-        decoded = picture, height / picture.shape[0]
+        decoded = picture, 8 / round(8 * picture.shape[0] / height)  # the decoder scales by eighths, then rounds up
         if self._decoded_bytes + picture.nbytes <= self.cache_bytes:
             self._decoded[row] = decoded
             self._decoded_bytes += picture.nbytes

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from hawor_pipeline.data.arctic import ArcticRoot
 from hawor_pipeline.data.shard_schema import LEDGER_FILE, MANIFEST_FILE
-from hawor_pipeline.data.shards import open_shards, read_manifest, read_side_tables
+from hawor_pipeline.data.shards import open_shards, read_manifest, read_side_tables, shards_version
 from hawor_pipeline.data.splits import SPLITS, Protocol, read_protocols
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import (
@@ -51,7 +51,7 @@ def build_metadata(shards_dir: str | Path, arctic_root: str | Path | ArcticRoot,
     manifests = {name: read_manifest(shards, name) or {} for name in names}
     protocols = read_protocols(root)
     _check_settings(shards, manifests)
-    version = hash_json({name: manifest["data_version"] for name, manifest in manifests.items() if manifest["rows"]})
+    version = shards_version(shards)
     key = hash_json(
         {
             "version": METADATA_VERSION,

@@ -41,7 +41,7 @@ def map_tasks(
     count = max(1, min(workers or os.cpu_count() or 1, len(tasks)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(preload)
-    with _single_threaded_environment(), ProcessPoolExecutor(count, context, _start_worker) as pool:
+    with _single_threaded_environment(), ProcessPoolExecutor(count, context, start_worker) as pool:
         waiting: dict[Future, Task] = {pool.submit(_guarded, function, task): task for task in tasks}
         try:
             while waiting:
@@ -94,7 +94,7 @@ def _single_threaded_environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     one_thread().__enter__()
     parent = multiprocessing.parent_process()
     if parent is not None:

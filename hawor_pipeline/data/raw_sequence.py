@@ -110,7 +110,7 @@ def _load_hands(file: Path) -> dict[str, RawHand]:
         shape = np.asarray(_entry(values, "shape", file))
         if shape.ndim == 1:  # one shape per sequence in the files, one per frame in ARCTIC's documentation
             shape = np.broadcast_to(shape, (frames, *shape.shape))
-        errors = np.ravel(np.asarray(values.get("fitting_err", np.zeros(frames))))
+        errors = np.ravel(np.asarray(_entry(values, "fitting_err", file)))
         hands[side] = RawHand(
             global_orient=rotation,
             pose=_numbers(_entry(values, "pose", file), (frames, 45), file, f"{side}.pose"),

@@ -73,6 +73,7 @@ def evaluate_checkpoint(
     choose_device(device)
     views = find_protocol(protocol).views
     digest = _checkpoint_digest(checkpoint_path)
+    _check_unseen(checkpoint_path, subjects)
     source = _source(shards_dir, subjects)
     identity = RunIdentity(run_id, protocol, dataset_version, source, digest)
     curves = Path(training_table) if training_table is not None else None
@@ -194,6 +195,17 @@ def clip_length_of(checkpoint_path: Path | str) -> int:
     if not isinstance(length, int) or length < 1:
         raise CheckpointError(f"{checkpoint_path}: clip_length is {length!r}, expected a positive number of frames.")
     return length
+
+
+def _check_unseen(checkpoint_path: Path | str, subjects: Sequence[str]) -> None:
+    """Refuse to call an evaluation what would be a look at the training data."""
+    split = load_checkpoint(checkpoint_path).get("split")
+    trained = split.get("training", ()) if isinstance(split, dict) else ()
+    seen = {str(name).split("/")[0] for name in trained}
+    if overlap := sorted(seen & set(subjects)):
+        raise ConfigError(
+            f"{checkpoint_path} was trained on {', '.join(overlap)}; evaluate subjects that it never saw (--subjects)."
+        )
 
 
 def _checkpoint_digest(path: Path | str) -> str:

@@ -8,7 +8,7 @@ import dagster as dg
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 
-from hawor_pipeline.orchestration.reaper import worker_alive
+from hawor_pipeline.orchestration.reaper import end_processes_of, worker_alive
 
 
 class LocalRunLauncher(DefaultRunLauncher):
@@ -20,10 +20,12 @@ class LocalRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """RUNNING, FAILED, or UNKNOWN where the run belongs to another machine or has not started steps yet."""
-        alive = worker_alive(run)
-        if alive is None:
-            return CheckRunHealthResult(WorkerStatus.UNKNOWN, "no process of this machine is known for the run")
-        if alive:
+        """FAILED where the run's process on this machine is gone (what it left behind is ended), else RUNNING.
+
+        A run of another machine, or one that has not started steps yet, cannot be judged here. It counts as running,
+        because the monitor takes every other answer for death.
+        """
+        if worker_alive(run) is not False:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
+        end_processes_of(run.run_id)
         return CheckRunHealthResult(WorkerStatus.FAILED, "the process of the run is gone")

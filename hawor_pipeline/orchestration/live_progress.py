@@ -22,7 +22,9 @@ def observation_metadata(progress: dict[str, Any]) -> dict[str, Any]:
 
 
 class LiveProgressReader(dg.PipesTempFileMessageReader):
-    """Reads messages through a temporary file, and observes the asset at each custom message."""
+    """Reads messages through a temporary file, observes the asset at each validation, and keeps a user error's text."""
+
+    error: str | None = None
 
     @contextmanager
     def read_messages(self, handler: PipesMessageHandler) -> Iterator[Any]:
@@ -32,6 +34,8 @@ class LiveProgressReader(dg.PipesTempFileMessageReader):
 
         def observe(payload: Any) -> None:
             keep(payload)
+            if isinstance(payload, dict) and payload.get("kind") == "error":
+                self.error = payload["message"]
             if isinstance(payload, dict) and payload.get("kind") == "validation":
                 context.log_event(dg.AssetObservation(context.asset_key, metadata=observation_metadata(payload)))
 

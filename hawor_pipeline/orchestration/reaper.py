@@ -16,7 +16,7 @@ PID_TAG = "hawor/worker_pid"
 HOST_TAG = "hawor/worker_host"
 BORN_TAG = "hawor/worker_born"
 RUN_ID_VARIABLE = "HAWOR_DAGSTER_RUN_ID"  # inherited by every process that a run starts
-_BORN_TOLERANCE_S = 1.0
+_BORN_TOLERANCE_S = 10.0  # the system reckons birth times from a clock that may be corrected
 _TERMINATE_GRACE_S = 20.0
 _UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
@@ -59,7 +59,7 @@ def reap_dead_runs(instance: dg.DagsterInstance) -> list[ReapedRun]:
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
         if worker_alive(run) is not False:
             continue
-        ended = _end_processes_of(run.run_id)
+        ended = end_processes_of(run.run_id)
         message = f"The worker of this run (process {run.tags[PID_TAG]}) is gone; the next run resumes its work."
         if run.status == dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, message=message)
@@ -70,7 +70,7 @@ def reap_dead_runs(instance: dg.DagsterInstance) -> list[ReapedRun]:
     return reaped
 
 
-def _end_processes_of(run_id: str) -> tuple[int, ...]:
+def end_processes_of(run_id: str) -> tuple[int, ...]:
     """Ask all processes that a dead run left behind to stop, then insist. Returns their ids."""
     left = []
     for process in psutil.process_iter():

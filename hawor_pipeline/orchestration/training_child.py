@@ -28,11 +28,11 @@ def _stop_when_orphaned(parent: int) -> None:
 
 def main() -> int:
     """Train as the Pipes extras say; exit code 1 with one clear message for user errors."""
+    _stop_when_orphaned(os.getppid())  # before the imports, which take seconds
     from hawor_pipeline.config import load_config
     from hawor_pipeline.errors import HaworError
     from hawor_pipeline.training.fit import TrainingPipeline
 
-    _stop_when_orphaned(os.getppid())
     with open_dagster_pipes() as pipes:
         config = load_config(pipes.get_extra("config_path"))
         run_dir = Path(pipes.get_extra("run_dir"))
@@ -40,7 +40,9 @@ def main() -> int:
             pipeline = TrainingPipeline(config, run_dir, on_progress=pipes.report_custom_message, echo=True)
             pipeline.train()
         except HaworError as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            message = f"{type(error).__name__}: {error}"
+            print(message, file=sys.stderr)
+            pipes.report_custom_message({"kind": "error", "message": message})
             return error.exit_code
     return 0 if pipeline.stopped_by is None else 128 + pipeline.stopped_by
 

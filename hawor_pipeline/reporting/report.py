@@ -126,7 +126,7 @@ def _report_key(run: RunResults, floors: Any, run_dir: Path, card: Path | None) 
         files += [partition_dir(run.metrics_dir, table, results.run_id) / PART_NAME for table in tables]
     files += sorted(partition_dir(run.metrics_dir, "gallery", run.run_id).glob("*"))
     files += [card] if card else []
-    hashes = {f"{file.parent.name}/{file.name}": sha256_file(file) for file in files if file.is_file()}
+    hashes = {"/".join(file.parts[-3:]): sha256_file(file) for file in files if file.is_file()}
     own = [sha256_file(path) for path in sorted((Path(__file__).parent / "templates").iterdir()) if path.is_file()]
     return hash_json({"files": hashes, "report": REPORT_VERSION, "templates": own, "version": __version__})
 

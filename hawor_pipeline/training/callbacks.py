@@ -19,6 +19,7 @@ from hawor_pipeline.provenance import explain_disk_errors, fsync_path
 from hawor_pipeline.training.loggers import TrainingTable, finite
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 
+SAME_STOP_SECONDS = 10.0  # signals this close together ask for one stop
 LAST_EVERY_SECONDS = 60.0  # at least this often `last` is written, whatever the steps
 PROGRESS_EVERY_SECONDS = 2.0
 DATA_WAIT_LIMIT = 0.2  # share of time waiting for data above which the settings to change are named
@@ -224,6 +225,8 @@ class CheckpointKeeper(pl.Callback):
             trainer.should_stop = True
         if trainer.fit_loop.epoch_loop._should_accumulate() or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return  # between optimiser steps there is nothing to resume from; the end of an epoch saves by itself
+        if not trainer.should_stop and trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            return  # the validation that follows saves, with what it found
         step, every = trainer.global_step, self.config.save_every_n_steps
         due = every > 0 and step % every == 0 and step != self._saved_step
         late = time.perf_counter() - self._saved_at > LAST_EVERY_SECONDS and trainer.world_size == 1
@@ -239,9 +242,14 @@ class CheckpointKeeper(pl.Callback):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save `best` when the monitored value is better than ever."""
+        """Save `best` when the monitored value is better than ever, and `last`."""
         if trainer.sanity_checking:
             return
+        self._keep_best(trainer)
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and trainer.global_step != self._saved_step:
+            self.save_last(trainer)
+
+    def _keep_best(self, trainer: pl.Trainer) -> None:
         value = float(trainer.callback_metrics.get(self.config.monitor, math.nan))
         if not math.isfinite(value):
             return
@@ -271,7 +279,7 @@ class CheckpointKeeper(pl.Callback):
         return self.folder / f"step-{step:08d}.ckpt"
 
     def _save(self, trainer: pl.Trainer, path: Path) -> None:
-        temporary = path.with_name(f".{path.name}.tmp")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with explain_disk_errors(path):
             try:
                 trainer.save_checkpoint(temporary)
@@ -300,6 +308,7 @@ class StopOnSignal(pl.Callback):
     def __init__(self, keeper: CheckpointKeeper):
         self.keeper = keeper
         self.received: int | None = None
+        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -312,9 +321,11 @@ class StopOnSignal(pl.Callback):
 
     def _receive(self, number: int, _frame: Any) -> None:
         if self.received is not None:
+            if time.monotonic() - self._since < SAME_STOP_SECONDS:
+                return  # one Ctrl-C reaches this process from the terminal and from whoever started it
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.received = number
+        self.received, self._since = number, time.monotonic()
         self.keeper.stop_requested = True
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

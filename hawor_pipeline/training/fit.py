@@ -12,11 +12,14 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import fcntl
 import logging
 import sys
 import time
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,7 @@ CONFIG_FILE = "config.yaml"
 RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.jsonl"
 TABLE_FILE = "training.parquet"
+LOCK_WAIT_SECONDS = 30.0  # a process that was asked to stop needs time to write its checkpoint
 
 
 class TrainingPipeline:
@@ -81,8 +85,12 @@ class TrainingPipeline:
         Raises:
             HaworError: see `hawor_pipeline.errors`.
         """
-        config = self.config
         (self.run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        with _only_writer(self.run_dir):
+            return self._train(resume)
+
+    def _train(self, resume: str | Path | None) -> tuple[pl.Trainer, EnhancedHaWoRTrainer]:
+        config = self.config
         checkpoint = self._resumed_from(resume)
         _silence_lightning()
         if config.num_threads:
@@ -145,6 +153,30 @@ class TrainingPipeline:
         }
         atomic_write_json(self.run_dir / RESULT_FILE, result)
         self.report({"kind": "end", **result})
+
+
+@contextmanager
+def _only_writer(run_dir: Path) -> Iterator[None]:
+    """Hold the run's folder; the kernel lets go of it when this process ends, however it ends."""
+    if int(os.environ.get("LOCAL_RANK", "0")) != 0:
+        yield
+        return
+    handle = os.open(run_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise CheckpointError(
+                        f"another process trains in {run_dir}; wait for it or end it, then run this again"
+                    ) from None
+                time.sleep(0.5)
+        yield
+    finally:
+        os.close(handle)
 
 
 def build_trainer(config: TrainingConfig, run_dir: Path, callbacks: list[Callback]) -> pl.Trainer:

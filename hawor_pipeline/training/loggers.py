@@ -66,7 +66,9 @@ class TrainingTable:
         self._rows += [(step, epoch, split, name, float(value)) for name, value in values.items()]
 
     def flush(self) -> None:
-        """Write all rows."""
+        """Write all rows; without new ones the file stays as it is."""
+        if not self._rows and self.path.exists():
+            return
         new = pa.Table.from_arrays(
             [pa.array(values, field.type) for values, field in zip(zip(*self._rows, strict=True), SCHEMA, strict=True)]
             if self._rows

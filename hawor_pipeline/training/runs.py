@@ -27,8 +27,6 @@ TRAINING_VERSION = "1"  # raise it when training code changes numbers: finished 
 MACHINE_KEYS = frozenset(
     {
         "accelerator",
-        "devices",
-        "num_nodes",
         "num_threads",
         "num_workers",
         "pin_memory",
@@ -36,7 +34,6 @@ MACHINE_KEYS = frozenset(
         "persistent_workers",
         "strategy",
         "training_data_dir",
-        "validation_data_dir",
         "mano_model_path",
         "output_dir",
         "log_dir",

@@ -104,7 +104,7 @@ def test_this_worker_is_tagged_and_the_launcher_sees_it(monkeypatch):
         assert launcher.check_run_worker_health(tagged).status.value == "RUNNING"
         dead = _started_run(instance, _tags(*_dead_process()))
         assert launcher.check_run_worker_health(dead).status.value == "FAILED"
-        assert launcher.check_run_worker_health(_started_run(instance, {})).status.value == "UNKNOWN"
+        assert launcher.check_run_worker_health(_started_run(instance, {})).status.value == "RUNNING"
 
 
 @pytest.mark.engine

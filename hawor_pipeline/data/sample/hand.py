@@ -5,6 +5,7 @@ Convention: MANO's. Metres; at rest the right hand's fingers point along -x, its
 data types and keys are those of MANO's own files, read by smplx with `ext="npz"`; `source` says that it is synthetic.
 """
 
+import io
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from hawor_pipeline.data.sample.hand_mesh import right_hand_mesh
 from hawor_pipeline.data.sample.hand_pose import GRASPS, RELAXED_POSE, mirror_pose
 from hawor_pipeline.data.sample.hand_skeleton import PARENTS
 from hawor_pipeline.data.sample.hand_skin import blend_weights, joint_regressor, pose_correctives, shape_motion
+from hawor_pipeline.provenance import atomic_write_bytes
 
 Side = Literal["right", "left"]
 
@@ -56,7 +58,9 @@ def write_mano_models(directory: Path) -> dict[str, Path]:
     sides: tuple[Side, Side] = ("right", "left")
     files = {side: directory / f"MANO_{side.upper()}.npz" for side in sides}
     for side in sides:
-        np.savez(files[side], **build_mano(side))  # type: ignore[arg-type]
+        buffer = io.BytesIO()
+        np.savez(buffer, **build_mano(side))  # type: ignore[arg-type]
+        atomic_write_bytes(files[side], buffer.getvalue())
     return {str(side): path for side, path in files.items()}
 
 

@@ -35,8 +35,8 @@ class SampleSpec:
         image_source: `images` (full frames) or `cropped_images` (ARCTIC's smaller download).
         image_scale: size of pictures and intrinsics relative to 2800 x 2000; 1 for `cropped_images`.
         seed: everything follows from it.
-        tempo: speed of all motion, 1 is natural. Above it a short sequence holds more poses; the pictures keep a natural
-            exposure, so they are not more blurred.
+        tempo: speed of all motion, 1 is natural. Above it a short sequence holds more poses; the exposure stays that of
+            a real camera, as if the pictures were further apart in time.
     """
 
     subjects: tuple[str, ...] = SUBJECTS

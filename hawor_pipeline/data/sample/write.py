@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hawor_pipeline.data.pool import start_worker
 from hawor_pipeline.data.sample.plan import SYNTHETIC_NOTE, SampleSpec, SequencePlan, plan_sequences
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.provenance import (
@@ -128,11 +129,14 @@ def _clear_other(root: Path, key: str) -> None:
             f"{arctic} exists but has no file SYNTHETIC, so it is not a sample written by this program. "
             "Expected an empty place or an older sample; choose another --root."
         )
+    trash = root / ".staging"
+    shutil.rmtree(trash, ignore_errors=True)
     if marker.exists() and f"key {key}" not in marker.read_text():
-        for name in ("_stage.json", ".finished", "arctic", "body_models"):
-            path = root / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    shutil.rmtree(root / ".staging", ignore_errors=True)
+        trash.mkdir()
+        for name in ("_stage.json", ".finished", "body_models", "arctic"):  # arctic holds the marker: last
+            if (root / name).exists():
+                os.rename(root / name, trash / name)
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def _write_shared(root: Path, spec: SampleSpec, key: str) -> None:
@@ -175,7 +179,7 @@ def _run(root: Path, spec: SampleSpec, plans: list[SequencePlan], workers: int) 
     # A process per core is faster than threads that wait for each other, hence one thread in each.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hawor_pipeline.data.sample.render"])
-    with _environment(ONE_THREAD), ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with _environment(ONE_THREAD), ProcessPoolExecutor(workers, context, start_worker) as pool:
         # Sequences of one subject share their rooms, so they go to one process where that leaves none idle.
         subjects = list(dict.fromkeys(p.subject for p in plans))
         groups = [[p] for p in plans]

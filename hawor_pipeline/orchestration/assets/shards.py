@@ -25,7 +25,7 @@ class ShardsAssetConfig(dg.Config):
 
 def conversion_settings(config: ShardsAssetConfig, *, is_sample: bool) -> ConversionConfig:
     """The conversion settings of a run."""
-    default = "experiments/demo_data.yaml" if is_sample else "data_config.yaml"
+    default = "demo_data.yaml" if is_sample else "data_config.yaml"
     path = config.data_config or str(config_dir() / default)
     return build(ConversionConfig, {**read_yaml(path), **config.overrides}, origin=path)
 

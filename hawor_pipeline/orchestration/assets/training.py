@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError
 from pydantic import Field
 
 from hawor_pipeline.config import TrainingConfig, load_config
@@ -111,13 +112,18 @@ def _train(
     context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, plan: RunPlan, settings: TrainingConfig
 ) -> None:
     config_path = prepare_run(plan, settings)
-    invocation = pipes.run(
-        command=[sys.executable, "-m", "hawor_pipeline.orchestration.training_child"],
-        context=context,
-        env={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")},
-        extras={"config_path": str(config_path), "run_dir": str(plan.run_dir)},
-    )
-    invocation.get_results()
+    try:
+        pipes.run(
+            command=[sys.executable, "-m", "hawor_pipeline.orchestration.training_child"],
+            context=context,
+            env={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")},
+            extras={"config_path": str(config_path), "run_dir": str(plan.run_dir)},
+        ).get_results()
+    except DagsterPipesExecutionError:
+        message = pipes.message_reader.error if isinstance(pipes.message_reader, LiveProgressReader) else None
+        if message is None:
+            raise
+        raise dg.Failure(message, allow_retries=False) from None
 
 
 def _result(result: Any, plan: RunPlan, device: Compute) -> dg.MaterializeResult:

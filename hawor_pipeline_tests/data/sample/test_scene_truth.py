@@ -128,7 +128,7 @@ def test_silhouette_equals_that_of_the_reprojected_mesh(case) -> None:
 def test_visible_skin_is_painted_and_hidden_skin_is_not(case, monkeypatch) -> None:
     """With magenta hands, magenta appears inside the reprojected hands only, and wherever their surface is in front."""
     root, plan, view, scene, motion = case
-    monkeypatch.setattr(render, "SHUTTER", 0.0)
+    monkeypatch.setattr(scene, "shutter", 0.0)
     painter = sequence.view_painter(scene, motion, SPEC, plan, view)
     for side in ("right", "left"):
         painter.colours[:, scene.parts[side]] = MAGENTA / 255
