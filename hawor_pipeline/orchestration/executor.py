@@ -26,10 +26,14 @@ class ReapingExecutor(MultiprocessExecutor):
         instance = plan_context.instance
         tag_this_worker(instance, plan_context.run_id)
         for run in reap_dead_runs(instance):
+            message = (
+                f"Reaped run {run.run_id} of {run.job_name}, whose worker had died: marked as failed, pool slots "
+                f"freed, {len(run.ended_pids)} left-over processes ended. Its finished work will be reused."
+            )
+            plan_context.log.info(message)
             yield DagsterEvent.engine_event(
                 plan_context,
-                f"Reaped run {run.run_id} of {run.job_name}, whose worker had died: marked as failed, pool slots "
-                f"freed, {len(run.ended_pids)} left-over processes ended. Its finished work will be reused.",
+                message,
                 EngineEventData({"reaped_run": dg.MetadataValue.dagster_run(run.run_id)}),
             )
         yield from super().execute(plan_context, execution_plan)

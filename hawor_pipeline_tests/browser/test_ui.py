@@ -86,12 +86,11 @@ LATEST = """
     assetMaterializations(limit: 1) { runId metadataEntries { label ... on BoolMetadataEntry { boolValue } } }
 } } }
 """
-JOB_PAGE = "locations/hawor_pipeline.definitions/jobs/full_pipeline_job"
 
 
 def test_the_graph_shows_every_asset(web_ui, screenshots):
     with chromium_page(1700, 800) as page:
-        page.goto(f"{web_ui}/{JOB_PAGE}", timeout=_PAGE_TIMEOUT_MS)
+        page.goto(f"{web_ui}/asset-groups", timeout=_PAGE_TIMEOUT_MS)
         for name in ("raw_arctic_sequences", "subject_shards", "trained_checkpoint", "final_report"):
             page.get_by_text(name, exact=True).first.wait_for(timeout=_PAGE_TIMEOUT_MS, state="attached")
         page.wait_for_timeout(3000)

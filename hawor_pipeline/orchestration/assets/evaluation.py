@@ -29,7 +29,7 @@ def _evaluated_subjects(config: EvaluationAssetConfig, dataset: dict[str, Any]) 
 
 
 @dg.asset(
-    group_name="results",
+    group_name="hand_mesh",
     kinds={"parquet"},
     owners=["team:hand-mesh"],
     io_manager_key="json_io_manager",
@@ -63,7 +63,7 @@ def baseline_metrics(
 
 
 @dg.asset(
-    group_name="results",
+    group_name="hand_mesh",
     kinds={"parquet", "pytorch"},
     owners=["team:hand-mesh"],
     pool="gpu",

@@ -13,7 +13,7 @@ from hawor_pipeline.paths import DataPaths
 
 
 @dg.asset(
-    group_name="data",
+    group_name="hand_mesh",
     kinds={"json", "markdown"},
     owners=["team:hand-mesh"],
     deps=["subject_shards"],
@@ -63,7 +63,7 @@ def dataset_metadata(context: dg.AssetExecutionContext, raw: RawData) -> dg.Mate
 
 
 @dg.asset(
-    group_name="data",
+    group_name="hand_mesh",
     kinds={"parquet", "matplotlib"},
     owners=["team:hand-mesh"],
     deps=["subject_shards"],

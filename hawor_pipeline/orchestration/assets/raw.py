@@ -14,7 +14,7 @@ from hawor_pipeline.provenance import StageResult, hash_json
 
 
 @dg.asset(
-    group_name="data",
+    group_name="hand_mesh",
     kinds={"numpy", "parquet"},
     owners=["team:hand-mesh"],
     partitions_def=subjects_partitions,
@@ -53,6 +53,8 @@ def raw_arctic_sequences(context: dg.AssetExecutionContext, raw: RawData) -> dg.
         sheet = result.path / "proof.jpg"
         more = {"proof_sheet": picture(sheet)} if sheet.is_file() else {}
         context.add_asset_metadata(describe(result, **more), partition_key=subject)
+        for problem in result.info["damaged"]:
+            context.log.error(f"damaged: {problem}. Get the file again; nothing else was lost.")
     return _summary(results, sample)
 
 

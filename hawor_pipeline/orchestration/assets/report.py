@@ -13,7 +13,7 @@ _MAX_BYTES = 8_000_000
 
 
 @dg.asset(
-    group_name="results",
+    group_name="hand_mesh",
     kinds={"html", "plotly"},
     owners=["team:hand-mesh"],
     deps=["quality_stats", "baseline_metrics"],

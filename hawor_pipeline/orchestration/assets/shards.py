@@ -31,7 +31,7 @@ def conversion_settings(config: ShardsAssetConfig, *, is_sample: bool) -> Conver
 
 
 @dg.asset(
-    group_name="data",
+    group_name="hand_mesh",
     kinds={"arrow", "parquet"},
     owners=["team:hand-mesh"],
     partitions_def=subjects_partitions,

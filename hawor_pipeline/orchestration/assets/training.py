@@ -39,7 +39,7 @@ class TrainingAssetConfig(dg.Config):
 
 
 @dg.asset(
-    group_name="learning",
+    group_name="hand_mesh",
     kinds={"pytorch", "lightning"},
     owners=["team:hand-mesh"],
     pool="gpu",
