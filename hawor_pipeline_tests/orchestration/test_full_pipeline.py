@@ -56,7 +56,7 @@ def test_the_first_run_made_everything(project, instance):
         assert metadata["reused"].value is False, asset
         assert metadata["why"].value, asset
     report = json.loads((project / "data" / "handoff" / "final_report.json").read_text())["path"]
-    page = Path(str(report).replace(str(Path(report).parents[3]), str(project / "data")))
+    page = Path(str(report).replace(str(Path(report).parents[2]), str(project / "data")))
     assert "SYNTHETIC SAMPLE" in page.read_text()
     shown = json.loads(page.with_name("report.json").read_text())
     finite = [name for name, entry in shown["metrics"].items() if entry.get("value") is not None]
