@@ -225,7 +225,9 @@ class CheckpointKeeper(pl.Callback):
             trainer.should_stop = True
         if trainer.fit_loop.epoch_loop._should_accumulate() or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return  # between optimiser steps there is nothing to resume from; the end of an epoch saves by itself
-        if not trainer.should_stop and trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        fetcher = trainer.fit_loop._data_fetcher
+        assert fetcher is not None  # it delivered this batch
+        if not trainer.should_stop and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher):
             return  # the validation that follows saves, with what it found
         step, every = trainer.global_step, self.config.save_every_n_steps
         due = every > 0 and step % every == 0 and step != self._saved_step
