@@ -30,6 +30,8 @@ def chain():
 @dg.job(executor_def=reaping_executor)
 def single():
     start()
+
+defs = dg.Definitions(jobs=[chain, single])
 """
 
 
