@@ -12,21 +12,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from hawor_pipeline.config import DEFAULT_LOSS_WEIGHTS as DEFAULT_WEIGHTS
 from hawor_pipeline.errors import CheckpointError, ConfigError, nearest
 
 Mode = Literal["static", "ema", "gradnorm_head"]
 
-DEFAULT_WEIGHTS = {
-    "KEYPOINTS_3D": 0.1,
-    "KEYPOINTS_2D": 0.05,
-    "GLOBAL_ORIENT": 0.01,
-    "HAND_POSE": 0.01,
-    "BETAS": 0.005,
-    "MESH_VERTICES": 0.02,
-    "MESH_FACES": 0.01,
-    "TEMPORAL_CONSISTENCY": 0.005,
-    "OCCLUSION_ROBUSTNESS": 0.01,
-}
 TERMS = tuple(DEFAULT_WEIGHTS)
 # Share of the total that each term is to have under adaptive weighting: pose and orientation need a tenth each at
 # least.
