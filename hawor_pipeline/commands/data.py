@@ -1,0 +1,74 @@
+"""Commands that make data: sample-data, prepare."""
+
+import argparse
+import json
+from pathlib import Path
+
+from hawor_pipeline.commands.printing import print_result, show_progress
+
+
+def add(commands) -> None:
+    """Add the commands of this module."""
+    for each in (_add_sample, _add_prepare):
+        each(commands)
+
+
+def _add_sample(commands) -> None:
+    parser = commands.add_parser("sample-data", help="write the built-in synthetic sample in ARCTIC's raw layout")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--subjects", nargs="+", metavar="s01")
+    parser.add_argument("--sequences-per-subject", type=int, metavar="N")
+    parser.add_argument("--frames", type=int, metavar="N")
+    parser.add_argument("--views", type=int, nargs="+", metavar="V", help="0 is the egocentric view, 1..8 are static")
+    parser.add_argument("--image-source", choices=["images", "cropped_images"])
+    parser.add_argument("--image-scale", type=float, metavar="F", help="scales image_size and K; `images` only")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--tempo", type=float, help="speed of all motion; 1 is natural")
+    parser.add_argument("--num-workers", type=int, metavar="N")
+    parser.set_defaults(run=_sample)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.data.sample import SampleSpec, ensure_sample
+
+    names = ("subjects", "sequences_per_subject", "frames", "views", "image_source", "image_scale", "seed", "tempo")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    for name in ("subjects", "views"):
+        if name in given:
+            given[name] = tuple(given[name])
+    result = ensure_sample(
+        arguments.root, SampleSpec(**given), workers=arguments.num_workers, progress=show_progress("sequence")
+    )
+    print_result(result)
+    return 0
+
+
+def _add_prepare(commands) -> None:
+    parser = commands.add_parser("prepare", help="convert raw ARCTIC sequences to training shards")
+    parser.add_argument("--arctic-root", type=Path, required=True, help="any folder level of ARCTIC's download")
+    parser.add_argument("--output-dir", type=Path, required=True)
+    parser.add_argument("--subjects", nargs="+", metavar="s01")
+    parser.add_argument("--sequences", nargs="+", metavar="NAME")
+    parser.add_argument("--max-sequences-per-subject", type=int, metavar="N")
+    parser.add_argument("--target-resolution", type=int, nargs=2, metavar=("H", "W"))
+    parser.add_argument("--num-workers", type=int, metavar="N")
+    parser.add_argument("--views", type=int, nargs="+", metavar="V")
+    parser.add_argument("--mano-dir", type=Path)
+    parser.set_defaults(run=_prepare)
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.data.prepare import prepare
+
+    names = ("sequences", "max_sequences_per_subject", "target_resolution", "views")
+    totals = prepare(
+        arguments.arctic_root,
+        arguments.output_dir,
+        settings={name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None},
+        subjects=arguments.subjects,
+        mano_dir=arguments.mano_dir,
+        workers=arguments.num_workers,
+        progress=show_progress("sequence"),
+    )
+    print(json.dumps(totals, indent=2))
+    return 0

@@ -1,0 +1,46 @@
+"""What commands print: progress, the result of a stage, the main numbers of a report."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+
+def show_progress(what: str):
+    """A progress callback: one line that is rewritten on a terminal, a plain line per tenth elsewhere."""
+    began = time.monotonic()
+    terminal = sys.stderr.isatty()
+
+    def progress(done: int, total: int) -> None:
+        left = (time.monotonic() - began) / max(done, 1) * (total - done)
+        if terminal:
+            print(f"\r{what} {done} of {total}, about {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+            if done == total:
+                print(file=sys.stderr)
+        elif done == total or done % max(total // 10, 1) == 0:
+            print(f"{what} {done} of {total}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return progress
+
+
+def print_result(result) -> None:
+    state = "reused" if result.reused else "done"
+    print(f"{state}: {result.path} ({result.why})")
+    for name, value in result.info.items():
+        if isinstance(value, (str, int, float, bool)):
+            print(f"  {name}: {value}")
+
+
+def print_report(page: Path) -> None:
+    """The main numbers of a report and where it is."""
+    report = json.loads(page.with_name("report.json").read_text())
+    if report["source"] == "synthetic":
+        print("\nSYNTHETIC SAMPLE: rendered hands made by this project; the numbers say nothing about real pictures.")
+    for metric in ("mpjpe_mm", "pa_mpjpe_mm"):
+        floors = ", ".join(
+            f"{name} {value:.1f}" for name, value in report["floors"][metric].items() if value is not None
+        )
+        print(f"{metric:14} {report['metrics'][metric]['value']:7.1f}   floors: {floors}")
+    for metric in ("pck_3d_15mm", "pck_auc", "mpjpe_crop_px"):
+        print(f"{metric:14} {report['metrics'][metric]['value']:7.3f}")
+    print(f"Report: {page}")

@@ -1,0 +1,87 @@
+"""Commands of the whole project: demo, ui, doctor."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from hawor_pipeline.commands.printing import print_report
+from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.paths import DataPaths, config_dir
+
+UI_ADDRESS = "127.0.0.1"
+UI_PORT = 3000
+
+
+def add(commands) -> None:
+    """Add the commands of this module."""
+    for each in (_add_demo, _add_ui, _add_doctor):
+        each(commands)
+
+
+def _add_demo(commands) -> None:
+    parser = commands.add_parser(
+        "demo", help="run the whole pipeline on the built-in sample and print the report's path"
+    )
+    parser.set_defaults(run=_demo)
+
+
+def _dagster_environment() -> dict[str, str]:
+    environment = dict(os.environ, PYTHONWARNINGS="ignore")
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    bin_dir = str(Path(sys.executable).parent)
+    environment["PATH"] = f"{bin_dir}{os.pathsep}{environment.get('PATH', '')}"
+    return environment
+
+
+def _demo(_: argparse.Namespace) -> int:
+    preset = config_dir() / "jobs" / "demo.yaml"
+    module, job = "hawor_pipeline.definitions", "full_pipeline_job"
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", module, "-j", job, "-c", str(preset)]
+    environment = _dagster_environment()
+    for name in ("ARCTIC_ROOT", "MANO_DIR"):  # the demo is always of the built-in sample
+        environment.pop(name, None)
+    code = subprocess.run(command, env=environment, check=False).returncode
+    if code != 0:
+        print(
+            "The run failed; the message above says why. Run the same command again: finished work is reused, and an "
+            "interrupted training resumes.",
+            file=sys.stderr,
+        )
+        return 1
+    handoff = json.loads((DataPaths.default().handoff / "final_report.json").read_text())
+    print_report(Path(handoff["path"]))
+    return 0
+
+
+def _add_ui(commands) -> None:
+    parser = commands.add_parser("ui", help="Dagster's web UI with its daemon")
+    parser.add_argument("--host", default=UI_ADDRESS)
+    parser.add_argument("--port", type=int, default=UI_PORT)
+    parser.set_defaults(run=_ui)
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    if not Path("dagster.yaml").is_file():
+        raise ConfigError(f"dagster.yaml not found in {Path.cwd()}; start the UI from the project's directory")
+    environment = _dagster_environment()
+    environment["DAGSTER_HOME"] = str(Path.cwd())
+    Path("data/dagster").mkdir(parents=True, exist_ok=True)
+    print(f"Dagster's web UI: http://{arguments.host}:{arguments.port}  (stop with Ctrl-C)", flush=True)
+    command = [sys.executable, "-m", "dagster", "dev", "-h", arguments.host, "-p", str(arguments.port)]
+    os.execve(sys.executable, command, environment)
+
+
+def _add_doctor(commands) -> None:
+    parser = commands.add_parser("doctor", help="what this machine has, what is missing, and what to do")
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from hawor_pipeline.doctor import examine, render
+
+    findings = examine()
+    print(render(findings))
+    return 1 if any(finding.required and not finding.ok for finding in findings) else 0
