@@ -117,6 +117,9 @@ class TrainingConfig(Settings):
     scheduler: Literal["cosine", "plateau", "constant"] = "cosine"
     grad_clip_val: NonNegative = 1.0
     accumulate_grad_batches: PositiveInt = 1
+    ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="Average the weights with this decay; validation and checkpoints use the average. 0: off."
+    )
     early_stopping_patience: Annotated[int, Field(ge=0)] = Field(10, description="Validations; 0 switches it off.")
     early_stopping_min_delta: NonNegative = 0.0
     nonfinite_policy: Literal["stop", "skip"] = "stop"

@@ -30,6 +30,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from hawor_pipeline.config import TrainingConfig, dump_config, load_config
 from hawor_pipeline.errors import CheckpointError, ConfigError, HaworError
 from hawor_pipeline.provenance import atomic_write_json, atomic_write_text
+from hawor_pipeline.training.averaging import WeightAverage
 from hawor_pipeline.training.callbacks import (
     CheckpointKeeper,
     MetricsRecorder,
@@ -106,7 +107,8 @@ class TrainingPipeline:
         timer = StepTimer()
         recorder = MetricsRecorder(config, table, timer, self.report)
         stop = StopOnSignal(keeper)
-        trainer = build_trainer(config, self.run_dir, [recorder, stop, keeper, timer])
+        averages = [WeightAverage(config.ema_decay)] if config.ema_decay else []
+        trainer = build_trainer(config, self.run_dir, [recorder, *averages, stop, keeper, timer])
         began = time.perf_counter()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")

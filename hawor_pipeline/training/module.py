@@ -23,6 +23,7 @@ from hawor_pipeline.data.datamodule import ClipSampler, HandData
 from hawor_pipeline.errors import CheckpointError, ConfigError, NumericalError
 from hawor_pipeline.models.checkpoints import build_for_training
 from hawor_pipeline.models.hawor import HaworModel
+from hawor_pipeline.training.averaging import split_weights
 
 MANO_VARIABLE = "MANO_DIR"
 MAX_SKIPPED_IN_A_ROW = 10
@@ -319,6 +320,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
                 f"cannot resume: the checkpoint is of another network (differs in {', '.join(differing)}); "
                 "use the configuration it was trained with, or another output directory"
             )
+        split_weights(checkpoint)
         self.epoch_position = (checkpoint["position"]["epoch"], checkpoint["position"]["batch"])
         self.skipped_batches = checkpoint.get("skipped_batches", 0)
 
