@@ -283,8 +283,19 @@ def _mapping_without_duplicates(loader: yaml.Loader, node: yaml.MappingNode) -> 
 _NumberLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
 
 
-def read_yaml(path: Path | str) -> dict[str, Any]:
+class _LastWinsLoader(_NumberLoader):
+    """As PyYAML itself: of two equal keys the later one counts."""
+
+
+_LastWinsLoader.yaml_constructors = yaml.SafeLoader.yaml_constructors
+
+
+def read_yaml(path: Path | str, *, refuse_duplicates: bool = True) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
+
+    Args:
+        path: the file.
+        refuse_duplicates: a key that stands twice is an error; else the later one counts.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or holds something else.
@@ -294,7 +305,8 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         raise ConfigError(f"configuration file {path} not found; `hawor-pipeline create-config {path}` writes one")
     try:
         with open(path, encoding="utf-8") as file:
-            value = yaml.load(file, Loader=_NumberLoader)  # noqa: S506 - a SafeLoader
+            loader = _NumberLoader if refuse_duplicates else _LastWinsLoader
+            value = yaml.load(file, Loader=loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(value, dict):
