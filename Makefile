@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONWARNINGS ?= ignore
 export DO_NOT_TRACK ?= 1
 
-.PHONY: help setup demo test check ui bench audit test-engines clean
+.PHONY: help setup demo test check ui bench docs audit test-engines clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -48,6 +48,11 @@ bench: $(STAMP)  ## every benchmark, one table each
 
 audit: $(STAMP)  ## known vulnerabilities of the installed dependencies
 	$(BIN)/pip-audit --skip-editable
+
+docs: $(STAMP)  ## the documentation as a site in build/site
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html, or serve it with: $(BIN)/mkdocs serve"
 
 clean:  ## remove what the pipeline made (not the environment)
 	rm -rf data/sample data/raw data/shards data/metadata data/quality data/runs data/metrics data/reports data/handoff data/dagster

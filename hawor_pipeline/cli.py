@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = build_parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        return arguments.execute(arguments)
     except HaworError as error:
         print(f"hawor-pipeline {arguments.command}: {error}", file=sys.stderr)
         return error.exit_code

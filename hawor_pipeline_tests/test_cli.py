@@ -72,7 +72,7 @@ def test_every_command_has_help_and_a_function():
         "demo", "ui", "sample-data", "prepare", "create-config", "train", "evaluate", "report", "doctor",
     }  # fmt: skip
     for name, command in commands.choices.items():
-        assert callable(command.get_default("run")), name
+        assert callable(command.get_default("execute")), name
 
 
 def test_wrong_usage_is_2(capsys):

@@ -25,7 +25,7 @@ def _add_sample(commands) -> None:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--tempo", type=float, help="speed of all motion; 1 is natural")
     parser.add_argument("--num-workers", type=int, metavar="N")
-    parser.set_defaults(run=_sample)
+    parser.set_defaults(execute=_sample)
 
 
 def _sample(arguments: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ def _add_prepare(commands) -> None:
     parser.add_argument("--num-workers", type=int, metavar="N")
     parser.add_argument("--views", type=int, nargs="+", metavar="V")
     parser.add_argument("--mano-dir", type=Path)
-    parser.set_defaults(run=_prepare)
+    parser.set_defaults(execute=_prepare)
 
 
 def _prepare(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ def add(commands) -> None:
     )
     parser.add_argument("old", type=Path, metavar="OLD", help="its YAML or JSON file")
     parser.add_argument("new", type=Path, metavar="NEW", help="the YAML file to write")
-    parser.set_defaults(run=_migrate)
+    parser.set_defaults(execute=_migrate)
 
 
 def _migrate(arguments: argparse.Namespace) -> int:

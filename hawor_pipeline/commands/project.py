@@ -25,7 +25,7 @@ def _add_demo(commands) -> None:
     parser = commands.add_parser(
         "demo", help="run the whole pipeline on the built-in sample and print the report's path"
     )
-    parser.set_defaults(run=_demo)
+    parser.set_defaults(execute=_demo)
 
 
 def _dagster_environment() -> dict[str, str]:
@@ -60,7 +60,7 @@ def _add_ui(commands) -> None:
     parser = commands.add_parser("ui", help="Dagster's web UI with its daemon")
     parser.add_argument("--host", default=UI_ADDRESS)
     parser.add_argument("--port", type=int, default=UI_PORT)
-    parser.set_defaults(run=_ui)
+    parser.set_defaults(execute=_ui)
 
 
 def _ui(arguments: argparse.Namespace) -> int:
@@ -76,7 +76,7 @@ def _ui(arguments: argparse.Namespace) -> int:
 
 def _add_doctor(commands) -> None:
     parser = commands.add_parser("doctor", help="what this machine has, what is missing, and what to do")
-    parser.set_defaults(run=_doctor)
+    parser.set_defaults(execute=_doctor)
 
 
 def _doctor(_: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ def _add_evaluate(commands) -> None:
     parser.add_argument("--protocol", default="arctic-all-val", metavar="NAME")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--run-id", metavar="NAME", help="of the tables; default: the name of the run's folder")
-    parser.set_defaults(run=_evaluate)
+    parser.set_defaults(execute=_evaluate)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -61,7 +61,7 @@ def _add_report(commands) -> None:
     parser.add_argument("--metrics", type=Path, help="metrics directory (default: the project's)")
     parser.add_argument("--output", type=Path, help="where the report goes (default: the project's)")
     parser.add_argument("--data-card-dir", type=Path, help="folder of data_card.md (default: the project's, if there)")
-    parser.set_defaults(run=_report)
+    parser.set_defaults(execute=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:

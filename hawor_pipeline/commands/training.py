@@ -19,7 +19,7 @@ def _add_create_config(commands) -> None:
     parser = commands.add_parser("create-config", help="write a training configuration with every key explained")
     parser.add_argument("path", type=Path)
     parser.add_argument("--experiment", metavar="NAME", help="start from a shipped experiment")
-    parser.set_defaults(run=_create_config)
+    parser.set_defaults(execute=_create_config)
 
 
 def _create_config(arguments: argparse.Namespace) -> int:
@@ -42,7 +42,7 @@ def _add_train(commands) -> None:
     parser.add_argument("--val-subjects", nargs="+", metavar="s05")
     parser.add_argument("--val-fraction", type=float, metavar="F")
     parser.add_argument("--from-scratch", action="store_true", help="allow a huge backbone without pretrained weights")
-    parser.set_defaults(run=_train)
+    parser.set_defaults(execute=_train)
 
 
 def _train(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,75 @@
+"""The documentation: generated pages are fresh, links lead somewhere, commands run as they stand."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hawor_pipeline
+from hawor_pipeline.cli import build_parser
+from hawor_pipeline.config import ConversionConfig, TrainingConfig
+
+ROOT = Path(hawor_pipeline.__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+def generator():
+    """docs/generate.py as a module."""
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["configuration.md", "command-line.md"])
+def test_generated_pages_are_fresh(name):
+    written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
+    assert written == generator().PAGES[name](), "run: python docs/generate.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith(("http://", "https://", "#")):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{page}: {target}"
+
+
+def test_every_setting_and_command_is_in_the_reference():
+    settings = (ROOT / "docs" / "reference" / "configuration.md").read_text(encoding="utf-8")
+    for schema in (TrainingConfig, ConversionConfig):
+        for name in schema.model_fields:
+            assert f"`{name}" in settings, name
+    commands = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    (choices,) = [action.choices for action in build_parser()._actions if action.dest == "command"]
+    for name in choices:
+        assert f"## {name}\n" in commands, name
+
+
+def test_commands_named_in_the_pages_exist():
+    (choices,) = [action.choices for action in build_parser()._actions if action.dest == "command"]
+    for page in PAGES:
+        blocks = re.findall(r"```(?:bash)?\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for name in re.findall(r"^hawor-pipeline ([a-z-]+)", "\n".join(blocks), flags=re.MULTILINE):
+            assert name in choices, f"{page.name}: hawor-pipeline {name}"
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_as_it_stands(tmp_path: Path):
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    script = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL))
+    assert script.count("hawor-pipeline") == 6
+    shim = tmp_path / "bin" / "hawor-pipeline"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -m hawor_pipeline.cli "$@"\n')
+    shim.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{shim.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list(tmp_path.glob("tutorial/reports/*/report.html"))
