@@ -15,8 +15,8 @@ def configuration_page() -> str:
     parts = [
         NOTE,
         "# Configuration\n",
-        "One YAML, one schema; unknown keys fail with the nearest known name. `hawor-pipeline create-config PATH` writes\n"
-        "one with every key explained, `train --set KEY=VALUE` overrides.\n",
+        "One YAML, one schema; unknown keys fail with the nearest known name. `hawor-pipeline create-config PATH`\n"
+        "writes one with every key explained, `train --set KEY=VALUE` overrides.\n",
         "## Training\n",
         *_settings_table(TrainingConfig),
         "## Conversion\n",
@@ -59,8 +59,8 @@ def command_line_page() -> str:
         NOTE,
         "# Command line\n",
         "Exit codes: 0 done; 1 damaged data, full disk, failed run (`doctor`: something required is missing); 2 wrong\n"
-        "usage, configuration, missing path or unknown subject. A user's error is one message: what was found, what was\n"
-        "expected, what to do.\n",
+        "usage, configuration, missing path or unknown subject. A user's error is one message: what was found, what\n"
+        "was expected, what to do.\n",
     ]
     (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     helps = {action.dest: action.help for action in commands._choices_actions}
