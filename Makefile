@@ -55,4 +55,4 @@ docs: $(STAMP)  ## the documentation as a site in build/site
 	@echo "open build/site/index.html, or serve it with: $(BIN)/mkdocs serve"
 
 clean:  ## remove what the pipeline made (not the environment)
-	rm -rf data/sample data/raw data/shards data/metadata data/quality data/runs data/metrics data/reports data/handoff data/dagster
+	rm -rf data/sample data/raw data/shards data/metadata data/quality data/runs data/metrics data/reports data/exports data/handoff data/dagster

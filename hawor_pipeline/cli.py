@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from hawor_pipeline import __version__
-from hawor_pipeline.commands import data, migration, project, results, training
+from hawor_pipeline.commands import data, migration, project, results, training, weights
 from hawor_pipeline.errors import HaworError
 
 
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hawor-pipeline", description=__doc__.split("\n")[0])
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (project, data, training, results, migration):
+    for module in (project, data, training, results, migration, weights):
         module.add(commands)
     return parser
 

@@ -48,6 +48,16 @@ class DataPaths:
         return self.root / "runs"
 
     @property
+    def pretrained(self) -> Path:
+        """Weights from elsewhere, imported and checked."""
+        return self.root / "pretrained"
+
+    @property
+    def exports(self) -> Path:
+        """Networks in HaWoR's naming, a folder per run."""
+        return self.root / "exports"
+
+    @property
     def metrics(self) -> Path:
         """Metric tables, hive-partitioned by run_id."""
         return self.root / "metrics"

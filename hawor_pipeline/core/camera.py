@@ -191,17 +191,20 @@ def full_translation(
     box_size_px: Float[Tensor, "*batch"],
     focal_px: Float[Tensor, "*batch"],
     principal_point_px: Float[Tensor, "*batch 2"],
+    *,
+    min_scale: float = MIN_CAMERA_SCALE,
 ) -> Float[Tensor, "*batch 3"]:
     """Turn the weak-perspective camera of a crop into the translation in the full camera frame.
 
     Formula: t = (tx + 2 (cx - px) / (b s), ty + 2 (cy - py) / (b s), 2 f / (b s)).
 
     Args:
-        camera: (*batch, 3): s in 1/m, then tx and ty in metres. s counts as at least `MIN_CAMERA_SCALE`.
+        camera: (*batch, 3): s in 1/m, then tx and ty in metres. s counts as at least `min_scale`.
         box_center_px: (*batch, 2), pinhole pixels of the full frame.
         box_size_px: (*batch), side of the square box, pixels.
         focal_px: (*batch), pixels.
         principal_point_px: (*batch, 2), pixels.
+        min_scale: bound of s in 1/m that keeps the depth finite and positive; minus infinity for none (HaWoR).
 
     Returns:
         (*batch, 3), metres, in the camera frame.
@@ -214,7 +217,7 @@ def full_translation(
         ...                  torch.tensor(100.0), torch.tensor([50.0, 40])).tolist()
         [0.0, 0.0, 1.0]
     """
-    scale, shift = camera[..., :1].clamp_min(MIN_CAMERA_SCALE), camera[..., 1:]
+    scale, shift = camera[..., :1].clamp_min(min_scale), camera[..., 1:]
     per_pixel = 2 / (box_size_px.unsqueeze(-1) * scale)  # metres per pixel at the hand
     return torch.cat((shift + (box_center_px - principal_point_px) * per_pixel, focal_px.unsqueeze(-1) * per_pixel), -1)
 

@@ -1,6 +1,7 @@
-"""Weights from files: checkpoints of this project's runs, and files in HaWoR's or HaMeR's naming.
+"""Weights into networks: whether a file fits, key by key, and the networks that come out.
 
-Files are opened by `core.safe_load` only. Tensors of the licensed body model (`mano.*`) are never taken over.
+Nothing is taken over by half: every weight of the network must be in the file with its shape, and every name of the
+file must be a weight or known to be none. Tensors of the licensed body model (`mano.*`) are never taken over.
 """
 
 import math
@@ -13,16 +14,13 @@ import torch
 from torch import Tensor
 
 from hawor_pipeline.config import TrainingConfig
-from hawor_pipeline.core.safe_load import load_checkpoint
 from hawor_pipeline.errors import CheckpointError
 from hawor_pipeline.models.backbone import SIZES
 from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
+from hawor_pipeline.models.mano_head import HEAD_DIM
+from hawor_pipeline.models.weight_files import BACKBONE_ONLY, WeightFile, read_weights
 
-# Parts of released files that are no weights of the network: the body model, the discriminator of HaMeR's training,
-# and a flag of Lightning.
-IGNORED_PREFIXES = ("mano.", "discriminator.", "initialized")
-OPTIONAL_MODULES = ("st_module.", "motion_module.")  # absent from HaMeR's files
-OWN_PREFIX = "model."  # of parameters in this project's Lightning checkpoints
+PARTS = ("backbone", "st_module", "motion_module", "mano_head")
 TOKENS_PER_SQUARE = 1024 / 3  # image_size^2 per token: 16 px patches over a window that is 3/4 as wide as high
 
 
@@ -41,6 +39,10 @@ class KeyReport:
         """Whether every weight has its place and every place its weight."""
         return not (self.missing or self.unexpected or self.wrong_shape)
 
+    def has(self, part: str) -> bool:
+        """Whether the file holds that part of the network."""
+        return any(name.startswith(f"{part}.") for name in self.used)
+
     def explain(self) -> str:
         """One line: how many of each kind, with the first few names of what does not fit."""
         parts = [f"{len(self.used)} used", f"{len(self.ignored)} ignored"]
@@ -52,38 +54,11 @@ class KeyReport:
         return "; ".join(parts)
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], NetworkConfig | None]:
-    """Read the tensors of a checkpoint by the network's own names.
-
-    Returns:
-        (name to tensor, the network's configuration if the file is of this project, else None).
-
-    Raises:
-        ConfigError: there is no such file.
-        CheckpointError: it cannot be read safely, or holds no tensors.
-    """
-    loaded = load_checkpoint(path)
-    state = loaded.get("state_dict", loaded)
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path}: its state_dict is a {type(state).__name__}, expected a mapping of tensors")
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{path}: holds no tensors; expected a state_dict of a HaWoR network")
-    network = loaded.get("network")
-    if network is None:
-        return tensors, None
-    own = {name.removeprefix(OWN_PREFIX): value for name, value in tensors.items() if name.startswith(OWN_PREFIX)}
-    try:
-        return own, NetworkConfig(**network)
-    except TypeError as error:
-        raise CheckpointError(f"{path}: was written by another version of this project ({error})") from error
-
-
 def infer_network(state: Mapping[str, Any]) -> NetworkConfig:
-    """The sizes of a network in HaWoR's naming, read off the shapes of its parameters.
+    """The sizes of a network, read off the shapes of its parameters (our names); parts that are absent stay default.
 
     Raises:
-        CheckpointError: a parameter that every such network has is absent.
+        CheckpointError: a parameter that every backbone has is absent.
     """
 
     def shape(name: str) -> tuple[int, ...]:
@@ -94,38 +69,40 @@ def infer_network(state: Mapping[str, Any]) -> NetworkConfig:
     def count(prefix: str) -> int:
         return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
-    _, rows, dim = shape("backbone.pos_embed")
+    _, rows, dim = shape("backbone.positions")
     known = {size.dim: size for size in SIZES.values()}
-    decoder = "mano_head.transformer.transformer.layers."
-    has_st, has_motion = "st_module.l1.weight" in state, "motion_module.l1.weight" in state
-    temporal = next((name for name in OPTIONAL_MODULES if f"{name}trans.layers.0.linear1.weight" in state), None)
-    patches = "backbone.patch_embed.proj.weight" in state
-    return NetworkConfig(
-        image_size=round(math.sqrt((rows - 1) * TOKENS_PER_SQUARE)),
-        dim=dim,
-        depth=count("backbone.blocks."),
-        heads=known[dim].heads if dim in known else max(dim // 64, 1),
-        drop_path=known[dim].drop_path if dim in known else 0.0,
-        patch_embed="patch16" if patches else "conv_stem",
-        head_dim=shape("mano_head.transformer.pos_embedding")[-1],
-        head_depth=count(decoder),
-        head_feedforward=shape(f"{decoder}0.2.fn.net.0.weight")[0],
-        head_query="zero" if shape("mano_head.transformer.to_token_embedding.weight")[1] == 1 else "grid",
-        st_hdim=shape("st_module.l1.weight")[0] if has_st else 0,
-        st_nlayer=count("st_module.trans.layers."),
-        motion_hdim=shape("motion_module.l1.weight")[0] if has_motion else 0,
-        motion_nlayer=count("motion_module.trans.layers."),
-        motion_residual=False,
-        temporal_feedforward=shape(f"{temporal}trans.layers.0.linear1.weight")[0] if temporal else 1024,
-    )
+    sizes: dict[str, Any] = {
+        "image_size": round(math.sqrt((rows - 1) * TOKENS_PER_SQUARE)),
+        "dim": dim,
+        "depth": count("backbone.blocks."),
+        "heads": known[dim].heads if dim in known else max(dim // 64, 1),
+        "drop_path": known[dim].drop_path if dim in known else 0.0,
+        "patch_embed": "patch16" if "backbone.patch_embed.projection.weight" in state else "conv_stem",
+        "motion_residual": False,  # as every network in HaWoR's naming was trained
+    }
+    for part, name in (("st_module", "st"), ("motion_module", "motion")):
+        present = f"{part}.input.weight" in state
+        sizes[f"{name}_hdim"] = shape(f"{part}.input.weight")[0] if present else 0
+        sizes[f"{name}_nlayer"] = count(f"{part}.layers.")
+        if f"{part}.layers.0.feedforward.expand.weight" in state:
+            sizes["temporal_feedforward"] = shape(f"{part}.layers.0.feedforward.expand.weight")[0]
+    if any(name.startswith("mano_head.") for name in state):
+        sizes["head_dim"] = shape("mano_head.query_position")[-1]
+        sizes["head_depth"] = count("mano_head.layers.")
+        sizes["head_heads"] = shape("mano_head.layers.0.self_attention.output.weight")[1] // HEAD_DIM
+        sizes["head_feedforward"] = shape("mano_head.layers.0.feedforward.expand.weight")[0]
+        sizes["head_query"] = "zero" if shape("mano_head.query_embedding.weight")[1] == 1 else "grid"
+    return NetworkConfig(**sizes)
 
 
-def match_keys(model: HaworModel, state: Mapping[str, Any]) -> KeyReport:
-    """Compare the names and shapes of a file with those of a network."""
+def match_keys(model: HaworModel, file: WeightFile) -> KeyReport:
+    """Compare the names and shapes of a file with those of a network; of some files only the backbone is wanted."""
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if file.kind in BACKBONE_ONLY:
+        expected = {name: shape for name, shape in expected.items() if name.startswith("backbone.")}
     report = KeyReport()
-    for name, value in state.items():
-        if name.startswith(IGNORED_PREFIXES):
+    for name, value in file.tensors.items():
+        if file.is_ignored(name):
             report.ignored.append(name)
         elif name not in expected:
             report.unexpected.append(name)
@@ -133,7 +110,7 @@ def match_keys(model: HaworModel, state: Mapping[str, Any]) -> KeyReport:
             report.wrong_shape.append(f"{name} {tuple(value.shape)} for {expected[name]}")
         else:
             report.used.append(name)
-    report.missing = [name for name in expected if name not in state]
+    report.missing = [name for name in expected if name not in file.tensors]
     return report
 
 
@@ -147,21 +124,26 @@ def load_hawor(path: str | Path) -> HaworModel:
         ConfigError: there is no such file.
         CheckpointError: it cannot be read safely, or its weights do not fit exactly.
     """
-    state, network = read_weights(path)
+    file = read_weights(path)
+    if file.kind in BACKBONE_ONLY:
+        raise CheckpointError(
+            f"{path}: a {file.kind} file, of which this network can use the backbone only; found no mano_head, "
+            "expected a whole network. Train from it with pretrained_weights instead."
+        )
     with torch.device("meta"):
-        model = HaworModel(network or infer_network(state))
-    report = match_keys(model, state)
+        model = HaworModel(file.network or infer_network(file.tensors))
+    report = match_keys(model, file)
     if not report.fits:
         raise CheckpointError(f"{path} does not fit the network: {report.explain()}")
-    model.load_state_dict({name: _plain(state[name]) for name in report.used}, assign=True)
+    model.load_state_dict({name: _plain(file.tensors[name]) for name in report.used}, assign=True)
     return model.eval()
 
 
 def build_for_training(config: TrainingConfig) -> tuple[HaworModel, KeyReport | None]:
     """A network to train, with `pretrained_weights` in it if the configuration names a file.
 
-    A module over time that the file lacks altogether (HaMeR's files) keeps its initial weights, which change nothing at
-    first; everything else must fit.
+    A part that the file lacks altogether keeps its initial weights: the modules over time of HaMeR's files (which
+    change nothing at first), and all but the backbone of ViTPose's and WiLoR's. Everything else must fit.
 
     Raises:
         ConfigError: there is no such file.
@@ -170,22 +152,22 @@ def build_for_training(config: TrainingConfig) -> tuple[HaworModel, KeyReport | 
     network = NetworkConfig.of_training(config)
     if config.pretrained_weights is None:
         return HaworModel(network), None
-    state, own = read_weights(config.pretrained_weights)
-    if own is not None:
-        network = replace(network, motion_residual=own.motion_residual)
-    elif any(name.startswith("motion_module.") for name in state):
+    file = read_weights(config.pretrained_weights)
+    if file.network is not None:
+        network = replace(network, motion_residual=file.network.motion_residual)
+    elif any(name.startswith("motion_module.") for name in file.tensors):
         network = replace(network, motion_residual=False)  # as the released network was trained
     model = HaworModel(network)
-    report = match_keys(model, state)
-    for prefix in OPTIONAL_MODULES:
-        if not any(name.startswith(prefix) for name in report.used):
-            report.missing = [name for name in report.missing if not name.startswith(prefix)]
+    report = match_keys(model, file)
+    for part in PARTS[1:]:
+        if not report.has(part):
+            report.missing = [name for name in report.missing if not name.startswith(f"{part}.")]
     if not report.fits:
         raise CheckpointError(
             f"{config.pretrained_weights} does not fit the configured network: {report.explain()}; "
             "set backbone_size, image_size, st_* and motion_* as in the file"
         )
-    model.load_state_dict({name: _plain(state[name]) for name in report.used}, strict=False)
+    model.load_state_dict({name: _plain(file.tensors[name]) for name in report.used}, strict=False)
     return model, report
 
 

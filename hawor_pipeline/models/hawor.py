@@ -4,21 +4,24 @@ window of the crop -> ViT tokens -> image attention over time -> MANO decoder he
 Right hands only: left hands come in mirrored (see `data.mirror`).
 """
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from hawor_pipeline.config import TrainingConfig
-from hawor_pipeline.core.camera import full_translation
+from hawor_pipeline.core.camera import MIN_CAMERA_SCALE, full_translation
 from hawor_pipeline.core.rotations import rot6d_to_rotmat
 from hawor_pipeline.models.backbone import SIZES, BackboneSize, VisionTransformer
 from hawor_pipeline.models.mano_head import POSE_SIZE, ManoHead
 from hawor_pipeline.models.temporal import TemporalAttention
 
 BOX_INFO = 3
+# Image attention keeps much and computes little beside a large backbone: below this share of the backbone's parameters
+# its layers are computed again in the backward pass (at most 2 % more work).
+RECOMPUTE_BELOW = 0.05
 # Mean and spread of box size over focal length, and the scale of the offset, as in the released network.
 BOX_SIZE_MEAN, BOX_SIZE_SPREAD, BOX_OFFSET_SCALE = 0.24, 0.06, 2.8
 
@@ -35,6 +38,7 @@ class NetworkConfig:
     patch_embed: str = "patch16"
     head_dim: int = 1024
     head_depth: int = 6
+    head_heads: int = 8
     head_feedforward: int = 1024
     head_query: str = "zero"
     st_hdim: int = 512  # 0: no image attention
@@ -44,6 +48,7 @@ class NetworkConfig:
     motion_residual: bool = False
     temporal_feedforward: int = 1024
     temporal_dropout: float = 0.1
+    bounded_camera: bool = False  # keep the camera's scale above 0.1/m, so that early training stays finite
     activation_checkpointing: bool = False
 
     @property
@@ -86,6 +91,7 @@ class NetworkConfig:
             motion_residual=True,
             temporal_feedforward=min(1024, 4 * config.st_hdim) if compact else 1024,
             temporal_dropout=0.0 if compact else 0.1,
+            bounded_camera=True,
             activation_checkpointing=config.activation_checkpointing,
         )
 
@@ -135,33 +141,37 @@ class HaworModel(nn.Module):
             network.patch_embed,
             network.activation_checkpointing,
         )
-        temporal: dict[str, Any] = {"feedforward": network.temporal_feedforward, "dropout": network.temporal_dropout}
         self.st_module = (
-            TemporalAttention(
-                network.dim + BOX_INFO, network.dim, network.st_hdim, network.st_nlayer, residual=True, **temporal
-            )
-            if network.st_hdim
-            else None
+            self._temporal(network.dim, network.st_hdim, network.st_nlayer, residual=True) if network.st_hdim else None
         )
         self.motion_module = (
-            TemporalAttention(
-                POSE_SIZE + BOX_INFO,
-                POSE_SIZE,
-                network.motion_hdim,
-                network.motion_nlayer,
-                residual=network.motion_residual,
-                **temporal,
-            )
+            self._temporal(POSE_SIZE, network.motion_hdim, network.motion_nlayer, residual=network.motion_residual)
             if network.motion_hdim
             else None
         )
+        if self.st_module is not None:
+            share = parameter_count(self.st_module) / parameter_count(self.backbone)
+            self.st_module.recompute = network.activation_checkpointing or share < RECOMPUTE_BELOW
         self.mano_head = ManoHead(
             network.dim,
             self.backbone.grid[0] * self.backbone.grid[1],
             dim=network.head_dim,
             depth=network.head_depth,
+            heads=network.head_heads,
             feedforward=network.head_feedforward,
             query=network.head_query,
+        )
+
+    def _temporal(self, dim: int, hidden: int, layers: int, *, residual: bool) -> TemporalAttention:
+        network = self.network
+        return TemporalAttention(
+            dim,
+            BOX_INFO,
+            hidden,
+            layers,
+            residual=residual,
+            feedforward=network.temporal_feedforward,
+            dropout=network.temporal_dropout,
         )
 
     def forward(
@@ -184,30 +194,26 @@ class HaworModel(nn.Module):
         window = images.flatten(0, 1)[..., margin:-margin]  # (N, 3, S, 3/4 S)
         info = box_info(box_center_px, box_size_px, focal_px, principal_point_px)  # (B, T, 3)
         tokens = self.backbone(window)  # (N, L, C)
-        if self.st_module is not None:
-            tokens = self._attend_images(tokens, info)
-        pose, betas, camera = self.mano_head(tokens)
-        pose = pose.view(clips, frames, POSE_SIZE)
-        if self.motion_module is not None:
-            pose = self.motion_module(torch.cat((pose, info.to(pose.dtype)), dim=-1))
+        if self.st_module is not None:  # every cell of the grid is a track
+            tokens = self.st_module(tokens.unflatten(0, (clips, frames)), info).flatten(0, 1)
+        pose, betas, camera = (part.unflatten(0, (clips, frames)) for part in self.mano_head(tokens))
         with torch.autocast(images.device.type, enabled=False):
-            camera = camera.float().view(clips, frames, 3)
+            if self.motion_module is not None:
+                pose = self.motion_module(pose[:, :, None], info)[:, :, 0]
+            camera = camera.float()
+            boxes = (box_center_px, box_size_px, focal_px, principal_point_px)
+            least = MIN_CAMERA_SCALE if self.network.bounded_camera else -math.inf
             return HaworOutput(
                 rotmats=rot6d_to_rotmat(pose.float().unflatten(-1, (16, 6)), layout="columns"),
-                betas=betas.float().view(clips, frames, -1),
+                betas=betas.float(),
                 camera=camera,
-                translation_m=full_translation(camera, box_center_px, box_size_px, focal_px, principal_point_px),
+                translation_m=full_translation(camera, *boxes, min_scale=least),
             )
 
-    def _attend_images(self, tokens: Tensor, info: Tensor) -> Tensor:
-        """Attention over time in each cell of the grid: (B*T, L, C) to the same."""
-        clips, frames = info.shape[:2]
-        length, dim = tokens.shape[1:]
-        cells = tokens.view(clips, frames, length, dim)
-        where = info.to(tokens.dtype)[:, :, None].expand(-1, -1, length, -1)
-        tracks = torch.cat((cells, where), dim=-1).transpose(1, 2).reshape(clips * length, frames, -1)
-        tracks = self.st_module(tracks)  # type: ignore[misc]
-        return tracks.view(clips, length, frames, dim).transpose(1, 2).reshape(clips * frames, length, dim)
+
+def parameter_count(module: nn.Module) -> int:
+    """How many numbers a module learns."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def build_model(config: TrainingConfig | NetworkConfig) -> HaworModel:

@@ -10,47 +10,59 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from hawor_pipeline.models.layers import Attention, FeedForward
 
 HEADS = 4
 STORED_POSITIONS = 100  # rows of the table in released checkpoints; longer clips compute theirs
 INITIAL_GAIN = 0.01
 
 
-def sinusoidal_positions(length: int, dim: int) -> Float[Tensor, "L 1 C"]:
+def sinusoidal_positions(length: int, dim: int) -> Float[Tensor, "L C"]:
     """Sine and cosine position table of the original transformer (Vaswani et al. 2017, section 3.5)."""
     position = torch.arange(length, dtype=torch.float32)[:, None]
     rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / dim))
-    table = torch.zeros(length, 1, dim)
-    table[:, 0, 0::2] = torch.sin(position * rate)
-    table[:, 0, 1::2] = torch.cos(position * rate)
+    table = torch.zeros(length, dim)
+    table[:, 0::2] = torch.sin(position * rate)
+    table[:, 1::2] = torch.cos(position * rate)
     return table
 
 
-class PositionalEncoding(nn.Module):
-    """Adds the position in the clip to each frame."""
+class TemporalLayer(nn.Module):
+    """Post-norm transformer layer; its formula and initial weights are those of `torch.nn.TransformerEncoderLayer`."""
 
-    pe: Tensor
-
-    def __init__(self, dim: int, dropout: float):
+    def __init__(self, dim: int, feedforward: int, dropout: float):
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.register_buffer("pe", sinusoidal_positions(STORED_POSITIONS, dim))
+        self.dropout = dropout
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
+            self.attention = Attention(dim, HEADS, dropout)
+            self.attention_norm = nn.LayerNorm(dim)
+            self.feedforward = FeedForward(dim, feedforward, dropout)
+            self.feedforward_norm = nn.LayerNorm(dim)
+        self.attention.output.reset_parameters()
+        nn.init.zeros_(self.attention.output.bias)
+        nn.init.xavier_uniform_(self.attention.query_key_value.weight)
+        nn.init.zeros_(self.attention.query_key_value.bias)
+        self.feedforward.expand.reset_parameters()
+        self.feedforward.contract.reset_parameters()
 
-    def forward(self, frames: Float[Tensor, "T N C"]) -> Float[Tensor, "T N C"]:
-        """Frames first."""
-        length = frames.shape[0]
-        table = self.pe
-        if length > table.shape[0]:
-            table = sinusoidal_positions(length, table.shape[-1]).to(table)
-        return self.dropout(frames + table[:length])
+    def forward(self, frames: Float[Tensor, "N T C"]) -> Float[Tensor, "N T C"]:
+        """Tracks of frames to tracks of frames."""
+        frames = self.attention_norm(frames + self._dropped(self.attention(frames)))
+        return self.feedforward_norm(frames + self._dropped(self.feedforward(frames)))
+
+    def _dropped(self, update: Tensor) -> Tensor:
+        return F.dropout(update, self.dropout, self.training)
 
 
 class TemporalAttention(nn.Module):
-    """Attention over time for N independent tracks.
+    """Attention over time for tracks of features, told where in the picture each frame's box lies.
 
     Args:
-        in_dim: width of a frame, box information included.
-        out_dim: width of the output; the residual is onto the first `out_dim` channels of the input.
+        dim: width of the features, in and out.
+        where_dim: width of the box information.
         hidden: width inside.
         layers: depth.
         residual: add the input (then the last layer starts at zero: a new module changes nothing at first).
@@ -58,25 +70,45 @@ class TemporalAttention(nn.Module):
         dropout: of positions and layers.
     """
 
+    positions: Tensor
+
     def __init__(
-        self, in_dim: int, out_dim: int, hidden: int, layers: int, *, residual: bool, feedforward: int, dropout: float
+        self, dim: int, where_dim: int, hidden: int, layers: int, *, residual: bool, feedforward: int, dropout: float
     ):
         super().__init__()
-        self.out_dim = out_dim
+        self.dims = (dim, where_dim)
         self.residual = residual
-        self.l1 = nn.Linear(in_dim, hidden)
-        self.l2 = nn.Linear(hidden, out_dim)
-        self.pos_embedding = PositionalEncoding(hidden, dropout)
-        layer = nn.TransformerEncoderLayer(hidden, HEADS, feedforward, dropout, activation="gelu")
-        self.trans = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.dropout = dropout
+        self.recompute = False  # compute the layers again in the backward pass instead of keeping what is inside
+        self.input = nn.Linear(dim + where_dim, hidden)
+        self.output = nn.Linear(hidden, dim)
+        self.register_buffer("positions", sinusoidal_positions(STORED_POSITIONS, hidden))
+        self.layers = nn.ModuleList(TemporalLayer(hidden, feedforward, dropout) for _ in range(layers))
         if residual:
-            nn.init.zeros_(self.l2.weight)
+            nn.init.zeros_(self.output.weight)
         else:
-            nn.init.xavier_uniform_(self.l2.weight, gain=INITIAL_GAIN)
-        nn.init.zeros_(self.l2.bias)
+            nn.init.xavier_uniform_(self.output.weight, gain=INITIAL_GAIN)
+        nn.init.zeros_(self.output.bias)
 
-    def forward(self, frames: Float[Tensor, "N T C_in"]) -> Float[Tensor, "N T C_out"]:
-        """Tracks of frames to tracks of frames."""
-        hidden = self.pos_embedding(self.l1(frames).transpose(0, 1))  # (T, N, hidden)
-        update = self.l2(self.trans(hidden)).transpose(0, 1)  # (N, T, C_out)
-        return frames[..., : self.out_dim] + update if self.residual else update
+    def forward(self, features: Float[Tensor, "B T K C"], where: Float[Tensor, "B T W"]) -> Float[Tensor, "B T K C"]:
+        """K tracks of features per clip to the same; every track of a clip has its box information."""
+        clips, frames, tracks, _ = features.shape
+        # The box information is the same for all tracks: its share of the first layer is computed once.
+        for_features, for_where = self.input.weight.split(self.dims, dim=1)
+        at = F.linear(where.to(features.dtype), for_where, self.input.bias)[:, :, None]
+        hidden = F.linear(features, for_features) + at
+        hidden = hidden.transpose(1, 2).reshape(clips * tracks, frames, -1)  # (B*K, T, hidden)
+        hidden = F.dropout(hidden + self._positions(frames).to(hidden.dtype), self.dropout, self.training)
+        for layer in self.layers:
+            if self.recompute and self.training:
+                hidden = checkpoint(layer, hidden, use_reentrant=False)
+            else:
+                hidden = layer(hidden)
+        hidden = hidden.view(clips, tracks, frames, -1).transpose(1, 2)  # (B, T, K, hidden)
+        update = self.output(hidden)
+        return features + update if self.residual else update
+
+    def _positions(self, frames: int) -> Float[Tensor, "T C"]:
+        if frames > self.positions.shape[0]:
+            return sinusoidal_positions(frames, self.positions.shape[1]).to(self.positions)
+        return self.positions[:frames]

@@ -23,13 +23,13 @@ def checkpoint_problem(path: Path, sha256: str) -> str | None:
     import torch
 
     from hawor_pipeline.errors import CheckpointError
-    from hawor_pipeline.models.checkpoints import read_weights
+    from hawor_pipeline.models.weight_files import read_weights
     from hawor_pipeline.provenance import sha256_file
 
     if (found := sha256_file(path)) != sha256:
         return f"hash is {found}, recorded was {sha256}"
     try:
-        weights, _ = read_weights(path)
+        weights = read_weights(path).tensors
     except CheckpointError as error:
         return str(error)
     bad = [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]

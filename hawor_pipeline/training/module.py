@@ -89,7 +89,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         self.data = HandData(config, training_data_dir, validation_data_dir)
         torch.manual_seed(config.seed)  # initial weights are a function of the seed
         self.model, self.pretrained = build_for_training(config)
-        if self.pretrained is None:
+        if self.pretrained is None or not self.pretrained.has("mano_head"):
             self.model.mano_head.set_mean(*self.data.mean_parameters())
         if config.frozen_backbone:
             self.model.backbone.requires_grad_(False).eval()

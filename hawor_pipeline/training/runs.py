@@ -22,7 +22,7 @@ from hawor_pipeline.provenance import (
     sha256_file,
 )
 
-TRAINING_VERSION = "1"  # raise it when training code changes numbers: finished runs are then not reused
+TRAINING_VERSION = "2"  # raise it when training code changes numbers: finished runs are then not reused
 # Settings that say where and how fast a run is made, but not what comes out of it.
 MACHINE_KEYS = frozenset(
     {

@@ -9,6 +9,7 @@ from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.errors import CheckpointError, ConfigError
 from hawor_pipeline.models.checkpoints import build_for_training, infer_network, load_hawor
 from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
+from hawor_pipeline.models.released_names import our_name, to_released
 from hawor_pipeline_tests.models.test_hawor import COMPACT, RELEASED, TWIN, clip_inputs
 
 
@@ -18,7 +19,7 @@ class _Shape:
 
 
 def test_released_sizes_are_read_off_the_shapes():
-    assert infer_network({name: _Shape(shape) for name, shape in RELEASED.items()}) == NetworkConfig()
+    assert infer_network({our_name(name): _Shape(shape) for name, shape in RELEASED.items()}) == NetworkConfig()
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def twin():
 
 
 def test_file_in_released_naming_loads_exactly(twin, tmp_path):
-    state = {**twin.state_dict(), "initialized": torch.tensor(True), "mano.v_template": torch.randn(778, 3)}
+    state = {**to_released(twin.state_dict()), "mano.v_template": torch.randn(778, 3)}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "hawor.ckpt")
     loaded = load_hawor(tmp_path / "hawor.ckpt")
     assert loaded.network == twin.network
@@ -51,16 +52,16 @@ def test_own_checkpoint_loads_exactly(tmp_path):
 
 
 def test_what_does_not_fit_is_refused_by_name(twin, tmp_path):
-    state = twin.state_dict()
+    state = to_released(twin.state_dict())
     path = tmp_path / "broken.ckpt"
     torch.save({"state_dict": {k: v for k, v in state.items() if k != "mano_head.decpose.bias"}}, path)
-    with pytest.raises(CheckpointError, match=r"1 missing \(mano_head.decpose.bias\)"):
+    with pytest.raises(CheckpointError, match=r"1 missing \(mano_head.pose_output.bias\)"):
         load_hawor(path)
     torch.save({"state_dict": {**state, "extra.weight": torch.zeros(2)}}, path)
     with pytest.raises(CheckpointError, match=r"1 unexpected \(extra.weight\)"):
         load_hawor(path)
     torch.save({"state_dict": {**state, "mano_head.decpose.bias": torch.zeros(7)}}, path)
-    with pytest.raises(CheckpointError, match=r"1 of wrong shape \(mano_head.decpose.bias \(7,\) for \(96,\)\)"):
+    with pytest.raises(CheckpointError, match=r"1 of wrong shape \(mano_head.pose_output.bias \(7,\) for \(96,\)\)"):
         load_hawor(path)
     torch.save({"weights": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match="not a HaWoR network"):
@@ -76,13 +77,14 @@ def test_training_starts_from_a_file(tmp_path):
         motion_nlayer=1, pretrained_weights=str(tmp_path / "start.ckpt"),
     )  # fmt: skip
     source = HaworModel(NetworkConfig.of_training(config))
-    plain = {k: v for k, v in source.state_dict().items() if not k.startswith(("st_module.", "motion_module."))}
+    state = to_released(source.state_dict())
+    plain = {k: v for k, v in state.items() if not k.startswith(("st_module.", "motion_module."))}
     torch.save({"state_dict": plain}, tmp_path / "start.ckpt")
     model, report = build_for_training(config)
     assert report.fits
     assert model.network.motion_residual
-    assert torch.equal(model.mano_head.decpose.weight, source.mano_head.decpose.weight)
-    torch.save({"state_dict": source.state_dict()}, tmp_path / "start.ckpt")
+    assert torch.equal(model.mano_head.pose_output.weight, source.mano_head.pose_output.weight)
+    torch.save({"state_dict": state}, tmp_path / "start.ckpt")
     model, _ = build_for_training(config)
     assert not model.network.motion_residual
     with pytest.raises(CheckpointError, match="set backbone_size"):

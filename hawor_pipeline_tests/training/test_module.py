@@ -145,7 +145,7 @@ def test_a_gradient_that_is_not_finite_is_skipped(tiny, tmp_path):
     def poisoned(self, batch, batch_idx):
         total = original(self, batch, batch_idx)
         if self.global_step == 1 and self.current_epoch == 0 and self.skipped_batches == 0:
-            weight = self.model.mano_head.decpose.weight
+            weight = self.model.mano_head.pose_output.weight
             weight.register_hook(lambda gradient: gradient * math.nan if self.skipped_batches == 0 else gradient)
         return total
 

@@ -1,0 +1,79 @@
+"""Commands that move weights in and out: export, import-checkpoint."""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.paths import DataPaths
+
+SUFFIXES = {"safetensors": (".safetensors",), "hawor": (".ckpt", ".pt", ".pth")}
+
+
+def add(commands) -> None:
+    """Add the commands of this module."""
+    for each in (_add_export, _add_import):
+        each(commands)
+
+
+def _add_export(commands) -> None:
+    parser = commands.add_parser("export", help="write a checkpoint's network in HaWoR's naming")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--format", required=True, choices=("hawor", "safetensors"))
+    parser.add_argument("--output", type=Path, required=True, help="the file to write (.ckpt or .safetensors)")
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.models.exchange import export_checkpoint
+
+    output: Path = arguments.output
+    if (output.suffix == ".safetensors") != (arguments.format == "safetensors"):
+        raise ConfigError(
+            f"--output {output.name}: found the ending {output.suffix or '(none)'}, expected "
+            f"{' or '.join(SUFFIXES[arguments.format])} for --format {arguments.format}"
+        )
+    differences = export_checkpoint(arguments.checkpoint, output)
+    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB); nothing of the MANO body model is in it")
+    if not differences:
+        print("HaWoR's own code loads it and computes the same (its MANO buffers come from the user's MANO files).")
+    for difference in differences:
+        print(f"  not in HaWoR's own code: {difference}")
+    return 0
+
+
+def _add_import(commands) -> None:
+    parser = commands.add_parser(
+        "import-checkpoint", help="check a HaWoR, HaMeR, WiLoR or ViTPose file key by key and import its weights"
+    )
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--output", type=Path, help="default: data/pretrained/NAME.safetensors")
+    parser.add_argument("--partial", action="store_true", help="take what fits, instead of refusing the file")
+    parser.add_argument("--all-keys", action="store_true", help="name the keys that were used and ignored, too")
+    parser.set_defaults(run=_import)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.models.exchange import import_checkpoint
+
+    output = arguments.output or DataPaths.default().pretrained / f"{arguments.path.stem}.safetensors"
+    if output.resolve() == arguments.path.resolve():
+        raise ConfigError(f"--output {output} is the file to import itself; choose another path")
+    imported = import_checkpoint(arguments.path, output, partial=arguments.partial)
+    report, network = imported.report, imported.network
+    print(f"{arguments.path}: recognised as {imported.kind}; {report.explain()}")
+    for kind, names in (("used", report.used), ("ignored", report.ignored)):
+        for part, count in sorted(Counter(name.split(".")[0] for name in names).items()):
+            print(f"  {kind:11} {part}: {count}")
+        if arguments.all_keys:
+            print("".join(f"  {kind:11} {name}\n" for name in names), end="")
+    for kind, names in (
+        ("missing", report.missing),
+        ("unexpected", report.unexpected),
+        ("wrong shape", report.wrong_shape),
+    ):
+        print("".join(f"  {kind:11} {name}\n" for name in names), end="")
+    parts = [part for part in ("backbone", "st_module", "motion_module", "mano_head") if report.has(part)]
+    print(f"backbone of width {network.dim} and depth {network.depth}, images of {network.image_size} px")
+    print(f"wrote {imported.path} with {', '.join(parts)}; train from it with pretrained_weights: {imported.path}")
+    return 0

@@ -1,0 +1,133 @@
+"""Building blocks of the transformers, written so that little is kept for the backward pass.
+
+A linear layer keeps its input, and so do LayerNorm and GELU: in a transformer block nearly half of what is kept can be
+computed again from the other half at almost no cost. `norm_linear` and `gelu_linear` keep the input of the cheap layer
+only. Attention is scaled-dot-product attention without the matrix of weights.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+def norm_linear(tokens: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
+    """`linear(norm(tokens))`, keeping for the backward pass only the tokens and their mean and spread."""
+    if torch.compiler.is_compiling():  # the compiler makes the same choice itself, and fuses more
+        return linear(norm(tokens))
+    return _NormLinear.apply(tokens, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
+
+
+def gelu_linear(hidden: Tensor, linear: nn.Linear) -> Tensor:
+    """`linear(gelu(hidden))` with the exact GELU, keeping for the backward pass only `hidden`."""
+    if torch.compiler.is_compiling():
+        return linear(F.gelu(hidden))
+    return _GeluLinear.apply(hidden, linear.weight, linear.bias)
+
+
+class _NormLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, tokens: Tensor, scale: Tensor, shift: Tensor, eps: float, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        normed, mean, spread = torch.native_layer_norm(tokens, tokens.shape[-1:], scale, shift, eps)
+        ctx.save_for_backward(tokens, mean, spread, scale, shift, weight)
+        ctx.eps = eps
+        return F.linear(normed, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        tokens, mean, spread, scale, shift, weight = ctx.saved_tensors
+        by_weight = by_bias = None
+        if ctx.needs_input_grad[4]:
+            normed = F.layer_norm(tokens, tokens.shape[-1:], scale, shift, ctx.eps)
+            by_weight, by_bias = _linear_gradients(gradient, normed, weight, ctx.needs_input_grad[5])
+            del normed
+        by_normed = (gradient @ weight.to(gradient.dtype)).to(tokens.dtype)
+        wanted = [ctx.needs_input_grad[index] for index in (0, 1, 2)]
+        by_tokens, by_scale, by_shift = torch.ops.aten.native_layer_norm_backward(
+            by_normed, tokens, tokens.shape[-1:], mean, spread, scale, shift, wanted
+        )
+        return by_tokens, by_scale, by_shift, None, by_weight, by_bias
+
+
+class _GeluLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        return F.linear(F.gelu(hidden), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight = ctx.saved_tensors
+        by_weight = by_bias = by_hidden = None
+        if ctx.needs_input_grad[1]:
+            by_weight, by_bias = _linear_gradients(gradient, F.gelu(hidden), weight, ctx.needs_input_grad[2])
+        if ctx.needs_input_grad[0]:
+            by_active = (gradient @ weight.to(gradient.dtype)).to(hidden.dtype)
+            by_hidden = torch.ops.aten.gelu_backward(by_active, hidden)
+        return by_hidden, by_weight, by_bias
+
+
+def _linear_gradients(
+    gradient: Tensor, inputs: Tensor, weight: Tensor, with_bias: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of a linear layer's weight and bias, in its own type however short the computation."""
+    rows = gradient.flatten(0, -2)  # (tokens, C_out)
+    by_weight = rows.T @ inputs.flatten(0, -2).to(gradient.dtype)
+    return by_weight.to(weight.dtype), rows.sum(0).to(weight.dtype) if with_bias else None
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention.
+
+    Args:
+        dim: width of the tokens.
+        heads: how many; `dim` is a multiple.
+        dropout: of the attention weights while training.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query_key_value = nn.Linear(dim, 3 * dim)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Float[Tensor, "N L C"], norm: nn.LayerNorm | None = None) -> Float[Tensor, "N L C"]:
+        """Tokens to tokens; `norm` normalises them first."""
+        n, length, dim = tokens.shape
+        packed = self.query_key_value(tokens) if norm is None else norm_linear(tokens, norm, self.query_key_value)
+        query, key, value = packed.view(n, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(  # (N, heads, L, head_dim)
+            query, key, value, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.output(mixed.transpose(1, 2).reshape(n, length, dim))
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an exact GELU between them.
+
+    Args:
+        dim: width of the tokens.
+        hidden: width between the layers.
+        dropout: behind the GELU while training.
+    """
+
+    def __init__(self, dim: int, hidden: int, dropout: float = 0.0):
+        super().__init__()
+        self.dropout = dropout
+        self.expand = nn.Linear(dim, hidden)
+        self.contract = nn.Linear(hidden, dim)
+
+    def forward(self, tokens: Float[Tensor, "N L C"], norm: nn.LayerNorm | None = None) -> Float[Tensor, "N L C"]:
+        """Tokens to tokens; `norm` normalises them first."""
+        hidden = self.expand(tokens) if norm is None else norm_linear(tokens, norm, self.expand)
+        if self.training and self.dropout > 0.0:
+            return self.contract(F.dropout(F.gelu(hidden), self.dropout))
+        return gelu_linear(hidden, self.contract)

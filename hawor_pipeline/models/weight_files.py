@@ -1,0 +1,169 @@
+"""Files of weights: what is in one, by our names, and how one is written so that it is whole or absent.
+
+Read: checkpoints of this project's runs, files that it exported or imported, and checkpoints of HaWoR, HaMeR, WiLoR and
+ViTPose as downloaded. Which it is, is told from the names in it. Files are opened by `core.safe_load` and
+`core.foreign_checkpoint` only.
+
+What belongs here: one file and its names. What does not: whether the weights fit a network (`checkpoints`).
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hawor_pipeline.core.foreign_checkpoint import load_foreign_checkpoint
+from hawor_pipeline.errors import CheckpointError, ConfigError
+from hawor_pipeline.models.hawor import NetworkConfig
+from hawor_pipeline.models.released_names import to_ours, to_released
+from hawor_pipeline.provenance import explain_disk_errors, fsync_path
+
+Kind = Literal["own", "hawor", "hamer", "wilor", "vitpose"]
+BACKBONE_ONLY: tuple[Kind, ...] = ("wilor", "vitpose")  # of these files the network can take the backbone
+OWN_PREFIX = "model."  # of parameters in this project's Lightning checkpoints
+CARD = "hawor_pipeline"  # key of what this project says about a file that it wrote
+SAFETENSORS = ".safetensors"
+_BARE_BACKBONE = ("blocks.", "patch_embed.", "pos_embed", "last_norm.")
+# What stands in released files and is no weight of this network: the licensed body model, the discriminator of HaMeR's
+# training, a flag of Lightning; WiLoR's tokens and refinement; ViTPose's keypoint heads.
+_IGNORED = ("mano.", "discriminator.", "initialized")
+_IGNORED_OF: dict[Kind, tuple[str, ...]] = {
+    "wilor": (
+        "refine_net.", "backbone.init_", "backbone.pose_emb", "backbone.shape_emb", "backbone.cam_emb",
+        "backbone.decpose.", "backbone.decshape.", "backbone.deccam.",
+    ),
+    "vitpose": ("keypoint_head.", "associate_keypoint_heads."),
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class WeightFile:
+    """The tensors of a file by our names.
+
+    Args:
+        kind: whose file it is.
+        tensors: every tensor in it; what is no part of our network keeps its name.
+        network: the sizes that a file of this project states; None: to be read off the shapes.
+    """
+
+    kind: Kind
+    tensors: dict[str, Tensor]
+    network: NetworkConfig | None = None
+
+    def is_ignored(self, name: str) -> bool:
+        """Whether a name is known to be no weight of this network."""
+        return name.startswith(_IGNORED + _IGNORED_OF.get(self.kind, ()))
+
+
+def read_weights(path: str | Path) -> WeightFile:
+    """Read a file of weights.
+
+    Raises:
+        ConfigError: there is no such file.
+        CheckpointError: it cannot be read safely, or is of no known kind.
+    """
+    path = Path(path)
+    if path.suffix == SAFETENSORS:
+        state, card = _read_safetensors(path)
+    else:
+        loaded = load_foreign_checkpoint(path)
+        state, card = loaded.get("state_dict", loaded), loaded.get(CARD)
+        if not isinstance(state, Mapping):
+            raise CheckpointError(f"{path}: its state_dict is a {type(state).__name__}, expected a mapping of tensors")
+        if isinstance(loaded.get("network"), Mapping):  # of a training run of this project
+            return _own_run(path, state, loaded["network"])
+    tensors = to_ours({_plain_name(name): value for name, value in state.items() if isinstance(value, Tensor)})
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no tensors; expected a state_dict of a HaWoR network")
+    network = json.loads(card)["network"] if isinstance(card, str) else None
+    if network is not None:
+        return WeightFile("own", tensors, _network(path, network))
+    return WeightFile(_recognise(path, tensors), tensors)
+
+
+def _own_run(path: Path, state: Mapping[str, Any], network: Mapping[str, Any]) -> WeightFile:
+    own = {name.removeprefix(OWN_PREFIX): value for name, value in state.items() if name.startswith(OWN_PREFIX)}
+    return WeightFile("own", own, _network(path, network))
+
+
+def _network(path: Path, values: Mapping[str, Any]) -> NetworkConfig:
+    try:
+        return NetworkConfig(**values)
+    except TypeError as error:
+        raise CheckpointError(f"{path}: was written by another version of this project ({error})") from error
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; give the path of a {SAFETENSORS} or checkpoint file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(CARD)  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged or not a {SAFETENSORS} file ({error}).") from None
+
+
+def _plain_name(name: str) -> str:
+    """Without the marks of wrappers (parallel training, compilation) and with the prefix that bare backbones lack."""
+    name = name.removeprefix("module.").replace("_orig_mod.", "")
+    return f"backbone.{name}" if name.startswith(_BARE_BACKBONE) else name
+
+
+def _recognise(path: Path, names: Iterable[str]) -> Kind:
+    def has(*prefixes: str) -> bool:
+        return any(name.startswith(prefixes) for name in names)
+
+    if has("refine_net.", "backbone.pose_emb"):
+        return "wilor"
+    if has("mano_head."):
+        return "hawor" if has("st_module.", "motion_module.") else "hamer"
+    if has("backbone.blocks."):
+        return "vitpose"
+    raise CheckpointError(
+        f"{path}: not a HaWoR network, nor HaMeR's, WiLoR's or ViTPose's: found {', '.join(list(names)[:3])}, ...; "
+        "expected names that begin with backbone. and mano_head."
+    )
+
+
+def write_released(path: Path, state: Mapping[str, Tensor], network: NetworkConfig | None) -> None:
+    """Write tensors in HaWoR's naming, as safetensors or (any other ending) as a Lightning checkpoint.
+
+    Args:
+        path: replaced only once the new file is whole.
+        state: by our names; `mano.*` must not be among them.
+        network: stated in the file, so that this project reads it back exactly; None where the shapes say all.
+
+    Raises:
+        DataError: the disk is full.
+    """
+    named = {name: value.detach().contiguous().cpu() for name, value in to_released(state).items()}
+    card = json.dumps({"network": None if network is None else network.to_dict()}, sort_keys=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explain_disk_errors(path):
+        try:
+            if path.suffix == SAFETENSORS:
+                from safetensors.torch import save_file
+
+                save_file(named, temporary, metadata={"format": "pt", CARD: card})
+            else:
+                torch.save(_as_lightning(named, card), temporary)
+            fsync_path(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _as_lightning(state: dict[str, Tensor], card: str) -> dict[str, Any]:
+    """The least that `LightningModule.load_from_checkpoint` asks for, which is how HaWoR's code loads its weights."""
+    return {
+        "state_dict": state, CARD: card, "epoch": 0, "global_step": 0, "pytorch-lightning_version": "2.2.4",
+        "loops": {}, "callbacks": {}, "optimizer_states": [], "lr_schedulers": [],
+    }  # fmt: skip
