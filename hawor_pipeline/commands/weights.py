@@ -21,7 +21,7 @@ def _add_export(commands) -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--format", required=True, choices=("hawor", "safetensors"))
     parser.add_argument("--output", type=Path, required=True, help="the file to write (.ckpt or .safetensors)")
-    parser.set_defaults(run=_export)
+    parser.set_defaults(execute=_export)
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -50,7 +50,7 @@ def _add_import(commands) -> None:
     parser.add_argument("--output", type=Path, help="default: data/pretrained/NAME.safetensors")
     parser.add_argument("--partial", action="store_true", help="take what fits, instead of refusing the file")
     parser.add_argument("--all-keys", action="store_true", help="name the keys that were used and ignored, too")
-    parser.set_defaults(run=_import)
+    parser.set_defaults(execute=_import)
 
 
 def _import(arguments: argparse.Namespace) -> int:
