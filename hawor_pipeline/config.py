@@ -7,7 +7,7 @@ known name. What belongs to a machine (roots, devices present) is not configured
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -50,6 +50,14 @@ class Settings(BaseModel):
     """Base of all settings: frozen, and strict about names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def changed(self, **values: Any) -> Self:
+        """A copy with some values replaced, validated again.
+
+        Raises:
+            ConfigError: they do not fit.
+        """
+        return build(type(self), {**self.model_dump(), **values}, origin="changed settings")
 
 
 class AugmentationParams(Settings):
@@ -109,6 +117,9 @@ class TrainingConfig(Settings):
     max_steps: int = Field(-1, ge=-1, description="Optimiser steps; -1: no limit besides max_epochs.")
     max_hours: float | None = Field(None, gt=0.0)
     batch_size: PositiveInt = Field(8, description="Clips per step and device.")
+    micro_batches: PositiveInt = Field(
+        1, description="Parts that a batch is computed in, to save memory: same clips per optimiser step."
+    )
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
     weight_decay: NonNegative = 1e-4
     min_lr: NonNegative = 1e-7
@@ -209,9 +220,16 @@ class TrainingConfig(Settings):
                 "backbone_size huge without pretrained_weights: set pretrained_weights, "
                 "or from_scratch: true (--from-scratch) to train 632 M parameters from random weights"
             )
+        if self.batch_size % self.micro_batches:
+            raise ValueError(f"micro_batches {self.micro_batches} must divide batch_size {self.batch_size}")
         if self.val_subjects is not None and self.val_fraction is not None:
             raise ValueError("val_subjects and val_fraction exclude each other; set one of them")
         return self
+
+    @property
+    def passes_per_step(self) -> int:
+        """Forward and backward passes of one optimiser step."""
+        return self.accumulate_grad_batches * self.micro_batches
 
     @property
     def lightning_precision(self) -> str:

@@ -3,8 +3,10 @@
 HaworError                 something a person can act on; carries the exit code of the command line
 ├── ConfigError            wrong usage, configuration, missing path, unknown subject        exit 2
 ├── DataError              damaged or contradictory data, full disk                          exit 1
+│   └── WorkerLost         a worker process died; another try may well succeed               exit 1
 ├── CheckpointError        a checkpoint that cannot be read or does not fit                  exit 1
-└── NumericalError         a number that must be finite is not                               exit 1
+├── NumericalError         a number that must be finite is not                               exit 1
+└── MemoryShortage         the memory of the accelerator or of the machine does not suffice  exit 1
 
 A message says what was found, what was expected, and what to do.
 """
@@ -29,12 +31,20 @@ class DataError(HaworError):
     """Data that is damaged, refused or contradictory, or a disk that is full."""
 
 
+class WorkerLost(DataError):
+    """A worker process died: killed, or out of memory. Finished work is kept, and another try may succeed."""
+
+
 class CheckpointError(HaworError):
     """A checkpoint that cannot be read safely, or that does not fit the network."""
 
 
 class NumericalError(HaworError):
     """A loss, gradient or parameter that is not finite."""
+
+
+class MemoryShortage(HaworError):
+    """The memory of the accelerator, or of the machine, does not suffice."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -68,6 +68,11 @@ class DataPaths:
         return self.root / "reports"
 
     @property
+    def registry(self) -> Path:
+        """Evaluated runs, champions and their checkpoints."""
+        return self.root / "registry"
+
+    @property
     def handoff(self) -> Path:
         """Small JSON values that assets pass to each other."""
         return self.root / "handoff"

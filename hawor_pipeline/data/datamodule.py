@@ -66,6 +66,7 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
         seed: of the run.
         limit: batches per epoch at most (int), or share of them (float).
         rank, world: this process among those that train together.
+        parts: each batch comes in this many equal parts, one after the other; positions then count parts.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
         limit: int | float = 1.0,
         rank: int = 0,
         world: int = 1,
+        parts: int = 1,
     ):
         self.groups = [np.asarray(group) for group in groups]
         self.seed, self.rank = seed, rank
@@ -88,7 +90,11 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
         self.global_batch = max(min(batch_size * world, sum(self.draws) // world * world), 1)
         self.batches = sum(self.draws) // self.global_batch
         self.batches = min(self.batches, limit) if isinstance(limit, int) else max(int(self.batches * limit), 1)
-        self.world = world
+        self.world, self.parts = world, parts
+        if self.global_batch // world < parts:
+            raise ConfigError(
+                f"a batch of {self.global_batch // world} clips has no {parts} parts; lower micro_batches"
+            )
         self.epoch = 0
         self.first_batch = 0
 
@@ -98,13 +104,14 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
             self.epoch, self.first_batch = epoch, 0
 
     def __len__(self) -> int:
-        return self.batches
+        return self.batches * self.parts
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = self.order(self.epoch)
-        for batch in range(self.first_batch, self.batches):
+        for position in range(self.first_batch, len(self)):
+            batch, part = divmod(position, self.parts)
             members = order[batch * self.global_batch : (batch + 1) * self.global_batch][self.rank :: self.world]
-            yield [(self.epoch, int(clip)) for clip in members]
+            yield [(self.epoch, int(clip)) for clip in np.array_split(members, self.parts)[part]]
 
     def order(self, epoch: int) -> np.ndarray:
         """Clip numbers of an epoch; a dataset drawn more often than it has clips repeats in whole rounds."""
@@ -224,7 +231,14 @@ class HandData:
             cache_bytes=CACHE_BYTES if self.loads_itself else 0,
         )
         sampler = ClipSampler(
-            self._groups, self._weights, config.batch_size, config.seed, config.limit_train_batches, rank, world
+            self._groups,
+            self._weights,
+            config.batch_size,
+            config.seed,
+            config.limit_train_batches,
+            rank,
+            world,
+            config.micro_batches,
         )
         sampler.epoch, sampler.first_batch = epoch, first_batch
         return self._loader(dataset, sampler)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from multiprocessing import connection
 from typing import Any, TypeVar
 
-from hawor_pipeline.errors import DataError, HaworError
+from hawor_pipeline.errors import HaworError, WorkerLost
 
 Task = TypeVar("Task")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -31,7 +31,7 @@ def map_tasks(
         (task, result), where the result is a HaworError if the function raised one.
 
     Raises:
-        DataError: a worker died.
+        WorkerLost: a worker died.
     """
     if workers == 0:
         with one_thread():
@@ -49,7 +49,7 @@ def map_tasks(
                 for future in finished:
                     yield waiting.pop(future), future.result()
         except BrokenProcessPool:
-            raise DataError(
+            raise WorkerLost(
                 "a worker process died (out of memory, or killed); finished work is kept. "
                 "Run the same command again, with fewer workers if memory is short."
             ) from None

@@ -6,14 +6,19 @@ import dagster as dg
 
 from hawor_pipeline.orchestration.assets import ALL_ASSETS
 from hawor_pipeline.orchestration.assets.training import pipes_client
+from hawor_pipeline.orchestration.automation import follow_new_data, with_automation
+from hawor_pipeline.orchestration.compute import ComputeResource
 from hawor_pipeline.orchestration.executor import reaping_executor
 from hawor_pipeline.orchestration.io import JsonIOManager
 from hawor_pipeline.orchestration.jobs import ALL_JOBS
-from hawor_pipeline.orchestration.resources import ComputeResource, RawData
+from hawor_pipeline.orchestration.resources import RawData
+from hawor_pipeline.orchestration.schedules import ALL_SCHEDULES
+from hawor_pipeline.orchestration.sensors import ALL_SENSORS
+from hawor_pipeline.orchestration.tracking import TensorBoardResource, WandbResource
 
 
 def build_defs(resource_overrides: dict[str, Any] | None = None) -> dg.Definitions:
-    """All assets, jobs and resources of the code location.
+    """All assets, jobs, schedules, sensors and resources of the code location.
 
     Args:
         resource_overrides: resource name to replacement, for tests and other deployments.
@@ -21,8 +26,17 @@ def build_defs(resource_overrides: dict[str, Any] | None = None) -> dg.Definitio
     resources = {
         "raw": RawData(),
         "compute": ComputeResource(),
+        "tensorboard": TensorBoardResource(),
+        "wandb": WandbResource(),
         "json_io_manager": JsonIOManager(),
         "pipes": pipes_client(),
         **(resource_overrides or {}),
     }
-    return dg.Definitions(assets=ALL_ASSETS, jobs=ALL_JOBS, resources=resources, executor=reaping_executor)
+    return dg.Definitions(
+        assets=with_automation(ALL_ASSETS),
+        jobs=ALL_JOBS,
+        schedules=ALL_SCHEDULES,
+        sensors=[*ALL_SENSORS, follow_new_data],
+        resources=resources,
+        executor=reaping_executor,
+    )

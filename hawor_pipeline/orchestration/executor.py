@@ -1,42 +1,68 @@
-"""The executor of every job: Dagster's multiprocess executor, with a broom.
+"""The executor of every job: one of Dagster's executors, with a broom.
 
-Before the first step of a run, outside any pool, runs that died are reaped (`reaper.py`). Steps are processes of a
-fork server that has the code location loaded, so that a step costs a fraction of a second instead of two.
+Before the first step of a run, outside any pool, runs that died are reaped (`reaper.py`). While it runs, the run says
+that it lives. A run that is stopped by a signal ends as cancelled, which is what happened to it. Steps are processes of
+a fork server that has the code location loaded, so that a step costs a fraction of a second instead of two.
 """
 
 from collections.abc import Iterator
 
 import dagster as dg
-from dagster._core.definitions.executor_definition import _core_multiprocess_executor_creation
-from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.plan.plan import ExecutionPlan
-from dagster._core.executor.multiprocess import MultiprocessExecutor
+from dagster._core.execution.retries import RetryMode
+from dagster._core.executor.base import Executor
 
-from hawor_pipeline.orchestration.reaper import reap_dead_runs, tag_this_worker
+from hawor_pipeline.orchestration.failures import notify_once
+from hawor_pipeline.orchestration.reaper import beating, reap_dead_runs, tag_this_worker
 
 PRELOADED_MODULES = ["hawor_pipeline.definitions", "numpy"]
 
 
-class ReapingExecutor(MultiprocessExecutor):
-    """Reaps dead runs of the instance, tags its own run, then executes steps in processes."""
+class ReapingExecutor(Executor):
+    """Reaps dead runs of the instance, tags its own run, then lets another executor execute the steps."""
 
-    def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
+    def __init__(self, inner: Executor):
+        self.inner = inner
+
+    @property
+    def retries(self) -> RetryMode:
+        """As the inner executor has it."""
+        return self.inner.retries
+
+    @property
+    def step_dependency_config(self):
+        """As the inner executor has it."""
+        return self.inner.step_dependency_config
+
+    def execute(
+        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
+    ) -> Iterator[dg.DagsterEvent]:
         """Run the plan; the first events say what was reaped."""
-        instance = plan_context.instance
-        tag_this_worker(instance, plan_context.run_id)
+        instance, run_id = plan_context.instance, plan_context.run_id
+        tag_this_worker(instance, run_id)
         for run in reap_dead_runs(instance):
             message = (
-                f"Reaped run {run.run_id} of {run.job_name}, whose worker had died: marked as failed, pool slots "
-                f"freed, {len(run.ended_pids)} left-over processes ended. Its finished work will be reused."
+                f"Reaped run {run.run_id} of {run.job_name}, whose worker had died: marked as {run.outcome}, pool "
+                f"slots freed, {len(run.ended_pids)} left-over processes ended. Its finished work will be reused."
             )
             plan_context.log.info(message)
-            yield DagsterEvent.engine_event(
-                plan_context,
-                message,
-                EngineEventData({"reaped_run": dg.MetadataValue.dagster_run(run.run_id)}),
-            )
-        yield from super().execute(plan_context, execution_plan)
+            yield dg.DagsterEvent.engine_event(plan_context, message)
+            if run.outcome == "failed":
+                notify_once(instance, run.run_id, "its worker died", log=plan_context.log)
+        with beating(instance, run_id):
+            try:
+                yield from self.inner.execute(plan_context, execution_plan)
+            except dg.DagsterExecutionInterruptedError:
+                _call_it_cancelled(instance, run_id)
+                raise
+
+
+def _call_it_cancelled(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Ctrl-C and SIGTERM are somebody's wish, like the button in the UI: the run becomes cancelled, not failed."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished and run.status != dg.DagsterRunStatus.CANCELING:
+        instance.report_run_canceling(run, message="A signal asked this run to stop.")
 
 
 @dg.executor(  # type: ignore[call-overload] # the schema of Dagster's own executor is no literal
@@ -49,12 +75,6 @@ def reaping_executor(init_context: dg.InitExecutorContext) -> ReapingExecutor:
     config = dict(init_context.executor_config)
     if not config.get("start_method"):
         config["start_method"] = {"forkserver": {"preload_modules": PRELOADED_MODULES}}
-    base = _core_multiprocess_executor_creation(config)
-    return ReapingExecutor(
-        retries=base.retries,
-        max_concurrent=base._max_concurrent,
-        tag_concurrency_limits=base._tag_concurrency_limits,
-        start_method=base._start_method,
-        explicit_forkserver_preload=base._explicit_forkserver_preload,
-        step_dependency_config=base._step_dependency_config,
-    )
+    create = dg.multiprocess_executor.executor_creation_fn
+    assert create is not None  # Dagster's own executor has one
+    return ReapingExecutor(create(init_context._replace(executor_config=config)))

@@ -45,7 +45,7 @@ def announce(log: Any, name: str, results: Mapping[str, StageResult] | StageResu
 def _shown(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "not available"
-    if isinstance(value, (bool, int, float, str, dg.MetadataValue)):
+    if isinstance(value, (bool, int, float, str, dg.MetadataValue, dg.TableSchema, dg.TableColumnLineage)):
         return value
     if isinstance(value, Path):
         return dg.MetadataValue.path(str(value))
@@ -102,13 +102,3 @@ def picture(path: Path) -> dg.MarkdownMetadataValue:
             break
     text = base64.b64encode(encoded.tobytes()).decode()
     return dg.MetadataValue.md(f"![{path.stem}](data:image/jpeg;base64,{text})")
-
-
-def column_schema(docs: Sequence[tuple[str, str, str, str]]) -> dg.TableSchema:
-    """A Dagster column schema from (column, type, unit, meaning)."""
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(name, kind, description=f"{meaning} [{unit}]" if unit else meaning)
-            for name, kind, unit, meaning in docs
-        ]
-    )

@@ -1,4 +1,4 @@
-"""The ten subjects of ARCTIC as partitions."""
+"""The ten subjects of ARCTIC as partitions, and the run tags that jobs carry."""
 
 import dagster as dg
 
@@ -9,3 +9,5 @@ ALL_SUBJECTS_TAGS = {
     "dagster/asset_partition_range_start": SUBJECTS[0],
     "dagster/asset_partition_range_end": SUBJECTS[-1],
 }
+PROMOTION_TAG = "hawor/promotion"  # "allowed" in the jobs that may make a challenger the champion
+PURPOSE_TAG = "hawor/purpose"  # what a run is for; filters the list of runs

@@ -1,13 +1,20 @@
 """Clearing up after run workers that died: their state becomes true, their slots free, their processes end.
 
 A run worker that is killed with SIGKILL cannot say so: its run stays STARTED, its pool slots stay taken, and its step
-processes may live on. Every run worker therefore tags its run with a name for its process; whoever comes next (the
-executor at the start of any job, the daemon through the launcher) asks whether that process still lives.
+processes may live on. Every run worker therefore tags its run with a name for its process, and with a heartbeat;
+whoever comes next (the executor at the start of any job, the daemon through the launcher) asks whether that process
+still lives. On the same machine the process itself is looked at. A machine that restarts as a container has another name each
+time: there, and on other machines, the heartbeat decides.
 """
 
 import os
 import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import dagster as dg
 import psutil
@@ -15,18 +22,22 @@ import psutil
 PID_TAG = "hawor/worker_pid"
 HOST_TAG = "hawor/worker_host"
 BORN_TAG = "hawor/worker_born"
+HEARTBEAT_TAG = "hawor/worker_heartbeat"
 RUN_ID_VARIABLE = "HAWOR_DAGSTER_RUN_ID"  # inherited by every process that a run starts
 _BORN_TOLERANCE_S = 10.0  # the system reckons birth times from a clock that may be corrected
 _TERMINATE_GRACE_S = 20.0
+HEARTBEAT_EVERY_S = 60.0
+SILENT_AFTER_S = 600.0  # generous: clocks of machines differ, and a busy database delays a heartbeat
 _UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 @dataclass(frozen=True, slots=True)
 class ReapedRun:
-    """One run that was found dead: its id, its job, and the ids of processes of it that had to be ended."""
+    """One run that was found dead: its id, its job, what became of it, and the processes of it that had to be ended."""
 
     run_id: str
     job_name: str
+    outcome: Literal["failed", "cancelled"]
     ended_pids: tuple[int, ...]
 
 
@@ -35,13 +46,41 @@ def tag_this_worker(instance: dg.DagsterInstance, run_id: str) -> None:
     os.environ[RUN_ID_VARIABLE] = run_id
     born = psutil.Process().create_time()
     tags = {PID_TAG: str(os.getpid()), HOST_TAG: socket.gethostname(), BORN_TAG: f"{born:.2f}"}
-    instance.add_run_tags(run_id, tags)
+    instance.add_run_tags(run_id, {**tags, **_heartbeat()})
+
+
+def _heartbeat() -> dict[str, str]:
+    return {HEARTBEAT_TAG: f"{time.time():.0f}"}
+
+
+@contextmanager
+def beating(instance: dg.DagsterInstance, run_id: str, every_s: float = HEARTBEAT_EVERY_S) -> Iterator[None]:
+    """Renew the run's heartbeat while the block runs."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(every_s):
+            try:
+                instance.add_run_tags(run_id, _heartbeat())
+            except Exception:  # the database is busy or away for a moment; the next beat tries again
+                continue
+
+    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def worker_alive(run: dg.DagsterRun) -> bool | None:
-    """Whether the run's worker lives; None where that cannot be known (no tags, another machine)."""
-    if PID_TAG not in run.tags or run.tags.get(HOST_TAG) != socket.gethostname():
+    """Whether the run's worker lives; None where that cannot be known (no tags, another machine without heartbeat)."""
+    if PID_TAG not in run.tags:
         return None
+    if run.tags.get(HOST_TAG) != socket.gethostname():
+        heard = run.tags.get(HEARTBEAT_TAG)
+        return None if heard is None else time.time() - float(heard) < SILENT_AFTER_S
     try:
         process = psutil.Process(int(run.tags[PID_TAG]))
         same = abs(process.create_time() - float(run.tags[BORN_TAG])) < _BORN_TOLERANCE_S
@@ -53,7 +92,7 @@ def worker_alive(run: dg.DagsterRun) -> bool | None:
 def reap_dead_runs(instance: dg.DagsterInstance) -> list[ReapedRun]:
     """Mark the runs of this instance whose worker is dead as failed, end their processes, free their pool slots.
 
-    Runs of other machines, and runs whose worker is alive, are not touched.
+    A run that was being cancelled becomes cancelled. Runs whose worker is alive, or not known, are not touched.
     """
     reaped = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
@@ -61,12 +100,14 @@ def reap_dead_runs(instance: dg.DagsterInstance) -> list[ReapedRun]:
             continue
         ended = end_processes_of(run.run_id)
         message = f"The worker of this run (process {run.tags[PID_TAG]}) is gone; the next run resumes its work."
+        outcome: Literal["failed", "cancelled"] = "failed"
         if run.status == dg.DagsterRunStatus.CANCELING:
+            outcome = "cancelled"
             instance.report_run_canceled(run, message=message)
         else:
             instance.report_run_failed(run, message=message)
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        reaped.append(ReapedRun(run.run_id, run.job_name, ended))
+        reaped.append(ReapedRun(run.run_id, run.job_name, outcome, ended))
     return reaped
 
 

@@ -1,17 +1,13 @@
-"""What a machine offers: the raw data, the body models, the accelerator. No experiment settings."""
+"""What a machine offers: the raw data and the body models. No experiment settings; the device is in `compute.py`."""
 
 import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
 
-from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.provenance import StageResult
 
@@ -85,64 +81,3 @@ def said(what: str, say: Callable[[str], None], lines: int = 8) -> Callable[[int
             say(f"{what} {done} of {total}")
 
     return progress
-
-
-@dataclass(frozen=True, slots=True)
-class Compute:
-    """The device a step runs on, and why."""
-
-    accelerator: str
-    device_name: str
-    why: str
-
-    def as_metadata(self) -> dict[str, str]:
-        """For the step's metadata."""
-        return {"device": self.device_name, "device_reason": self.why}
-
-    as_dict = asdict
-
-
-class ComputeResource(dg.ConfigurableResource):
-    """Decides the device of every step that can use an accelerator."""
-
-    accelerator: str = Field(default="auto", description="auto, cpu or cuda.")
-
-    def resolve(self) -> Compute:
-        """The device to use.
-
-        Raises:
-            ConfigError: an NVIDIA device is there that torch cannot use, or a device was asked for that is not there.
-        """
-        if self.accelerator not in ("auto", "cpu", "cuda"):
-            raise ConfigError(f"accelerator {self.accelerator!r} is unknown; expected auto, cpu or cuda")
-        if self.accelerator == "cpu":
-            return Compute("cpu", _cpu_name(), "accelerator: cpu was asked for")
-        nvidia = _nvidia_device()
-        if nvidia is None:
-            if self.accelerator == "cuda":
-                raise ConfigError("accelerator cuda was asked for, but no NVIDIA device is here; use auto or cpu")
-            return Compute("cpu", _cpu_name(), "no accelerator on this machine; the same step runs on CPU")
-        import torch
-
-        if not torch.cuda.is_available():
-            build = torch.version.cuda or "none: a CPU build"
-            raise ConfigError(
-                f"found {nvidia}, but torch {torch.__version__} cannot use it (CUDA of this build: {build}). "
-                "Install a build for your driver (make setup TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126), "
-                "or set accelerator: cpu on the compute resource"
-            )
-        return Compute("cuda", torch.cuda.get_device_name(0), "an NVIDIA device that torch can use")
-
-
-def _cpu_name() -> str:
-    return f"CPU ({platform.machine()}, {os.cpu_count()} cores)"
-
-
-def _nvidia_device() -> str | None:
-    """The first NVIDIA device by the driver's own tool, without loading torch."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=30, check=False)
-    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
-    return lines[0] if listed.returncode == 0 and lines else None

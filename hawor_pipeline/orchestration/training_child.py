@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dagster_pipes import open_dagster_pipes
 
+MEMORY_EXIT_CODE = 75  # "temporary failure": the same training with smaller parts may succeed
 _WATCH_INTERVAL_S = 1.0
 
 
@@ -32,6 +33,7 @@ def main() -> int:
     from hawor_pipeline.config import load_config
     from hawor_pipeline.errors import HaworError
     from hawor_pipeline.training.fit import TrainingPipeline
+    from hawor_pipeline.training.memory import is_memory_shortage
 
     with open_dagster_pipes() as pipes:
         config = load_config(pipes.get_extra("config_path"))
@@ -39,11 +41,14 @@ def main() -> int:
         try:
             pipeline = TrainingPipeline(config, run_dir, on_progress=pipes.report_custom_message, echo=True)
             pipeline.train()
-        except HaworError as error:
+        except Exception as error:
+            shortage = is_memory_shortage(error)
+            if not shortage and not isinstance(error, HaworError):
+                raise
             message = f"{type(error).__name__}: {error}"
             print(message, file=sys.stderr)
-            pipes.report_custom_message({"kind": "error", "message": message})
-            return error.exit_code
+            pipes.report_custom_message({"kind": "memory" if shortage else "error", "message": message})
+            return MEMORY_EXIT_CODE if shortage else getattr(error, "exit_code", 1)
     return 0 if pipeline.stopped_by is None else 128 + pipeline.stopped_by
 
 

@@ -202,9 +202,9 @@ def build_trainer(config: TrainingConfig, run_dir: Path, callbacks: list[Callbac
         precision=config.lightning_precision,  # type: ignore[arg-type]
         max_epochs=config.max_epochs,
         max_steps=config.max_steps,
-        accumulate_grad_batches=config.accumulate_grad_batches,
+        accumulate_grad_batches=config.passes_per_step,
         gradient_clip_val=config.grad_clip_val or None,
-        val_check_interval=config.val_check_interval,
+        val_check_interval=config.val_check_interval * (config.micro_batches if by_steps else 1),
         check_val_every_n_epoch=None if by_steps else 1,
         num_sanity_val_steps=0,
         deterministic=("warn" if torch.cuda.is_available() else True) if config.deterministic else False,

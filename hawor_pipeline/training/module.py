@@ -111,7 +111,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         loss = EnhancedTrainingLoss(
             weights, adaptive, config.temporal_window, loss_weighting=config.loss_weighting, faces=self.mano.faces
         )
-        loss.accumulate_grad_batches = config.accumulate_grad_batches
+        loss.accumulate_grad_batches = config.passes_per_step
         return loss
 
     def train(self, mode: bool = True) -> "EnhancedHaWoRTrainer":
@@ -258,7 +258,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
     def steps_per_epoch(self) -> int:
         """Optimiser steps in one epoch."""
         batches = len(self.data.training_loader(world=self.trainer.world_size))
-        return max(math.ceil(batches / self.config.accumulate_grad_batches), 1)
+        return max(math.ceil(batches / self.config.passes_per_step), 1)
 
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
@@ -305,6 +305,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         checkpoint["position"] = {
             "epoch": self.current_epoch + int(finished),
             "batch": 0 if finished else batch,
+            "micro_batches": self.config.micro_batches,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -321,8 +322,20 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
                 "use the configuration it was trained with, or another output directory"
             )
         split_weights(checkpoint)
+        self._in_parts_of_now(checkpoint)
         self.epoch_position = (checkpoint["position"]["epoch"], checkpoint["position"]["batch"])
         self.skipped_batches = checkpoint.get("skipped_batches", 0)
+
+    def _in_parts_of_now(self, checkpoint: dict[str, Any]) -> None:
+        """Positions count parts of batches; restate them where batches are now cut into more or fewer parts."""
+        position, parts = checkpoint["position"], self.config.micro_batches
+        before = position.get("micro_batches", 1)
+        if before == parts:
+            return
+        position["batch"] = position["batch"] // before * parts
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts.update({name: count // before * parts for name, count in counts.items()})
 
 
 def _validated(config: TrainingConfig | Mapping[str, Any] | str | Path) -> TrainingConfig:

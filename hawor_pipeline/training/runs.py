@@ -27,6 +27,7 @@ TRAINING_VERSION = "2"  # raise it when training code changes numbers: finished 
 MACHINE_KEYS = frozenset(
     {
         "accelerator",
+        "micro_batches",
         "num_threads",
         "num_workers",
         "pin_memory",

@@ -1,4 +1,7 @@
-"""A code location with one pooled asset that waits as long as its environment says; for tests of killed runs."""
+"""A code location of small assets that do what their environment says; for tests of runs that fail, wait or are killed.
+
+It has the project's executor, retry policy and failure handling, and none of its data.
+"""
 
 import os
 import time
@@ -6,14 +9,54 @@ from pathlib import Path
 
 import dagster as dg
 
+from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.orchestration.executor import reaping_executor
+from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures, tell_of_failure
+
+
+def _log(line: str) -> None:
+    """Append a line to the file that the test reads."""
+    with open(os.environ["TOY_MARK"], "a") as file:
+        file.write(f"{line} {os.getpid()} {time.time():.3f}\n")
 
 
 @dg.asset(pool="gpu")
 def slow() -> None:
     """Say that the step runs, then wait."""
-    Path(os.environ["TOY_MARK"]).write_text(str(os.getpid()))
+    _log("begin")
     time.sleep(float(os.environ["TOY_SECONDS"]))
+    _log("end")
 
 
-defs = dg.Definitions(assets=[slow], jobs=[dg.define_asset_job("toy_job", ["slow"])], executor=reaping_executor)
+class BehaviourConfig(dg.Config):
+    """What the asset does."""
+
+    behaviour: str = "succeed"
+    times: int = 1
+
+
+@dg.asset(
+    retry_policy=RETRY_POLICY,
+    check_specs=[dg.AssetCheckSpec("holds", asset="moody", blocking=True)],
+)
+@clear_failures
+def moody(context: dg.AssetExecutionContext, config: BehaviourConfig) -> dg.MaterializeResult:
+    """Succeed, or fail in one of the ways that steps fail."""
+    _log(config.behaviour)
+    early = len(Path(os.environ["TOY_MARK"]).read_text().splitlines()) <= config.times
+    if config.behaviour == "wrong_setting":
+        raise ConfigError("key 'batchsize' is unknown. Did you mean 'batch_size'?")
+    if config.behaviour == "programming_error":
+        raise KeyError("not there")
+    if config.behaviour == "connection_lost" and early:
+        raise ConnectionResetError("the server went away")
+    if config.behaviour == "killed" and early:
+        os.kill(os.getpid(), 9)
+    return dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=config.behaviour != "failed_check")])
+
+
+jobs = [
+    dg.define_asset_job("toy_job", ["slow"]),
+    dg.define_asset_job("moody_job", [moody], hooks={tell_of_failure}),
+]
+defs = dg.Definitions(assets=[slow, moody], jobs=jobs, executor=reaping_executor)

@@ -2,6 +2,7 @@
 
 from hawor_pipeline.orchestration.assets.evaluation import baseline_metrics, evaluation_metrics
 from hawor_pipeline.orchestration.assets.metadata import dataset_metadata, quality_stats
+from hawor_pipeline.orchestration.assets.promotion import challenger, champion
 from hawor_pipeline.orchestration.assets.raw import raw_arctic_sequences
 from hawor_pipeline.orchestration.assets.report import final_report
 from hawor_pipeline.orchestration.assets.shards import subject_shards
@@ -16,4 +17,6 @@ ALL_ASSETS = [
     baseline_metrics,
     evaluation_metrics,
     final_report,
+    challenger,
+    champion,
 ]

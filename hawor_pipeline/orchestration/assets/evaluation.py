@@ -8,9 +8,12 @@ from pydantic import Field
 
 from hawor_pipeline.orchestration.assets.training import ACCELERATOR_TAGS
 from hawor_pipeline.orchestration.checks import checked
-from hawor_pipeline.orchestration.failures import user_errors
+from hawor_pipeline.orchestration.compute import ComputeResource
+from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
 from hawor_pipeline.orchestration.metadata import announce, describe, table
-from hawor_pipeline.orchestration.resources import ComputeResource, RawData
+from hawor_pipeline.orchestration.metric_tables import BASELINE_TABLES, RUN_TABLES, described_tables, table_checks
+from hawor_pipeline.orchestration.resources import RawData
+from hawor_pipeline.orchestration.tables import schema_check_specs
 from hawor_pipeline.paths import DataPaths
 
 LEAST_METRICS = 20
@@ -32,33 +35,48 @@ def _evaluated_subjects(config: EvaluationAssetConfig, dataset: dict[str, Any]) 
     group_name="hand_mesh",
     kinds={"parquet"},
     owners=["team:hand-mesh"],
+    retry_policy=RETRY_POLICY,
     io_manager_key="json_io_manager",
     dagster_type=dg.Any,
     code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "floors_are_finite",
+            asset="baseline_metrics",
+            blocking=True,
+            description="Every floor has a finite joint error: without it nothing says what a network is worth.",
+        ),
+        *schema_check_specs("baseline_metrics", BASELINE_TABLES),
+    ],
 )
+@clear_failures
 def baseline_metrics(
     context: dg.AssetExecutionContext, config: EvaluationAssetConfig, dataset_metadata: dict[str, Any], raw: RawData
 ) -> dg.MaterializeResult:
     """The floors: metric tables of the mean pose, the mean rotations and the mean of each subject."""
     from hawor_pipeline.evaluation.evaluate import evaluate_baselines
 
-    with user_errors():
-        result = evaluate_baselines(
-            dataset_metadata["shards"],
-            raw.locate().mano_dir,
-            DataPaths.default().metrics,
-            dataset_version=dataset_metadata["dataset_version"],
-            training_subjects=dataset_metadata["splits"]["train"],
-            subjects=_evaluated_subjects(config, dataset_metadata),
-            protocol=config.protocol,
-        )
+    result = evaluate_baselines(
+        dataset_metadata["shards"],
+        raw.locate().mano_dir,
+        DataPaths.default().metrics,
+        dataset_version=dataset_metadata["dataset_version"],
+        training_subjects=dataset_metadata["splits"]["train"],
+        subjects=_evaluated_subjects(config, dataset_metadata),
+        protocol=config.protocol,
+    )
     announce(context.log, "baseline_metrics", result)
-    floors = result.info["metrics"]
+    floors, run_ids = result.info["metrics"], list(result.info["run_ids"].values())
+    unmeasured = [kind for kind, values in floors.items() if values.get("mpjpe_mm") is None]
     rows = [{"baseline": kind, **{name: values.get(name) for name in HEADLINES}} for kind, values in floors.items()]
     return dg.MaterializeResult(
         value={"metrics": floors, "dataset_version": dataset_metadata["dataset_version"]},
         data_version=dg.DataVersion(result.key),
-        metadata=describe(result, floors=table(rows), metrics=None),
+        metadata=describe(result, floors=table(rows), metrics=None, **described_tables(run_ids)),
+        check_results=[
+            checked("floors_are_finite", not unmeasured, unmeasured=unmeasured, floors=list(floors)),
+            *table_checks(run_ids, BASELINE_TABLES),
+        ],
     )
 
 
@@ -68,6 +86,7 @@ def baseline_metrics(
     owners=["team:hand-mesh"],
     pool="gpu",
     op_tags=ACCELERATOR_TAGS,
+    retry_policy=RETRY_POLICY,
     io_manager_key="json_io_manager",
     dagster_type=dg.Any,
     code_version="1",
@@ -86,8 +105,10 @@ def baseline_metrics(
         dg.AssetCheckSpec(
             "targets_are_met", asset="evaluation_metrics", description="The quality targets that the report shows."
         ),
+        *schema_check_specs("evaluation_metrics", RUN_TABLES),
     ],
 )
+@clear_failures
 def evaluation_metrics(
     context: dg.AssetExecutionContext,
     config: EvaluationAssetConfig,
@@ -100,8 +121,8 @@ def evaluation_metrics(
     """Predictions, samples, joints and summary of exactly the checkpoint that `trained_checkpoint` produced."""
     from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
 
-    with user_errors():
-        device = compute.resolve()
+    device = compute.resolve()
+    with compute.watch(device) as usage:
         result = evaluate_checkpoint(
             trained_checkpoint["path"],
             dataset_metadata["shards"],
@@ -115,12 +136,23 @@ def evaluation_metrics(
             training_table=Path(trained_checkpoint["path"]).parents[1] / "training.parquet",
         )
     announce(context.log, "evaluation_metrics", result)
-    metrics = result.info["metrics"]
+    metrics, run_id = result.info["metrics"], result.info["run_id"]
+    value = {
+        "run_id": run_id,
+        "source": result.info["source"],
+        "protocol": result.info["protocol"],
+        "subjects": _evaluated_subjects(config, dataset_metadata),
+        "metrics": metrics,
+    }
+    measured = {**metrics, **device.as_metadata(), **usage.as_metadata(), **described_tables([run_id])}
     return dg.MaterializeResult(
-        value={"run_id": result.info["run_id"], "source": result.info["source"], "metrics": metrics},
+        value=value,
         data_version=dg.DataVersion(result.key),
-        metadata=describe(result, **metrics, **device.as_metadata(), metrics=None),
-        check_results=_checks(metrics, baseline_metrics["metrics"], result.info["source"]),
+        metadata=describe(result, **measured, metrics=None),
+        check_results=[
+            *_checks(metrics, baseline_metrics["metrics"], result.info["source"]),
+            *table_checks([run_id], RUN_TABLES),
+        ],
     )
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import dagster as dg
 
 from hawor_pipeline.orchestration.checks import checked
-from hawor_pipeline.orchestration.failures import user_errors
+from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
 from hawor_pipeline.orchestration.metadata import announce, describe, picture
 from hawor_pipeline.orchestration.resources import RawData
+from hawor_pipeline.orchestration.tables import table_metadata
 from hawor_pipeline.paths import DataPaths
 
 
@@ -19,6 +20,7 @@ from hawor_pipeline.paths import DataPaths
     deps=["subject_shards"],
     io_manager_key="json_io_manager",
     dagster_type=dg.Any,
+    retry_policy=RETRY_POLICY,
     code_version="1",
     check_specs=[
         dg.AssetCheckSpec(
@@ -35,13 +37,13 @@ from hawor_pipeline.paths import DataPaths
         ),
     ],
 )
+@clear_failures
 def dataset_metadata(context: dg.AssetExecutionContext, raw: RawData) -> dg.MaterializeResult:
     """Manifest over all shards with row counts and hashes, splits and protocols, data card, dataset version."""
     from hawor_pipeline.data.metadata import build_metadata
 
-    with user_errors():
-        where, paths = raw.locate(), DataPaths.default()
-        result = build_metadata(paths.shards(where.source), where.arctic_root, paths.metadata(where.source))
+    where, paths = raw.locate(), DataPaths.default()
+    result = build_metadata(paths.shards(where.source), where.arctic_root, paths.metadata(where.source))
     announce(context.log, "dataset_metadata", result)
     info = result.info
     value: dict[str, Any] = {
@@ -67,6 +69,7 @@ def dataset_metadata(context: dg.AssetExecutionContext, raw: RawData) -> dg.Mate
     kinds={"parquet", "matplotlib"},
     owners=["team:hand-mesh"],
     deps=["subject_shards"],
+    retry_policy=RETRY_POLICY,
     code_version="1",
     check_specs=[
         dg.AssetCheckSpec(
@@ -77,19 +80,19 @@ def dataset_metadata(context: dg.AssetExecutionContext, raw: RawData) -> dg.Mate
         )
     ],
 )
+@clear_failures
 def quality_stats(context: dg.AssetExecutionContext, raw: RawData) -> dg.MaterializeResult:
     """Occlusion, truncation, confidence, blur, fitting error; coverage of pose, depth and view: tables and plots."""
     from hawor_pipeline.data.quality import build_quality
 
-    with user_errors():
-        where, paths = raw.locate(), DataPaths.default()
-        result = build_quality(paths.shards(where.source), paths.quality(where.source))
+    where, paths = raw.locate(), DataPaths.default()
+    result = build_quality(paths.shards(where.source), paths.quality(where.source))
     announce(context.log, "quality_stats", result)
     plots = {file.stem: picture(file) for file in sorted(result.path.glob("*.png"))}
     unmeasured = [name for name, value in result.info.items() if value is None]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(result.key),
-        metadata=describe(result, **plots),
+        metadata=describe(result, **plots, **table_metadata([result.path / "distributions.parquet"])),
         check_results=[
             checked("quality_is_measured", not unmeasured, unmeasured=unmeasured),
         ],

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from hawor_pipeline.orchestration.checks import checked, external_requests
-from hawor_pipeline.orchestration.failures import user_errors
+from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
 from hawor_pipeline.orchestration.metadata import announce, describe
 from hawor_pipeline.paths import DataPaths
 
@@ -19,6 +19,7 @@ _MAX_BYTES = 8_000_000
     deps=["quality_stats", "baseline_metrics"],
     io_manager_key="json_io_manager",
     dagster_type=dg.Any,
+    retry_policy=RETRY_POLICY,
     code_version="1",
     check_specs=[
         dg.AssetCheckSpec(
@@ -29,18 +30,18 @@ _MAX_BYTES = 8_000_000
         )
     ],
 )
+@clear_failures
 def final_report(context: dg.AssetExecutionContext, evaluation_metrics: dict[str, Any]) -> dg.MaterializeResult:
     """The report: performance against targets and floors, curves, strata, pictures, data card, provenance."""
     from hawor_pipeline.reporting.report import build_report
 
     paths, run_id = DataPaths.default(), evaluation_metrics["run_id"]
-    with user_errors():
-        result = build_report(
-            paths.runs / run_id,
-            paths.metrics,
-            paths.reports,
-            metadata_dir=paths.metadata(evaluation_metrics["source"]),
-        )
+    result = build_report(
+        paths.runs / run_id,
+        paths.metrics,
+        paths.reports,
+        metadata_dir=paths.metadata(evaluation_metrics["source"]),
+    )
     announce(context.log, "final_report", result)
     requests, size = external_requests(result.path.read_text()), result.path.stat().st_size
     return dg.MaterializeResult(

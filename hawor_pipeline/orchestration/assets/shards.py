@@ -7,12 +7,12 @@ from pydantic import Field
 
 from hawor_pipeline.config import ConversionConfig, build, read_yaml
 from hawor_pipeline.orchestration.checks import checked
-from hawor_pipeline.orchestration.failures import user_errors
+from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
 from hawor_pipeline.orchestration.metadata import announce, describe
 from hawor_pipeline.orchestration.partitions import subjects_partitions
 from hawor_pipeline.orchestration.resources import RawData, said
+from hawor_pipeline.orchestration.tables import schema_check, schema_check_specs, table_metadata
 from hawor_pipeline.paths import DataPaths, config_dir
-from hawor_pipeline.provenance import hash_json
 
 
 class ShardsAssetConfig(dg.Config):
@@ -37,6 +37,7 @@ def conversion_settings(config: ShardsAssetConfig, *, is_sample: bool) -> Conver
     partitions_def=subjects_partitions,
     backfill_policy=dg.BackfillPolicy.single_run(),
     deps=["raw_arctic_sequences"],
+    retry_policy=RETRY_POLICY,
     code_version="1",
     check_specs=[
         dg.AssetCheckSpec(
@@ -44,9 +45,11 @@ def conversion_settings(config: ShardsAssetConfig, *, is_sample: bool) -> Conver
             asset="subject_shards",
             blocking=True,
             description="Frames with ground truth are rows of a shard or stand in the ledger with a reason.",
-        )
+        ),
+        *schema_check_specs("subject_shards", ["annotations"]),
     ],
 )
+@clear_failures
 def subject_shards(context: dg.AssetExecutionContext, config: ShardsAssetConfig, raw: RawData) -> dg.MaterializeResult:
     """Training shards of one subject: exact labels and crops of both hands, a row per hand, frame and view.
 
@@ -54,26 +57,31 @@ def subject_shards(context: dg.AssetExecutionContext, config: ShardsAssetConfig,
     has zero rows and the reason.
     """
     from hawor_pipeline.data.convert import convert_subjects
+    from hawor_pipeline.data.shard_schema import ANNOTATIONS_FILE, annotations_schema
+    from hawor_pipeline.data.shards import shards_version
 
-    with user_errors():
-        where = raw.locate()
-        settings = conversion_settings(config, is_sample=raw.is_sample)
-        results = convert_subjects(
-            where.arctic_root,
-            where.mano_dir,
-            list(context.partition_keys),
-            DataPaths.default().shards(where.source),
-            settings,
-            workers=config.workers,
-            progress=said("sequence", context.log.info),
-        )
+    where = raw.locate()
+    settings = conversion_settings(config, is_sample=raw.is_sample)
+    results = convert_subjects(
+        where.arctic_root,
+        where.mano_dir,
+        list(context.partition_keys),
+        DataPaths.default().shards(where.source),
+        settings,
+        workers=config.workers,
+        progress=said("sequence", context.log.info),
+    )
     announce(context.log, "subject_shards", results)
+    files = {subject: sorted(result.path.glob(f"*/{ANNOTATIONS_FILE}")) for subject, result in results.items()}
     for subject, result in results.items():
-        context.add_asset_metadata(describe(result), partition_key=subject)
+        rows = table_metadata(files[subject], partition=True)
+        context.add_asset_metadata(describe(result, **rows), partition_key=subject)
     unaccounted = {subject: n for subject, result in results.items() if (n := result.info["unaccounted_frames"])}
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(hash_json({subject: result.key for subject, result in results.items()})),
+        # of all subjects: Dagster has one data version for all partitions of a run
+        data_version=dg.DataVersion(shards_version(DataPaths.default().shards(where.source))),
         check_results=[
             checked("every_frame_is_accounted_for", not unaccounted, unaccounted=unaccounted),
+            schema_check("annotations", [file for part in files.values() for file in part], annotations_schema({})),
         ],
     )

@@ -2,19 +2,23 @@
 
 import os
 import sys
+from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster._core.errors import DagsterPipesExecutionError
 from pydantic import Field
 
 from hawor_pipeline.config import TrainingConfig, load_config
-from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.errors import ConfigError, MemoryShortage, WorkerLost
 from hawor_pipeline.orchestration.checks import checked, checkpoint_problem
-from hawor_pipeline.orchestration.failures import user_errors
+from hawor_pipeline.orchestration.compute import Compute, ComputeResource, Usage
+from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
 from hawor_pipeline.orchestration.live_progress import LiveProgressReader
+from hawor_pipeline.orchestration.memory_fit import train_within_memory
 from hawor_pipeline.orchestration.metadata import announce, describe, picture
-from hawor_pipeline.orchestration.resources import Compute, ComputeResource, RawData
+from hawor_pipeline.orchestration.resources import RawData
+from hawor_pipeline.orchestration.tracking import TensorBoardResource, WandbResource
 from hawor_pipeline.paths import DataPaths, config_dir, experiment_file
 from hawor_pipeline.training.runs import BEST_CHECKPOINT, RunPlan, finish_run, plan_run, prepare_run
 
@@ -23,7 +27,24 @@ ACCELERATOR_TAGS = {
     "dagster-k8s/config": {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}},
     "dagster-ray/config": {"num_gpus": 1},
 }
+TRAINING_MODULE = "hawor_pipeline.orchestration.training_child"
 _CHECKPOINT_GRACE_S = 120.0
+
+
+class WhenUnchanged(Enum):
+    """What to do where a finished run has the same settings and data."""
+
+    reuse = "reuse"
+    retrain = "retrain"
+
+
+class StartFrom(Enum):
+    """The weights that training begins with."""
+
+    experiment = "experiment"
+    scratch = "scratch"
+    pretrained = "pretrained"
+    champion = "champion"
 
 
 class TrainingAssetConfig(dg.Config):
@@ -35,7 +56,14 @@ class TrainingAssetConfig(dg.Config):
     overrides: dict[str, Any] = Field(
         default_factory=dict, description="Keys of the experiment to change, e.g. max_steps."
     )
-    when_unchanged: str = Field("reuse", description="reuse a finished run with the same key, or retrain.")
+    when_unchanged: WhenUnchanged = Field(
+        WhenUnchanged.reuse, description="reuse a finished run with the same key, or retrain."
+    )
+    start_from: StartFrom = Field(
+        StartFrom.experiment,
+        description="First weights: as the experiment says, scratch (random), pretrained (the experiment's "
+        "pretrained_weights, which must be set), or those of the champion.",
+    )
 
 
 @dg.asset(
@@ -44,6 +72,7 @@ class TrainingAssetConfig(dg.Config):
     owners=["team:hand-mesh"],
     pool="gpu",
     op_tags=ACCELERATOR_TAGS,
+    retry_policy=RETRY_POLICY,
     io_manager_key="json_io_manager",
     dagster_type=dg.Any,
     code_version="1",
@@ -56,6 +85,7 @@ class TrainingAssetConfig(dg.Config):
         )
     ],
 )
+@clear_failures
 def trained_checkpoint(
     context: dg.AssetExecutionContext,
     config: TrainingAssetConfig,
@@ -63,77 +93,143 @@ def trained_checkpoint(
     raw: RawData,
     compute: ComputeResource,
     pipes: dg.PipesSubprocessClient,
+    tensorboard: TensorBoardResource,
+    wandb: WandbResource,
 ) -> dg.MaterializeResult:
     """One training run of the HaWoR network on the converted shards: best and last checkpoint, configuration, curves.
 
     Trains in its own process. A finished run with the same settings and data is reused; an interrupted one continues
-    where it stopped. Epochs appear as observations of this asset while it trains.
+    where it stopped. Validations appear as observations of this asset while it trains. Where memory does not suffice,
+    the same batches are computed in smaller parts.
     """
-    with user_errors():
-        device = compute.resolve()
-        settings = _settings(config, dataset_metadata, raw, device)
-        plan = plan_run(settings, dataset_metadata["dataset_version"], DataPaths.default().runs, _policy(config))
-        context.log.info(f"Run {plan.run_id} is {plan.state}: {plan.why}")
-        if plan.state != "finished":
-            _train(context, pipes, plan, settings)
-        result = finish_run(plan)
+    settings = training_settings(config, dataset_metadata, raw, {**tensorboard.settings(), **wandb.settings()})
+    device, settings = _on_device(compute, settings)
+    runs, again = DataPaths.default().runs, config.when_unchanged == WhenUnchanged.retrain
+    plan = plan_run(settings, dataset_metadata["dataset_version"], runs, "retrain" if again else "reuse")
+    context.log.info(f"Run {plan.run_id} is {plan.state}: {plan.why}")
+    links = tensorboard.link(plan.run_dir)
+    usage, parts = Usage(), settings.micro_batches
+    if plan.state != "finished":
+        context.log_event(dg.AssetObservation(context.asset_key, metadata={"run": plan.run_id, **links}))
+        with compute.watch(device) as usage:
+            parts = _train(context, pipes, plan, settings, device)
+    result = finish_run(plan)
     announce(context.log, "trained_checkpoint", result)
-    return _result(result, plan, device)
+    used = {**device.as_metadata(), **(usage.as_metadata() if plan.state != "finished" else {}), "micro_batches": parts}
+    return _result(result, plan, {**used, **links, **wandb.link(plan.run_dir)})
 
 
-def _policy(config: TrainingAssetConfig) -> Any:
-    if config.when_unchanged not in ("reuse", "retrain"):
-        raise ConfigError(f"when_unchanged is {config.when_unchanged!r}, expected reuse or retrain")
-    return config.when_unchanged
+def training_settings(
+    config: TrainingAssetConfig, dataset: dict[str, Any], raw: RawData, machine: dict[str, Any]
+) -> TrainingConfig:
+    """The configuration of the run that is asked for, on the data and models of this machine.
 
-
-def _settings(config: TrainingAssetConfig, dataset: dict[str, Any], raw: RawData, device: Compute) -> TrainingConfig:
-    experiment = config.experiment
-    if not experiment:
-        if dataset["source"] != "synthetic":
-            known = ", ".join(sorted(file.stem for file in (config_dir() / "experiments").glob("*.yaml")))
-            raise ConfigError(
-                f"name the experiment to train on {dataset['source']} data (config key `experiment`): {known}"
-            )
-        experiment = "demo"
-    machine = {
+    Raises:
+        ConfigError: no experiment is named for real data, or there is nothing to start from.
+    """
+    path = experiment_file(config.experiment or _default_experiment(dataset["source"]))
+    fixed = {
+        **config.overrides,
+        **machine,
         "training_data_dir": dataset["shards"],
         "mano_model_path": str(raw.locate().mano_dir),
-        "accelerator": device.accelerator,
     }
-    path = experiment_file(experiment)
-    settings = load_config(path, {**config.overrides, **machine})
-    if settings.val_subjects or settings.val_fraction or settings.validation_data_dir:
-        return settings
-    return load_config(path, {**config.overrides, **machine, "val_subjects": dataset["splits"]["val"]})
+    settings: TrainingConfig = load_config(path, fixed)
+    if not (settings.val_subjects or settings.val_fraction or settings.validation_data_dir):
+        fixed["val_subjects"] = dataset["splits"]["val"]
+    fixed |= _first_weights(config.start_from, settings, dataset["source"])
+    return load_config(path, fixed)
+
+
+def _default_experiment(source: str) -> str:
+    if source == "synthetic":
+        return "demo"
+    known = ", ".join(sorted(file.stem for file in (config_dir() / "experiments").glob("*.yaml")))
+    raise ConfigError(f"name the experiment to train on {source} data (config key `experiment`): {known}")
+
+
+def _first_weights(start_from: StartFrom, settings: TrainingConfig, source: str) -> dict[str, Any]:
+    if start_from == StartFrom.scratch:
+        return {"pretrained_weights": None, "from_scratch": True}
+    if start_from == StartFrom.pretrained and settings.pretrained_weights is None:
+        raise ConfigError(
+            f"start_from: pretrained, but the experiment {settings.experiment_name} names no pretrained_weights; "
+            "set them, or choose scratch or champion"
+        )
+    if start_from == StartFrom.champion:
+        return {"pretrained_weights": str(_champions_checkpoint(source))}
+    return {}
+
+
+def _champions_checkpoint(source: str) -> Path:
+    from hawor_pipeline.evaluation.protocols import DEFAULT_PROTOCOL
+    from hawor_pipeline.evaluation.registry import Registry
+
+    registry = Registry(DataPaths.default().registry)
+    champion = registry.latest_champion(DEFAULT_PROTOCOL, source)
+    if champion is None:
+        raise ConfigError("start_from: champion, but there is none yet; run promote_job first, or choose scratch")
+    return registry.checkpoint(champion)
+
+
+def _on_device(compute: ComputeResource, settings: TrainingConfig) -> tuple[Compute, TrainingConfig]:
+    """The device, and the settings with it; a precision asked for by the deployment replaces the experiment's."""
+    wanted = settings.devices if isinstance(settings.devices, int) else 1
+    device = compute.resolve(at_least=wanted)
+    changes: dict[str, Any] = {"accelerator": device.accelerator}
+    if compute.precision:
+        changes["precision"] = compute.precision
+    settings = settings.changed(**changes)
+    device.require(settings.lightning_precision)
+    return device, settings
 
 
 def _train(
-    context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, plan: RunPlan, settings: TrainingConfig
+    context: dg.AssetExecutionContext,
+    pipes: dg.PipesSubprocessClient,
+    plan: RunPlan,
+    settings: TrainingConfig,
+    device: Compute,
+) -> int:
+    """Train to the end; returns the parts that batches were computed in."""
+
+    def attempt(parts: int) -> None:
+        config_path = prepare_run(plan, settings.changed(micro_batches=parts))
+        _run_child(context, pipes, device, {"config_path": str(config_path), "run_dir": str(plan.run_dir)})
+
+    return train_within_memory(attempt, plan.run_dir, device.device_name, settings.batch_size, context.log.warning)
+
+
+def _run_child(
+    context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, device: Compute, extras: dict[str, str]
 ) -> None:
-    config_path = prepare_run(plan, settings)
+    reader = pipes.message_reader
+    assert isinstance(reader, LiveProgressReader)
     try:
         pipes.run(
-            command=[sys.executable, "-m", "hawor_pipeline.orchestration.training_child"],
+            command=[sys.executable, "-m", TRAINING_MODULE],
             context=context,
-            env={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")},
-            extras={"config_path": str(config_path), "run_dir": str(plan.run_dir)},
+            env={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"), **device.environment()},
+            extras=extras,
         ).get_results()
-    except DagsterPipesExecutionError:
-        message = pipes.message_reader.error if isinstance(pipes.message_reader, LiveProgressReader) else None
-        if message is None:
-            raise
-        raise dg.Failure(message, allow_retries=False) from None
+    except dg.DagsterError:
+        kind, message = reader.problem or ("", "")
+        if kind == "memory":
+            raise MemoryShortage(message) from None
+        if kind == "error":
+            raise dg.Failure(message, allow_retries=False) from None
+        raise WorkerLost("the training process ended without a word (killed?); its last checkpoint is kept") from None
 
 
-def _result(result: Any, plan: RunPlan, device: Compute) -> dg.MaterializeResult:
+def _result(result: Any, plan: RunPlan, more: dict[str, Any]) -> dg.MaterializeResult:
     checkpoint = result.path / BEST_CHECKPOINT
     problem = checkpoint_problem(checkpoint, result.info["checkpoint_sha256"])
-    more = {"training_curves": picture(curves)} if (curves := result.path / "curves.png").is_file() else {}
+    curves = result.path / "curves.png"
+    pictures = {"training_curves": picture(curves)} if curves.is_file() else {}
     return dg.MaterializeResult(
         value={"path": str(checkpoint), "sha256": result.info["checkpoint_sha256"], "run_id": plan.run_id},
         data_version=dg.DataVersion(result.info["checkpoint_sha256"]),
-        metadata=describe(result, resumed=plan.state == "unfinished", **device.as_metadata(), **more),
+        metadata=describe(result, resumed=plan.state == "unfinished", **more, **pictures),
         check_results=[
             checked("checkpoint_is_what_training_wrote", problem is None, problem=problem or "none"),
         ],

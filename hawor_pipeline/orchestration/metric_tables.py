@@ -1,0 +1,68 @@
+"""The metric tables in the UI: their columns, how many rows they have, and what in the shards each is made from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from hawor_pipeline.orchestration.tables import lineage, row_count, schema_check, table_metadata
+from hawor_pipeline.paths import DataPaths
+
+BASELINE_TABLES = ("predictions", "samples", "joints", "summary")
+RUN_TABLES = (*BASELINE_TABLES, "training")
+MAIN_TABLE = "samples"
+_HAND = ("global_orient", "hand_pose", "betas", "translation_m")
+# Part of a column's name, and the columns of a shard that it is measured against. The first that fits counts.
+_MADE_FROM = (
+    (("depth_m", "speed_m_s"), ("joints_cam_m",)),
+    (("mpvpe", "f_score", "chamfer"), _HAND),
+    (("shape_error", "betas_error"), ("betas",)),
+    (("global_orient_error",), ("global_orient",)),
+    (("pose_error",), ("hand_pose",)),
+    (("translation_error",), ("translation_m",)),
+    (("crop_px", "pck_2d"), ("joints_px", "joint_in_frame", "box_center_px", "box_size_px")),
+    (("mpjpe_px",), ("joints_px", "joint_in_frame")),
+    (("box_iou", "detected"), ("joints_px", "side")),
+    (("visible", "hidden"), ("joints_cam_m", "joint_visible")),
+    (("mpjpe", "pck", "accel"), ("joints_cam_m",)),
+)
+
+
+def table_files(table: str, run_ids: Sequence[str]) -> list[Path]:
+    """The files of a table that belong to some runs."""
+    from hawor_pipeline.evaluation.tables import PART_NAME, partition_dir
+
+    return [partition_dir(DataPaths.default().metrics, table, run_id) / PART_NAME for run_id in run_ids]
+
+
+def table_checks(run_ids: Sequence[str], tables: Sequence[str]) -> list[dg.AssetCheckResult]:
+    """One check per table, generated from its published schema."""
+    from hawor_pipeline.evaluation.schemas import arrow_schema
+
+    return [schema_check(table, table_files(table, run_ids), arrow_schema(table)) for table in tables]
+
+
+def described_tables(run_ids: Sequence[str]) -> dict[str, Any]:
+    """Columns, rows and lineage of the samples table, and the rows of the other tables, as metadata."""
+    from hawor_pipeline.data.shard_schema import COLUMNS
+    from hawor_pipeline.evaluation.schemas import columns_of
+
+    names = [column.name for column in columns_of(MAIN_TABLE)]
+    sources = {name: (name,) if name in COLUMNS else made_from(name) for name in names}
+    others = {
+        f"{table}_rows": row_count(table_files(table, run_ids)) for table in BASELINE_TABLES if table != MAIN_TABLE
+    }
+    return {
+        **table_metadata(table_files(MAIN_TABLE, run_ids)),
+        "dagster/column_lineage": lineage(sources, "subject_shards"),
+        **others,
+    }
+
+
+def made_from(column: str) -> tuple[str, ...]:
+    """The columns of a shard that a measured column depends on; () for those that come from elsewhere."""
+    for parts, sources in _MADE_FROM:
+        if any(part in column for part in parts):
+            return sources
+    return ()

@@ -1,0 +1,153 @@
+"""Parquet tables as the UI shows them: columns with unit and meaning, row counts, lineage; and the checks that follow.
+
+Everything is generated from the schemas that the tables are written with; nothing is described twice.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+SAMPLE_ID = "sample_id"
+_EXAMPLES = 3
+_BATCH_ROWS = 65_536
+
+
+def schema_check_specs(asset: str, tables: Iterable[str]) -> list[dg.AssetCheckSpec]:
+    """A blocking check per table: it holds what its published schema says."""
+    return [
+        dg.AssetCheckSpec(
+            check_name(table),
+            asset=asset,
+            blocking=True,
+            description=f"Columns and types of `{table}` are those published; nothing that must be there is null; no "
+            "number is NaN; no sample is there twice.",
+        )
+        for table in tables
+    ]
+
+
+def check_name(table: str) -> str:
+    """The name of a table's check."""
+    return f"{table}_fit_their_schema" if table.endswith("s") else f"{table}_fits_its_schema"
+
+
+def schema_check(table: str, files: Sequence[Path], schema: Any) -> dg.AssetCheckResult:
+    """The check of one table, over all its files.
+
+    Args:
+        table: its name.
+        files: Parquet files that make it up.
+        schema: the Arrow schema it was published with.
+    """
+    problems = [f"{file.parent.name}/{file.name}: {text}" for file in files for text in file_problems(file, schema)]
+    return dg.AssetCheckResult(
+        check_name=check_name(table),
+        passed=not problems,
+        metadata={
+            "rows": row_count(files),
+            "files": len(files),
+            "problems": dg.MetadataValue.json(problems[:_EXAMPLES]),
+        },
+    )
+
+
+def file_problems(file: Path, schema: Any) -> list[str]:
+    """What in a file contradicts a schema; reads it in batches."""
+    import pyarrow.parquet as pq
+
+    opened = pq.ParquetFile(file)
+    found = opened.schema_arrow
+    expected = {field.name: field.type for field in schema}
+    actual = {field.name: field.type for field in found}
+    problems = [f"column {name} is missing" for name in expected if name not in actual]
+    problems += [f"column {name} is not in the schema" for name in actual if name not in expected]
+    problems += [
+        f"column {name} is {actual[name]}, expected {kind}"
+        for name, kind in expected.items()
+        if name in actual and not _same_type(actual[name], kind)
+    ]
+    return problems or _value_problems(opened, schema)
+
+
+def _same_type(found: Any, expected: Any) -> bool:
+    """Equal but for what a list calls its items."""
+    import pyarrow as pa
+
+    if pa.types.is_fixed_size_list(found) and pa.types.is_fixed_size_list(expected):
+        return found.list_size == expected.list_size and _same_type(found.value_type, expected.value_type)
+    return found == expected
+
+
+def _value_problems(opened: Any, schema: Any) -> list[str]:
+    problems: dict[str, str] = {}
+    seen: set[str] = set()
+    group, members = "", set[str]()
+    for batch in opened.iter_batches(batch_size=_BATCH_ROWS):
+        for field in schema:
+            column = batch.column(field.name)
+            if not field.nullable and column.null_count:
+                problems[field.name] = f"column {field.name} has nulls"
+            if _has_nan(column):
+                problems[field.name] = f"column {field.name} has NaN"
+        if SAMPLE_ID in schema.names and "joint" not in schema.names:
+            for name in batch.column(SAMPLE_ID).to_pylist():
+                recording = name.rsplit("/", 3)[0]  # samples of a recording stand together
+                if recording != group:
+                    group, members = recording, set()
+                    if recording in seen:
+                        problems[SAMPLE_ID] = f"the samples of {recording} do not stand together"
+                    seen.add(recording)
+                if name in members:
+                    problems[SAMPLE_ID] = f"sample {name} is there twice"
+                members.add(name)
+    return list(problems.values())
+
+
+def _has_nan(column: Any) -> bool:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    while pa.types.is_fixed_size_list(column.type):
+        column = column.flatten()
+    return pa.types.is_floating(column.type) and bool(pc.any(pc.is_nan(column)).as_py())
+
+
+def row_count(files: Iterable[Path]) -> int:
+    """Rows of all files, from their footers."""
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(file).num_rows for file in files)
+
+
+def table_metadata(files: Sequence[Path], *, partition: bool = False) -> dict[str, Any]:
+    """Row count and column schema of a table, from its files."""
+    import pyarrow.parquet as pq
+
+    count = {"dagster/partition_row_count" if partition else "dagster/row_count": row_count(files)}
+    return {**count, "dagster/column_schema": column_schema(pq.read_schema(files[0]))} if files else count
+
+
+def column_schema(schema: Any) -> dg.TableSchema:
+    """An Arrow schema for the UI; unit and meaning come from the metadata of its fields."""
+    columns = []
+    for field in schema:
+        notes = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
+        meaning, unit = notes.get("meaning", ""), notes.get("unit", "")
+        constraints = dg.TableColumnConstraints(nullable=field.nullable, unique=field.name == SAMPLE_ID)
+        description = f"{meaning} [{unit}]" if unit else meaning or None
+        columns.append(dg.TableColumn(field.name, str(field.type), description=description, constraints=constraints))
+    return dg.TableSchema(columns=columns)
+
+
+def lineage(columns: Mapping[str, Sequence[str]], upstream: str) -> dg.TableColumnLineage:
+    """From which columns of another asset's table each column is made."""
+    key = dg.AssetKey(upstream)
+    return dg.TableColumnLineage(
+        {
+            name: [dg.TableColumnDep(asset_key=key, column_name=source) for source in sources]
+            for name, sources in columns.items()
+            if sources
+        }
+    )

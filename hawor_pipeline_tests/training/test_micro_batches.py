@@ -1,0 +1,81 @@
+"""A batch computed in parts is the same optimiser step, and a run may change the number of parts when it goes on."""
+
+import os
+import signal
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from hawor_pipeline.data.datamodule import ClipSampler
+from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.training.fit import TrainingPipeline
+from hawor_pipeline.training.memory import is_memory_shortage
+from hawor_pipeline.training.runs import run_key
+
+
+def test_parts_of_a_batch_are_its_clips():
+    groups = [np.arange(50)]
+    whole, parts = ClipSampler(groups, None, 8, seed=3), ClipSampler(groups, None, 8, seed=3, parts=4)
+    assert (len(whole), len(parts)) == (6, 24)
+    pieces = list(parts)
+    for number, batch in enumerate(whole):
+        assert [clip for piece in pieces[4 * number : 4 * number + 4] for clip in piece] == batch
+    parts.first_batch = 20
+    assert list(parts) == pieces[20:]
+
+
+def test_parts_must_be_equal_and_not_more_than_clips(tiny):
+    with pytest.raises(ConfigError, match="micro_batches 3 must divide batch_size 8"):
+        tiny().changed(batch_size=8, micro_batches=3)
+    with pytest.raises(ConfigError, match="lower micro_batches"):
+        ClipSampler([np.arange(2)], None, 8, seed=0, parts=4)
+
+
+def test_the_number_of_parts_is_a_matter_of_the_machine(tiny):
+    assert run_key(tiny(batch_size=4), "v") == run_key(tiny(batch_size=4, micro_batches=2), "v")
+
+
+def _train(config, folder, stop_after=None):
+    def interrupt(line):
+        if line["kind"] == "step" and line["step"] == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    _, module = TrainingPipeline(config, folder, on_progress=interrupt).train()
+    return {name: value.clone() for name, value in module.model.state_dict().items()}
+
+
+def _steps(folder):
+    rows = pq.read_table(folder / "training.parquet").to_pylist()
+    return sorted(row["step"] for row in rows if (row["split"], row["metric"]) == ("train", "loss"))
+
+
+def test_a_run_whose_parts_change_ends_where_the_whole_one_ends(tiny, tmp_path):
+    """Gradient descent on terms that weigh all frames alike, without augmentation: only rounding may differ."""
+    same = {
+        "max_steps": 6,
+        "optimizer": "sgd",
+        "learning_rate": 0.05,
+        "use_adaptive_weights": False,
+        "use_augmentation": False,
+        "patch_embed": "patch16",  # the convolutional stem normalises over the batch, which parts make smaller
+        "loss_weights": dict.fromkeys(("KEYPOINTS_2D", "TEMPORAL_CONSISTENCY", "OCCLUSION_ROBUSTNESS"), 0.0),
+        "val_check_interval": 2,
+    }
+    whole = _train(tiny(**same), tmp_path / "whole")
+    parts = _train(tiny(**same, micro_batches=2), tmp_path / "parts")
+    _train(tiny(**same), tmp_path / "changed", stop_after=3)
+    changed = _train(tiny(**same, micro_batches=2), tmp_path / "changed")
+    for name, value in whole.items():
+        assert torch.allclose(value, parts[name], rtol=1e-3, atol=2e-5), name
+        assert torch.allclose(value, changed[name], rtol=1e-3, atol=2e-5), name
+    assert _steps(tmp_path / "changed") == _steps(tmp_path / "whole") == list(range(1, 7))
+
+
+def test_lack_of_memory_is_told_from_other_errors():
+    with pytest.raises(RuntimeError) as shortage:
+        torch.empty(2**55)
+    assert is_memory_shortage(shortage.value)
+    assert is_memory_shortage(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_memory_shortage(RuntimeError("shape mismatch"))
