@@ -3,8 +3,8 @@
 A run worker that is killed with SIGKILL cannot say so: its run stays STARTED, its pool slots stay taken, and its step
 processes may live on. Every run worker therefore tags its run with a name for its process, and with a heartbeat;
 whoever comes next (the executor at the start of any job, the daemon through the launcher) asks whether that process
-still lives. On the same machine the process itself is looked at. A machine that restarts as a container has another name each
-time: there, and on other machines, the heartbeat decides.
+still lives. On the same machine the process itself is looked at. A machine that restarts as a container has another
+name each time: there, and on other machines, the heartbeat decides.
 """
 
 import os

@@ -35,7 +35,8 @@ def retraining_config() -> Path:
     description=(
         "Mondays at 03:00 UTC (HAWOR_RETRAINING_CRON changes it): convert what is new, train, evaluate, report, "
         "compare with the champion, promote. Settings, start_from among them, are in configs/jobs/"
-        "weekly_retraining.yaml (HAWOR_RETRAINING_CONFIG names another file), read at each tick. Skips while an earlier one is going on."
+        "weekly_retraining.yaml (HAWOR_RETRAINING_CONFIG names another file), read at each tick. "
+        "Skips while an earlier one is going on."
     ),
 )
 def weekly_retraining(context: dg.ScheduleEvaluationContext):

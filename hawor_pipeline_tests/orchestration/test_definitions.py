@@ -1,4 +1,4 @@
-"""The code location as a whole: every asset explained and owned, every preset valid, promotion only where it belongs."""
+"""The code location as a whole: assets explained and owned, presets valid, promotion only where it belongs."""
 
 import os
 from datetime import UTC, datetime
