@@ -55,12 +55,6 @@ def test_the_conversion_presets_are_valid():
         build(ConversionConfig, read_yaml(path), origin=str(path))
 
 
-@pytest.mark.parametrize("path", sorted((CONFIGS / "jobs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_job_preset_names_an_experiment_that_is_there(path):
-    config = read_yaml(path)["ops"]["trained_checkpoint"]["config"]
-    load_config(experiment_file(config["experiment"]), config.get("overrides"))
-
-
 @pytest.mark.parametrize("text", ["1e-5", "1E-5", "1.0e-05", "+1e-5", ".1e-4", "0.00001"])
 def test_exponents_are_numbers(tmp_path, text):
     (tmp_path / "c.yaml").write_text(f"learning_rate: {text}\n")

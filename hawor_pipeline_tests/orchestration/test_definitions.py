@@ -31,7 +31,7 @@ PIPELINE = {
 }
 REGISTRY = {"challenger", "champion"}
 PRESETS = sorted((config_dir() / "jobs").glob("*.yaml"))
-JOB_OF_PRESET = {"weekly_retraining": "weekly_retraining_job", "promote": "promote_job"}
+JOB_OF_PRESET = {"weekly_retraining": "weekly_retraining_job"}
 
 
 def _job(name: str) -> dg.JobDefinition:
