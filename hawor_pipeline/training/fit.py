@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import fcntl
 import logging
+import math
 import sys
 import time
 import warnings
@@ -31,16 +32,12 @@ from hawor_pipeline.config import TrainingConfig, dump_config, load_config
 from hawor_pipeline.errors import CheckpointError, ConfigError, HaworError
 from hawor_pipeline.provenance import atomic_write_json, atomic_write_text
 from hawor_pipeline.training.averaging import WeightAverage
-from hawor_pipeline.training.callbacks import (
-    CheckpointKeeper,
-    MetricsRecorder,
-    Progress,
-    ProgressFile,
-    StepTimer,
-    StopOnSignal,
-)
+from hawor_pipeline.training.callbacks import MetricsRecorder, StepTimer
+from hawor_pipeline.training.keeping import CheckpointKeeper
 from hawor_pipeline.training.loggers import TrainingTable, build_loggers
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer
+from hawor_pipeline.training.progress import Progress, ProgressFile, RunClock
+from hawor_pipeline.training.stopping import Stopper
 
 CONFIG_FILE = "config.yaml"
 RESULT_FILE = "result.json"
@@ -102,22 +99,19 @@ class TrainingPipeline:
         )
         if config.torch_compile:
             module.model.compile()
-        table = TrainingTable(self.run_dir / TABLE_FILE)
+        table, clock, timer = TrainingTable(self.run_dir / TABLE_FILE), RunClock(), StepTimer()
         keeper = CheckpointKeeper(self.run_dir / "checkpoints", config, table)
-        timer = StepTimer()
-        recorder = MetricsRecorder(config, table, timer, self.report)
-        stop = StopOnSignal(keeper)
+        recorder = MetricsRecorder(config, table, timer, clock, self.report)
+        stopper = Stopper(clock, config.max_hours)
         averages = [WeightAverage(config.ema_decay)] if config.ema_decay else []
-        trainer = build_trainer(config, self.run_dir, [recorder, *averages, stop, keeper, timer])
-        began = time.perf_counter()
+        trainer = build_trainer(config, self.run_dir, [recorder, *averages, stopper, keeper, timer])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
         if trainer.is_global_zero:
             table.flush()
             keeper.ensure_best()
-            self.stopped_by = stop.received
-            self._finish(trainer, module, keeper, recorder, time.perf_counter() - began)
+            self._finish(trainer, module, keeper, recorder, stopper)
         return trainer, module
 
     def _resumed_from(self, resume: str | Path | None) -> str | None:
@@ -136,22 +130,27 @@ class TrainingPipeline:
         module: EnhancedHaWoRTrainer,
         keeper: CheckpointKeeper,
         recorder: MetricsRecorder,
-        seconds: float,
+        stopper: Stopper,
     ) -> None:
+        ended_by = "steps"
+        if trainer.global_step < module.total_steps():
+            self.stopped_by = stopper.received
+            ended_by = "signal" if self.stopped_by else "max_hours" if stopper.out_of_time else "early_stopping"
         result: dict[str, Any] = {
             "status": "completed" if self.stopped_by is None else "interrupted",
+            "ended_by": ended_by,
             "step": trainer.global_step,
-            "epoch": trainer.current_epoch,
+            "epoch": math.ceil(trainer.global_step / module.steps_per_epoch()),  # begun
             "total_steps": module.total_steps(),
             "monitor": self.config.monitor,
             "best_value": keeper.best_value(),
             "best_step": keeper.best[0][1] if keeper.best else None,
-            "seconds": round(recorder.seconds_before + seconds, 2),
+            "seconds": round(recorder.clock.seconds(), 2),
             "parameters": sum(p.numel() for p in module.model.parameters()),
             "device": str(module.device),
             "split": module.data.split.to_dict(),
             "skipped_batches": module.skipped_batches,
-            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+            "metrics": recorder.validated,
         }
         atomic_write_json(self.run_dir / RESULT_FILE, result)
         self.report({"kind": "end", **result})
@@ -191,6 +190,7 @@ def build_trainer(config: TrainingConfig, run_dir: Path, callbacks: list[Callbac
             mode=config.mode,
             strict=False,
             verbose=False,
+            check_on_train_epoch_end=False,
         )
         callbacks = [*callbacks[:1], early, *callbacks[1:]]
     by_steps = isinstance(config.val_check_interval, int)

@@ -1,7 +1,4 @@
-"""The average of the weights: what it is, who uses it, and that an interruption does not change it."""
-
-import os
-import signal
+"""The average of the weights: what it is and who uses it (`test_resume` shows that interruptions change nothing)."""
 
 import lightning.pytorch as pl
 import pytest
@@ -62,26 +59,6 @@ def test_validation_and_whoever_loads_the_checkpoint_use_the_average(tiny, tmp_p
     last = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     for name, value in module.model.state_dict().items():  # and so does whoever trained it
         assert torch.equal(value, last["state_dict"][f"model.{name}"]), name
-
-
-@pytest.mark.parametrize("stop_after", [4, 6])
-def test_an_interruption_does_not_change_the_average(tiny, tmp_path, stop_after):
-    config = tiny(max_steps=10, ema_decay=DECAY)
-
-    def interrupt(line):
-        if line["kind"] == "step" and line["step"] == stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    TrainingPipeline(config, tmp_path / "whole").train()
-    first = TrainingPipeline(config, tmp_path / "parts", on_progress=interrupt)
-    first.train()
-    assert first.stopped_by == signal.SIGTERM
-    TrainingPipeline(config, tmp_path / "parts").train()
-    whole, parts = (load_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "parts"))
-    for key in ("state_dict", RAW_KEY):
-        assert whole[key].keys() == parts[key].keys()
-        for name, value in whole[key].items():
-            assert torch.equal(value, parts[key][name]), (key, name)
 
 
 def test_without_an_average_a_checkpoint_is_taken_as_it_is():
