@@ -8,6 +8,7 @@ a fork server that has the code location loaded, so that a step costs a fraction
 from collections.abc import Iterator
 
 import dagster as dg
+from dagster._core.events import EngineEventData
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.retries import RetryMode
@@ -47,7 +48,8 @@ class ReapingExecutor(Executor):
                 f"slots freed, {len(run.ended_pids)} left-over processes ended. Its finished work will be reused."
             )
             plan_context.log.info(message)
-            yield dg.DagsterEvent.engine_event(plan_context, message)
+            shown = EngineEventData({"reaped_run": dg.MetadataValue.dagster_run(run.run_id)})
+            yield dg.DagsterEvent.engine_event(plan_context, message, shown)
             if run.outcome == "failed":
                 notify_once(instance, run.run_id, "its worker died", log=plan_context.log)
         with beating(instance, run_id):
