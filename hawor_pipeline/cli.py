@@ -10,8 +10,29 @@ import sys
 from collections.abc import Sequence
 
 from hawor_pipeline import __version__
-from hawor_pipeline.commands import data, migration, project, results, training, weights
+from hawor_pipeline.commands import (
+    data,
+    leaderboard,
+    looking,
+    migration,
+    project,
+    results,
+    training,
+    weights,
+)
 from hawor_pipeline.errors import HaworError
+
+# In the order in which help lists them; a line each, so that two additions do not collide.
+TOPICS = (
+    project,
+    data,
+    training,
+    results,
+    looking,
+    leaderboard,
+    migration,
+    weights,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hawor-pipeline", description=__doc__.split("\n")[0])
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (project, data, training, results, migration, weights):
+    for module in TOPICS:
         module.add(commands)
     return parser
 

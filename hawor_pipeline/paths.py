@@ -67,6 +67,14 @@ class DataPaths:
         """Reports, a folder per run."""
         return self.root / "reports"
 
+    def sample_page(self, sample_id: str) -> Path:
+        """The page about one sample."""
+        return self.reports / "samples" / f"{sample_id.replace('/', '_')}.html"
+
+    def film(self, sequence: str, view: int) -> Path:
+        """The film of one recording ("subject/sequence") in one view."""
+        return self.reports / "films" / f"{sequence.replace('/', '_')}_{view}.mp4"
+
     @property
     def registry(self) -> Path:
         """Evaluated runs, champions and their checkpoints."""

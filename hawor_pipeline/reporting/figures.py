@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hawor_pipeline.core.skeleton import BONES, FINGERS, JOINT_NAMES
+from hawor_pipeline.reporting.names import short_run_name
 from hawor_pipeline.reporting.results import Curve, RunResults
 
 RUN, TRUE, INK, MUTED, GRID = "#c8551b", "#2a6fa8", "#22262b", "#69727d", "#e7eaee"
@@ -232,14 +233,43 @@ def _curve_name(curve: Curve, several: bool) -> str:
     return short.get(name, name.lower().replace("_", " "))
 
 
-def turnable_mesh(gallery: Mapping[str, Any]) -> Figure | None:
+def track_curves(runs: Sequence[Any], frame: int, drawn: Any) -> Figure:
+    """Errors of one hand over the frames of its recording, a line per run; `frame` is marked.
+
+    Args:
+        runs: with `run_id` and `track` (frame to error, mm).
+        frame: the frame that the page shows.
+        drawn: the run that the page is about.
+    """
+    greys = iter(FLOOR_GREYS * len(runs))
+    traces = []
+    for run in runs:
+        frames = sorted(run.track)
+        line = {"color": RUN, "width": 3} if run is drawn else {"color": next(greys), "width": 1.6}
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers" if len(frames) < 12 else "lines",
+                "name": short_run_name(run.run_id),
+                "x": frames,
+                "y": _rounded([run.track[number] for number in frames]),
+                "line": line,
+                "hovertemplate": "%{y:.1f} mm",
+            }
+        )
+    layout = _layout("frame", "joint error, mm", yaxis={"rangemode": "tozero"})
+    layout["shapes"] = [_vertical(frame)]
+    return {"data": traces, "layout": layout}
+
+
+def turnable_mesh(gallery: Mapping[str, Any]) -> Figure:
     """True and predicted mesh of a few samples; the page shows one pair at a time."""
-    if not gallery["meshes"]:
-        return None
     faces = np.array(gallery["faces"]).T
     traces = []
     for number, mesh in enumerate(gallery["meshes"]):
         for name, key, color, opacity in (("truth", "true_mm", TRUE, 0.55), ("prediction", "predicted_mm", RUN, 1.0)):
+            if key not in mesh:
+                continue
             x, y, z = np.array(mesh[key]).T
             traces.append(
                 {
@@ -294,9 +324,12 @@ _HAND_SPOTS = (
 )  # fmt: skip
 
 
-def hand_drawing(run: RunResults) -> list[dict[str, Any]] | None:
-    """What the drawing of joint errors needs: bones, and spots with radius, colour and text; None without data."""
-    values = [run.value("mpjpe_mm", f"joint={name}", "joint") for name in JOINT_NAMES]
+def hand_drawing(values: Sequence[float | None]) -> list[dict[str, Any]] | None:
+    """What the drawing of joint errors needs: bones, and spots with radius, colour and text; None without data.
+
+    Args:
+        values: error of each joint in OpenPose order, mm.
+    """
     known = [value for value in values if value is not None]
     if len(known) < len(JOINT_NAMES) or not max(known):
         return None

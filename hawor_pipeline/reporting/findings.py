@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hawor_pipeline.core.skeleton import FINGERS
+from hawor_pipeline.core.units import mm_to_m
 from hawor_pipeline.evaluation.summary import MIN_SEQUENCES
 from hawor_pipeline.reporting.results import Curve, Entry, RunResults
 
@@ -18,6 +19,7 @@ OCCLUSION_RATIO = 1.25
 VIEW_RATIO = 1.3
 OUTLIER_RATIO = 1.5
 WAITING_SHARE = 0.2
+LEAST_FOUND = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,21 @@ def _orientation(e: Evidence) -> Iterable[Finding]:
             f"A similarity alignment removes {_percent(share)} of the error ({whole:.1f} → {aligned:.1f} mm).{turned}",
             "Raise the weight of GLOBAL_ORIENT, widen the rotation augmentation, or add views and sequences.",
         )
+
+
+def _placement(e: Evidence) -> Iterable[Finding]:
+    found, off = e.run.value("detected"), e.run.value("translation_error_mm")
+    if found is None or off is None or found >= LEAST_FOUND:
+        return
+    pixels = e.run.value("mpjpe_crop_px")
+    in_picture = f", joints by {pixels:.0f} px of the 256 px crop" if pixels is not None else ""
+    yield Finding(
+        "act",
+        "The hand is placed wrongly",
+        f"{_percent(found)} of the hands are found where they are; their position is off by {mm_to_m(off):.2f} m on "
+        f"average{in_picture}.",
+        "The crop's camera is not learned: look at the KEYPOINTS_2D curve, raise its weight, check the intrinsics.",
+    )
 
 
 def _fingers(e: Evidence) -> Iterable[Finding]:
@@ -291,6 +308,7 @@ RULES: tuple[Rule, ...] = (
     _against_floor,
     _fit,
     _orientation,
+    _placement,
     _fingers,
     _dominant_term,
     _occlusion,

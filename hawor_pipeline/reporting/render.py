@@ -2,7 +2,6 @@
 
 import base64
 import json
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -11,8 +10,8 @@ from markupsafe import Markup
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 
 
-def write_report(context: dict[str, Any], folder: Path) -> None:
-    """Write the three files of a report, and the pictures that the Markdown shows."""
+def render_page(template: str, context: dict[str, Any]) -> str:
+    """A template of this package as text; pages (`.html.j2`) are escaped and carry plotly.js."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hawor_pipeline.reporting"),
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -21,14 +20,20 @@ def write_report(context: dict[str, Any], folder: Path) -> None:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "share": share, "json": _script_json, "unit": unit_value}
-    page = environment.get_template("report.html.j2").render(context, plotly_js=Markup(_plotly_js()))
-    (folder / HTML).write_text(page)
-    (folder / MARKDOWN).write_text(environment.get_template("report.md.j2").render(context))
-    (folder / JSON).write_text(json.dumps(_machine_readable(context), indent=2, sort_keys=True) + "\n")
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    for item in context["gallery"]:
-        (pictures / item["picture"]).write_bytes(base64.b64decode(item["uri"].split(",", 1)[1]))
+    script = {"plotly_js": Markup(_plotly_js())} if template.endswith(".html.j2") else {}
+    return environment.get_template(template).render(context, **script)
+
+
+def render_report(context: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a report by name: the page, its Markdown with the pictures that it shows, its numbers."""
+    numbers = json.dumps(_machine_readable(context), indent=2, sort_keys=True) + "\n"
+    pictures = {f"pictures/{item['picture']}": item["uri"].split(",", 1)[1] for item in context["gallery"]}
+    return {
+        HTML: render_page("report.html.j2", context).encode(),
+        MARKDOWN: render_page("report.md.j2", context).encode(),
+        JSON: numbers.encode(),
+        **{name: base64.b64decode(data) for name, data in pictures.items()},
+    }
 
 
 def number(value: float | None, digits: int = 1) -> str:
@@ -49,6 +54,11 @@ def unit_value(value: float | None, unit: str) -> str:
         return f"{value:.3f}"
     symbol = unit.replace("deg", "°").replace("^2", "²").replace("^3", "³")
     return f"{number(value, 2 if abs(value) < 1 else 1)}\u00a0{symbol}"
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A JPEG as an address that needs no file."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def _script_json(value: Any) -> Markup:

@@ -3,10 +3,9 @@
 Lays out what evaluation wrote. Every number comes from a table, a configuration or a file's hash.
 """
 
-import base64
+import hashlib
 import importlib.metadata
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_do
 from hawor_pipeline.reporting import figures
 from hawor_pipeline.reporting.findings import Evidence, find
 from hawor_pipeline.reporting.markdown import to_html
+from hawor_pipeline.reporting.names import METRIC_TITLES, STRATA
 from hawor_pipeline.reporting.published import PUBLISHED
-from hawor_pipeline.reporting.render import HTML, JSON, MARKDOWN, write_report
+from hawor_pipeline.reporting.render import HTML, data_uri, render_report
 from hawor_pipeline.reporting.results import (
-    TRAINING_FILE,
     Entry,
     RunResults,
     find_floors,
@@ -30,7 +29,6 @@ from hawor_pipeline.reporting.results import (
     read_training,
 )
 
-REPORT_VERSION = "1"  # raise it when the layout changes: finished reports are then laid out again
 HEADLINES = ("mpjpe_mm", "pa_mpjpe_mm", "pck_3d_15mm", "mpjpe_crop_px")
 COMPARED = (
     "mpjpe_mm",
@@ -46,33 +44,7 @@ COMPARED = (
     "detected",
     "accel_error_m_s2",
 )
-STRATA = (
-    ("subject", "Subject"),
-    ("view", "View"),
-    ("side", "Hand"),
-    ("object", "Object"),
-    ("action", "Action"),
-    ("occlusion", "Share of hidden joints"),
-    ("truncation", "Share outside the picture"),
-    ("depth_m", "Distance from the camera, m"),
-    ("speed_m_s", "Speed of the hand, m/s"),
-)
 PACKAGES = ("torch", "lightning", "numpy", "opencv-python", "pyarrow", "plotly")
-METRIC_TITLES = {
-    "mpjpe_mm": "Joint error (MPJPE)",
-    "pa_mpjpe_mm": "Aligned joint error (PA-MPJPE)",
-    "mpvpe_mm": "Vertex error (MPVPE)",
-    "pa_mpvpe_mm": "Aligned vertex error (PA-MPVPE)",
-    "pck_3d_15mm": "Joints within 15 mm",
-    "pck_auc": "PCK area, 0 to 50 mm",
-    "f_score_15mm": "F-score at 15 mm",
-    "global_orient_error_deg": "Wrist rotation error",
-    "pose_error_deg": "Finger rotation error",
-    "mpjpe_crop_px": "2D joint error, 256 px crop",
-    "pck_2d_10px": "2D joints within 10 px",
-    "detected": "Hands found",
-    "accel_error_m_s2": "Acceleration error",
-}
 
 
 def build_report(
@@ -106,29 +78,22 @@ def build_report(
     floors = find_floors(metrics_dir, run)
     card = Path(metadata_dir) / "data_card.md" if metadata_dir else None
     final = Path(reports_dir) / run.run_id
-    key = _report_key(run, floors.values(), run_dir, card)
-    info, why = find_done(final, key)
-    if info is not None:
-        return StageResult(final / HTML, True, why, key, info)
     context = collect(run, floors, run_dir, card)
+    return publish(render_report(context), final, _info(context))
+
+
+def publish(files: dict[str, bytes], final: Path, info: dict[str, Any]) -> StageResult:
+    """Write rendered files, unless exactly these are there: what a reader would see decides what is stale."""
+    key = hash_json({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    done, why = find_done(final, key)
+    if done is not None:
+        return StageResult(final / HTML, True, why, key, done)
     with staging_dir(final) as staged:
-        write_report(context, staged)
-        info = _info(context)
-        mark_done(staged, key, info, [HTML, MARKDOWN, JSON])
+        for name, content in files.items():
+            (staged / name).parent.mkdir(exist_ok=True)
+            (staged / name).write_bytes(content)
+        mark_done(staged, key, info, list(files))
     return StageResult(final / HTML, False, why, key, info)
-
-
-def _report_key(run: RunResults, floors: Any, run_dir: Path, card: Path | None) -> str:
-    """Hash of everything that the report shows."""
-    files: list[Path] = [run_dir / "config.yaml", run_dir / TRAINING_FILE]
-    for results in (run, *floors):
-        tables = ("summary", "joints") if results is not run else ("summary", "samples", "joints", "training")
-        files += [partition_dir(run.metrics_dir, table, results.run_id) / PART_NAME for table in tables]
-    files += sorted(partition_dir(run.metrics_dir, "gallery", run.run_id).glob("*"))
-    files += [card] if card else []
-    hashes = {"/".join(file.parts[-3:]): sha256_file(file) for file in files if file.is_file()}
-    own = [sha256_file(path) for path in sorted((Path(__file__).parent / "templates").iterdir()) if path.is_file()]
-    return hash_json({"files": hashes, "report": REPORT_VERSION, "templates": own, "version": __version__})
 
 
 def _info(context: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +110,10 @@ def _info(context: dict[str, Any]) -> dict[str, Any]:
 def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card: Path | None) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
     curves = read_training(run.metrics_dir, run.run_id, run_dir)
+    charts, training = _charts(run, floors), figures.training_figures(curves)
     folder, gallery = read_gallery(run.metrics_dir, run.run_id)
+    if gallery["meshes"]:
+        charts["mesh"] = figures.turnable_mesh(gallery)
     overall = run.overall()
     config = run_dir / "config.yaml"
     return {
@@ -163,13 +131,13 @@ def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card:
         "findings": find(Evidence(run, floors, curves)),
         "floor_kinds": list(floors),
         "comparison": _comparison(run, floors),
-        "charts": _charts(run, floors, curves),
-        "hand": figures.hand_drawing(run),
+        "training": training,
+        "figures": charts | {f"training{number}": chart["figure"] for number, chart in enumerate(training)},
+        "hand": figures.hand_drawing(run.joint_means_mm()),
         "with_intervals": any(entry.low is not None for entry in overall.values()),
         "visibility": _visibility(run),
         "strata": _strata(run),
         "gallery": _with_pictures(folder, gallery),
-        "mesh": figures.turnable_mesh(gallery),
         "meshes": [{k: mesh[k] for k in ("rank", "sample_id", "mpjpe_mm")} for mesh in gallery["meshes"]],
         "published": PUBLISHED,
         "metrics": {name: (entry, ALL_METRICS[name]) for name, entry in overall.items()},
@@ -232,14 +200,13 @@ def _comparison(run: RunResults, floors: dict[str, RunResults]) -> list[dict[str
     return rows
 
 
-def _charts(run: RunResults, floors: dict[str, RunResults], curves: Sequence[Any]) -> dict[str, Any]:
+def _charts(run: RunResults, floors: dict[str, RunResults]) -> dict[str, figures.Figure]:
     target_mm = next(float(t.metric.split("_")[2].removesuffix("mm")) for t in TARGETS if t.metric.startswith("pck_3d"))
     return {
         "pck": figures.pck_curve(run, floors, target_mm),
         "histogram": figures.error_histogram(run, floors),
         "joints": figures.joint_bars(run),
         "occlusion": figures.occlusion_scatter(run),
-        "training": figures.training_figures(curves),
     }
 
 
@@ -278,11 +245,7 @@ def _visibility(run: RunResults) -> list[tuple[str, Entry]]:
 
 
 def _with_pictures(folder: Path, gallery: dict[str, Any]) -> list[dict[str, Any]]:
-    items = []
-    for item in gallery["items"]:
-        data = base64.b64encode((folder / item["picture"]).read_bytes()).decode()
-        items.append({**item, "uri": f"data:image/jpeg;base64,{data}"})
-    return items
+    return [{**item, "uri": data_uri((folder / item["picture"]).read_bytes())} for item in gallery["items"]]
 
 
 def _evaluated(run: RunResults) -> dict[str, Any]:
@@ -301,11 +264,16 @@ def _provenance(run: RunResults, config: Path) -> list[tuple[str, str]]:
         ("Summary table, sha256", sha256_file(partition_dir(run.metrics_dir, "summary", run.run_id) / PART_NAME)),
         ("Configuration, sha256", sha256_file(config) if config.is_file() else "no configuration in the run's folder"),
         ("hawor_pipeline", __version__),
-        ("Python", platform.python_version()),
     ]
+    return [*rows, *_packages().items()]
+
+
+def _packages() -> dict[str, str]:
+    """Versions of the packages that numbers and drawings depend on."""
+    found = {"Python": platform.python_version()}
     for package in PACKAGES:
         try:
-            rows.append((package, importlib.metadata.version(package)))
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            rows.append((package, "not installed where this report was made"))
-    return rows
+            found[package] = "not installed where this report was made"
+    return found

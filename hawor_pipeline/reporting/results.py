@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hawor_pipeline.core.skeleton import JOINT_COUNT
+from hawor_pipeline.core.skeleton import JOINT_COUNT, JOINT_NAMES
 from hawor_pipeline.evaluation.tables import list_runs, partition_dir, read_table
 
 TRAINING_FILE = "training.parquet"
@@ -72,6 +72,10 @@ class RunResults:
         """Columns of the samples table."""
         table = read_table(self.metrics_dir, "samples", self.run_id, names)
         return {name: table[name].to_numpy() for name in names}
+
+    def joint_means_mm(self) -> list[float | None]:
+        """Mean wrist-aligned error of each joint, OpenPose order."""
+        return [self.value("mpjpe_mm", f"joint={name}", "joint") for name in JOINT_NAMES]
 
     def joint_errors_mm(self) -> np.ndarray:
         """(samples, 21) wrist-aligned distances."""

@@ -5,8 +5,16 @@
   var narrow = window.matchMedia("(max-width: 40rem)").matches;
   var paper = { width: 318, height: 240, high: 340 }; // px of a chart on paper, two columns
 
+  // The page is read before the chart library is: it is started after the first picture on the screen.
+  function startPlotly() {
+    if (window.Plotly) { return; }
+    var script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.body.appendChild(script);
+  }
   function draw(place) {
     if (place.dataset.drawn) { return; }
+    startPlotly();
     place.dataset.drawn = "true";
     var figure = figures[place.dataset.figure];
     if (narrow && figure.layout.xaxis) { figure.layout.margin.l = 34; figure.layout.margin.r = 4; }
@@ -22,9 +30,12 @@
   var observer = new IntersectionObserver(function (entries) {
     entries.forEach(function (entry) { if (entry.isIntersecting) { draw(entry.target); } });
   }, { rootMargin: "300px" });
-  places.forEach(function (place) { observer.observe(place); });
+  function start() {
+    places.forEach(function (place) { observer.observe(place); });
+    window.setTimeout(drawRest, 1000);
+  }
   document.documentElement.dataset.ready = "true";
-  window.setTimeout(drawRest, 1000);
+  window.requestAnimationFrame(function () { window.setTimeout(start, 0); });
 
   document.querySelectorAll("[data-meshes] input").forEach(function (input) {
     input.addEventListener("change", function () {

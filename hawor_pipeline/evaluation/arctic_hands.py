@@ -1,0 +1,99 @@
+"""Predicted hands in the parameters that ARCTIC's evaluation server poses its own MANO models with.
+
+The server turns rotation matrices into axis-angle, adds MANO's mean pose there (`flat_hand_mean=False`), and poses a
+left hand with the left model. Predictions here are absolute rotations, and a left hand is the mirrored right model, so
+fingers lose their mean, and a left shape is fitted anew. Both are checked by going the server's way.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hawor_pipeline.core.mano import ManoLayer
+from hawor_pipeline.core.rotations import axis_angle_to_rotmat, rotmat_to_axis_angle
+from hawor_pipeline.core.units import m_to_mm
+from hawor_pipeline.errors import NumericalError
+from hawor_pipeline.evaluation.hands import HandModels, PredictedHands
+
+_MIRROR = np.array([-1.0, 1.0, 1.0])
+_ROTATION_TOLERANCE = 1e-4  # largest entry by which the server's rotations may differ
+
+
+@dataclass(frozen=True, slots=True)
+class ArcticHands:
+    """N hands of one side."""
+
+    beta: Tensor  # (N, 10) of that side's model
+    cam_t: Tensor  # (N, 3) metres, camera frame: added to the model's vertices
+    pose: Tensor  # (N, 16, 3, 3) fingers without the mean pose
+    residual_mm: Tensor  # (N,) mean vertex distance between what was predicted and what the server will pose
+
+
+def to_arctic(models: HandModels, hands: PredictedHands, side: str) -> ArcticHands:
+    """Turn predictions of one side into ARCTIC's parameters.
+
+    Args:
+        models: the two MANO models, as ARCTIC's were: left shape directions as in the file.
+        hands: N rows on their true side, with rotations, shape and translation.
+        side: left or right.
+
+    Raises:
+        NumericalError: a finger rotation cannot be said in axis-angle relative to the mean (its angle would exceed pi).
+    """
+    layer = models.right if side == "right" else models.left
+    mean = layer.hands_mean.reshape(15, 3)
+    relative = rotmat_to_axis_angle(hands.rotmats[:, 1:]) - mean  # (N, 15, 3)
+    pose = torch.cat((hands.rotmats[:, :1], axis_angle_to_rotmat(relative)), 1)
+    beta = hands.betas if side == "right" else left_betas(models, hands.betas)
+    # both models turn about their root joint: it must land on the predicted wrist
+    cam_t = hands.joints_m[:, 0] - layer.rest_joints(beta)[:, 0]
+    absolute = posed_by_server(pose, mean)
+    wrong = (absolute - hands.rotmats).abs().amax((1, 2, 3))
+    if (wrong > _ROTATION_TOLERANCE).any():
+        row = int(wrong.argmax())
+        raise NumericalError(
+            f"row {row} ({side} hand): a finger is turned so far that MANO's mean pose cannot be taken off it "
+            f"(rotations differ by {float(wrong[row]):.2g}); a hand cannot do this, look at the prediction."
+        )
+    predicted, _ = models.predicted_mesh(
+        hands.rotmats, hands.betas, hands.translation_m, torch.full((len(hands),), side == "right")
+    )
+    theirs = layer(absolute, beta).vertices + cam_t[:, None]
+    residual = m_to_mm(torch.linalg.vector_norm(predicted - theirs, dim=-1).mean(-1))
+    return ArcticHands(beta.float(), cam_t.float(), pose.float(), residual)
+
+
+def posed_by_server(pose: Tensor, mean: Tensor) -> Tensor:
+    """The absolute rotations (N, 16, 3, 3) that ARCTIC's server makes of uploaded ones; `mean` is (15, 3), radians."""
+    fingers = axis_angle_to_rotmat(rotmat_to_axis_angle(pose[:, 1:]) + mean)
+    return torch.cat((pose[:, :1], fingers), 1)
+
+
+def left_betas(models: HandModels, betas: Tensor) -> Tensor:
+    """Shape of the left model that is closest to the mirrored right model's, in the rest pose.
+
+    Args:
+        models: the two MANO models.
+        betas: (N, 10) of the right model.
+
+    Returns:
+        (N, 10).
+
+    Source: linear least squares over the 778 rest-pose vertices; vertex i of one side is vertex i of the other.
+    """
+    right_template, right_shapes = _rest_surface(models.right)
+    left_template, left_shapes = _rest_surface(models.left)
+    mirrored = (right_template + np.einsum("vcs,ns->nvc", right_shapes, betas.numpy())) * _MIRROR
+    goal = (mirrored - left_template).reshape(len(betas), -1)
+    basis = left_shapes.reshape(-1, left_shapes.shape[2])
+    return torch.from_numpy(np.linalg.lstsq(basis, goal.T, rcond=None)[0].T.copy())
+
+
+def _rest_surface(layer: ManoLayer) -> tuple[np.ndarray, np.ndarray]:
+    """Template (778, 3) and shape directions (778, 3, 10), by posing the layer: it is linear in the shape."""
+    straight = torch.eye(3, dtype=torch.float64).expand(11, 16, 3, 3)
+    shapes = torch.cat((torch.zeros(1, 10, dtype=torch.float64), torch.eye(10, dtype=torch.float64)))
+    surface = layer(straight, shapes).vertices.numpy()
+    return surface[0], np.moveaxis(surface[1:] - surface[0], 0, -1)

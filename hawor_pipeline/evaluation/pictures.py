@@ -1,0 +1,163 @@
+"""Hands drawn over pictures: skeletons and shaded meshes, projected through the real camera and lens.
+
+What is seen is what was measured: nothing is fitted to the picture. Pictures are BGR, uint8.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from hawor_pipeline.core.camera import project_distorted
+from hawor_pipeline.core.skeleton import BONES
+
+TRUE_RGB = (0.16, 0.47, 0.71)
+PREDICTED_RGB = (0.88, 0.42, 0.12)
+OTHER_RGB = (0.42, 0.25, 0.62)  # the second run of a comparison
+_SUPERSAMPLE = 2  # pixels per pixel and direction before averaging
+_MESH_OPACITY = 0.92
+_FOV_Y = np.pi / 3  # of the stand-in camera that the rasteriser wants; the picture does not depend on it
+_NEAR_M, _FAR_M = 0.02, 20.0
+_SUBPIXEL_BITS = 3  # OpenCV draws at an eighth of a pixel
+_FAR_PX = 4000.0  # points farther outside are drawn as if there
+
+
+@dataclass(frozen=True, slots=True)
+class PictureView:
+    """Where a picture shows points of the camera frame: through the lens, then from the full frame to the picture."""
+
+    intrinsics: torch.Tensor  # (3, 3) of the full frame
+    distortion: torch.Tensor  # (8,)
+    picture_from_full: np.ndarray  # (2, 3)
+
+    def pixels(self, points_m: torch.Tensor) -> np.ndarray:
+        """(N, 2) pixels of (N, 3) points, metres."""
+        full, _ = project_distorted(points_m[None], self.intrinsics[None], self.distortion[None])
+        return full[0].numpy() @ self.picture_from_full[:, :2].T + self.picture_from_full[:, 2]
+
+    def scaled(self, scale: float) -> "PictureView":
+        """The view of the same picture after resizing it."""
+        affine = self.picture_from_full * scale
+        affine[:, 2] += (scale - 1) / 2  # pixel centres
+        return PictureView(self.intrinsics, self.distortion, affine)
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """A surface in the camera frame and its colour."""
+
+    vertices_m: torch.Tensor  # (V, 3)
+    faces: np.ndarray  # (F, 3) int32, outward
+    rgb: Sequence[float]
+
+
+def resized(picture: np.ndarray, scale: float) -> np.ndarray:
+    """The picture at another size, without aliasing."""
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=how)
+
+
+def draw_skeleton(picture: np.ndarray, joints_px: np.ndarray, rgb: Sequence[float], thickness: int = 2) -> None:
+    """Draw the 20 bones and 21 joints into a picture.
+
+    Args:
+        picture: changed in place.
+        joints_px: (21, 2), OpenPose order.
+        rgb: in [0, 1].
+        thickness: of the bones, px; joints are as wide as two bones.
+    """
+    color = tuple(255 * channel for channel in reversed(rgb))
+    steps = 1 << _SUBPIXEL_BITS
+    points = [tuple(int(v) for v in np.round(p * steps)) for p in np.clip(joints_px, -_FAR_PX, _FAR_PX)]
+    for start, end in BONES:
+        cv2.line(picture, points[start], points[end], color, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+    for point in points:
+        cv2.circle(picture, point, thickness * steps, color, -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def draw_meshes(picture: np.ndarray, view: PictureView, meshes: Sequence[Mesh]) -> np.ndarray:
+    """Shaded meshes over a picture; nearer ones hide farther ones. Returns a new picture."""
+    if not meshes:
+        return picture.copy()
+    pixels = np.concatenate([view.pixels(mesh.vertices_m) for mesh in meshes])
+    depth = np.concatenate([mesh.vertices_m[:, 2].numpy() for mesh in meshes])
+    colors = np.concatenate([shade(mesh.vertices_m.numpy(), mesh.faces, mesh.rgb) for mesh in meshes])
+    starts = np.cumsum([0] + [len(mesh.vertices_m) for mesh in meshes])
+    faces = np.concatenate([mesh.faces + start for mesh, start in zip(meshes, starts[:-1], strict=True)])
+    size = (picture.shape[0] * _SUPERSAMPLE, picture.shape[1] * _SUPERSAMPLE)
+    color, covered = rasterize(pixels * _SUPERSAMPLE + (_SUPERSAMPLE - 1) / 2, depth, faces, colors, size)
+    color, covered = (
+        cv2.resize(layer, picture.shape[1::-1], interpolation=cv2.INTER_AREA) for layer in (color, covered)
+    )
+    alpha = _MESH_OPACITY * covered[..., None]
+    blended = picture * (1 - alpha) + 255 * color[..., ::-1] * _MESH_OPACITY
+    return np.clip(blended, 0, 255).round().astype(np.uint8)
+
+
+def side_by_side(panels: Sequence[np.ndarray], gap_px: int = 6) -> np.ndarray:
+    """Panels of one height in a row, white between them."""
+    gap = np.full((panels[0].shape[0], gap_px, 3), 255, np.uint8)
+    row = [part for panel in panels for part in (gap, panel)]
+    return np.concatenate(row[1:], 1)
+
+
+def jpeg(picture: np.ndarray, quality: int = 85) -> bytes:
+    """The picture as a JPEG file."""
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def shade(vertices: np.ndarray, faces: np.ndarray, rgb: Sequence[float]) -> np.ndarray:
+    """(V, 3) colours in [0, 1] of a mesh lit from the camera, a little from above."""
+    corners = vertices[faces]
+    normals = np.zeros_like(vertices)
+    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    for corner in range(3):
+        np.add.at(normals, faces[:, corner], face_normals)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    light = np.array([-0.25, -0.55, -0.8])  # towards the camera is -z, up is -y
+    diffuse = np.clip(normals @ (light / np.linalg.norm(light)), 0, 1)
+    gloss = diffuse**20 * 0.25
+    return np.clip((0.35 + 0.7 * diffuse)[:, None] * np.array(rgb) + gloss[:, None], 0, 1).astype(np.float32)
+
+
+def rasterize(
+    pixels: np.ndarray, depth_m: np.ndarray, faces: np.ndarray, colors: np.ndarray, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw triangles whose corners are given as pixels and depths.
+
+    OpenCV's rasteriser knows only a symmetric pinhole, so each vertex is put where that camera sees it at its pixel.
+
+    Args:
+        pixels: (V, 2) in a picture of `size`.
+        depth_m: (V,).
+        faces: (F, 3).
+        colors: (V, 3) in [0, 1].
+        size: (height, width).
+
+    Returns:
+        colour (height, width, 3) in [0, 1], black where nothing is, and coverage (height, width), 0 or 1.
+    """
+    height, width = size
+    tangent = np.tan(_FOV_Y / 2) / (height / 2)
+    offset = (pixels - (np.array([width, height]) - 1) / 2) * tangent
+    vertices = np.stack((offset[:, 0] * depth_m, -offset[:, 1] * depth_m, -depth_m), 1).astype(np.float32)
+    color = np.zeros((height, width, 3), np.float32)
+    depth = np.full((height, width), _FAR_M, np.float32)
+    settings = cv2.TriangleRasterizeSettings()
+    settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
+    settings.setCullingMode(cv2.RASTERIZE_CULLING_NONE)
+    drawn, distance = cv2.triangleRasterize(
+        vertices,
+        faces.astype(np.int32),
+        colors,
+        color,
+        depth,
+        np.eye(4, dtype=np.float32),
+        _FOV_Y,
+        _NEAR_M,
+        _FAR_M,
+        settings,
+    )
+    return np.asarray(drawn), (np.asarray(distance) < _FAR_M * 0.999).astype(np.float32)

@@ -1,0 +1,42 @@
+"""Which run a person means who names none, and what it measured of some samples."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hawor_pipeline.evaluation.tables import PART_NAME, list_runs, partition_dir, read_table
+
+BASELINE_PREFIX = "baseline-"
+
+
+def is_baseline(run_id: str) -> bool:
+    """Whether the tables of this run are of a floor, not of a checkpoint."""
+    return run_id.startswith(BASELINE_PREFIX)
+
+
+def newest(metrics_dir: Path | str, table: str, run_ids: Iterable[str]) -> str | None:
+    """The run whose table was written last, baselines aside; None where there is none."""
+    runs = [run for run in run_ids if not is_baseline(run)]
+    written = {run: (partition_dir(metrics_dir, table, run) / PART_NAME).stat().st_mtime_ns for run in runs}
+    return max(runs, key=lambda run: (written[run], run), default=None)
+
+
+def last_run(metrics_dir: Path | str, table: str, sample_ids: Sequence[str]) -> str | None:
+    """The run, baselines aside, whose table was written last and has at least one of these samples."""
+    wanted = pa.array(sample_ids, pa.string())
+
+    def has_any(run: str) -> bool:
+        return pc.any(
+            pc.is_in(read_table(metrics_dir, table, run, ["sample_id"])["sample_id"], value_set=wanted)
+        ).as_py()
+
+    return newest(metrics_dir, table, (run for run in list_runs(metrics_dir, table) if has_any(run)))
+
+
+def errors_of(metrics_dir: Path | str, run_id: str, sample_ids: Sequence[str]) -> dict[str, float | None]:
+    """mpjpe_mm of these samples by name, of those that the run measured."""
+    table = read_table(metrics_dir, "samples", run_id, ["sample_id", "mpjpe_mm"])
+    table = table.filter(pc.is_in(table["sample_id"], value_set=pa.array(sample_ids, pa.string())))
+    return dict(zip(table["sample_id"].to_pylist(), table["mpjpe_mm"].to_pylist(), strict=True))

@@ -1,0 +1,63 @@
+"""One page about one sample: what was seen, what was true, what was predicted, and what every run made of it."""
+
+from pathlib import Path
+from typing import Any
+
+from hawor_pipeline.evaluation.sample_view import RunOnSample, SampleView
+from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
+from hawor_pipeline.evaluation.targets import SYNTHETIC
+from hawor_pipeline.provenance import atomic_write_text
+from hawor_pipeline.reporting import figures
+from hawor_pipeline.reporting.names import METRIC_TITLES, short_run_name
+from hawor_pipeline.reporting.render import data_uri, render_page
+
+HISTORY = ("mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "global_orient_error_deg", "mpjpe_crop_px")
+
+
+def write_sample_page(view: SampleView, path: Path) -> Path:
+    """Write the page (self-contained HTML); returns its path."""
+    atomic_write_text(path, render_page("sample.html.j2", _context(view)))
+    return path
+
+
+def _context(view: SampleView) -> dict[str, Any]:
+    run = view.run
+    pair = {"rank": "", "sample_id": view.sample_id, "mpjpe_mm": 0.0, **view.meshes}
+    errors = [joint["error_mm"] for joint in view.joints]
+    return {
+        "sample_id": view.sample_id,
+        "synthetic": view.source == SYNTHETIC,
+        "source": view.source,
+        "facts": view.facts,
+        "depth_m": view.depth_m,
+        "panels": [{"title": title, "uri": data_uri(jpeg)} for title, jpeg in view.panels],
+        "panel_px": view.panel_px,
+        "joints": view.joints,
+        "hand": figures.hand_drawing(errors),
+        "run": run,
+        "run_name": short_run_name(run.run_id) if run else "",
+        "history": [_history_row(other, run) for other in _ordered(view)],
+        "history_titles": [(METRIC_TITLES[name], SAMPLE_METRICS[name].unit) for name in HISTORY],
+        "metrics": [(name, run.metrics[name], metric) for name, metric in SAMPLE_METRICS.items()] if run else [],
+        "figures": {
+            "mesh": figures.turnable_mesh({"meshes": [pair], "faces": view.faces}),
+            **({"track": figures.track_curves(_ordered(view), view.facts["frame"], run)} if run else {}),
+        },
+    }
+
+
+def _ordered(view: SampleView) -> list[RunOnSample]:
+    """The run that is drawn, other runs, baselines."""
+    return sorted(view.history, key=lambda run: (run is not view.run, run.run_id.startswith("baseline-"), run.run_id))
+
+
+def _history_row(run: RunOnSample, drawn: RunOnSample | None) -> dict[str, Any]:
+    return {
+        "name": short_run_name(run.run_id),
+        "run_id": run.run_id,
+        "is_drawn": run is drawn,
+        "values": [(run.metrics[name], SAMPLE_METRICS[name].unit) for name in HISTORY],
+        "worse_share": run.worse_share,
+        "protocol": run.protocol,
+        "dataset": run.dataset_version[:12],
+    }
