@@ -81,6 +81,11 @@ class DataPaths:
         return self.root / "registry"
 
     @property
+    def cache(self) -> Path:
+        """Local copies of remote folders."""
+        return self.root / "cache"
+
+    @property
     def handoff(self) -> Path:
         """Small JSON values that assets pass to each other."""
         return self.root / "handoff"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from multiprocessing import connection
 from typing import Any, TypeVar
 
+from hawor_pipeline.data.engine import chosen_engine
 from hawor_pipeline.errors import HaworError, WorkerLost
 
 Task = TypeVar("Task")
@@ -33,6 +34,11 @@ def map_tasks(
     Raises:
         WorkerLost: a worker died.
     """
+    if tasks and chosen_engine() == "ray":
+        from hawor_pipeline.data.ray_map import map_on_ray
+
+        yield from map_on_ray(function, tasks, limit_threads)
+        return
     if workers == 0:
         with one_thread():
             for task in tasks:
@@ -94,8 +100,13 @@ def _single_threaded_environment() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def start_worker() -> None:
+def limit_threads() -> None:
+    """One thread for torch and OpenCV, for the rest of this process."""
     one_thread().__enter__()
+
+
+def start_worker() -> None:
+    limit_threads()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()

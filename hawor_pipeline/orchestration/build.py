@@ -8,7 +8,7 @@ from hawor_pipeline.orchestration.assets import ALL_ASSETS
 from hawor_pipeline.orchestration.assets.training import pipes_client
 from hawor_pipeline.orchestration.automation import follow_new_data, with_automation
 from hawor_pipeline.orchestration.compute import ComputeResource
-from hawor_pipeline.orchestration.executor import reaping_executor
+from hawor_pipeline.orchestration.engines import executor_of
 from hawor_pipeline.orchestration.io import JsonIOManager
 from hawor_pipeline.orchestration.jobs import ALL_JOBS
 from hawor_pipeline.orchestration.resources import RawData
@@ -38,5 +38,5 @@ def build_defs(resource_overrides: dict[str, Any] | None = None) -> dg.Definitio
         schedules=ALL_SCHEDULES,
         sensors=[*ALL_SENSORS, follow_new_data],
         resources=resources,
-        executor=reaping_executor,
+        executor=executor_of(),
     )

@@ -1,0 +1,192 @@
+"""Results on object storage (S3 and whatever else fsspec speaks): folders are published there and fetched from there.
+
+A published folder keeps its layout, so that DuckDB reads the tables where they are. Files are uploaded first, then the
+manifests, then one index of names and hashes: a reader who sees an index finds everything in it. Readers keep a local
+cache, fetch only what changed, and check every file's hash.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.paths import DataPaths
+from hawor_pipeline.provenance import explain_disk_errors, fsync_path, sha256_file
+
+REMOTE_VARIABLE = "HAWOR_REMOTE_URL"
+INDEX_FILE = "_index.json"
+MANIFESTS = ("manifest.json", "_stage.json")  # uploaded after everything else of a folder
+_STORAGE_MODULES = ("botocore", "aiobotocore", "aiohttp")  # their errors are no OSErrors
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a publication did: files of the folder, those that had changed, and their bytes."""
+
+    url: str
+    files: int
+    uploaded: int
+    uploaded_bytes: int
+
+
+def is_url(place: str | Path) -> bool:
+    """Whether a place is remote: it has a scheme, such as s3://."""
+    return "://" in str(place)
+
+
+def remote_url(folder: Path) -> str | None:
+    """Where a folder of the data directory is published; None without `$HAWOR_REMOTE_URL`.
+
+    Raises:
+        ConfigError: the folder is not inside the data directory.
+    """
+    base = os.environ.get(REMOTE_VARIABLE)
+    if not base:
+        return None
+    if not is_url(base):
+        raise ConfigError(f"${REMOTE_VARIABLE} is {base!r}; expected a URL such as s3://bucket/prefix")
+    root = DataPaths.default().root
+    try:
+        inner = folder.absolute().relative_to(root)
+    except ValueError as error:
+        raise ConfigError(
+            f"{folder} is not inside the data directory {root}; only its folders are published"
+        ) from error
+    return f"{base.rstrip('/')}/{inner.as_posix()}"
+
+
+def publish(folder: Path, url: str) -> Published:
+    """Upload a folder: parts first, manifests next, the index last. What is there with the same hash is not sent again.
+
+    Raises:
+        ConfigError: the storage cannot be reached, or its driver is not installed.
+    """
+    system, base = _open(url)
+    before = _read_index(system, base)
+    index: dict[str, dict[str, Any]] = {}
+    uploaded = sent = 0
+    for path in sorted(_files(folder), key=lambda path: (path.name in MANIFESTS, path)):
+        name = path.relative_to(folder).as_posix()
+        index[name] = {"sha256": sha256_file(path), "bytes": path.stat().st_size}
+        if before.get(name) == index[name]:
+            continue
+        with _reached(url):
+            system.makedirs(str(PurePosixPath(f"{base}/{name}").parent), exist_ok=True)
+            system.put_file(str(path), f"{base}/{name}")
+        uploaded, sent = uploaded + 1, sent + index[name]["bytes"]
+    if index != before:
+        with _reached(url):
+            system.makedirs(base, exist_ok=True)
+            system.pipe_file(f"{base}/{INDEX_FILE}", json.dumps(index, indent=1, sort_keys=True).encode())
+            for name in sorted(set(before) - set(index)):
+                system.rm_file(f"{base}/{name}")
+    return Published(url, len(index), uploaded, sent)
+
+
+def local_copy(place: str | Path, cache: Path | None = None) -> Path:
+    """A local folder with the content of a place; local places are returned as they are.
+
+    Args:
+        place: a path, or the URL of a published folder.
+        cache: holds the copies; None: `cache/` of the data directory.
+
+    Raises:
+        ConfigError: nothing is published there, or the storage cannot be reached.
+        DataError: a file's hash is not the one in the index (it is just being published again), or the disk is full.
+    """
+    if not is_url(place):
+        return Path(place)
+    url = str(place).rstrip("/")
+    system, base = _open(url)
+    index = _read_index(system, base)
+    if not index:
+        raise ConfigError(
+            f"nothing is published at {url}: {INDEX_FILE} is missing; publish it there, or correct the URL"
+        )
+    copy = (cache or DataPaths.default().cache) / hashlib.sha256(url.encode()).hexdigest()[:16]
+    for name, entry in index.items():
+        _fetch(system, f"{base}/{name}", _inside(copy, name), entry)
+    for path in list(_files(copy)):
+        if path.relative_to(copy).as_posix() not in index:
+            path.unlink()
+    return copy
+
+
+def _fetch(system: Any, source: str, target: Path, entry: dict[str, Any]) -> None:
+    if target.is_file() and target.stat().st_size == entry["bytes"] and sha256_file(target) == entry["sha256"]:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with explain_disk_errors(target), _reached(source):
+            system.get_file(source, str(temporary))
+        found = sha256_file(temporary)
+        if found != entry["sha256"]:
+            raise DataError(
+                f"{source} has sha256 {found[:12]}.., its index says {entry['sha256'][:12]}..: it is being published "
+                "again, or damaged. Run the same command again in a while; if it stays, publish it anew"
+            )
+        fsync_path(temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _inside(root: Path, name: str) -> Path:
+    """A name of an index as a path below root; an index cannot make us write elsewhere."""
+    parts = PurePosixPath(name).parts
+    if not parts or ".." in parts or name.startswith("/"):
+        raise DataError(f"the index names {name!r}, which is not inside the published folder; refusing it")
+    return root.joinpath(*parts)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Finished files below a folder; what is being written (names that begin with a dot) is left out."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def _read_index(system: Any, base: str) -> dict[str, dict[str, Any]]:
+    with _reached(base):
+        try:
+            return json.loads(system.cat_file(f"{base}/{INDEX_FILE}"))
+        except FileNotFoundError:
+            return {}
+
+
+def _open(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        with _reached(url):
+            system, base = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"{url} cannot be opened: {error}; for s3:// install pip install -c constraints.txt '.[s3]'"
+        ) from error
+    system.invalidate_cache()
+    return system, base.rstrip("/")
+
+
+@contextmanager
+def _reached(place: str) -> Iterator[None]:
+    """Turns failures of the storage into a ConfigError that names the place."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        of_storage = isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT)
+        if not of_storage and not type(error).__module__.startswith(_STORAGE_MODULES):
+            raise
+        raise ConfigError(
+            f"{place} cannot be reached ({type(error).__name__}: {error}); check the URL, the network and the "
+            "credentials in the environment. Finished local work is kept"
+        ) from error
