@@ -93,7 +93,7 @@ def local_copy(place: str | Path, cache: Path | None = None) -> Path:
     """A local folder with the content of a place; local places are returned as they are.
 
     Args:
-        place: a path, or the URL of a published folder.
+        place: a path, or the URL of a published folder, or of a folder of such folders.
         cache: holds the copies; None: `cache/` of the data directory.
 
     Raises:
@@ -104,18 +104,29 @@ def local_copy(place: str | Path, cache: Path | None = None) -> Path:
         return Path(place)
     url = str(place).rstrip("/")
     system, base = _open(url)
-    index = _read_index(system, base)
-    if not index:
-        raise ConfigError(
-            f"nothing is published at {url}: {INDEX_FILE} is missing; publish it there, or correct the URL"
-        )
+    indices = _indices(system, base)
+    if not indices:
+        raise ConfigError(f"nothing is published at {url}: no {INDEX_FILE} there; publish first, or correct the URL")
     copy = (cache or DataPaths.default().cache) / hashlib.sha256(url.encode()).hexdigest()[:16]
-    for name, entry in index.items():
-        _fetch(system, f"{base}/{name}", _inside(copy, name), entry)
+    expected = set()
+    for prefix, index in indices.items():
+        for name, entry in index.items():
+            full = f"{prefix}{name}"
+            _fetch(system, f"{base}/{full}", _inside(copy, full), entry)
+            expected.add(full)
     for path in list(_files(copy)):
-        if path.relative_to(copy).as_posix() not in index:
+        if path.relative_to(copy).as_posix() not in expected:
             path.unlink()
     return copy
+
+
+def _indices(system: Any, base: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """The indices at a place and below it, by the prefix of their names ("" or "s01/")."""
+    with _reached(base):
+        found = [str(path) for path in system.find(base) if str(path).endswith(f"/{INDEX_FILE}")]
+    folders = [path.removesuffix(f"/{INDEX_FILE}") for path in found]
+    prefixes = {folder: folder[len(base.rstrip("/")) :].lstrip("/") for folder in folders}
+    return {f"{prefix}/" if prefix else "": _read_index(system, folder) for folder, prefix in prefixes.items()}
 
 
 def _fetch(system: Any, source: str, target: Path, entry: dict[str, Any]) -> None:

@@ -95,6 +95,21 @@ def test_an_index_cannot_write_outside_the_cache(url, tmp_path, name):
         local_copy(url, tmp_path / "cache")
 
 
+def test_a_folder_of_published_folders_comes_back_whole(folder, url, tmp_path):
+    other = tmp_path / "s02"
+    other.mkdir()
+    (other / "manifest.json").write_text("{}")
+    publish(folder / "s01", f"{url}/s01")
+    publish(other, f"{url}/s02")
+    copy = local_copy(url, tmp_path / "cache")
+    assert set(tree(copy)) == {
+        "s01/manifest.json",
+        "s01/box_grab_01/images.arrow",
+        "s01/box_grab_01/annotations.parquet",
+        "s02/manifest.json",
+    }
+
+
 def test_nothing_published_is_a_clear_error(url, tmp_path):
     with pytest.raises(ConfigError, match="nothing is published"):
         local_copy(url, tmp_path / "cache")

@@ -291,7 +291,7 @@ class HandData:
 
 
 def _open(path: str) -> ShardSet:
-    return open_shards(Path(path), columns=COLUMNS)
+    return open_shards(path, columns=COLUMNS)
 
 
 def _spread(clips: Clips, config: TrainingConfig) -> Clips:

@@ -33,6 +33,7 @@ from hawor_pipeline.data.shard_schema import (
 )
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import hash_json
+from hawor_pipeline.remote import local_copy
 
 __all__ = ["ImageWriter", "ShardSet", "as_numpy", "open_shards", "read_manifest", "read_side_tables", "write_parquet"]
 
@@ -175,7 +176,7 @@ def open_shards(
     """Open converted sequences for reading.
 
     Args:
-        shards_dir: folder with a folder per subject.
+        shards_dir: folder with a folder per subject; the URL of a published one is copied to the local cache.
         subjects: which; None for all that have a manifest. Subjects without samples contribute none.
         columns: annotation columns to read; None for all.
 
@@ -183,7 +184,7 @@ def open_shards(
         ConfigError: the folder, or a subject asked for, is not there.
         DataError: a shard is damaged, its row count differs from the manifest, or sources are mixed.
     """
-    root = Path(shards_dir)
+    root = local_copy(shards_dir)
     if not root.is_dir():
         raise ConfigError(f"shards folder {root} does not exist; `hawor-pipeline prepare` makes it.")
     present = sorted(entry.parent.name for entry in root.glob(f"*/{MANIFEST_FILE}"))
@@ -257,8 +258,9 @@ def shards_version(shards_dir: str | Path) -> str:
     Raises:
         ConfigError: no subject is converted there.
     """
-    names = sorted(path.parent.name for path in Path(shards_dir).glob(f"*/{MANIFEST_FILE}"))
+    root = local_copy(shards_dir)
+    names = sorted(path.parent.name for path in root.glob(f"*/{MANIFEST_FILE}"))
     if not names:
         raise ConfigError(f"{shards_dir} holds no converted subject; `hawor-pipeline prepare` makes shards.")
-    manifests = {name: read_manifest(Path(shards_dir), name) or {} for name in names}
+    manifests = {name: read_manifest(root, name) or {} for name in names}
     return hash_json({name: manifest["data_version"] for name, manifest in manifests.items() if manifest["rows"]})

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from hawor_pipeline.orchestration.publishing import publish_result
 from hawor_pipeline.provenance import StageResult
 
 _PICTURE_WIDTH_PX = 760
@@ -32,7 +33,13 @@ def describe(result: StageResult, **more: Any) -> dict[str, Any]:
 
 
 def announce(log: Any, name: str, results: Mapping[str, StageResult] | StageResult) -> None:
-    """One line in the run's log: what was reused or made, and why."""
+    """Tell the others: a line in the run's log, and the folders on object storage where one is set."""
+    _say(log, name, results)
+    for result in [results] if isinstance(results, StageResult) else results.values():
+        publish_result(log, result)
+
+
+def _say(log: Any, name: str, results: Mapping[str, StageResult] | StageResult) -> None:
     if isinstance(results, StageResult):
         log.info(f"{name}: {'reused' if results.reused else 'made'} ({results.why})")
         return

@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: the same bytes as with processes, through the command line and through Dagster."""
+"""A real Ray cluster on this machine: the same bytes as with processes, by the command line and by Dagster."""
 
 import hashlib
 import json
