@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # Another build of the pinned torch, e.g. TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 TORCH_INDEX_URL ?=
 STAMP := $(VENV)/.installed
+ENGINES_STAMP := $(VENV)/.installed-engines
 # Idle threads sleep instead of spinning: on shared machines this is several times faster.
 export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONWARNINGS ?= ignore
@@ -31,7 +32,11 @@ demo: $(STAMP)  ## the whole pipeline on the built-in sample; prints where the r
 test: $(STAMP)  ## all tests that need no GPU, no network, no licensed file
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu and not slow and not engine" --durations=10
 
-test-engines: $(STAMP)  ## the slow tests: faults, daemon, browser, engines
+$(ENGINES_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,engines]'
+	touch $(ENGINES_STAMP)
+
+test-engines: $(ENGINES_STAMP)  ## the slow tests: faults, daemon, browser, engines
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "(slow or engine) and not gpu" --durations=10
 
 check: $(STAMP)  ## lint, types, layers

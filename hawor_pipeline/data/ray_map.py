@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from hawor_pipeline.errors import ConfigError, DataError, HaworError
+from hawor_pipeline.errors import ConfigError, HaworError, WorkerLost
 
 Task = TypeVar("Task")
 ATTEMPTS = 3  # per task, where a worker or its machine is lost
@@ -29,7 +29,7 @@ def map_on_ray(
 
     Raises:
         ConfigError: Ray is not installed, or no cluster answers.
-        DataError: a task was lost with its worker ATTEMPTS times.
+        WorkerLost: a task was lost with its worker ATTEMPTS times.
     """
     ray = _ray()
     joined = not ray.is_initialized()
@@ -44,7 +44,7 @@ def map_on_ray(
             for reference in finished:
                 yield waiting.pop(reference), ray.get(reference)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError) as error:
-        raise DataError(
+        raise WorkerLost(
             f"a task was lost {ATTEMPTS} times with its Ray worker ({type(error).__name__}); finished work is kept. "
             "Run the same command again, with more memory per worker if it ran out."
         ) from None
