@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from hawor_pipeline import __version__
 from hawor_pipeline.commands import (
     data,
+    evaluation,
     leaderboard,
     looking,
     migration,
@@ -27,6 +28,7 @@ TOPICS = (
     project,
     data,
     training,
+    evaluation,
     results,
     looking,
     leaderboard,

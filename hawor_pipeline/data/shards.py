@@ -171,7 +171,10 @@ class _ImageMap:
 
 
 def open_shards(
-    shards_dir: str | Path, subjects: Iterable[str] | None = None, columns: Sequence[str] | None = None
+    shards_dir: str | Path,
+    subjects: Iterable[str] | None = None,
+    columns: Sequence[str] | None = None,
+    sequences: Iterable[str] | None = None,
 ) -> ShardSet:
     """Open converted sequences for reading.
 
@@ -179,6 +182,7 @@ def open_shards(
         shards_dir: folder with a folder per subject; the URL of a published one is copied to the local cache.
         subjects: which; None for all that have a manifest. Subjects without samples contribute none.
         columns: annotation columns to read; None for all.
+        sequences: names of the sequences to read; None for all that the manifests list.
 
     Raises:
         ConfigError: the folder, or a subject asked for, is not there.
@@ -194,6 +198,7 @@ def open_shards(
             raise ConfigError(
                 f"no shards of {subject} in {root} (has {', '.join(present) or 'none'}); convert it first."
             )
+    chosen = None if sequences is None else set(sequences)
     directories: list[Path] = []
     tables: list[pa.Table] = []
     sources: set[str] = set()
@@ -202,6 +207,8 @@ def open_shards(
         if manifest.get("sequences"):
             sources.add(manifest["source"])
         for entry in manifest.get("sequences", ()):
+            if chosen is not None and entry["sequence"] not in chosen:
+                continue
             directory = root / subject / entry["sequence"]
             tables.append(_read_annotations(directory, entry["rows"], columns, len(directories)))
             directories.append(directory)

@@ -1,11 +1,12 @@
 """The stages of evaluation: a checkpoint, and the floors, each from shards to published tables.
 
 Finished work is found again by a key over everything that decides its numbers: checkpoint, shards, hand models,
-protocol, subjects and the version of this code.
+protocol, subjects and the version of this code. Whatever can be wrong is looked for before any work is done.
 """
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,76 @@ import pyarrow.parquet as pq
 from hawor_pipeline.core.mano import find_mano
 from hawor_pipeline.core.safe_load import load_checkpoint
 from hawor_pipeline.data.shard_schema import MANIFEST_FILE
-from hawor_pipeline.data.shards import read_manifest
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError
-from hawor_pipeline.evaluation.baselines import KINDS, baseline_run_id, training_means, write_baseline
-from hawor_pipeline.evaluation.evaluator import converted_subjects, evaluate_predictions
+from hawor_pipeline.evaluation.baselines import KINDS, training_means, write_baseline
+from hawor_pipeline.evaluation.evaluator import evaluate_predictions
 from hawor_pipeline.evaluation.gallery import GALLERY_FILE, write_gallery
-from hawor_pipeline.evaluation.predict import choose_device, predict_checkpoint
-from hawor_pipeline.evaluation.protocols import DEFAULT_PROTOCOL, find_protocol
-from hawor_pipeline.evaluation.tables import PART_NAME, RunIdentity, partition_dir, table_writer
+from hawor_pipeline.evaluation.predict import Prediction, choose_devices, predict_checkpoint
+from hawor_pipeline.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, check_fits, find_protocol
+from hawor_pipeline.evaluation.recordings import plan_recordings
+from hawor_pipeline.evaluation.registry import Registry, RunRecord
+from hawor_pipeline.evaluation.robustness import write_robustness
+from hawor_pipeline.evaluation.tables import PART_NAME, RunIdentity, baseline_run_id, partition_dir, table_writer
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file
 
-EVALUATION_VERSION = "1"  # raise it when evaluation code changes numbers: finished evaluations are then not reused
+EVALUATION_VERSION = "2"  # raise it when evaluation code changes numbers: finished evaluations are then not reused
 DEFAULT_CLIP_LENGTH = 16
+MEASURED_TABLES = ("predictions", "samples", "joints", "summary")
 _TRAINING_COLUMNS = ("step", "epoch", "split", "metric", "value")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Where an evaluation reads and writes, and on what.
+
+    Attributes:
+        shards_dir: converted shards.
+        mano_dir: folder of the MANO models.
+        metrics_dir: where the tables go.
+        dataset_version: from the manifest of the shards.
+        subjects: those evaluated, in any order.
+        protocol: name in `protocols.PROTOCOLS`.
+    """
+
+    shards_dir: Path
+    mano_dir: Path
+    metrics_dir: Path
+    dataset_version: str
+    subjects: tuple[str, ...]
+    protocol: str = DEFAULT_PROTOCOL
+
+    @classmethod
+    def of(
+        cls,
+        shards_dir: Path | str,
+        mano_dir: Path | str,
+        metrics_dir: Path | str,
+        dataset_version: str,
+        subjects: Sequence[str],
+        protocol: str = DEFAULT_PROTOCOL,
+    ) -> "Setting":
+        """From paths of any kind; the order of subjects does not matter."""
+        folders = (Path(shards_dir), Path(mano_dir), Path(metrics_dir))
+        return cls(*folders, dataset_version, tuple(sorted(set(subjects))), protocol)
+
+    def check(self) -> tuple[Protocol, str]:
+        """The protocol and the source of the shards, once it is sure that there is something to evaluate.
+
+        Raises:
+            ConfigError: something named does not exist, or the protocol is one of other data.
+            DataError: a shard is damaged, or no row counts.
+        """
+        protocol = find_protocol(self.protocol)
+        source = check_fits(protocol, self.shards_dir, self.subjects)
+        plan_recordings(self.shards_dir, self.subjects, protocol.views, protocol.consecutive_frames)
+        return protocol, source
+
+    def hashes(self, other_subjects: Sequence[str] = ()) -> dict[str, str]:
+        """Hashes of shards (through their manifests, which list the hashes of all files) and of hand models."""
+        subjects = {*self.subjects, *other_subjects}
+        manifests = {subject: self.shards_dir / subject / MANIFEST_FILE for subject in sorted(subjects)}
+        hashes = {subject: sha256_file(path) for subject, path in manifests.items() if path.is_file()}
+        return hashes | {f"mano {side}": sha256_file(find_mano(self.mano_dir, side)) for side in ("right", "left")}
 
 
 def evaluate_checkpoint(
@@ -42,8 +100,11 @@ def evaluate_checkpoint(
     subjects: Sequence[str],
     protocol: str = DEFAULT_PROTOCOL,
     device: str = "auto",
+    devices: int = 1,
     num_workers: int = 0,
     training_table: Path | str | None = None,
+    robustness_samples: int = 0,
+    registry_dir: Path | str | None = None,
 ) -> StageResult:
     """Predict and measure: publishes predictions, samples, joints, summary, gallery and the training curves of a run.
 
@@ -57,60 +118,75 @@ def evaluate_checkpoint(
         subjects: those evaluated.
         protocol: name in `protocols.PROTOCOLS`.
         device: "auto", "cpu", "cuda", ...; changes no number that matters and is not part of the key.
-        num_workers: processes that decode crops.
+        devices: how many devices (on the CPU: processes) predict; not part of the key either.
+        num_workers: processes per device that decode crops.
         training_table: `training.parquet` of the run; published beside the other tables.
+        robustness_samples: publish the robustness table too, from about this many samples per degradation; 0: none.
+        registry_dir: write the run down in this registry.
 
     Returns:
         `path` is `metrics_dir`; `info` has `run_id`, `checkpoint_sha256`, `samples`, `sequences`, `source`, `protocol`
         and `metrics` (overall metric name to value).
 
     Raises:
-        ConfigError: something named does not exist; nothing was done.
+        ConfigError: something named does not exist, or the protocol does not fit; nothing was done.
         CheckpointError: the file cannot be read safely or does not fit.
         DataError: no valid row, or damaged shards.
         NumericalError: the network's output is not finite.
     """
-    choose_device(device)
-    views = find_protocol(protocol).views
+    choose_devices(device, devices)
+    setting = Setting.of(shards_dir, mano_dir, metrics_dir, dataset_version, subjects, protocol)
+    partition_dir(metrics_dir, "samples", run_id)
     digest = _checkpoint_digest(checkpoint_path)
-    _check_unseen(checkpoint_path, subjects)
-    source = _source(shards_dir, subjects)
+    check_unseen(checkpoint_path, setting.subjects)
+    rules, source = setting.check()
     identity = RunIdentity(run_id, protocol, dataset_version, source, digest)
     curves = Path(training_table) if training_table is not None else None
     key = hash_json(
         {
             "checkpoint": digest,
             "identity": identity.columns(),
-            "inputs": _inputs(shards_dir, mano_dir, subjects),
+            "inputs": setting.hashes(),
             "training": sha256_file(curves) if curves else None,
+            "robustness": robustness_samples,
             "version": EVALUATION_VERSION,
         }
     )
-    stage = _stage_dir(metrics_dir, run_id)
+    stage = stage_dir(metrics_dir, run_id)
     info, why = find_done(stage, key)
-    if info is not None:
-        return StageResult(Path(metrics_dir), True, why, key, info)
-    predict_checkpoint(
-        checkpoint_path,
-        shards_dir,
-        mano_dir,
-        metrics_dir,
-        identity,
-        subjects=subjects,
-        views=views,
-        clip_length=clip_length_of(checkpoint_path),
-        device=device,
-        num_workers=num_workers,
-    )
-    measured = evaluate_predictions(shards_dir, mano_dir, metrics_dir, identity, subjects, views)
-    write_gallery(shards_dir, mano_dir, metrics_dir, identity, subjects)
-    if curves is not None:
-        publish_training(curves, metrics_dir, identity)
-    info = {"run_id": run_id, "checkpoint_sha256": digest, "source": source, "protocol": protocol, **measured}
-    tables = ["predictions", "samples", "joints", "summary", *(["training"] if curves else [])]
-    pictures = os.path.relpath(partition_dir(metrics_dir, "gallery", run_id) / GALLERY_FILE, stage)
-    mark_done(stage, key, info, [*_outputs(stage, metrics_dir, run_id, tables), pictures])
-    return StageResult(Path(metrics_dir), False, why, key, info)
+    reused = info is not None
+    if info is None:
+        task = Prediction(
+            Path(checkpoint_path),
+            setting.shards_dir,
+            setting.mano_dir,
+            clip_length=clip_length_of(checkpoint_path),
+            views=rules.views,
+            num_workers=num_workers,
+        )
+        measured = _measure_checkpoint(task, setting, identity, device, devices, robustness_samples)
+        if curves is not None:
+            publish_training(curves, metrics_dir, identity)
+        info = {"run_id": run_id, "checkpoint_sha256": digest, "source": source, "protocol": protocol, **measured}
+        extra = [*(["training"] if curves else []), *(["robustness"] if robustness_samples else [])]
+        pictures = os.path.relpath(partition_dir(metrics_dir, "gallery", run_id) / GALLERY_FILE, stage)
+        mark_done(stage, key, info, [*outputs_of(stage, metrics_dir, run_id, (*MEASURED_TABLES, *extra)), pictures])
+    if registry_dir is not None:
+        about = (run_id, protocol, dataset_version, source, digest)
+        Registry(registry_dir).add(RunRecord(*about, str(Path(checkpoint_path).resolve()), info["metrics"]))
+    return StageResult(Path(metrics_dir), reused, why, key, info)
+
+
+def _measure_checkpoint(
+    task: Prediction, setting: Setting, identity: RunIdentity, device: str, devices: int, robustness_samples: int
+) -> dict[str, Any]:
+    subjects = setting.subjects
+    predict_checkpoint(task, setting.metrics_dir, identity, subjects=subjects, device=device, devices=devices)
+    measured = evaluate_predictions(setting.shards_dir, setting.mano_dir, setting.metrics_dir, identity, subjects)
+    if robustness_samples:
+        write_robustness(task, setting.metrics_dir, identity, subjects, device, robustness_samples)
+    write_gallery(setting.shards_dir, setting.mano_dir, setting.metrics_dir, identity, subjects)
+    return measured
 
 
 def evaluate_baselines(
@@ -140,19 +216,19 @@ def evaluate_baselines(
     """
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise ConfigError(f"unknown baselines {unknown}; there are {', '.join(KINDS)}.")
-    views = find_protocol(protocol).views
-    source = _source(shards_dir, subjects)
+    setting = Setting.of(shards_dir, mano_dir, metrics_dir, dataset_version, subjects, protocol)
+    rules, source = setting.check()
     key = hash_json(
         {
-            "inputs": _inputs(shards_dir, mano_dir, [*training_subjects, *subjects]),
+            "inputs": setting.hashes(training_subjects),
             "training": sorted(training_subjects),
-            "evaluated": list(subjects),
+            "evaluated": list(setting.subjects),
             "identity": [protocol, dataset_version, source],
             "kinds": list(kinds),
             "version": EVALUATION_VERSION,
         }
     )
-    stage = _stage_dir(metrics_dir, f"baselines-{dataset_version}")
+    stage = stage_dir(metrics_dir, f"baselines-{dataset_version}")
     info, why = find_done(stage, key)
     if info is not None:
         return StageResult(Path(metrics_dir), True, why, key, info)
@@ -161,11 +237,11 @@ def evaluate_baselines(
     outputs = []
     for kind in kinds:
         identity = RunIdentity(baseline_run_id(kind, dataset_version), protocol, dataset_version, source)
-        write_baseline(kind, shards_dir, mano_dir, metrics_dir, identity, subjects, means, views)
-        measured = evaluate_predictions(shards_dir, mano_dir, metrics_dir, identity, subjects, views)
+        write_baseline(kind, shards_dir, mano_dir, metrics_dir, identity, setting.subjects, means, rules.views)
+        measured = evaluate_predictions(shards_dir, mano_dir, metrics_dir, identity, setting.subjects)
         info["run_ids"][kind] = identity.run_id
         info["metrics"][kind] = measured["metrics"]
-        outputs += _outputs(stage, metrics_dir, identity.run_id, ["predictions", "samples", "joints", "summary"])
+        outputs += outputs_of(stage, metrics_dir, identity.run_id, MEASURED_TABLES)
     mark_done(stage, key, info, outputs)
     return StageResult(Path(metrics_dir), False, why, key, info)
 
@@ -197,7 +273,7 @@ def clip_length_of(checkpoint_path: Path | str) -> int:
     return length
 
 
-def _check_unseen(checkpoint_path: Path | str, subjects: Sequence[str]) -> None:
+def check_unseen(checkpoint_path: Path | str, subjects: Sequence[str]) -> None:
     """Refuse to call an evaluation what would be a look at the training data."""
     split = load_checkpoint(checkpoint_path).get("split")
     trained = split.get("training", ()) if isinstance(split, dict) else ()
@@ -214,30 +290,12 @@ def _checkpoint_digest(path: Path | str) -> str:
     return sha256_file(path)
 
 
-def _source(shards_dir: Path | str, subjects: Sequence[str]) -> str:
-    """Source of the shards, and the proof that all subjects are there."""
-    present = converted_subjects(shards_dir)
-    manifests = [read_manifest(Path(shards_dir), subject) for subject in subjects]
-    missing = [subject for subject, manifest in zip(subjects, manifests, strict=True) if manifest is None]
-    if missing:
-        raise ConfigError(f"no shards of {', '.join(missing)} in {shards_dir} (has {', '.join(present) or 'none'}).")
-    sources = {manifest["source"] for manifest in manifests if manifest is not None}
-    if len(sources) != 1:
-        raise DataError(f"evaluated subjects come from {sorted(sources)}, expected one source; keep them apart.")
-    return sources.pop()
+def stage_dir(metrics_dir: Path | str, name: str) -> Path:
+    """Where the marker of a finished stage lies."""
+    return Path(metrics_dir) / "_stages" / name
 
 
-def _inputs(shards_dir: Path | str, mano_dir: Path | str, subjects: Sequence[str]) -> dict[str, str]:
-    """Hashes of shards (through their manifests, which list the hashes of all files) and hand models."""
-    manifests = {subject: Path(shards_dir) / subject / MANIFEST_FILE for subject in subjects}
-    hashes = {subject: sha256_file(path) for subject, path in manifests.items() if path.is_file()}
-    return hashes | {f"mano {side}": sha256_file(find_mano(mano_dir, side)) for side in ("right", "left")}
-
-
-def _stage_dir(metrics_dir: Path | str, run_id: str) -> Path:
-    return Path(metrics_dir) / "_stages" / run_id
-
-
-def _outputs(stage: Path, metrics_dir: Path | str, run_id: str, tables: Sequence[str]) -> list[str]:
+def outputs_of(stage: Path, metrics_dir: Path | str, run_id: str, tables: Sequence[str]) -> list[str]:
+    """Files of a run's tables, relative to the folder of a stage's marker."""
     files = [partition_dir(metrics_dir, table, run_id) / PART_NAME for table in tables]
     return [os.path.relpath(file, stage) for file in files]

@@ -4,7 +4,7 @@ Predictions come first and everything else is computed from them, so a stored pr
 rules. Memory holds one sequence and a few sums, however many samples there are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -12,15 +12,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from hawor_pipeline.core.skeleton import FINGER_JOINTS, JOINT_NAMES
-from hawor_pipeline.data.shard_schema import MANIFEST_FILE
-from hawor_pipeline.data.shards import open_shards
-from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.errors import DataError
 from hawor_pipeline.evaluation.hands import (
-    NETWORK_COLUMNS,
-    TRUTH_COLUMNS,
     HandModels,
     HandTruth,
     PredictedHands,
@@ -28,24 +23,13 @@ from hawor_pipeline.evaluation.hands import (
     read_predictions,
     read_truth,
 )
-from hawor_pipeline.evaluation.measure import Measurement, Tracks, measure
+from hawor_pipeline.evaluation.measure import PCK_BOX_PERCENT, Measurement, measure
+from hawor_pipeline.evaluation.protocols import find_protocol
+from hawor_pipeline.evaluation.recordings import KEY_COLUMNS, annotations_of, plan_recordings
 from hawor_pipeline.evaluation.summary import ROBUSTNESS_CLEAR, ROBUSTNESS_HIDDEN, Summary
 from hawor_pipeline.evaluation.tables import RunIdentity, TableWriter, iterate_table, table_writer, to_numpy
+from hawor_pipeline.evaluation.tracks import Tracks
 
-KEY_COLUMNS = (
-    "sample_id",
-    "subject",
-    "sequence",
-    "object",
-    "action",
-    "view",
-    "side",
-    "frame",
-    "occlusion",
-    "truncation",
-    "valid",
-)
-ANNOTATION_COLUMNS = tuple(dict.fromkeys((*KEY_COLUMNS, *TRUTH_COLUMNS, *NETWORK_COLUMNS)))
 # Upper ends of the bins that strata are named after; the last bin of each includes its end.
 BINS: dict[str, tuple[float, ...]] = {
     "occlusion": (0.0, 0.1, 0.25, 0.5, 1.0),
@@ -54,51 +38,6 @@ BINS: dict[str, tuple[float, ...]] = {
     "speed_m_s": (0.0, 0.1, 0.3, 1.0, np.inf),
 }
 OVERALL_STRATA = ("subject", "object", "action", "view", "side")
-
-
-def sequences(
-    shards_dir: Path | str, subjects: Sequence[str] | None, views: Sequence[int] | None = None
-) -> Iterator[pa.Table]:
-    """Annotations of the valid rows (of these views), a table per recording, in the order of the shards.
-
-    Raises:
-        ConfigError: no shards there, or an unknown subject.
-        DataError: not one valid row.
-    """
-    rows = 0
-    for subject in converted_subjects(shards_dir) if subjects is None else subjects:
-        table = open_shards(shards_dir, [subject], columns=list(ANNOTATION_COLUMNS)).table
-        table = table.filter(pa.array(counts(table, views)))
-        for shard in np.unique(table["shard_id"].to_numpy()):
-            part = table.filter(pc.equal(table["shard_id"], int(shard)))
-            rows += part.num_rows
-            yield part
-    if not rows:
-        raise DataError(no_rows(shards_dir, subjects, views))
-
-
-def counts(annotations: pa.Table, views: Sequence[int] | None) -> np.ndarray:
-    """(N,) bool: rows that an evaluation of these views counts."""
-    valid = annotations["valid"].to_numpy()
-    return valid if views is None else valid & np.isin(annotations["view"].to_numpy(), list(views))
-
-
-def no_rows(shards_dir: Path | str, subjects: Sequence[str] | None, views: Sequence[int] | None) -> str:
-    """Message of the error that there is nothing to evaluate."""
-    whose = ", ".join(subjects) if subjects else "all subjects"
-    where = "any view" if views is None else f"views {', '.join(map(str, views))}"
-    return f"no valid row of {whose} in {where} of {shards_dir}; convert these views, or choose another protocol."
-
-
-def converted_subjects(shards_dir: Path | str) -> list[str]:
-    """Subjects that have shards, sorted.
-
-    Raises:
-        ConfigError: the folder does not exist.
-    """
-    if not Path(shards_dir).is_dir():
-        raise ConfigError(f"shards folder {shards_dir} does not exist; `hawor-pipeline prepare` makes it.")
-    return sorted(path.parent.name for path in Path(shards_dir).glob(f"*/{MANIFEST_FILE}"))
 
 
 def tracks_of(annotations: pa.Table) -> Tracks:
@@ -112,17 +51,15 @@ def evaluate_predictions(
     metrics_dir: Path | str,
     identity: RunIdentity,
     subjects: Sequence[str] | None = None,
-    views: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Compute samples, joints and summary from a run's predictions table, and publish them.
+    """Compute samples, joints and summary from a run's predictions table by its protocol, and publish them.
 
     Args:
         shards_dir: shards that the predictions were made for.
         mano_dir: folder of the MANO models.
         metrics_dir: where `predictions/run_id=...` lies and the other tables go.
-        identity: the run.
+        identity: the run, and the protocol: its views and conventions.
         subjects: whose rows; None takes all.
-        views: pictures of which cameras; None takes all.
 
     Returns:
         `samples`, `sequences` and `metrics` (overall metric name to value).
@@ -130,15 +67,18 @@ def evaluate_predictions(
     Raises:
         DataError: the predictions are not those of exactly these rows, in their order.
     """
+    protocol = find_protocol(identity.protocol)
+    recordings = plan_recordings(shards_dir, subjects, protocol.views, protocol.consecutive_frames)
     models = HandModels.load(mano_dir)
-    predictions = _PredictionReader(metrics_dir, identity.run_id)
+    predictions = PredictionReader(metrics_dir, identity.run_id)
     summary = Summary()
     with ExitStack() as stack:
         samples = stack.enter_context(table_writer(metrics_dir, "samples", identity))
         joints = stack.enter_context(table_writer(metrics_dir, "joints", identity))
-        for annotations in sequences(shards_dir, subjects, views):
+        for annotations in annotations_of(shards_dir, recordings, protocol.views):
             truth = read_truth(annotations)
-            measured = measure(truth, predictions.take(annotations["sample_id"]), models, tracks_of(annotations))
+            said = predictions.take(annotations["sample_id"])
+            measured = measure(truth, said, models, tracks_of(annotations), mirror_allowed=protocol.mirror_allowed)
             _write_sequence(samples, joints, annotations, truth, measured)
             _summarise(summary, annotations, truth, measured)
         predictions.expect_end()
@@ -154,7 +94,7 @@ def overall(rows: dict[str, list]) -> dict[str, float]:
     return {m: v for stratum, level, m, v in columns if stratum == "all" and level == "sample" and v is not None}
 
 
-class _PredictionReader:
+class PredictionReader:
     """Hands out a run's predictions in the order of the shards, and insists that they are the right ones."""
 
     def __init__(self, metrics_dir: Path | str, run_id: str):
@@ -226,6 +166,11 @@ def _summarise(summary: Summary, annotations: pa.Table, truth: HandTruth, measur
         mask = np.broadcast_to(mask, visible.shape)
         summary.add(sequence, stratum, "joint", "mpjpe_mm", measured.joint_error_mm[mask])
         summary.add(sequence, stratum, "joint", "mpjpe_px", measured.joint_error_px[mask])
+    for j, name in enumerate(JOINT_NAMES):
+        share = measured.joint_error_box[:, j]
+        for percent in PCK_BOX_PERCENT:
+            hits = np.where(np.isfinite(share), share <= percent / 100, np.nan)
+            summary.add(sequence, f"joint={name}", "joint", f"pck_box_{percent}pct", hits)
 
 
 def bin_labels(name: str, values: np.ndarray) -> np.ndarray:
@@ -246,8 +191,9 @@ def write_ground_truth(
 ) -> int:
     """Publish the truth, sent through the network's parametrisation, as a predictions table; returns its rows."""
     models = HandModels.load(mano_dir)
+    views = find_protocol(identity.protocol).views
     with table_writer(metrics_dir, "predictions", identity) as writer:
-        for annotations in sequences(shards_dir, subjects):
+        for annotations in annotations_of(shards_dir, plan_recordings(shards_dir, subjects, views), views):
             hands = ground_truth_predictions(models, annotations)
             writer.write(hands.columns(annotations["sample_id"].to_pylist()))
         return writer.rows

@@ -32,6 +32,7 @@ TRUTH_SHAPES: dict[str, tuple[int, ...]] = {
     "joints_px": (21, 2),
     "intrinsics": (3, 3),
     "distortion": (8,),
+    "cam_from_world": (4, 4),
 }
 TRUTH_COLUMNS = (*TRUTH_SHAPES, "box_size_px", "joint_visible", "joint_in_frame", "is_right")
 # What `data.rows.load_rows` reads besides, to give the network's view of a row.
@@ -73,6 +74,7 @@ class HandTruth(_Rows):
     intrinsics: Tensor  # (N, 3, 3)
     distortion: Tensor  # (N, 8)
     box_size_px: Tensor  # (N,)
+    cam_from_world: Tensor  # (N, 4, 4)
 
 
 @dataclass(slots=True)
@@ -114,6 +116,7 @@ def read_truth(annotations: pa.Table) -> HandTruth:
         intrinsics=value["intrinsics"],
         distortion=value["distortion"],
         box_size_px=_tensor(annotations["box_size_px"], ()),
+        cam_from_world=value["cam_from_world"],
     )
 
 
@@ -189,9 +192,16 @@ def predictions_on_true_side(
     """
     rotmats = where_left(truth.is_right, mirror_rotmat(rotmats), rotmats)
     translation = where_left(truth.is_right, mirror_points(translation_m), translation_m)
-    _, joints = models.predicted_mesh(rotmats, betas, translation, truth.is_right)
+    return project_predictions(models, truth, rotmats, betas, translation)
+
+
+def project_predictions(
+    models: HandModels, truth: HandTruth, rotmats: Tensor, betas: Tensor, translation_m: Tensor
+) -> PredictedHands:
+    """Pose the model by parameters that are on the true side already, and project its joints through the lens."""
+    _, joints = models.predicted_mesh(rotmats, betas, translation_m, truth.is_right)
     pixels, _ = project_distorted(joints, truth.intrinsics, truth.distortion)
-    return PredictedHands(rotmats, betas, translation, joints, pixels)
+    return PredictedHands(rotmats, betas, translation_m, joints, pixels)
 
 
 def crop_camera(rows: HandRows) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -15,46 +15,21 @@ from torch import Tensor
 
 from hawor_pipeline.core import metrics
 from hawor_pipeline.core.alignment import apply_similarity, procrustes
+from hawor_pipeline.core.camera import transform_points
 from hawor_pipeline.core.units import ARCTIC_FPS, m_to_mm, mm_to_m, rad_to_deg
 from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHands
 from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
+from hawor_pipeline.evaluation.tracks import Tracks
 
 CROP_SIDE_PX = 256  # the crop in which 2D errors are stated, whatever the network's own size
 PCK_3D_MM = (5, 10, 15, 20)
 PCK_2D_PX = (5, 10, 15)
+PCK_BOX_PERCENT = (5, 10, 15)
 F_SCORE_MM = (5, 15)
+MIDDLE_KNUCKLE = 9  # OpenPose order
+WORLD_CHUNK = 100  # frames, as HaWoR's HOT3D script
+LEAST_WORLD_FRAMES = 3  # a shorter track has nothing left to measure beyond the two frames it is fitted to
 _MESH_ROWS = 64  # rows whose surfaces one thread compares at once
-
-
-@dataclass(slots=True)
-class Tracks:
-    """Who is whose neighbour in time: camera, hand and frame number of each row."""
-
-    view: np.ndarray  # (N,)
-    is_right: np.ndarray  # (N,) bool
-    frame: np.ndarray  # (N,)
-
-    def follows(self) -> np.ndarray:
-        """(N,) bool: the row before is the same hand in the same view, one frame earlier."""
-        result = np.zeros(len(self.frame), bool)
-        same = (np.diff(self.view) == 0) & (self.is_right[1:] == self.is_right[:-1])
-        result[1:] = same & (np.diff(self.frame) == 1)
-        return result
-
-    def windows(self, length: int) -> np.ndarray:
-        """(M,) first rows of runs of `length` consecutive frames."""
-        follows = self.follows()
-        if len(follows) < length:
-            return np.zeros(0, np.int64)
-        runs = np.lib.stride_tricks.sliding_window_view(follows, length)[:, 1:].all(1)
-        return np.flatnonzero(runs)
-
-    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the right and of the left hand that are in one picture."""
-        picture = self.view.astype(np.int64) * 10_000_000 + self.frame
-        right, left = np.flatnonzero(self.is_right), np.flatnonzero(~self.is_right)
-        _, of_right, of_left = np.intersect1d(picture[right], picture[left], return_indices=True)
-        return right[of_right], left[of_left]
 
 
 @dataclass(slots=True)
@@ -64,30 +39,60 @@ class Measurement:
     metrics: dict[str, np.ndarray]
     joint_error_mm: np.ndarray
     joint_error_px: np.ndarray
+    joint_error_box: np.ndarray  # share of the longer side of the tight box
     mrrpe_mm: np.ndarray  # (pairs,)
     jitter: np.ndarray  # (windows of four frames,) m/s^3
     speed_m_s: np.ndarray  # (N,) of the true joints
 
 
-def measure(truth: HandTruth, predicted: PredictedHands, models: HandModels, tracks: Tracks) -> Measurement:
-    """Every number of one sequence's samples."""
-    distances = metrics.point_errors(predicted.joints_m, truth.joints_m, root=0)  # (N, 21)
-    pixels = metrics.point_errors(predicted.joints_px, truth.joints_px)  # (N, 21)
-    pixels = pixels.masked_fill(~truth.joint_in_frame, torch.nan)
+def measure(
+    truth: HandTruth,
+    predicted: PredictedHands,
+    models: HandModels,
+    tracks: Tracks,
+    *,
+    mirror_allowed: bool = False,
+) -> Measurement:
+    """Every number of one sequence's samples.
+
+    Args:
+        truth, predicted: N rows each.
+        models: the two MANO models.
+        tracks: who is whose neighbour.
+        mirror_allowed: Procrustes alignment may mirror (the protocols `freihand` and `ho3d`).
+    """
+    distances, pixels, of_box = _joint_distances(truth, predicted)
     values = {name: torch.full((len(truth),), torch.nan, dtype=torch.float64) for name in SAMPLE_METRICS}
-    values |= _joint_metrics(truth, predicted, distances)
-    values |= _picture_metrics(truth, predicted, pixels)
+    values |= measure_joints(truth, predicted, mirror_allowed=mirror_allowed)
     values |= _pose_metrics(truth, predicted, models)
-    _fill_mesh_metrics(values, truth, predicted, models)
+    _fill_mesh_metrics(values, truth, predicted, models, mirror_allowed)
+    _fill_world_metrics(values, truth, predicted, tracks)
     jitter = _fill_motion_metrics(values, truth, predicted, tracks)
     return Measurement(
         metrics={name: values[name].numpy() for name in SAMPLE_METRICS},
         joint_error_mm=m_to_mm(distances).numpy(),
         joint_error_px=pixels.numpy(),
+        joint_error_box=of_box.numpy(),
         mrrpe_mm=_relative_wrist_error(truth, predicted, tracks),
         jitter=jitter,
         speed_m_s=_speed(truth.joints_m, tracks),
     )
+
+
+def measure_joints(truth: HandTruth, predicted: PredictedHands, *, mirror_allowed: bool = False) -> dict[str, Tensor]:
+    """The numbers of samples that need neither meshes nor neighbours: errors of joints in space and in the picture."""
+    distances, pixels, of_box = _joint_distances(truth, predicted)
+    values = _joint_metrics(truth, predicted, distances)
+    values |= _aligned_metrics(truth, predicted, mirror_allowed)
+    return values | _picture_metrics(truth, predicted, pixels, of_box)
+
+
+def _joint_distances(truth: HandTruth, predicted: PredictedHands) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, 21) each: wrist-aligned distance in metres, distance in px, and that as a share of the tight box."""
+    distances = metrics.point_errors(predicted.joints_m, truth.joints_m, root=0)
+    pixels = metrics.point_errors(predicted.joints_px, truth.joints_px)
+    pixels = pixels.masked_fill(~truth.joint_in_frame, torch.nan)
+    return distances, pixels, pixels / _tight_box_side(truth)[:, None]
 
 
 def _joint_metrics(truth: HandTruth, predicted: PredictedHands, distances: Tensor) -> dict[str, Tensor]:
@@ -96,19 +101,39 @@ def _joint_metrics(truth: HandTruth, predicted: PredictedHands, distances: Tenso
     shares = metrics.share_within(distances, [mm_to_m(limit) for limit in PCK_3D_MM])  # (N, limits)
     values = {
         "mpjpe_mm": m_to_mm(metrics.mpjpe(predicted.joints_m, truth.joints_m)),
-        "pa_mpjpe_mm": m_to_mm(metrics.pa_mpjpe(predicted.joints_m, truth.joints_m)),
         "mpjpe_camera_mm": m_to_mm(camera),
         "mpjpe_visible_mm": m_to_mm(metrics.mpjpe(predicted.joints_m, truth.joints_m, mask=truth.joint_visible)),
         "mpjpe_hidden_mm": m_to_mm(metrics.mpjpe(predicted.joints_m, truth.joints_m, mask=~truth.joint_visible)),
         "translation_error_mm": m_to_mm(metrics.translation_error(predicted.translation_m, truth.translation_m)),
-        "pck_auc": metrics.pck_auc(
-            predicted.joints_m - predicted.joints_m[:, :1], truth.joints_m - truth.joints_m[:, :1]
-        ),
+        "pck_auc": _auc(distances),
     }
     return values | {f"pck_3d_{limit}mm": shares[:, i] for i, limit in enumerate(PCK_3D_MM)}
 
 
-def _picture_metrics(truth: HandTruth, predicted: PredictedHands, pixels: Tensor) -> dict[str, Tensor]:
+def _auc(distances: Tensor) -> Tensor:
+    return metrics.pck_auc(distances.unsqueeze(-1), torch.zeros_like(distances).unsqueeze(-1))
+
+
+def _aligned_metrics(truth: HandTruth, predicted: PredictedHands, mirror_allowed: bool) -> dict[str, Tensor]:
+    aligned = metrics.pa_errors(predicted.joints_m, truth.joints_m, allow_reflection=mirror_allowed)
+    ours, theirs = (joints - joints[:, :1] for joints in (predicted.joints_m, truth.joints_m))
+    scale = theirs[:, MIDDLE_KNUCKLE].norm(dim=-1) / ours[:, MIDDLE_KNUCKLE].norm(dim=-1)
+    scaled = metrics.mpjpe(ours * scale[:, None, None], theirs)
+    return {
+        "pa_mpjpe_mm": m_to_mm(aligned.mean(-1)),
+        "pa_pck_auc": _auc(aligned),
+        "st_mpjpe_mm": m_to_mm(scaled.where(torch.isfinite(scaled), torch.nan)),
+    }
+
+
+def _tight_box_side(truth: HandTruth) -> Tensor:
+    """(N,) longer side of the box around the true joints in the picture, px; NaN where it has none."""
+    box = metrics.joint_box(truth.joints_px, truth.joint_in_frame)
+    side = (box[:, 2:] - box[:, :2]).amax(-1)
+    return side.where(side > 0, torch.nan)
+
+
+def _picture_metrics(truth: HandTruth, predicted: PredictedHands, pixels: Tensor, of_box: Tensor) -> dict[str, Tensor]:
     in_crop = pixels * (CROP_SIDE_PX / truth.box_size_px)[:, None]
     known = torch.isfinite(in_crop)
     projected = torch.isfinite(predicted.joints_px).flatten(1).all(1)
@@ -121,7 +146,9 @@ def _picture_metrics(truth: HandTruth, predicted: PredictedHands, pixels: Tensor
         "box_iou": overlap.where(projected, torch.nan),
         "detected": found.double().where(projected, torch.nan),
     }
-    return values | {f"pck_2d_{limit}px": shares[:, i] for i, limit in enumerate(PCK_2D_PX)}
+    values |= {f"pck_2d_{limit}px": shares[:, i] for i, limit in enumerate(PCK_2D_PX)}
+    near = metrics.share_within(of_box, [percent / 100 for percent in PCK_BOX_PERCENT], mask=torch.isfinite(of_box))
+    return values | {f"pck_box_{percent}pct": near[:, i] for i, percent in enumerate(PCK_BOX_PERCENT)}
 
 
 def _pose_metrics(truth: HandTruth, predicted: PredictedHands, models: HandModels) -> dict[str, Tensor]:
@@ -135,7 +162,7 @@ def _pose_metrics(truth: HandTruth, predicted: PredictedHands, models: HandModel
 
 
 def _fill_mesh_metrics(
-    values: dict[str, Tensor], truth: HandTruth, predicted: PredictedHands, models: HandModels
+    values: dict[str, Tensor], truth: HandTruth, predicted: PredictedHands, models: HandModels, mirror_allowed: bool
 ) -> None:
     """Surface errors, wrist-aligned or better, of the rows that have a mesh."""
     has_mesh = torch.isfinite(predicted.rotmats).flatten(1).all(1) & torch.isfinite(predicted.betas).all(1)
@@ -145,7 +172,7 @@ def _fill_mesh_metrics(
         part, hands = truth.take(rows), predicted.take(rows)
         nowhere = torch.zeros_like(part.translation_m)
         mesh, joints = models.predicted_mesh(hands.rotmats, hands.betas, nowhere, part.is_right)
-        return _surface_metrics(mesh - joints[:, :1], models.true_vertices(part) - part.joints_m[:, :1])
+        return _surface_metrics(mesh - joints[:, :1], models.true_vertices(part) - part.joints_m[:, :1], mirror_allowed)
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # the searches run outside Python's lock
         for rows, surface in zip(parts, threads.map(compare, parts), strict=True):
@@ -153,8 +180,8 @@ def _fill_mesh_metrics(
                 values[name][rows] = value.double()
 
 
-def _surface_metrics(ours: Tensor, theirs: Tensor) -> dict[str, Tensor]:
-    aligned = apply_similarity(ours, *procrustes(ours, theirs))
+def _surface_metrics(ours: Tensor, theirs: Tensor, mirror_allowed: bool) -> dict[str, Tensor]:
+    aligned = apply_similarity(ours, *procrustes(ours, theirs, allow_reflection=mirror_allowed))
     limits = [mm_to_m(limit) for limit in F_SCORE_MM]
     raw, after = (metrics.f_score(points.float(), theirs.float(), limits) for points in (ours, aligned))  # (N, limits)
     values = {
@@ -180,6 +207,21 @@ def _fill_motion_metrics(
         return np.zeros(0)
     centred = predicted.joints_m - predicted.joints_m[:, :1]
     return metrics.jitter(centred[rows])[:, 1].numpy()
+
+
+def _fill_world_metrics(values: dict[str, Tensor], truth: HandTruth, predicted: PredictedHands, tracks: Tracks) -> None:
+    """Errors of each track in the world frame; the cameras are the true ones."""
+    world_from_cam = torch.linalg.inv(truth.cam_from_world)
+    ours, theirs = (transform_points(world_from_cam, hands.joints_m) for hands in (predicted, truth))
+    placed = torch.isfinite(predicted.translation_m).all(-1)
+    for start, end in tracks.runs():
+        if end - start < LEAST_WORLD_FRAMES or not placed[start:end].all():
+            continue
+        for first in range(start, end, WORLD_CHUNK):
+            rows = slice(first, min(first + WORLD_CHUNK, end))
+            values["w_mpjpe_mm"][rows] = m_to_mm(metrics.world_mpjpe(ours[rows], theirs[rows]))
+            values["wa_mpjpe_mm"][rows] = m_to_mm(metrics.world_mpjpe(ours[rows], theirs[rows], align_frames=None))
+            values["rte"][rows] = metrics.root_trajectory_error(ours[rows, 0], theirs[rows, 0])
 
 
 def _relative_wrist_error(truth: HandTruth, predicted: PredictedHands, tracks: Tracks) -> np.ndarray:

@@ -1,10 +1,17 @@
 """A checkpoint's predictions for shards, streamed into the predictions table.
 
-Every valid row exactly once, in the order of the shards, whatever the batch size. The network sees right hands in
-pinhole pictures; what is stored is on the true side, and its pixels are those of the lens.
+Every valid row exactly once, in the order of the shards, whatever the batch size, the number of workers or devices. The
+network sees right hands in pinhole pictures; what is stored is on the true side, and its pixels are those of the lens.
+
+Several devices share the recordings and need no word between them: each process writes the rows of its share, and the
+shares are joined in the order of the shards.
 """
 
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +21,60 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hawor_pipeline.core.types import ClipBatch
-from hawor_pipeline.data.clips import covering_clips
+from hawor_pipeline.data.clips import Clips, covering_clips
 from hawor_pipeline.data.dataset import ClipDataset, keep_batch
-from hawor_pipeline.data.rows import load_rows
-from hawor_pipeline.data.shards import open_shards
+from hawor_pipeline.data.rows import HandRows, load_rows
+from hawor_pipeline.data.shards import ShardSet
 from hawor_pipeline.errors import ConfigError, DataError, NumericalError
-from hawor_pipeline.evaluation.evaluator import counts, no_rows
-from hawor_pipeline.evaluation.hands import HandModels, predictions_on_true_side, read_truth
-from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
+from hawor_pipeline.evaluation.hands import HandModels, PredictedHands, predictions_on_true_side, read_truth
+from hawor_pipeline.evaluation.recordings import Recording, in_groups, in_shares, open_recordings, plan_recordings
+from hawor_pipeline.evaluation.tables import PART_NAME, RunIdentity, partition_dir, table_writer
 from hawor_pipeline.models.checkpoints import load_hawor
 from hawor_pipeline.models.hawor import HaworModel
 
 FRAMES_PER_BATCH = 128  # of all clips of a batch together
+ROWS_PER_GROUP = 16_384  # rows whose annotations are in memory at once
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What to predict and how; only what is needed to do it again in another process.
+
+    Attributes:
+        checkpoint: of this project, or in HaWoR's naming.
+        shards_dir, mano_dir: converted shards, folder of the MANO models.
+        clip_length: frames that the network sees together, as it was trained.
+        views: pictures of which cameras; None takes all.
+        num_workers: processes that decode crops, per device; 0 decodes in the process itself.
+        frames_per_batch: how many frames go through the network at once; changes no number.
+    """
+
+    checkpoint: Path
+    shards_dir: Path
+    mano_dir: Path
+    clip_length: int = 16
+    views: tuple[int, ...] | None = None
+    num_workers: int = 0
+    frames_per_batch: int = FRAMES_PER_BATCH
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What is done to the network's input on purpose (see `robustness`).
+
+    Attributes:
+        rows: done to rows before crops are cut (to boxes, for example).
+        images: done to crops (B, T, 3, S, S); also gets a row number of each clip (B,), which does not depend on how
+            clips are batched.
+        clips: which clips to run.
+    """
+
+    rows: Callable[[HandRows], HandRows] | None = None
+    images: Callable[[Tensor, Tensor], Tensor] | None = None
+    clips: Callable[[Clips], Clips] | None = None
+
+
+UNCHANGED = Changes()
 
 
 def choose_device(device: str) -> torch.device:
@@ -43,34 +92,41 @@ def choose_device(device: str) -> torch.device:
         raise ConfigError(f"device {device!r} cannot be used by torch here ({error}); ask for cpu or auto.") from error
 
 
+def choose_devices(device: str, count: int) -> list[str]:
+    """Names of `count` devices of one kind; several on the CPU are processes.
+
+    Raises:
+        ConfigError: there are not that many.
+    """
+    kind = choose_device(device)
+    if count < 1:
+        raise ConfigError(f"devices is {count}, expected a number from 1 on.")
+    if count == 1 or kind.type == "cpu":
+        return [str(kind)] * count
+    present = torch.accelerator.device_count()
+    if count > present:
+        raise ConfigError(f"{count} devices asked for, torch sees {present} of kind {kind.type}; ask for fewer.")
+    return [f"{kind.type}:{number}" for number in range(count)]
+
+
 def predict_checkpoint(
-    checkpoint: Path | str,
-    shards_dir: Path | str,
-    mano_dir: Path | str,
+    task: Prediction,
     metrics_dir: Path | str,
     identity: RunIdentity,
     *,
     subjects: Sequence[str] | None = None,
-    views: Sequence[int] | None = None,
-    clip_length: int = 16,
     device: str = "auto",
-    num_workers: int = 0,
-    frames_per_batch: int = FRAMES_PER_BATCH,
+    devices: int = 1,
 ) -> int:
     """Predict every valid row and publish the predictions table.
 
     Args:
-        checkpoint: of this project, or in HaWoR's naming.
-        shards_dir: converted shards.
-        mano_dir: folder of the MANO models.
+        task: checkpoint, shards and settings.
         metrics_dir: where the table goes, under `predictions/run_id=...`.
         identity: the run; its checkpoint hash must be of this file.
         subjects: whose rows; None takes all.
-        views: pictures of which cameras; None takes all.
-        clip_length: frames that the network sees together, as it was trained.
         device: "auto", "cpu", "cuda", ...
-        num_workers: processes that decode crops; 0 decodes here.
-        frames_per_batch: how many frames go through the network at once; changes no number.
+        devices: how many of them share the work, a process each.
 
     Returns:
         How many rows were written.
@@ -81,51 +137,124 @@ def predict_checkpoint(
         DataError: no valid row, or a damaged crop.
         NumericalError: the network says something that is not finite.
     """
-    where = choose_device(device)
-    model = load_hawor(checkpoint).to(where)
-    shards = open_shards(shards_dir, subjects)
-    if views is not None:  # whole tracks, valid or not: a clip is consecutive frames
-        shards = shards.select(np.isin(shards.column("view"), list(views)))
-    is_wanted = counts(shards.table, None)
-    wanted = np.flatnonzero(is_wanted)
-    if not len(wanted):
-        raise DataError(no_rows(shards_dir, subjects, views))
-    models = HandModels.load(mano_dir)
-    dataset = ClipDataset(
-        shards, load_rows(shards.table), covering_clips(shards.table, clip_length), model.network.image_size
-    )
-    clips_per_batch = max(1, frames_per_batch // clip_length)
-    batches = [
-        list(range(first, min(first + clips_per_batch, len(dataset))))
-        for first in range(0, len(dataset), clips_per_batch)
-    ]
-    loader = DataLoader(
+    names = choose_devices(device, devices)
+    groups = in_groups(plan_recordings(task.shards_dir, subjects, task.views), ROWS_PER_GROUP)
+    if len(names) == 1:
+        return _predict_groups(task, metrics_dir, identity, groups, names[0])
+    groups = in_groups([recording for group in groups for recording in group], 1)  # finer, so that all have work
+    shares = [(name, share) for name, share in zip(names, in_shares(groups, len(names)), strict=True) if share]
+    return _predict_in_processes(task, metrics_dir, identity, shares)
+
+
+def _predict_in_processes(
+    task: Prediction,
+    metrics_dir: Path | str,
+    identity: RunIdentity,
+    shares: Sequence[tuple[str, list[list[Recording]]]],
+) -> int:
+    Path(metrics_dir).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=metrics_dir, prefix=".shares-") as folder:
+        threads = max(1, torch.get_num_threads() // len(shares))
+        with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
+            jobs = [
+                pool.submit(_predict_share, task, f"{folder}/{number}", identity, share, name, threads)
+                for number, (name, share) in enumerate(shares)
+            ]
+            for job in jobs:
+                job.result()
+        with table_writer(metrics_dir, "predictions", identity) as writer:
+            for number in range(len(shares)):
+                writer.append(partition_dir(f"{folder}/{number}", "predictions", identity.run_id) / PART_NAME)
+            return writer.rows
+
+
+def _predict_share(
+    task: Prediction, folder: str, identity: RunIdentity, groups: list[list[Recording]], device: str, threads: int
+) -> int:
+    torch.set_num_threads(threads)
+    return _predict_groups(task, folder, identity, groups, device)
+
+
+def _predict_groups(
+    task: Prediction, folder: Path | str, identity: RunIdentity, groups: Sequence[list[Recording]], device: str
+) -> int:
+    where = torch.device(device)
+    model = load_hawor(task.checkpoint).to(where)
+    models = HandModels.load(task.mano_dir)
+    with table_writer(folder, "predictions", identity) as writer:
+        for group in groups:
+            written = []
+            shards = open_recordings(task.shards_dir, group, task.views)
+            wanted = np.flatnonzero(shards.column("valid"))
+            for rows, annotations, hands in predict_rows(model, models, task, shards, where):
+                writer.write(hands.columns(annotations["sample_id"].to_pylist()))
+                written.append(rows)
+            if not np.array_equal(np.concatenate(written), wanted):
+                raise DataError("rows of the shards are not sorted by view, side and frame; convert the subject again.")
+        return writer.rows
+
+
+def predict_rows(
+    model: HaworModel,
+    models: HandModels,
+    task: Prediction,
+    shards: ShardSet,
+    where: torch.device,
+    changes: Changes = UNCHANGED,
+) -> Iterator[tuple[np.ndarray, pa.Table, PredictedHands]]:
+    """Predictions of the valid rows of a set of shards, batch by batch, in order.
+
+    Args:
+        model: the network, on `where`.
+        models: the two MANO models.
+        task: clip length, workers and batch size are taken from it.
+        shards: annotations and pictures.
+        where: device of the network.
+        changes: what is done to the input.
+
+    Yields:
+        Row numbers, their annotations, and the hands on their true side.
+
+    Raises:
+        NumericalError: a value is not finite.
+    """
+    rows, clips = load_rows(shards.table), covering_clips(shards.table, task.clip_length)
+    rows = changes.rows(rows) if changes.rows is not None else rows
+    clips = changes.clips(clips) if changes.clips is not None else clips
+    dataset = ClipDataset(shards, rows, clips, model.network.image_size)
+    is_wanted = shards.column("valid")
+    for numbers, rotmats, betas, translation in run_network(model, _loader(dataset, task), where, changes.images):
+        keep = is_wanted[numbers]
+        if not keep.any():
+            continue
+        annotations = shards.table.take(pa.array(numbers[keep]))
+        rotmats, betas, translation = (v[torch.from_numpy(keep)] for v in (rotmats, betas, translation))
+        yield (
+            numbers[keep],
+            annotations,
+            predictions_on_true_side(models, read_truth(annotations), rotmats, betas, translation),
+        )
+
+
+def _loader(dataset: ClipDataset, task: Prediction) -> DataLoader:
+    clips = max(1, task.frames_per_batch // task.clip_length)
+    batches = [list(range(first, min(first + clips, len(dataset)))) for first in range(0, len(dataset), clips)]
+    return DataLoader(
         dataset,
         batch_size=None,
         sampler=batches,
         collate_fn=keep_batch,  # type: ignore[arg-type]
-        num_workers=num_workers,
-        multiprocessing_context="forkserver" if num_workers else None,
+        num_workers=task.num_workers,
+        multiprocessing_context="forkserver" if task.num_workers else None,
     )
-    written = []
-    with table_writer(metrics_dir, "predictions", identity) as writer:
-        for rows, rotmats, betas, translation in run_network(model, loader, where):
-            keep = is_wanted[rows]
-            rows, part = rows[keep], torch.from_numpy(keep)
-            if len(rows):
-                annotations = shards.table.take(pa.array(rows))
-                truth = read_truth(annotations)
-                hands = predictions_on_true_side(models, truth, rotmats[part], betas[part], translation[part])
-                writer.write(hands.columns(annotations["sample_id"].to_pylist()))
-                written.append(rows)
-    if not np.array_equal(np.concatenate(written), wanted):
-        raise DataError("rows of the shards are not sorted by view, side and frame; convert the subject again.")
-    return len(wanted)
 
 
 @torch.inference_mode()
 def run_network(
-    model: HaworModel, batches: DataLoader, device: torch.device
+    model: HaworModel,
+    batches: DataLoader,
+    device: torch.device,
+    change_images: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor, Tensor]]:
     """(row numbers, rotmats, betas, translation) of the frames that count, batch by batch, on the CPU in double.
 
@@ -135,6 +264,8 @@ def run_network(
     batch: ClipBatch
     for batch in batches:
         counted = batch.sample_index >= 0
+        if change_images is not None:
+            batch = replace(batch, images=change_images(batch.images, batch.sample_index.amax(1)))
         inputs = (
             batch.images,
             batch.box_center_px,

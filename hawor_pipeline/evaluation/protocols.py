@@ -1,28 +1,125 @@
-"""Evaluation protocols: whose hands, in which pictures, count. A number without its protocol cannot be compared."""
+"""Evaluation protocols: whose hands, in which pictures, by which conventions. A number without them cannot be compared.
 
+A protocol that names a data set (`arctic-*`, `freihand`, `ho3d`) is refused on other data: its name on a number would
+claim what was not measured. `hot3d-world` and `hint` name ways of measuring and take any shards that have what they
+need; every row says beside them where the pictures come from.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from hawor_pipeline.config import ALL_VIEWS, STATIC_VIEWS
-from hawor_pipeline.errors import ConfigError, nearest
+from hawor_pipeline.data.shard_schema import MANIFEST_FILE
+from hawor_pipeline.data.shards import read_manifest
+from hawor_pipeline.data.splits import VALIDATION_SUBJECTS
+from hawor_pipeline.errors import ConfigError, DataError, nearest
+
+# The built-in sample has ARCTIC's layout and cameras and stands for it.
+ARCTIC_SOURCES = ("arctic", "synthetic")
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """`views` that count; wrist-aligned and Procrustes-aligned errors, samples weighted equally, in all of them."""
+    """One protocol; samples weigh equally in all of them.
+
+    Attributes:
+        name: as in the tables.
+        views: cameras whose pictures count; None takes all.
+        sources: data sets that the name stands for; None takes any.
+        headlines: metrics that results under this name are quoted by.
+        mirror_allowed: Procrustes alignment may mirror a hand.
+        consecutive_frames: frames in a row that a hand needs in at least one view.
+        meaning: for people.
+        quirks: what a reader must know before comparing with published numbers.
+    """
 
     name: str
-    views: tuple[int, ...]
+    views: tuple[int, ...] | None
+    sources: tuple[str, ...] | None
+    headlines: tuple[str, ...]
     meaning: str
+    quirks: str
+    mirror_allowed: bool = False
+    consecutive_frames: int = 1
 
 
+_ARCTIC_HEADLINES = ("mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "mrrpe_mm", "accel_error_m_s2")
+_ARCTIC_QUIRKS = (
+    "ARCTIC's table averages the two hands of a picture first and then pictures; here every hand weighs the same, "
+    "which is another number where only one hand is valid. Object metrics are not part of it: they need objects."
+)
+_FREIHAND_QUIRKS = (
+    "The alignment may mirror, as the official scripts do (scipy's orthogonal_procrustes after norm scaling), so a "
+    "mirrored hand scores 0. F-scores are strict (<), PCK counts <=, the AUC has 100 thresholds from 0 to 50 mm."
+)
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("arctic-all-val", ALL_VIEWS, "ARCTIC's validation subject, all nine views"),
         Protocol(
-            "arctic-p1-val", STATIC_VIEWS, "ARCTIC's protocol 1 on its validation subject: the eight static views"
+            "arctic-all-val",
+            ALL_VIEWS,
+            ARCTIC_SOURCES,
+            _ARCTIC_HEADLINES,
+            "ARCTIC's validation subject, all nine views",
+            _ARCTIC_QUIRKS,
         ),
-        Protocol("arctic-p2-val", (0,), "ARCTIC's protocol 2 on its validation subject: the egocentric view"),
+        Protocol(
+            "arctic-p1-val",
+            STATIC_VIEWS,
+            ARCTIC_SOURCES,
+            _ARCTIC_HEADLINES,
+            "ARCTIC's protocol 1 on its validation subject: the eight static views",
+            _ARCTIC_QUIRKS,
+        ),
+        Protocol(
+            "arctic-p2-val",
+            (0,),
+            ARCTIC_SOURCES,
+            _ARCTIC_HEADLINES,
+            "ARCTIC's protocol 2 on its validation subject: the egocentric view",
+            _ARCTIC_QUIRKS + " Pixels are those of the distorted picture.",
+        ),
+        Protocol(
+            "freihand",
+            None,
+            ("freihand",),
+            ("pa_mpjpe_mm", "pa_mpvpe_mm", "pa_f_score_5mm", "pa_f_score_15mm", "pa_pck_auc"),
+            "FreiHAND's evaluation: errors after Procrustes alignment",
+            _FREIHAND_QUIRKS + " FreiHAND's ring and little finger tips are other vertices (555, 672), a matter of its "
+            "reader.",
+            mirror_allowed=True,
+        ),
+        Protocol(
+            "ho3d",
+            None,
+            ("ho3d",),
+            ("pa_mpjpe_mm", "pa_mpvpe_mm", "st_mpjpe_mm", "pa_f_score_5mm", "pa_f_score_15mm", "pa_pck_auc"),
+            "HO-3D's evaluation: errors after Procrustes alignment, and after scale and translation alone",
+            _FREIHAND_QUIRKS + " The scale of st_mpjpe_mm is that of the bone from wrist to middle knuckle.",
+            mirror_allowed=True,
+        ),
+        Protocol(
+            "hot3d-world",
+            None,
+            None,
+            ("pa_mpjpe_mm", "w_mpjpe_mm", "wa_mpjpe_mm", "rte", "accel_error_m_s2", "jitter"),
+            "world-frame errors as HaWoR reports them on HOT3D: chunks of 100 frames, aligned by their first two "
+            "frames (w) or as a whole (wa)",
+            "The camera poses are the true ones of the shards, not those of a SLAM system, and both hands count, where "
+            "HaWoR's script takes the right one. Both alignments fit a scale, as HaWoR's code does.",
+            consecutive_frames=3,
+        ),
+        Protocol(
+            "hint",
+            None,
+            None,
+            ("pck_box_5pct", "pck_box_10pct", "pck_box_15pct"),
+            "HInt's evaluation: share of joints in the picture within 5, 10 and 15 % of the hand's box",
+            "The box is the longer side of the tight box around the 21 true joints in the picture. HInt's number is "
+            "the mean over joints of each joint's rate: the summary has it at level `joint`, stratum `all`.",
+        ),
     )
 }
 DEFAULT_PROTOCOL = "arctic-all-val"
@@ -37,3 +134,58 @@ def find_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {name!r}; there are {', '.join(PROTOCOLS)}.{nearest(name, PROTOCOLS)}")
     return PROTOCOLS[name]
+
+
+def default_subjects(protocol: Protocol, shards_dir: Path | str) -> list[str]:
+    """Whom a protocol evaluates where nobody says: ARCTIC's validation subjects, or all subjects of other data sets.
+
+    Raises:
+        ConfigError: the folder does not exist.
+    """
+    manifests = _manifests(shards_dir)
+    sources = {manifest["source"] for manifest in manifests.values()}
+    if protocol.sources == ARCTIC_SOURCES or sources <= set(ARCTIC_SOURCES):
+        return list(VALIDATION_SUBJECTS)
+    return list(manifests)
+
+
+def check_fits(protocol: Protocol, shards_dir: Path | str, subjects: Sequence[str]) -> str:
+    """Make sure, from the manifests alone, that a protocol can be applied to these shards.
+
+    Returns:
+        The source of the shards.
+
+    Raises:
+        ConfigError: a subject is not there, or the protocol is one of other data or other views.
+        DataError: the subjects have no rows, or come from several sources.
+    """
+    source = _source_of(shards_dir, subjects)
+    if protocol.sources is not None and source not in protocol.sources:
+        fitting = [p.name for p in PROTOCOLS.values() if p.sources is None or source in p.sources]
+        raise ConfigError(
+            f"protocol {protocol.name!r} is one of {' or '.join(protocol.sources)} shards, those of {shards_dir} are "
+            f"{source}; choose one of {', '.join(fitting)}, or convert that data set (`prepare --dataset`)."
+        )
+    return source
+
+
+def _source_of(shards_dir: Path | str, subjects: Sequence[str]) -> str:
+    manifests = _manifests(shards_dir)
+    if missing := sorted(set(subjects) - set(manifests)):
+        raise ConfigError(
+            f"no shards of {', '.join(missing)} in {shards_dir} (has {', '.join(manifests) or 'none'}); convert first."
+        )
+    sources = {manifests[subject]["source"] for subject in subjects}
+    if len(sources) != 1:
+        raise DataError(f"evaluated subjects come from {sorted(sources)}, expected one source; keep them apart.")
+    return sources.pop()
+
+
+def _manifests(shards_dir: Path | str) -> dict[str, dict[str, Any]]:
+    """Manifest of every converted subject, by name."""
+    root = Path(shards_dir)
+    if not root.is_dir():
+        raise ConfigError(f"shards folder {root} does not exist; `hawor-pipeline prepare` makes it.")
+    names = sorted(path.parent.name for path in root.glob(f"*/{MANIFEST_FILE}"))
+    found = {name: read_manifest(root, name) for name in names}
+    return {name: manifest for name, manifest in found.items() if manifest is not None}

@@ -64,6 +64,20 @@ SAMPLE_METRICS: dict[str, Metric] = {
     "pck_2d_10px": Metric("1", "higher", "share of joints in the picture within 10 px in the 256 px crop"),
     "pck_2d_15px": Metric("1", "higher", "share of joints in the picture within 15 px in the 256 px crop"),
     "pck_auc": Metric("1", "higher", "area under the curve of wrist-aligned PCK from 0 to 50 mm, divided by 50 mm"),
+    "pa_pck_auc": Metric("1", "higher", "the same after the best similarity transform"),
+    "st_mpjpe_mm": Metric(
+        "mm",
+        "lower",
+        "mean joint distance, wrists put on each other and the bone to the middle knuckle scaled",
+    ),
+    "pck_box_5pct": Metric("1", "higher", "share of joints in the picture within 5 % of the tight box around the hand"),
+    "pck_box_10pct": Metric("1", "higher", "share of joints in the picture within 10 % of the tight box"),
+    "pck_box_15pct": Metric("1", "higher", "share of joints in the picture within 15 % of the tight box"),
+    "w_mpjpe_mm": Metric(
+        "mm", "lower", "mean joint distance in the world; chunks of 100 frames, fitted to their first two frames"
+    ),
+    "wa_mpjpe_mm": Metric("mm", "lower", "mean joint distance in the world; chunks of 100 frames, fitted as a whole"),
+    "rte": Metric("1", "lower", "error of the wrist's path in the world after rigid alignment, over the path's length"),
 }
 # Numbers that belong to more than one sample: only the summary has them.
 SUMMARY_METRICS: dict[str, Metric] = {
@@ -138,6 +152,36 @@ SCHEMAS: dict[str, tuple[Column, ...]] = {
         Column("visible", pa.bool_(), "", "nothing hides the joint and it is inside the picture"),
         *_IDENTITY,
     ),
+    "comparison": (
+        Column("other_run_id", pa.string(), "", "the run that this one is compared with, sample by sample"),
+        Column("metric", pa.string(), "", "name as in the samples table"),
+        Column("unit", pa.string(), "", "unit of values and interval"),
+        Column("value", pa.float64(), "", "mean of this run over the samples that both have", nullable=True),
+        Column("other_value", pa.float64(), "", "mean of the other run over the same samples", nullable=True),
+        Column("difference", pa.float64(), "", "value minus other_value", nullable=True),
+        Column("ci_low", pa.float64(), "", "lower end of the 95 % interval of the difference", nullable=True),
+        Column("ci_high", pa.float64(), "", "upper end of the 95 % interval of the difference", nullable=True),
+        Column("n", pa.int64(), "", "how many samples both have"),
+        Column("sequences", pa.int64(), "", "how many sequences they come from"),
+        Column("worse", pa.bool_(), "", "the run is worse beyond the interval (by sign where there is none)"),
+        Column("note", pa.string(), "", "why there is no difference or no interval", nullable=True),
+        *_IDENTITY,
+    ),
+    "robustness": (
+        Column("kind", pa.string(), "", "what was done to boxes or crops; `none` is the reference"),
+        Column("level", pa.float64(), "", "how much of it, in the unit of level_unit; 0 for `none`"),
+        Column("level_unit", pa.string(), "", "unit of the level"),
+        Column("side", pa.string(), "", "left, right, or all"),
+        Column("metric", pa.string(), "", "name as in the samples table"),
+        Column("unit", pa.string(), "", "unit of value and interval"),
+        Column("value", pa.float64(), "", "the mean; null where nothing could be measured", nullable=True),
+        Column("ci_low", pa.float64(), "", "lower end of the 95 % interval; null below 5 sequences", nullable=True),
+        Column("ci_high", pa.float64(), "", "upper end of the 95 % interval; null below 5 sequences", nullable=True),
+        Column("n", pa.int64(), "", "how many samples the mean has"),
+        Column("sequences", pa.int64(), "", "how many sequences they come from"),
+        Column("note", pa.string(), "", "why there is a value but no interval", nullable=True),
+        *_IDENTITY,
+    ),
     "summary": (
         Column("stratum", pa.string(), "", "`all`, or column=value of the rows that count"),
         Column("level", pa.string(), "", "what has equal weight in the mean: sample, joint or sequence"),
@@ -148,6 +192,7 @@ SCHEMAS: dict[str, tuple[Column, ...]] = {
         Column("ci_high", pa.float64(), "", "upper end of the 95 % interval; null below 5 sequences", nullable=True),
         Column("n", pa.int64(), "", "how many samples, joints or sequences the mean has"),
         Column("sequences", pa.int64(), "", "how many sequences they come from"),
+        Column("note", pa.string(), "", "why there is a value but no interval", nullable=True),
         *_IDENTITY,
     ),
     "training": (

@@ -1,21 +1,21 @@
 """From the numbers of samples to the summary table: means by stratum, with intervals.
 
-Sequences are what is independent: frames of one recording are near copies of each other. So everything is kept as one
-sum and one count per sequence, and an interval is a bootstrap that draws whole sequences. Memory does not grow with the
-number of samples.
+Everything is kept as one sum and one count per sequence, so memory does not grow with the number of samples, and an
+interval draws whole sequences (see `bootstrap`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import fsum
 from typing import Any
 
 import numpy as np
 
+from hawor_pipeline.evaluation.bootstrap import interval, interval_note, resampled_means, resampling_weights
 from hawor_pipeline.evaluation.schemas import ALL_METRICS
 
-MIN_SEQUENCES = 5  # fewer say too little about how much sequences differ
-RESAMPLES = 1000
-_SEED = 20260
+JOINT_MEANS = ("pck_box_5pct", "pck_box_10pct", "pck_box_15pct")
+_COLUMNS = ("stratum", "level", "metric", "unit", "value", "ci_low", "ci_high", "n", "sequences", "note")
 ROBUSTNESS_HIDDEN = "occlusion>0.5"
 ROBUSTNESS_CLEAR = "occlusion<0.1"
 
@@ -85,64 +85,57 @@ class Summary:
 
     def rows(self) -> dict[str, list]:
         """Columns of the summary table, without the identity."""
-        weights = _resampling_weights(self._sequences)
-        columns: dict[str, list] = {
-            name: [] for name in ("stratum", "level", "metric", "unit", "value", "ci_low", "ci_high", "n", "sequences")
-        }
-        for (stratum, level, metric), cell in self._cells.items():
-            value, low, high = _mean_with_interval(cell, weights)
-            row = (stratum, level, metric, ALL_METRICS[metric].unit, value, low, high, sum(cell.counts))
-            for name, item in zip(columns, (*row, len(cell.sequences)), strict=True):
+        weights = resampling_weights(self._sequences)
+        rows = [
+            (*key, *_mean_with_interval(cell, weights), sum(cell.counts), len(cell.sequences))
+            for key, cell in self._cells.items()
+        ]
+        rows += [self._robustness(weights), *self._joint_means(weights)]
+        columns: dict[str, list] = {name: [] for name in _COLUMNS}
+        for stratum, level, metric, value, low, high, n, sequences in rows:
+            note = interval_note(sequences) if value is not None and low is None else None
+            row = (stratum, level, metric, ALL_METRICS[metric].unit, value, low, high, n, sequences, note)
+            for name, item in zip(columns, row, strict=True):
                 columns[name].append(item)
-        self._append_robustness(columns, weights)
         return columns
 
-    def _append_robustness(self, columns: dict[str, list], weights: np.ndarray) -> None:
-        hidden = self._cells.get((ROBUSTNESS_HIDDEN, "sample", "mpjpe_mm"), _Cell())
-        clear = self._cells.get((ROBUSTNESS_CLEAR, "sample", "mpjpe_mm"), _Cell())
-        value, low, high = _ratio_with_interval(hidden, clear, weights)
-        sequences = len(set(hidden.sequences) | set(clear.sequences))
+    def _cell(self, stratum: str, level: str, metric: str) -> _Cell:
+        return self._cells.get((stratum, level, metric), _Cell())
+
+    def _robustness(self, weights: np.ndarray) -> tuple:
+        hidden = self._cell(ROBUSTNESS_HIDDEN, "sample", "mpjpe_mm")
+        clear = self._cell(ROBUSTNESS_CLEAR, "sample", "mpjpe_mm")
+        result = _ratio_with_interval(hidden, clear, weights)
         n = sum(hidden.counts) + sum(clear.counts)
-        unit = ALL_METRICS["occlusion_robustness"].unit
-        row = ("all", "sample", "occlusion_robustness", unit, value, low, high, n, sequences)
-        for name, item in zip(columns, row, strict=True):
-            columns[name].append(item)
+        sequences = min(len(hidden.sequences), len(clear.sequences))
+        return ("all", "sample", "occlusion_robustness", *result, n, sequences)
 
-
-def _resampling_weights(sequences: int) -> np.ndarray:
-    """(RESAMPLES, sequences): how often each sequence is drawn; the same draws for every mean, so they compare."""
-    if not sequences:
-        return np.zeros((RESAMPLES, 0))
-    return (
-        np.random.default_rng(_SEED).multinomial(sequences, np.full(sequences, 1 / sequences), RESAMPLES).astype(float)
-    )
-
-
-def _resampled_means(cell: _Cell, weights: np.ndarray) -> np.ndarray:
-    drawn = weights[:, cell.sequences]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (drawn @ np.array(cell.sums)) / (drawn @ np.array(cell.counts, float))
-
-
-def _interval(values: np.ndarray, sequences: int) -> tuple[float | None, float | None]:
-    values = values[np.isfinite(values)]
-    if sequences < MIN_SEQUENCES or not len(values):
-        return None, None
-    low, high = np.percentile(values, (2.5, 97.5))
-    return float(low), float(high)
+    def _joint_means(self, weights: np.ndarray) -> list[tuple]:
+        """Means in which each of the joints has equal weight, however often it is seen."""
+        rows = []
+        for metric in JOINT_MEANS:
+            cells = [c for (s, level, m), c in self._cells.items() if (level, m) == ("joint", metric) and c.counts]
+            if not cells:
+                continue
+            value = fsum(fsum(c.sums) / sum(c.counts) for c in cells) / len(cells)
+            means = [resampled_means(c.sums, c.counts, weights[:, c.sequences]) for c in cells]
+            sequences = len(set().union(*(c.sequences for c in cells)))
+            low, high = interval(np.mean(means, 0), sequences)
+            rows.append(("all", "joint", metric, value, low, high, sum(sum(c.counts) for c in cells), sequences))
+        return rows
 
 
 def _mean_with_interval(cell: _Cell, weights: np.ndarray) -> tuple[float | None, float | None, float | None]:
     if not cell.counts:
         return None, None, None
-    low, high = _interval(_resampled_means(cell, weights), len(cell.sequences))
-    return sum(cell.sums) / sum(cell.counts), low, high
+    resampled = resampled_means(cell.sums, cell.counts, weights[:, cell.sequences])
+    return fsum(cell.sums) / sum(cell.counts), *interval(resampled, len(cell.sequences))
 
 
 def _ratio_with_interval(above: _Cell, below: _Cell, weights: np.ndarray) -> tuple[float | None, ...]:
     if not above.counts or not below.counts or not sum(below.sums):
         return None, None, None
-    value = (sum(above.sums) / sum(above.counts)) / (sum(below.sums) / sum(below.counts))
+    value = (fsum(above.sums) / sum(above.counts)) / (fsum(below.sums) / sum(below.counts))
+    first, second = (resampled_means(c.sums, c.counts, weights[:, c.sequences]) for c in (above, below))
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = _resampled_means(above, weights) / _resampled_means(below, weights)
-    return value, *_interval(ratios, min(len(above.sequences), len(below.sequences)))
+        return value, *interval(first / second, min(len(above.sequences), len(below.sequences)))

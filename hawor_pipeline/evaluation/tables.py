@@ -46,6 +46,11 @@ class RunIdentity:
         }
 
 
+def baseline_run_id(kind: str, dataset_version: str) -> str:
+    """The run_id of a floor or rival for one version of the data set."""
+    return f"baseline-{kind}-{dataset_version}"
+
+
 def partition_dir(metrics_dir: Path | str, table: str, run_id: str) -> Path:
     """Where one run's rows of a table lie.
 
@@ -57,6 +62,11 @@ def partition_dir(metrics_dir: Path | str, table: str, run_id: str) -> Path:
             f"run_id {run_id!r} must begin with a letter and hold only letters, digits, '.', '_' and '-'."
         )
     return Path(metrics_dir) / table / f"run_id={run_id}"
+
+
+def partition_file(metrics_dir: Path | str, table: str, run_id: str) -> Path:
+    """The Parquet file of one run's rows of a table."""
+    return partition_dir(metrics_dir, table, run_id) / PART_NAME
 
 
 def list_runs(metrics_dir: Path | str, table: str) -> list[str]:
@@ -72,6 +82,19 @@ def read_table(metrics_dir: Path | str, table: str, run_id: str, columns: Sequen
         DataError: the run has no such table, or the file cannot be read.
     """
     return _open_table(metrics_dir, table, run_id).read(columns=list(columns) if columns else None)
+
+
+def read_identity(metrics_dir: Path | str, table: str, run_id: str) -> RunIdentity:
+    """What a run's rows say they belong to.
+
+    Raises:
+        DataError: the run has no such table, or it is empty.
+    """
+    columns = ["protocol", "dataset_version", "source", "checkpoint_sha256"]
+    rows = next(iterate_table(metrics_dir, table, run_id, columns, batch_rows=1), None)
+    if rows is None or not rows.num_rows:
+        raise DataError(f"the {table} table of run {run_id!r} is empty; evaluate the run again.")
+    return RunIdentity(run_id, **rows.to_pylist()[0])
 
 
 def iterate_table(
@@ -116,6 +139,20 @@ class TableWriter:
         self.rows += batch.num_rows
         if self._pending_rows >= _ROW_GROUP:
             self._flush()
+
+    def append(self, path: Path | str) -> None:
+        """Append the rows of a file that another writer of the same table has made.
+
+        Raises:
+            DataError: it has other columns.
+        """
+        self._flush()
+        file = pq.ParquetFile(path)
+        if not file.schema_arrow.equals(self._schema):
+            raise DataError(f"{path} does not have the columns of table {self._table}.")
+        for batch in file.iter_batches(batch_size=_ROW_GROUP):
+            self._writer.write_batch(batch)
+            self.rows += batch.num_rows
 
     def close(self) -> None:
         """Write what is still held back and end the file."""

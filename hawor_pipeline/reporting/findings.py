@@ -7,7 +7,7 @@ import numpy as np
 
 from hawor_pipeline.core.skeleton import FINGERS
 from hawor_pipeline.core.units import mm_to_m
-from hawor_pipeline.evaluation.summary import MIN_SEQUENCES
+from hawor_pipeline.evaluation.bootstrap import MIN_SEQUENCES
 from hawor_pipeline.reporting.results import Curve, Entry, RunResults
 
 # From where on a rule speaks.

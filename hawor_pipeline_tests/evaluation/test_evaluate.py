@@ -13,7 +13,6 @@ from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError, NumericalError
 from hawor_pipeline.evaluation import evaluate, evaluator, tables
 from hawor_pipeline.evaluation.baselines import chordal_mean
-from hawor_pipeline.evaluation.predict import predict_checkpoint
 from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 
 SUBJECTS = ["s05"]
@@ -85,28 +84,6 @@ def test_finished_work_is_reused_until_an_input_changes(evaluated, metrics_dir: 
     shutil.rmtree(metrics_dir / "samples" / "run_id=random")
     assert not evaluated(dataset_version="v2").reused
     assert not evaluated().reused
-
-
-def test_batch_size_changes_no_number(
-    sample_shards: Path, mano_dir: Path, checkpoint: Path, tmp_path: Path, evaluated, metrics_dir: Path
-) -> None:
-    identity = tables.RunIdentity("one", "arctic-all-val", "v1", "synthetic", "x")
-    predict_checkpoint(
-        checkpoint,
-        sample_shards,
-        mano_dir,
-        tmp_path,
-        identity,
-        subjects=SUBJECTS,
-        clip_length=3,
-        frames_per_batch=3,
-        device="cpu",
-    )
-    one = tables.read_table(tmp_path, "predictions", "one")
-    many = tables.read_table(metrics_dir, "predictions", "random")
-    assert one["sample_id"].equals(many["sample_id"])
-    for name, shape in (("rotmats", (16, 3, 3)), ("joints_cam_m", (21, 3))):
-        assert np.allclose(tables.to_numpy(one[name], shape), tables.to_numpy(many[name], shape), atol=1e-5)
 
 
 def test_protocol_selects_views(evaluated, metrics_dir: Path) -> None:

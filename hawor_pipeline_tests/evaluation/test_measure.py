@@ -16,8 +16,9 @@ from hawor_pipeline.evaluation.hands import (
     ground_truth_predictions,
     predictions_on_true_side,
 )
-from hawor_pipeline.evaluation.measure import Tracks, measure
+from hawor_pipeline.evaluation.measure import measure
 from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
+from hawor_pipeline.evaluation.tracks import Tracks
 
 NO_ERROR = {"mm": 1e-3, "px": 1e-2, "deg": 1e-3, "m/s^2": 1e-3}
 
@@ -39,9 +40,10 @@ def test_truth_as_prediction_has_no_error_on_any_view_and_hand(
         assert len(values), name
         if metric.better == "higher":
             # a curve that starts at a distance of exactly 0 loses half of its first step to rounding
-            assert values.min() >= (0.99 if name == "pck_auc" else 1 - 1e-4), name
+            assert values.min() >= (0.99 if name.endswith("pck_auc") else 1 - 1e-4), name
         else:
-            assert values.max() <= NO_ERROR.get(metric.unit, 1e-6), name
+            # the path of a hand that hardly moves is millimetres long: float32 of its place is a share of that
+            assert values.max() <= (1e-4 if name == "rte" else NO_ERROR.get(metric.unit, 1e-6)), name
     assert measured.mrrpe_mm.max() <= 1e-3
     assert len(measured.mrrpe_mm) == len(truth) // 2
     assert np.nanmax(measured.joint_error_mm) <= 1e-3

@@ -1,0 +1,90 @@
+"""Commands that measure: evaluate, compare."""
+
+import argparse
+import os
+from pathlib import Path
+
+from hawor_pipeline.commands.printing import print_result
+from hawor_pipeline.paths import DataPaths
+
+
+def add(commands) -> None:
+    """Add the commands of this module."""
+    for each in (_add_evaluate, _add_compare):
+        each(commands)
+
+
+def _add_evaluate(commands) -> None:
+    parser = commands.add_parser("evaluate", help="evaluate a checkpoint on shards and write the metric tables")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="a shards directory")
+    parser.add_argument("--output", type=Path, required=True, help="a metrics directory")
+    parser.add_argument(
+        "--subjects", nargs="+", metavar="s05", help="default: ARCTIC's validation subject; all of other data sets"
+    )
+    parser.add_argument("--mano-dir", type=Path)
+    parser.add_argument("--protocol", default="arctic-all-val", metavar="NAME")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="how many share the work")
+    parser.add_argument("--num-workers", type=int, default=0, metavar="N", help="decoding processes per device")
+    parser.add_argument("--run-id", metavar="NAME", help="of the tables; default: the name of the run's folder")
+    parser.add_argument(
+        "--robustness",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also degrade boxes and pictures of about N samples, and write the robustness table",
+    )
+    parser.set_defaults(execute=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.core.mano import find_mano
+    from hawor_pipeline.data.shards import shards_version
+    from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
+    from hawor_pipeline.evaluation.protocols import default_subjects, find_protocol
+
+    protocol = find_protocol(arguments.protocol)
+    mano = arguments.mano_dir or os.environ.get("MANO_DIR") or DataPaths.default().sample / "body_models" / "mano"
+    find_mano(mano, "right")
+    run = arguments.checkpoint.resolve().parent.parent
+    curves = run / "training.parquet"
+    result = evaluate_checkpoint(
+        arguments.checkpoint,
+        arguments.data,
+        mano,
+        arguments.output,
+        run_id=arguments.run_id or (run.name if curves.is_file() else f"checkpoint-{arguments.checkpoint.stem}"),
+        dataset_version=shards_version(arguments.data),
+        subjects=arguments.subjects or default_subjects(protocol, arguments.data),
+        protocol=protocol.name,
+        device=arguments.device,
+        devices=arguments.devices,
+        num_workers=arguments.num_workers,
+        training_table=curves if curves.is_file() else None,
+        robustness_samples=arguments.robustness,
+    )
+    print_result(result)
+    for name, value in result.info["metrics"].items():
+        print(f"  {name}: {'not available' if value is None else format(value, '.4g')}")
+    return 0
+
+
+def _add_compare(commands) -> None:
+    parser = commands.add_parser("compare", help="differences of two evaluated runs, sample by sample, with intervals")
+    parser.add_argument("run_id", metavar="RUN_ID")
+    parser.add_argument("other_run_id", metavar="OTHER_RUN_ID")
+    parser.add_argument("--metrics-dir", type=Path, help="where the tables are (default: the project's)")
+    parser.add_argument("--metrics", nargs="+", metavar="mpjpe_mm", help="default: all of the samples table")
+    parser.set_defaults(execute=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.evaluation.compare import compare_runs
+    from hawor_pipeline.evaluation.gate import describe
+
+    metrics_dir = arguments.metrics_dir or DataPaths.default().metrics
+    for item in compare_runs(metrics_dir, arguments.run_id, arguments.other_run_id, arguments.metrics):
+        mark = "worse  " if item.worse else "       "
+        print(mark + (describe(item) if item.difference is not None else f"{item.metric}: {item.note}"))
+    return 0

@@ -1,0 +1,184 @@
+"""What a run is measured against besides the floors: its own predictions smoothed over time, and the champion.
+
+- `smoothed`: the run's predictions under a constant-velocity smoother; a network over clips should not be worse.
+- `champion`: the champion's checkpoint on this version of the data, for the gate.
+
+Both lie beside the floors, as `baseline-<kind>-<dataset version>`; `checkpoint_sha256` says of which file.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from hawor_pipeline.evaluation.compare import write_comparison
+from hawor_pipeline.evaluation.evaluate import (
+    EVALUATION_VERSION,
+    MEASURED_TABLES,
+    Setting,
+    check_unseen,
+    clip_length_of,
+    outputs_of,
+    stage_dir,
+)
+from hawor_pipeline.evaluation.evaluator import PredictionReader, evaluate_predictions, tracks_of
+from hawor_pipeline.evaluation.gate import find_champion, find_champion_tables
+from hawor_pipeline.evaluation.hands import HandModels, read_truth
+from hawor_pipeline.evaluation.predict import Prediction, predict_checkpoint
+from hawor_pipeline.evaluation.protocols import find_protocol
+from hawor_pipeline.evaluation.recordings import annotations_of, plan_recordings
+from hawor_pipeline.evaluation.registry import Champion, Registry
+from hawor_pipeline.evaluation.smoothing import smooth
+from hawor_pipeline.evaluation.tables import (
+    RunIdentity,
+    baseline_run_id,
+    list_runs,
+    partition_file,
+    read_identity,
+    table_writer,
+)
+from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file
+
+
+def evaluate_rivals(
+    run_id: str,
+    setting: Setting,
+    *,
+    registry_dir: Path | str | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    num_workers: int = 0,
+) -> StageResult:
+    """Measure the rivals of an evaluated run, and publish the comparison of the run with them and with the floors.
+
+    Args:
+        run_id: evaluated on exactly this setting.
+        setting: shards, hand models, tables, subjects and protocol.
+        registry_dir: where the champion is looked up; None: there is none.
+        device, devices, num_workers: for the champion's predictions, where it has none on this data yet.
+
+    Returns:
+        `path` is `metrics_dir`; `info` has `run_ids` (by kind) and `compared_with` (run_ids).
+
+    Raises:
+        DataError: the run was not evaluated, or on other samples.
+        CheckpointError, NumericalError: the champion's checkpoint, as in `evaluate_checkpoint`.
+    """
+    identity = read_identity(setting.metrics_dir, "samples", run_id)
+    champion = _other_champion(registry_dir, identity)
+    floors = _floors(setting.metrics_dir, identity)
+    key = hash_json(
+        {
+            "run": [run_id, identity.columns()],
+            "predictions": sha256_file(partition_file(setting.metrics_dir, "predictions", run_id)),
+            "champion": champion.record.checkpoint_sha256 if champion else None,
+            "floors": {name: sha256_file(partition_file(setting.metrics_dir, "samples", name)) for name in floors},
+            "inputs": setting.hashes(),
+            "evaluated": list(setting.subjects),
+            "version": EVALUATION_VERSION,
+        }
+    )
+    stage = stage_dir(setting.metrics_dir, f"rivals-{run_id}")
+    info, why = find_done(stage, key)
+    if info is not None and _still_of(setting.metrics_dir, info["run_ids"], identity, champion):
+        return StageResult(setting.metrics_dir, True, why, key, info)
+    run_ids = {"smoothed": evaluate_smoothed(run_id, setting)}
+    if champion is not None and registry_dir is not None:
+        run_ids["champion"] = evaluate_champion(
+            Registry(registry_dir), champion, setting, device=device, devices=devices, num_workers=num_workers
+        )
+    others = [*floors, *run_ids.values()]
+    write_comparison(setting.metrics_dir, run_id, others)
+    info = {"run_ids": run_ids, "compared_with": others}
+    outputs = outputs_of(stage, setting.metrics_dir, run_id, ["comparison"])
+    for name in run_ids.values():
+        outputs += outputs_of(stage, setting.metrics_dir, name, MEASURED_TABLES)
+    mark_done(stage, key, info, outputs)
+    return StageResult(setting.metrics_dir, False, why, key, info)
+
+
+def evaluate_smoothed(run_id: str, setting: Setting) -> str:
+    """Smooth a run's predictions and measure them; returns the run_id of the tables."""
+    protocol = find_protocol(setting.protocol)
+    identity = read_identity(setting.metrics_dir, "predictions", run_id)
+    about = (identity.protocol, identity.dataset_version, identity.source, identity.checkpoint_sha256)
+    rival = RunIdentity(baseline_run_id("smoothed", setting.dataset_version), *about)
+    models = HandModels.load(setting.mano_dir)
+    predictions = PredictionReader(setting.metrics_dir, run_id)
+    recordings = plan_recordings(setting.shards_dir, setting.subjects, protocol.views)
+    with table_writer(setting.metrics_dir, "predictions", rival) as writer:
+        for annotations in annotations_of(setting.shards_dir, recordings, protocol.views):
+            said = predictions.take(annotations["sample_id"])
+            hands = smooth(models, read_truth(annotations), said, tracks_of(annotations))
+            writer.write(hands.columns(annotations["sample_id"].to_pylist()))
+        predictions.expect_end()
+    evaluate_predictions(setting.shards_dir, setting.mano_dir, setting.metrics_dir, rival, setting.subjects)
+    return rival.run_id
+
+
+def evaluate_champion(
+    registry: Registry,
+    champion: Champion,
+    setting: Setting,
+    *,
+    device: str = "auto",
+    devices: int = 1,
+    num_workers: int = 0,
+) -> str:
+    """Make sure that the champion has tables on this setting; returns their run_id.
+
+    Raises:
+        ConfigError: the champion was trained on a subject that is evaluated.
+        DataError: its checkpoint is gone from the registry.
+    """
+    found = find_champion_tables(setting.metrics_dir, champion, setting.protocol, setting.dataset_version)
+    if found is not None:
+        return found
+    protocol, source = setting.check()
+    checkpoint = registry.checkpoint(champion)
+    check_unseen(checkpoint, setting.subjects)
+    digest = champion.record.checkpoint_sha256
+    run_id = baseline_run_id("champion", setting.dataset_version)
+    identity = RunIdentity(run_id, setting.protocol, setting.dataset_version, source, digest)
+    task = Prediction(
+        checkpoint,
+        setting.shards_dir,
+        setting.mano_dir,
+        clip_length=clip_length_of(checkpoint),
+        views=protocol.views,
+        num_workers=num_workers,
+    )
+    predict_checkpoint(task, setting.metrics_dir, identity, subjects=setting.subjects, device=device, devices=devices)
+    evaluate_predictions(setting.shards_dir, setting.mano_dir, setting.metrics_dir, identity, setting.subjects)
+    return run_id
+
+
+def _other_champion(registry_dir: Path | str | None, identity: RunIdentity) -> Champion | None:
+    """The champion that the run is to be compared with; None where there is none, or it is the run itself."""
+    if registry_dir is None:
+        return None
+    champion = find_champion(Registry(registry_dir), identity.protocol, identity.dataset_version, identity.source)
+    is_same = champion is not None and champion.record.checkpoint_sha256 == identity.checkpoint_sha256
+    return None if is_same else champion
+
+
+def _floors(metrics_dir: Path, identity: RunIdentity) -> list[str]:
+    """Run_ids of the floors on the same data by the same protocol; floors have no checkpoint."""
+    ending = f"-{identity.dataset_version}"
+    names = [r for r in list_runs(metrics_dir, "samples") if r.startswith("baseline-") and r.endswith(ending)]
+    about = {name: read_identity(metrics_dir, "samples", name) for name in names}
+    return [name for name, i in about.items() if i.checkpoint_sha256 is None and i.protocol == identity.protocol]
+
+
+def _still_of(metrics_dir: Path, run_ids: dict[str, str], identity: RunIdentity, champion: Champion | None) -> bool:
+    """Whether the rivals' tables, which another run may have replaced, are still those of this run."""
+    expected: dict[str, Any] = {"smoothed": identity.checkpoint_sha256}
+    if champion is not None:
+        expected["champion"] = champion.record.checkpoint_sha256
+    present = set(list_runs(metrics_dir, "samples"))
+    for kind, digest in expected.items():
+        name = run_ids.get(kind)
+        if name not in present:
+            return False
+        found = read_identity(metrics_dir, "samples", name)
+        if (found.checkpoint_sha256, found.protocol) != (digest, identity.protocol):
+            return False
+    return True

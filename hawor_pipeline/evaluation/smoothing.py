@@ -1,0 +1,46 @@
+"""Smoothing of predictions over time: in a few frames around each, a hand is taken to move at constant velocity.
+
+Each value is replaced by that of the straight line that fits its neighbours best. In the middle of a track this is the
+mean of the window; near its ends it extrapolates. Rotations are fitted as matrices and put back onto rotations.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hawor_pipeline.evaluation.baselines import chordal_mean
+from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHands, project_predictions
+from hawor_pipeline.evaluation.tracks import Tracks
+
+RADIUS = 2  # frames on each side; a sixth of a second at 30 frames per second
+
+
+def line_weights(length: int, radius: int = RADIUS) -> Tensor:
+    """(length, length): how much each frame counts in the smoothed value of each frame.
+
+    Args:
+        length: frames of the track.
+        radius: frames on each side that the line is fitted to; the window is cut off at the ends of the track.
+
+    Source:
+        Savitzky and Golay 1964, degree 1, with the fitted line continued to the ends.
+    """
+    weights = np.zeros((length, length))
+    for frame in range(length):
+        near = np.arange(max(0, frame - radius), min(length, frame + radius + 1))
+        if len(near) < 3:  # a line through two points smooths nothing
+            weights[frame, frame] = 1
+            continue
+        design = np.stack((np.ones(len(near)), near - frame), 1)
+        weights[frame, near] = np.linalg.pinv(design)[0]
+    return torch.from_numpy(weights)
+
+
+def smooth(models: HandModels, truth: HandTruth, predicted: PredictedHands, tracks: Tracks) -> PredictedHands:
+    """Smoothed predictions of one recording; of the truth only camera, lens and side are used."""
+    rotmats, betas, translation = (t.clone() for t in (predicted.rotmats, predicted.betas, predicted.translation_m))
+    for start, end in tracks.runs():
+        weights = line_weights(end - start)
+        for values in (rotmats, betas, translation):
+            values[start:end] = torch.einsum("st,t...->s...", weights, values[start:end])
+    return project_predictions(models, truth, chordal_mean(rotmats), betas, translation)
