@@ -1,6 +1,7 @@
 """Writes the generated pages of docs/reference: python docs/generate.py. A test keeps them fresh."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from hawor_pipeline.cli import build_parser
@@ -87,11 +88,85 @@ def _option_row(action: argparse.Action) -> str:
     return f"| `{_cell(' '.join(words))}` | {_cell(' '.join(part for part in meaning if part))} |"
 
 
+TABLES = {
+    "predictions": "What a network said, a row per sample; everything else is computed from it.",
+    "samples": "A row per sample: its keys and strata, and every metric. Null where a metric is not defined.",
+    "joints": "A row per sample and joint.",
+    "summary": "Means over strata, with 95 % intervals from a bootstrap over sequences.",
+    "comparison": "The run against floors and rivals, sample by sample, with the interval of the difference.",
+    "robustness": "The network run again on boxes and pictures that were made worse on purpose.",
+    "training": "The curves of the training run.",
+}
+
+
+def metric_tables_page() -> str:
+    """Every table, column, metric, protocol and degradation of evaluation."""
+    from hawor_pipeline.evaluation.degrade import KINDS
+    from hawor_pipeline.evaluation.protocols import PROTOCOLS
+    from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS, SCHEMAS, SUMMARY_METRICS, column_docs
+
+    parts = [
+        NOTE,
+        "# Metric tables\n",
+        "Parquet under `data/metrics/<table>/run_id=<run>/`; tables are validated against these schemas when they are\n"
+        "written, and each column's unit and meaning stand in the file's own metadata. How to query them:\n"
+        "[query the tables](../howto/query-the-tables.md).\n",
+    ]
+    for table in SCHEMAS:
+        rows = [row for row in column_docs(table) if row[0] not in SAMPLE_METRICS]
+        parts += [f"## {table}\n", f"{TABLES[table]}\n", *_table(("column", "type", "unit", "meaning"), rows)]
+        if table == "samples":
+            parts += ["and a column (double, null where undefined) for each of the metrics below.\n"]
+    samples = [(name, m.unit, m.better, m.meaning) for name, m in SAMPLE_METRICS.items()]
+    summary = [(name, m.unit, m.better, m.meaning) for name, m in SUMMARY_METRICS.items()]
+    head = ("metric", "unit", "better", "meaning")
+    parts += ["## Metrics of a sample\n", *_table(head, samples)]
+    parts += ["## Metrics that only the summary has\n", *_table(head, summary), "## Protocols\n"]
+    for protocol in PROTOCOLS.values():
+        views = "all views" if protocol.views is None else f"views {', '.join(map(str, protocol.views))}"
+        data = "any data" if protocol.sources is None else f"data: {', '.join(protocol.sources)}"
+        headlines = ", ".join(f"`{name}`" for name in protocol.headlines)
+        parts += [f"### {protocol.name}\n", f"{protocol.meaning[0].upper()}{protocol.meaning[1:]} ({views}; {data})."]
+        parts += [f"Quoted by {headlines}. {protocol.quirks}\n"]
+    kinds = [(name, ", ".join(map(str, kind.levels)), kind.unit, kind.meaning) for name, kind in KINDS.items()]
+    parts += ["## Degradations of the robustness table\n", *_table(("kind", "levels", "unit", "meaning"), kinds)]
+    return "\n".join(parts)
+
+
+def training_metrics_page() -> str:
+    """Every number that `TrainingEvaluator` gives of a batch."""
+    from dataclasses import fields
+
+    from hawor_pipeline.evaluation.training_evaluator import TrainingMetrics
+
+    rows = [(f.name, f.metadata["unit"], f.metadata["formula"]) for f in fields(TrainingMetrics)]
+    return "\n".join(
+        [
+            NOTE,
+            "# Training metrics\n",
+            "Fields of `TrainingMetrics`, which `TrainingEvaluator.evaluate_batch` returns: means over the valid\n"
+            "frames of the batch, right-hand convention, camera frame. NaN where a number is not available, never 0.\n",
+            *_table(("field", "unit", "formula"), rows),
+        ]
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines += [f"| `{row[0]}` | {' | '.join(_cell(str(cell)) for cell in row[1:])} |" for row in rows]
+    return [*lines, ""]
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-PAGES = {"configuration.md": configuration_page, "command-line.md": command_line_page}
+PAGES = {
+    "configuration.md": configuration_page,
+    "command-line.md": command_line_page,
+    "metric-tables.md": metric_tables_page,
+    "training-metrics.md": training_metrics_page,
+}
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "command-line.md"])
+@pytest.mark.parametrize("name", ["configuration.md", "command-line.md", "metric-tables.md", "training-metrics.md"])
 def test_generated_pages_are_fresh(name):
     written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
     assert written == generator().PAGES[name](), "run: python docs/generate.py"

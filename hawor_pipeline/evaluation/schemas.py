@@ -216,7 +216,16 @@ def arrow_schema(table: str) -> pa.Schema:
 def column_docs(table: str) -> list[tuple[str, str, str, str]]:
     """(name, type, unit, meaning) of each column, the partition column `run_id` first."""
     run_id = ("run_id", "string", "", "the run, from the path; begins with a letter")
-    return [run_id, *((c.name, str(c.type), c.unit, c.meaning) for c in columns_of(table))]
+    return [run_id, *((c.name, _type_name(c.type), c.unit, c.meaning) for c in columns_of(table))]
+
+
+def _type_name(kind: pa.DataType) -> str:
+    """Nested lists of fixed size as "float[16,3,3]"."""
+    sizes = []
+    while pa.types.is_fixed_size_list(kind):
+        sizes.append(str(kind.list_size))
+        kind = kind.value_type
+    return f"{kind}[{','.join(sizes)}]" if sizes else str(kind)
 
 
 def columns_of(table: str) -> tuple[Column, ...]:

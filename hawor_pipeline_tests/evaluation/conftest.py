@@ -12,6 +12,7 @@ from hawor_pipeline.evaluation.hands import HandModels, HandTruth, read_truth
 from hawor_pipeline.evaluation.recordings import annotations_of, plan_recordings
 from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline.models.hawor import build_model
+from hawor_pipeline_tests.evaluation.analyst import Analysed, analyse
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +51,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parameters = {"config": {"clip_length": 3}}
     torch.save({"state_dict": state, "network": model.network.to_dict(), "hyper_parameters": parameters}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def analysed(
+    checkpoint: Path, sample_shards: Path, mano_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Analysed:
+    """A checkpoint with random weights, evaluated in all ways. Do not change its folder."""
+    return analyse(tmp_path_factory.mktemp("analysed"), checkpoint, sample_shards, mano_dir)

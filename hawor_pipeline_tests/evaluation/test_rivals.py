@@ -1,0 +1,106 @@
+"""Smoothing against a least-squares fit, and rivals on the same samples as the run."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from hawor_pipeline.core.rotations import axis_angle_to_rotmat, geodesic_angle
+from hawor_pipeline.evaluation.evaluate import Setting, evaluate_checkpoint
+from hawor_pipeline.evaluation.gate import decide
+from hawor_pipeline.evaluation.hands import HandModels, HandTruth, ground_truth_predictions
+from hawor_pipeline.evaluation.registry import Registry
+from hawor_pipeline.evaluation.rivals import evaluate_rivals
+from hawor_pipeline.evaluation.smoothing import line_weights, smooth
+from hawor_pipeline.evaluation.tables import baseline_run_id, read_identity, read_table
+from hawor_pipeline.evaluation.tracks import Tracks
+from hawor_pipeline_tests.evaluation.analyst import RUN, VERSION, Analysed
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 9])
+def test_weights_are_those_of_a_fitted_line(length: int) -> None:
+    weights = line_weights(length).numpy()
+    assert np.allclose(weights.sum(1), 1)
+    values = np.random.default_rng(0).normal(size=length)
+    for frame in range(length):
+        near = np.arange(max(0, frame - 2), min(length, frame + 3))
+        expected = np.polyval(np.polyfit(near, values[near], 1), frame) if len(near) > 2 else values[frame]
+        assert weights[frame] @ values == pytest.approx(expected)
+
+
+def test_constant_velocity_is_left_alone_and_noise_is_not(
+    models: HandModels, truth: HandTruth, annotations: pa.Table, tracks: Tracks
+) -> None:
+    perfect = ground_truth_predictions(models, annotations)
+    frames = torch.from_numpy(tracks.frame.astype(float))[:, None]
+    moving = replace(
+        perfect, translation_m=torch.tensor([[0.1, 0.0, 0.6]]) + frames * torch.tensor([[0.01, -0.02, 0.005]])
+    )
+    smoothed = smooth(models, truth, moving, tracks)
+    assert torch.allclose(smoothed.translation_m, moving.translation_m, atol=1e-9)
+    generator = torch.Generator().manual_seed(0)
+    shaking = 0.1 * torch.randn(len(truth), 16, 3, generator=generator, dtype=torch.float64)
+    still = perfect.rotmats[:1].expand_as(perfect.rotmats)
+    noisy = replace(moving, rotmats=axis_angle_to_rotmat(shaking) @ still)
+    smoothed = smooth(models, truth, noisy, tracks)
+    assert torch.allclose(torch.linalg.det(smoothed.rotmats), torch.ones(1, dtype=torch.float64))
+    before, after = (geodesic_angle(hands.rotmats, still).mean() for hands in (noisy, smoothed))
+    assert after < 0.8 * before
+
+
+def test_smoothed_is_measured_on_the_same_samples_and_names_the_checkpoint(analysed: Analysed) -> None:
+    name = analysed.rivals.info["run_ids"]["smoothed"]
+    assert name == baseline_run_id("smoothed", VERSION)
+    ours, theirs = (read_table(analysed.metrics, "samples", run) for run in (RUN, name))
+    assert ours["sample_id"].equals(theirs["sample_id"])
+    assert read_identity(analysed.metrics, "samples", name).checkpoint_sha256 == analysed.run.info["checkpoint_sha256"]
+    assert not ours["mpjpe_mm"].equals(theirs["mpjpe_mm"])
+
+
+def test_run_is_compared_with_floors_and_rivals(analysed: Analysed) -> None:
+    others = set(read_table(analysed.metrics, "comparison", RUN)["other_run_id"].to_pylist())
+    assert others == {*analysed.floors.info["run_ids"].values(), *analysed.rivals.info["run_ids"].values()}
+
+
+def test_rivals_are_reused_until_something_changes(analysed: Analysed) -> None:
+    again = evaluate_rivals(RUN, analysed.setting, registry_dir=analysed.root / "registry", device="cpu")
+    assert again.reused
+    assert again.info == analysed.rivals.info
+
+
+def test_champion_of_older_data_is_evaluated_on_the_new(analysed: Analysed, tmp_path: Path, mano_dir: Path) -> None:
+    """The champion was promoted on v1; a challenger comes with v2, where the champion has no tables yet."""
+    root = tmp_path / "project"
+    shutil.copytree(analysed.root, root)
+    registry = Registry(root / "registry")
+    record = registry.run(RUN, analysed.setting.protocol, VERSION)
+    registry.promote(record, "first")
+    content = torch.load(analysed.checkpoint, weights_only=True)
+    bias = next(n for n in content["state_dict"] if n.endswith("decpose.bias"))
+    content["state_dict"][bias] += 0.3
+    torch.save(content, tmp_path / "other.ckpt")
+    setting = Setting.of(analysed.setting.shards_dir, mano_dir, root / "data" / "metrics", "v2", ["s05"])
+    evaluate_checkpoint(
+        tmp_path / "other.ckpt",
+        setting.shards_dir,
+        mano_dir,
+        setting.metrics_dir,
+        run_id="challenger-1",
+        dataset_version="v2",
+        subjects=["s05"],
+        device="cpu",
+        registry_dir=registry.root,
+    )
+    result = evaluate_rivals("challenger-1", setting, registry_dir=registry.root, device="cpu")
+    name = result.info["run_ids"]["champion"]
+    assert name == baseline_run_id("champion", "v2")
+    assert read_identity(setting.metrics_dir, "samples", name).checkpoint_sha256 == record.checkpoint_sha256
+    old, new = (read_table(setting.metrics_dir, "samples", run)["mpjpe_mm"].to_numpy() for run in (RUN, name))
+    assert np.allclose(old, new, atol=1e-6)  # the same checkpoint on the same pictures
+    decision = decide(setting.metrics_dir, registry, "challenger-1")
+    assert decision.champion_run_id == RUN
+    assert decision.outcome in ("better_or_equal", "rejected")
