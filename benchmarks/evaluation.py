@@ -27,7 +27,7 @@ from hawor_pipeline.data.shard_schema import COLUMNS, to_arrow
 from hawor_pipeline.data.shards import ImageWriter, write_parquet
 from hawor_pipeline.evaluation.evaluator import evaluate_predictions
 from hawor_pipeline.evaluation.hands import HandModels, project_predictions, read_truth
-from hawor_pipeline.evaluation.recordings import annotations_of, plan_recordings
+from hawor_pipeline.evaluation.recordings import annotations_of, plan_recordings, sequences
 from hawor_pipeline.evaluation.tables import RunIdentity, read_table, table_writer, to_numpy
 
 VIEWS, FRAMES = range(9), 139  # 2 sides x 9 views x 139 frames: 2502 samples in a recording
@@ -52,7 +52,7 @@ def write_data(root: Path, recordings: int) -> None:
         entries.append({"sequence": name, "rows": len(table["frame"])})
     (subject / "manifest.json").write_text(json.dumps({"source": "synthetic", "sequences": entries}))
     with table_writer(root / "metrics", "predictions", IDENTITY) as writer:
-        for annotations in annotations_of(root / "shards", plan_recordings(root / "shards", None)):
+        for annotations in sequences(root / "shards"):
             writer.write(_predictions(models, annotations).columns(annotations["sample_id"].to_pylist()))
 
 

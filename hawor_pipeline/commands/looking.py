@@ -114,7 +114,7 @@ def _find_shards(given: Path | None, name: str) -> Path:
 
 def _is_synthetic(shards: Path) -> bool:
     from hawor_pipeline.data.shards import read_manifest
-    from hawor_pipeline.evaluation.evaluator import converted_subjects
+    from hawor_pipeline.evaluation.recordings import converted_subjects
 
     manifests = (read_manifest(shards, subject) or {} for subject in converted_subjects(shards))
     return any(manifest.get("source") == "synthetic" for manifest in manifests)

@@ -25,7 +25,7 @@ from hawor_pipeline.evaluation.hands import (
     predictions_on_true_side,
     read_truth,
 )
-from hawor_pipeline.evaluation.recordings import annotations_of, plan_recordings
+from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
 
 KINDS = ("mean_pose", "mean_rotations", "subject_mean")
@@ -84,7 +84,7 @@ def chordal_mean(mean_matrix: Tensor) -> Tensor:
 def training_means(shards_dir: Path | str, subjects: Sequence[str]) -> TrainingMeans:
     """Means over the valid rows of these subjects."""
     builder = _MeanBuilder()
-    for annotations in annotations_of(shards_dir, plan_recordings(shards_dir, subjects)):
+    for annotations in sequences(shards_dir, subjects):
         builder.add(load_rows(annotations))
     return builder.means()
 
@@ -132,7 +132,7 @@ def write_baseline(
     if kind == "subject_mean":
         own = {subject: training_means(shards_dir, [subject]).joints_m for subject in subjects}
     with table_writer(metrics_dir, "predictions", identity) as writer:
-        for annotations in annotations_of(shards_dir, plan_recordings(shards_dir, subjects, views), views):
+        for annotations in sequences(shards_dir, subjects, views):
             truth = read_truth(annotations)
             if kind == "mean_rotations":
                 hands = _constant_parameters(means, models, truth, load_rows(annotations))

@@ -25,7 +25,7 @@ from hawor_pipeline.evaluation.hands import (
 )
 from hawor_pipeline.evaluation.measure import PCK_BOX_PERCENT, Measurement, measure
 from hawor_pipeline.evaluation.protocols import find_protocol
-from hawor_pipeline.evaluation.recordings import KEY_COLUMNS, annotations_of, plan_recordings
+from hawor_pipeline.evaluation.recordings import KEY_COLUMNS, annotations_of, plan_recordings, sequences
 from hawor_pipeline.evaluation.summary import ROBUSTNESS_CLEAR, ROBUSTNESS_HIDDEN, Summary
 from hawor_pipeline.evaluation.tables import RunIdentity, TableWriter, iterate_table, table_writer, to_numpy
 from hawor_pipeline.evaluation.tracks import Tracks
@@ -193,7 +193,7 @@ def write_ground_truth(
     models = HandModels.load(mano_dir)
     views = find_protocol(identity.protocol).views
     with table_writer(metrics_dir, "predictions", identity) as writer:
-        for annotations in annotations_of(shards_dir, plan_recordings(shards_dir, subjects, views), views):
+        for annotations in sequences(shards_dir, subjects, views):
             hands = ground_truth_predictions(models, annotations)
             writer.write(hands.columns(annotations["sample_id"].to_pylist()))
         return writer.rows

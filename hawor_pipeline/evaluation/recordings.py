@@ -134,6 +134,13 @@ def annotations_of(
         yield table.filter(table["valid"])
 
 
+def sequences(
+    shards_dir: Path | str, subjects: Sequence[str] | None = None, views: Sequence[int] | None = None
+) -> Iterator[pa.Table]:
+    """`annotations_of` everything that `plan_recordings` finds."""
+    yield from annotations_of(shards_dir, plan_recordings(shards_dir, subjects, views), views)
+
+
 def in_groups(recordings: Sequence[Recording], rows: int) -> list[list[Recording]]:
     """Neighbours of one subject together, at most `rows` rows where a single recording has no more."""
     groups: list[list[Recording]] = []

@@ -6,6 +6,7 @@
 Both lie beside the floors, as `baseline-<kind>-<dataset version>`; `checkpoint_sha256` says of which file.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from hawor_pipeline.evaluation.evaluator import PredictionReader, evaluate_predi
 from hawor_pipeline.evaluation.gate import find_champion, find_champion_tables
 from hawor_pipeline.evaluation.hands import HandModels, read_truth
 from hawor_pipeline.evaluation.predict import Prediction, predict_checkpoint
-from hawor_pipeline.evaluation.protocols import find_protocol
+from hawor_pipeline.evaluation.protocols import DEFAULT_PROTOCOL, find_protocol
 from hawor_pipeline.evaluation.recordings import annotations_of, plan_recordings
 from hawor_pipeline.evaluation.registry import Champion, Registry
 from hawor_pipeline.evaluation.smoothing import smooth
@@ -82,9 +83,19 @@ def evaluate_rivals(
         return StageResult(setting.metrics_dir, True, why, key, info)
     run_ids = {"smoothed": evaluate_smoothed(run_id, setting)}
     if champion is not None and registry_dir is not None:
-        run_ids["champion"] = evaluate_champion(
-            Registry(registry_dir), champion, setting, device=device, devices=devices, num_workers=num_workers
+        found = evaluate_champion(
+            Registry(registry_dir),
+            setting.shards_dir,
+            setting.mano_dir,
+            setting.metrics_dir,
+            dataset_version=setting.dataset_version,
+            subjects=setting.subjects,
+            protocol=setting.protocol,
+            device=device,
+            devices=devices,
+            num_workers=num_workers,
         )
+        run_ids |= {"champion": found} if found else {}
     others = [*floors, *run_ids.values()]
     write_comparison(setting.metrics_dir, run_id, others)
     info = {"run_ids": run_ids, "compared_with": others}
@@ -116,38 +127,50 @@ def evaluate_smoothed(run_id: str, setting: Setting) -> str:
 
 def evaluate_champion(
     registry: Registry,
-    champion: Champion,
-    setting: Setting,
+    shards_dir: Path | str,
+    mano_dir: Path | str,
+    metrics_dir: Path | str,
     *,
+    dataset_version: str,
+    subjects: Sequence[str],
+    protocol: str = DEFAULT_PROTOCOL,
     device: str = "auto",
     devices: int = 1,
     num_workers: int = 0,
-) -> str:
-    """Make sure that the champion has tables on this setting; returns their run_id.
+) -> str | None:
+    """Make sure that the champion has tables on these samples; returns their run_id, or None without a champion.
+
+    Args:
+        registry: where the champion and its checkpoint are.
+        shards_dir, mano_dir, metrics_dir, dataset_version, subjects, protocol: as in `evaluate.evaluate_checkpoint`.
+        device, devices, num_workers: for its predictions, where it has none on this data yet.
 
     Raises:
         ConfigError: the champion was trained on a subject that is evaluated.
         DataError: its checkpoint is gone from the registry.
     """
-    found = find_champion_tables(setting.metrics_dir, champion, setting.protocol, setting.dataset_version)
+    setting = Setting.of(shards_dir, mano_dir, metrics_dir, dataset_version, subjects, protocol)
+    rules, source = setting.check()
+    champion = find_champion(registry, protocol, dataset_version, source)
+    if champion is None:
+        return None
+    found = find_champion_tables(setting.metrics_dir, champion, protocol, dataset_version)
     if found is not None:
         return found
-    protocol, source = setting.check()
     checkpoint = registry.checkpoint(champion)
     check_unseen(checkpoint, setting.subjects)
-    digest = champion.record.checkpoint_sha256
-    run_id = baseline_run_id("champion", setting.dataset_version)
-    identity = RunIdentity(run_id, setting.protocol, setting.dataset_version, source, digest)
+    run_id = baseline_run_id("champion", dataset_version)
+    identity = RunIdentity(run_id, protocol, dataset_version, source, champion.record.checkpoint_sha256)
     task = Prediction(
         checkpoint,
         setting.shards_dir,
         setting.mano_dir,
         clip_length=clip_length_of(checkpoint),
-        views=protocol.views,
+        views=rules.views,
         num_workers=num_workers,
     )
-    predict_checkpoint(task, setting.metrics_dir, identity, subjects=setting.subjects, device=device, devices=devices)
-    evaluate_predictions(setting.shards_dir, setting.mano_dir, setting.metrics_dir, identity, setting.subjects)
+    predict_checkpoint(task, metrics_dir, identity, subjects=setting.subjects, device=device, devices=devices)
+    evaluate_predictions(shards_dir, mano_dir, metrics_dir, identity, setting.subjects)
     return run_id
 
 

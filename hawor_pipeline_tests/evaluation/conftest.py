@@ -9,7 +9,7 @@ import torch
 from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.evaluation.evaluator import tracks_of
 from hawor_pipeline.evaluation.hands import HandModels, HandTruth, read_truth
-from hawor_pipeline.evaluation.recordings import annotations_of, plan_recordings
+from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline.models.hawor import build_model
 from hawor_pipeline_tests.evaluation.analyst import Analysed, analyse
@@ -28,7 +28,7 @@ def models(mano_dir: Path) -> HandModels:
 @pytest.fixture(scope="session")
 def annotations(sample_shards: Path) -> pa.Table:
     """One recording of s05: both hands, the ego view and two static ones."""
-    return next(annotations_of(sample_shards, plan_recordings(sample_shards, ["s05"])))
+    return next(sequences(sample_shards, ["s05"]))
 
 
 @pytest.fixture(scope="session")

@@ -195,7 +195,7 @@ def test_output_that_is_not_finite_is_an_error(
     checkpoint: Path, tmp_path: Path, sample_shards: Path, mano_dir: Path
 ) -> None:
     content = torch.load(checkpoint, weights_only=True)
-    name = next(n for n in content["state_dict"] if n.endswith("deccam.bias"))
+    name = next(n for n in content["state_dict"] if n.endswith("camera_output.bias"))
     content["state_dict"][name].fill_(torch.nan)
     torch.save(content, tmp_path / "nan.ckpt")
     settings = {"run_id": "nan", "dataset_version": "v1", "subjects": SUBJECTS, "device": "cpu"}

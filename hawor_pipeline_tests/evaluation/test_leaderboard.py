@@ -22,9 +22,9 @@ from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.errors import DataError, NumericalError
 from hawor_pipeline.evaluation import leaderboard, leaderboard_sources
 from hawor_pipeline.evaluation.arctic_hands import left_betas, to_arctic
-from hawor_pipeline.evaluation.evaluator import sequences
 from hawor_pipeline.evaluation.hands import HandModels, ground_truth_predictions
 from hawor_pipeline.evaluation.leaderboard_check import check_upload
+from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline_tests.evaluation.truth_run import write_truth_run
 
 FRAMES = 14
@@ -184,12 +184,13 @@ def test_pictures_with_boxes_give_what_shards_give(
     shutil.copytree(source / "arctic", blind)
     shutil.rmtree(blind / "raw_seqs")
     root = ArcticRoot.locate(blind)
-    from hawor_pipeline.evaluation.predict import predict_checkpoint
+    from hawor_pipeline.evaluation.predict import Prediction, predict_checkpoint
     from hawor_pipeline.evaluation.tables import RunIdentity
 
     identity = RunIdentity("seen", "arctic-all-val", "v1", "synthetic", "x")
     mano = source / "body_models" / "mano"
-    predict_checkpoint(checkpoint, shards, mano, tmp_path, identity, subjects=["s05"], clip_length=3, device="cpu")
+    task = Prediction(checkpoint, shards, mano, clip_length=3)
+    predict_checkpoint(task, tmp_path, identity, subjects=["s05"], device="cpu")
     names = leaderboard_sources.split_sequences(root, "pose_p1", "val")
     ego = next((source / "arctic" / "raw_seqs" / "s05").glob("*.egocam.dist.npy"))
     for views in ((1,), (0,)):

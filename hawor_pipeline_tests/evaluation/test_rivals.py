@@ -80,7 +80,7 @@ def test_champion_of_older_data_is_evaluated_on_the_new(analysed: Analysed, tmp_
     record = registry.run(RUN, analysed.setting.protocol, VERSION)
     registry.promote(record, "first")
     content = torch.load(analysed.checkpoint, weights_only=True)
-    bias = next(n for n in content["state_dict"] if n.endswith("decpose.bias"))
+    bias = next(n for n in content["state_dict"] if n.endswith("pose_output.bias"))
     content["state_dict"][bias] += 0.3
     torch.save(content, tmp_path / "other.ckpt")
     setting = Setting.of(analysed.setting.shards_dir, mano_dir, root / "data" / "metrics", "v2", ["s05"])

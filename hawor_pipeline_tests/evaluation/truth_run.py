@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
-from hawor_pipeline.evaluation.evaluator import evaluate_predictions, sequences
+from hawor_pipeline.evaluation.evaluator import evaluate_predictions
 from hawor_pipeline.evaluation.hands import HandModels, ground_truth_predictions
+from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
 
 

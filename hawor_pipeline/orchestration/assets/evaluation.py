@@ -25,6 +25,9 @@ class EvaluationAssetConfig(dg.Config):
 
     protocol: str = Field("arctic-all-val", description="Evaluation protocol: which views count.")
     subjects: list[str] = Field(default_factory=list, description="Empty: the validation subjects of the splits.")
+    robustness_samples: int = Field(
+        0, description="About how many samples to evaluate on degraded boxes and pictures, per degradation; 0: none."
+    )
 
 
 def _evaluated_subjects(config: EvaluationAssetConfig, dataset: dict[str, Any]) -> list[str]:
@@ -134,6 +137,8 @@ def evaluation_metrics(
             protocol=config.protocol,
             device=device.accelerator,
             training_table=Path(trained_checkpoint["path"]).parents[1] / "training.parquet",
+            robustness_samples=config.robustness_samples,
+            registry_dir=DataPaths.default().registry,
         )
     announce(context.log, "evaluation_metrics", result)
     metrics, run_id = result.info["metrics"], result.info["run_id"]
