@@ -17,7 +17,7 @@ def add(commands) -> None:
 def _add_evaluate(commands) -> None:
     parser = commands.add_parser("evaluate", help="evaluate a checkpoint on shards and write the metric tables")
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="a shards directory")
+    parser.add_argument("--data", required=True, help="a shards directory, or the URL of a published one")
     parser.add_argument("--output", type=Path, required=True, help="a metrics directory")
     parser.add_argument(
         "--subjects", nargs="+", metavar="s05", help="default: ARCTIC's validation subject; all of other data sets"
@@ -43,20 +43,22 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.data.shards import shards_version
     from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
     from hawor_pipeline.evaluation.protocols import default_subjects, find_protocol
+    from hawor_pipeline.remote import local_copy
 
     protocol = find_protocol(arguments.protocol)
     mano = arguments.mano_dir or os.environ.get("MANO_DIR") or DataPaths.default().sample / "body_models" / "mano"
     find_mano(mano, "right")
+    shards = local_copy(arguments.data)
     run = arguments.checkpoint.resolve().parent.parent
     curves = run / "training.parquet"
     result = evaluate_checkpoint(
         arguments.checkpoint,
-        arguments.data,
+        shards,
         mano,
         arguments.output,
         run_id=arguments.run_id or (run.name if curves.is_file() else f"checkpoint-{arguments.checkpoint.stem}"),
-        dataset_version=shards_version(arguments.data),
-        subjects=arguments.subjects or default_subjects(protocol, arguments.data),
+        dataset_version=shards_version(shards),
+        subjects=arguments.subjects or default_subjects(protocol, shards),
         protocol=protocol.name,
         device=arguments.device,
         devices=arguments.devices,
