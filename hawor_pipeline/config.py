@@ -36,6 +36,9 @@ DEFAULT_LOSS_WEIGHTS: dict[str, float] = {
     "TEMPORAL_CONSISTENCY": 0.005,
     "OCCLUSION_ROBUSTNESS": 0.01,
 }
+# What a run can be judged by; a mixture has the first three for each dataset too, as "val/mpjpe_mm/NAME".
+PER_DATASET = ("val/mpjpe_mm", "val/pa_mpjpe_mm", "val/loss")
+MONITORS = (*PER_DATASET, *(f"val/loss/{term}" for term in LOSS_TERMS))
 STATIC_VIEWS = tuple(range(1, 9))
 ALL_VIEWS = (0, *STATIC_VIEWS)
 
@@ -67,8 +70,10 @@ class AugmentationParams(Settings):
     translation_range: Annotated[float, Field(ge=0.0, le=0.5, description="Shift of the box, +- share of it.")] = 0.1
     scale_range: Annotated[float, Field(ge=0.0, lt=0.5, description="Scale of the box, +- share of it.")] = 0.2
     color_jitter: Annotated[float, Field(ge=0.0, le=1.0, description="Gain per colour channel, +- share.")] = 0.2
-    flip_probability: Annotated[float, Field(ge=0.0, le=0.0)] = Field(
-        0.0, description="Only 0: left hands are always mirrored to right, and the network knows right hands only."
+    flip_probability: Share = Field(
+        0.0,
+        description="Share of clips mirrored whole: picture, camera, labels and side. The network sees every hand as a "
+        "right one, so a mirrored clip differs by its side alone.",
     )
 
 
@@ -175,8 +180,8 @@ class TrainingConfig(Settings):
     wandb_entity: str | None = None
     experiment_name: str = "hawor"
     log_every_n_steps: PositiveInt = 50
-    log_images_every_n_steps: Annotated[int, Field(ge=0, le=0)] = Field(
-        0, description="Only 0: pictures of predictions come with the report, not yet while training."
+    log_images_every_n_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="Draw predictions for a few validation hands this often (optimiser steps); 0: never."
     )
     # validation and checkpoints
     val_check_interval: int | float = Field(1.0, gt=0, description="Epochs (float) or steps (int) between validations.")
@@ -224,7 +229,21 @@ class TrainingConfig(Settings):
             raise ValueError(f"micro_batches {self.micro_batches} must divide batch_size {self.batch_size}")
         if self.val_subjects is not None and self.val_fraction is not None:
             raise ValueError("val_subjects and val_fraction exclude each other; set one of them")
+        metric, _, dataset = self.monitor.rpartition("/")
+        per_dataset = metric in PER_DATASET and dataset in self.dataset_names
+        if self.monitor not in MONITORS and not per_dataset:
+            hint = nearest(self.monitor, MONITORS)
+            raise ValueError(f"unknown monitor {self.monitor!r}.{hint} Known: {', '.join(MONITORS)}")
         return self
+
+    @property
+    def dataset_names(self) -> list[str]:
+        """Names of the members of a mixture, for logging; empty without one."""
+        if isinstance(self.training_data_dir, str) or len(self.training_data_dir) < 2:
+            return []
+        paths = [Path(member.path) for member in self.training_data_dir]
+        names = [path.name for path in paths]
+        return names if len(set(names)) == len(names) else [str(path).replace("/", "_") for path in paths]
 
     @property
     def passes_per_step(self) -> int:

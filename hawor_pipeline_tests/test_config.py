@@ -131,3 +131,24 @@ def test_a_config_survives_its_own_yaml():
 def test_unknown_experiments_list_the_known_ones():
     with pytest.raises(ConfigError, match="demo"):
         experiment_file("demmo")
+
+
+@pytest.mark.parametrize(
+    ("monitor", "expected"),
+    [
+        ("val/mpjpe", "Did you mean 'val/mpjpe_mm'"),
+        ("val/loss/KEYPOINT_3D", "KEYPOINTS_3D"),
+        ("val/mpjpe_mm/x", "val/"),
+    ],
+)
+def test_a_monitor_that_nothing_measures_is_refused(monitor, expected):
+    with pytest.raises(ConfigError, match=expected):
+        resolve_config({"monitor": monitor}, origin="t")
+
+
+def test_a_mixture_may_be_judged_by_one_of_its_members():
+    mixture = [{"path": "shards/arctic"}, {"path": "shards/ho3d", "weight": 2.0}]
+    config = resolve_config({"training_data_dir": mixture, "monitor": "val/mpjpe_mm/arctic"}, origin="t")
+    assert config.dataset_names == ["arctic", "ho3d"]
+    alike = resolve_config({"training_data_dir": [{"path": "a/x"}, {"path": "b/x"}]}, origin="t")
+    assert alike.dataset_names == ["a_x", "b_x"]

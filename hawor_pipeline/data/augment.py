@@ -2,7 +2,10 @@
 
 Moving or scaling the box only chooses other pixels. A roll turns the camera about its optical axis: pixels move by
 K Rz K^-1 and everything in the camera frame by Rz, so rotations, joints, translation and projection stay consistent.
-All frames of a clip change alike. The draws are a function of (seed, epoch, clip) and of nothing else.
+
+A mirrored clip shows the other hand, and like every left hand it would be mirrored to a right one on the way in: what
+the network sees is the clip as it was, and only the side differs. All frames of a clip change alike. The draws are a
+function of (seed, epoch, clip) and of nothing else.
 """
 
 import math
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hawor_pipeline.config import AugmentationParams
@@ -24,11 +27,13 @@ class ClipChange:
     shift: Float[Tensor, "B 2"]  # of the box centre, in box sizes
     scale: Float[Tensor, " B"]  # of the box size
     gain: Float[Tensor, "B 3"]  # of the colour channels
+    flip: Bool[Tensor, " B"]  # whether the clip is taken as its mirror image
 
 
 def no_change(clips: int) -> ClipChange:
     """Leaves every clip as it is."""
-    return ClipChange(torch.zeros(clips), torch.zeros(clips, 2), torch.ones(clips), torch.ones(clips, 3))
+    none = torch.zeros(clips, dtype=torch.bool)
+    return ClipChange(torch.zeros(clips), torch.zeros(clips, 2), torch.ones(clips), torch.ones(clips, 3), none)
 
 
 def draw_changes(params: AugmentationParams, seed: int, keys: list[tuple[int, int]]) -> ClipChange:
@@ -39,13 +44,14 @@ def draw_changes(params: AugmentationParams, seed: int, keys: list[tuple[int, in
         seed: of the run.
         keys: (epoch, clip) of each member of the batch.
     """
-    unit = np.stack([np.random.default_rng((seed, epoch, clip)).uniform(-1, 1, 7) for epoch, clip in keys])
+    unit = np.stack([np.random.default_rng((seed, epoch, clip)).uniform(-1, 1, 8) for epoch, clip in keys])
     draws = torch.from_numpy(unit).float()
     return ClipChange(
         roll=draws[:, 0] * math.radians(params.rotation_range),
         shift=draws[:, 1:3] * params.translation_range,
         scale=1 + draws[:, 3] * params.scale_range,
         gain=1 + draws[:, 4:7] * params.color_jitter,
+        flip=draws[:, 7] < 2 * params.flip_probability - 1,
     )
 
 

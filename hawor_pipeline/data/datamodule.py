@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 from hawor_pipeline.config import DatasetShare, TrainingConfig
 from hawor_pipeline.core.camera import camera_from_translation
 from hawor_pipeline.core.rotations import rotmat_to_rot6d
+from hawor_pipeline.core.types import ClipBatch
 from hawor_pipeline.data.clips import Clips, covering_clips, training_clips
 from hawor_pipeline.data.dataset import ClipDataset, JoinedShards, keep_batch
 from hawor_pipeline.data.rows import load_rows
@@ -197,7 +198,10 @@ class HandData:
         wanted = self.config.val_subjects
         absent = sorted(set(wanted or ()) - set(present))
         if absent and not has_own:
-            raise ConfigError(f"val_subjects {absent} not in the training shards, which hold {present}")
+            raise ConfigError(
+                f"val_subjects {absent} not in the training shards, which hold {present}; prepare them, or name others "
+                "with --val-subjects, or hold out whole sequences with --val-fraction"
+            )
         held_out = set(wanted or VALIDATION_SUBJECTS)
         training = [subject for subject in present if subject not in held_out and subject not in TEST_SUBJECTS]
         validation = [] if has_own else [subject for subject in present if subject in held_out]
@@ -245,19 +249,22 @@ class HandData:
 
     def validation_loader(self, rank: int = 0, world: int = 1) -> DataLoader:
         """Batches of validation clips in the order of the table, each row counted once."""
-        dataset = ClipDataset(
-            self.validation_shards,
-            self.validation_rows,
-            self.validation_clips,
-            self.config.image_size,
-            cache_bytes=CACHE_BYTES // 4 if self.loads_itself else 0,
-        )
+        dataset = self._validation_dataset(CACHE_BYTES // 4 if self.loads_itself else 0)
         mine = np.arange(rank, len(dataset), world)
         batches = [
             mine[start : start + self.config.batch_size].tolist()
             for start in range(0, len(mine), self.config.batch_size)
         ]
         return self._loader(dataset, batches)
+
+    def _validation_dataset(self, cache_bytes: int = 0) -> ClipDataset:
+        shards, rows, clips = self.validation_shards, self.validation_rows, self.validation_clips
+        return ClipDataset(shards, rows, clips, self.config.image_size, cache_bytes=cache_bytes)
+
+    def some_validation_clips(self, count: int) -> ClipBatch:
+        """A few validation clips, spread over all of them, as one batch."""
+        dataset = self._validation_dataset()
+        return dataset[np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()]
 
     def _loader(self, dataset: ClipDataset, sampler: Sampler | Sequence[list]) -> DataLoader:
         config = self.config

@@ -119,7 +119,7 @@ class ClipDataset(Dataset):
             intrinsics=rows.intrinsics,
             target=target,
             sample_index=torch.where(counted, row_of, -1),
-            is_right=rows.is_right,
+            is_right=rows.is_right ^ change.flip[:, None],
         )
 
     def _picture_from_out(self, center: Tensor, size: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from hawor_pipeline.data.arctic import ArcticRoot
 from hawor_pipeline.data.shard_schema import LEDGER_FILE, MANIFEST_FILE
 from hawor_pipeline.data.shards import open_shards, read_manifest, read_side_tables, shards_version
-from hawor_pipeline.data.splits import SPLITS, Protocol, read_protocols
+from hawor_pipeline.data.splits import SPLITS, Protocol, main_protocol, read_protocols
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import (
     StageResult,
@@ -24,7 +24,6 @@ from hawor_pipeline.provenance import (
 METADATA_VERSION = 1
 DATASET_MANIFEST_FILE = "manifest.json"
 DATA_CARD_FILE = "data_card.md"
-MAIN_PROTOCOL = "p1"
 _CARD_COLUMNS = ["subject", "view", "side", "valid", "skip_reason", "object"]
 
 
@@ -68,17 +67,13 @@ def build_metadata(shards_dir: str | Path, arctic_root: str | Path | ArcticRoot,
             "dataset_version": version,
             "source": info["source"],
             "protocols": {name: protocol.to_dict() for name, protocol in protocols.items()},
-            "splits": {split: protocols[_main(protocols)].subjects[split] for split in SPLITS},
+            "splits": {split: main_protocol(protocols).subjects[split] for split in SPLITS},
             "subjects": manifests,
         }
         atomic_write_json(folder / DATASET_MANIFEST_FILE, manifest)
         atomic_write_text(folder / DATA_CARD_FILE, _data_card(shards, manifests, protocols, info))
         mark_done(folder, key, info, [DATASET_MANIFEST_FILE, DATA_CARD_FILE])
     return StageResult(output, False, why, key, info)
-
-
-def _main(protocols: dict[str, Protocol]) -> str:
-    return MAIN_PROTOCOL if MAIN_PROTOCOL in protocols else sorted(protocols)[0]
 
 
 def _check_settings(shards: Path, manifests: dict[str, dict[str, Any]]) -> None:
@@ -93,7 +88,7 @@ def _check_settings(shards: Path, manifests: dict[str, dict[str, Any]]) -> None:
 
 
 def _info(manifests: dict[str, dict[str, Any]], protocols: dict[str, Protocol], version: str) -> dict[str, Any]:
-    main = protocols[_main(protocols)]
+    main = main_protocol(protocols)
     sources = sorted({manifest["source"] for manifest in manifests.values()})
     valid = {name: manifest["valid_rows"] for name, manifest in manifests.items()}
     by_split = {split: sum(valid.get(name, 0) for name in main.subjects[split]) for split in SPLITS}
@@ -153,7 +148,7 @@ def _data_card(
         "",
         *_markdown(info["per_subject"]),
         "",
-        f"Splits of protocol {_main(protocols)}, {protocols[_main(protocols)].stated_by}.",
+        f"Splits of protocol {main_protocol(protocols).name}, {main_protocol(protocols).stated_by}.",
     ]
     table = open_shards(shards, columns=_CARD_COLUMNS).table
     for title, column in (("Views", "view"), ("Sides", "side"), ("Objects", "object")):

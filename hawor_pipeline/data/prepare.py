@@ -7,6 +7,7 @@ from typing import Any
 from hawor_pipeline.config import ConversionConfig, build
 from hawor_pipeline.data.arctic import ArcticRoot
 from hawor_pipeline.data.convert import convert_subjects
+from hawor_pipeline.data.splits import record_protocols
 
 
 def prepare(
@@ -50,6 +51,7 @@ def prepare(
         workers=workers,
         progress=progress,
     )
+    record_protocols(output_dir, root)
     infos = [result.info for result in results.values()]
     left_out: dict[str, int] = {}
     for info in infos:

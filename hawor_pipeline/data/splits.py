@@ -1,13 +1,18 @@
 """Which subjects and sequences train, validate and test: from the protocol files where they are, and said where not."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from hawor_pipeline.data.arctic import SUBJECTS, VIEW_COUNT, ArcticRoot
 from hawor_pipeline.errors import DataError
+from hawor_pipeline.provenance import atomic_write_json
 
 SPLITS = ("train", "val", "test")
+MAIN_PROTOCOL = "p1"
+PROTOCOLS_FILE = "protocols.json"  # in a folder of shards: the protocols of the raw data they were made from
 # ARCTIC's published protocols, for copies of the data without splits_json: one subject validates, one is withheld.
 VALIDATION_SUBJECTS = ("s05",)
 TEST_SUBJECTS = ("s03",)
@@ -40,6 +45,32 @@ def read_protocols(root: ArcticRoot) -> dict[str, Protocol]:
     if not files:
         return {name: _assumed(name) for name in PROTOCOL_VIEWS}
     return {name: _parse(name, splits) for name, splits in files.items()}
+
+
+def main_protocol(protocols: Mapping[str, Protocol]) -> Protocol:
+    """The one whose splits train a network: p1 where it is there."""
+    return protocols[MAIN_PROTOCOL if MAIN_PROTOCOL in protocols else sorted(protocols)[0]]
+
+
+def record_protocols(shards_dir: Path | str, root: ArcticRoot) -> None:
+    """Write the protocols beside the shards, so that training knows them without the raw data."""
+    protocols = {name: protocol.to_dict() for name, protocol in read_protocols(root).items()}
+    atomic_write_json(Path(shards_dir) / PROTOCOLS_FILE, protocols)
+
+
+def recorded_protocols(shards_dir: Path | str) -> dict[str, Protocol]:
+    """What `record_protocols` wrote; empty where nothing is recorded.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = Path(shards_dir) / PROTOCOLS_FILE
+    try:
+        return {name: Protocol(**values) for name, values in json.loads(path.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged ({error}); run `hawor-pipeline prepare` again, it rewrites it.") from error
 
 
 def _assumed(name: str) -> Protocol:

@@ -36,6 +36,7 @@ from hawor_pipeline.training.callbacks import MetricsRecorder, StepTimer
 from hawor_pipeline.training.keeping import CheckpointKeeper
 from hawor_pipeline.training.loggers import TrainingTable, build_loggers
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer
+from hawor_pipeline.training.pictures import PredictionPictures
 from hawor_pipeline.training.progress import Progress, ProgressFile, RunClock
 from hawor_pipeline.training.stopping import Stopper
 
@@ -43,6 +44,7 @@ CONFIG_FILE = "config.yaml"
 RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.jsonl"
 TABLE_FILE = "training.parquet"
+PICTURES_DIR = "pictures"
 LOCK_WAIT_SECONDS = 30.0  # a process that was asked to stop needs time to write its checkpoint
 
 
@@ -103,8 +105,10 @@ class TrainingPipeline:
         keeper = CheckpointKeeper(self.run_dir / "checkpoints", config, table)
         recorder = MetricsRecorder(config, table, timer, clock, self.report)
         stopper = Stopper(clock, config.max_hours)
-        averages = [WeightAverage(config.ema_decay)] if config.ema_decay else []
-        trainer = build_trainer(config, self.run_dir, [recorder, *averages, stopper, keeper, timer])
+        optional: list[Callback] = [WeightAverage(config.ema_decay)] if config.ema_decay else []
+        if config.log_images_every_n_steps:
+            optional.append(PredictionPictures(self.run_dir / PICTURES_DIR, config.log_images_every_n_steps))
+        trainer = build_trainer(config, self.run_dir, [recorder, *optional, stopper, keeper, timer])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)

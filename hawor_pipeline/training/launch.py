@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.data.shards import shards_version
+from hawor_pipeline.data.splits import main_protocol, recorded_protocols
 from hawor_pipeline.provenance import StageResult, hash_json
 from hawor_pipeline.training.runs import RunPlan, finish_run, plan_run, prepare_run
 
@@ -15,9 +16,30 @@ def dataset_version_of(config: TrainingConfig) -> str:
     return hash_json([[shards_version(member.path), member.weight] for member in config.training_data_dir])
 
 
-def plan(config: TrainingConfig) -> RunPlan:
-    """The run folder that a configuration means."""
-    return plan_run(config, dataset_version_of(config), Path(config.output_dir))
+def with_recorded_split(config: TrainingConfig) -> TrainingConfig:
+    """The configuration with the validation subjects of the protocol that the shards were prepared under.
+
+    Only where the configuration leaves the choice open and the shards carry `protocols.json`; else it stays as it is.
+
+    Raises:
+        DataError: that file is damaged.
+    """
+    if config.val_subjects or config.val_fraction or config.validation_data_dir:
+        return config
+    members = config.training_data_dir
+    folders = [members] if isinstance(members, str) else [member.path for member in members]
+    for folder in folders:
+        protocols = recorded_protocols(folder)
+        stated = main_protocol(protocols).subjects["val"] if protocols else []
+        present = [subject for subject in stated if (Path(folder) / subject).is_dir()]
+        if present:
+            return config.model_copy(update={"val_subjects": present})
+    return config
+
+
+def plan(config: TrainingConfig, start: Path | None = None) -> RunPlan:
+    """The run folder that a configuration means; with `start` that of the run which goes on from this checkpoint."""
+    return plan_run(config, dataset_version_of(config), Path(config.output_dir), start=start)
 
 
 def train(config: TrainingConfig, *, resume: str = "auto") -> tuple[StageResult | None, int]:
@@ -25,7 +47,8 @@ def train(config: TrainingConfig, *, resume: str = "auto") -> tuple[StageResult 
 
     Args:
         config: resolved configuration.
-        resume: "auto" continues an unfinished run of the same settings and data; a path starts from that checkpoint.
+        resume: "auto" continues an unfinished run of the same settings and data; a path goes on from that checkpoint in
+            a folder of its own, and continues there after an interruption.
 
     Returns:
         The result (None where a signal stopped training; its checkpoint is kept), and the exit code.
@@ -33,13 +56,15 @@ def train(config: TrainingConfig, *, resume: str = "auto") -> tuple[StageResult 
     Raises:
         HaworError: see `hawor_pipeline.errors`.
     """
-    run = plan(config)
+    config = with_recorded_split(config)
+    start = None if resume == "auto" else Path(resume)
+    run = plan(config, start)
     if run.state != "finished":
         from hawor_pipeline.training.fit import TrainingPipeline
 
         prepare_run(run, config)
         pipeline = TrainingPipeline(config, run.run_dir, echo=True)
-        pipeline.train(resume)
+        pipeline.train(start if start is not None and run.state == "new" else "auto")
         if pipeline.stopped_by is not None:
             return None, 128 + pipeline.stopped_by
     return finish_run(run), 0

@@ -1,7 +1,8 @@
 """Training runs on disk: which run a configuration means, and whether it is new, unfinished or done. Loads no torch.
 
-A run's key is a hash of everything that decides its numbers: the configuration without machine matters, the dataset
-version, and the version of the training code. The same key always means the same folder, so that an interrupted run
+A run's key is a hash of everything that decides its numbers: the configuration without machine matters, the content of
+the files it names (pretrained weights, validation shards, the checkpoint it goes on from), the dataset version, and the
+version of the training code. The same key always means the same folder, so that an interrupted run
 is found again and continued.
 """
 
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hawor_pipeline.config import TrainingConfig, dump_config
-from hawor_pipeline.errors import CheckpointError
+from hawor_pipeline.data.shards import shards_version
+from hawor_pipeline.errors import CheckpointError, ConfigError
 from hawor_pipeline.provenance import (
     StageResult,
     atomic_write_text,
@@ -23,7 +25,7 @@ from hawor_pipeline.provenance import (
 )
 
 TRAINING_VERSION = "2"  # raise it when training code changes numbers: finished runs are then not reused
-# Settings that say where and how fast a run is made, but not what comes out of it.
+# Settings that say where and how fast a run is made, but not what comes out of it; of files their content counts.
 MACHINE_KEYS = frozenset(
     {
         "accelerator",
@@ -35,6 +37,8 @@ MACHINE_KEYS = frozenset(
         "persistent_workers",
         "strategy",
         "training_data_dir",
+        "validation_data_dir",
+        "pretrained_weights",
         "mano_model_path",
         "output_dir",
         "log_dir",
@@ -67,10 +71,33 @@ class RunPlan:
     why: str
 
 
-def run_key(config: TrainingConfig, dataset_version: str) -> str:
-    """Hash of what decides a run's numbers."""
+def run_key(config: TrainingConfig, dataset_version: str, start: Path | str | None = None) -> str:
+    """Hash of what decides a run's numbers.
+
+    Args:
+        config: resolved configuration.
+        dataset_version: of the shards it trains on.
+        start: checkpoint of another run that this one goes on from.
+
+    Raises:
+        ConfigError: a file or directory that it names does not exist.
+    """
     settings = {key: value for key, value in config.model_dump(mode="json").items() if key not in MACHINE_KEYS}
-    return hash_json({"settings": settings, "dataset": dataset_version, "training": TRAINING_VERSION})
+    content: dict[str, str] = {}
+    if config.pretrained_weights is not None:
+        content["pretrained_weights"] = _file_hash(config.pretrained_weights, "pretrained_weights")
+    if config.validation_data_dir is not None:
+        content["validation_data"] = shards_version(config.validation_data_dir)
+    if start is not None:
+        content["start"] = _file_hash(start, "checkpoint to resume from")
+    named = {"settings": settings, "dataset": dataset_version, "training": TRAINING_VERSION, "content": content}
+    return hash_json(named)
+
+
+def _file_hash(path: Path | str, what: str) -> str:
+    if not Path(path).is_file():
+        raise ConfigError(f"{what} {path} does not exist; give the path of a checkpoint file")
+    return sha256_file(path)
 
 
 def plan_run(
@@ -78,6 +105,7 @@ def plan_run(
     dataset_version: str,
     runs_dir: Path,
     when_unchanged: Literal["reuse", "retrain"] = "reuse",
+    start: Path | str | None = None,
 ) -> RunPlan:
     """Find the run of a configuration: finished (to reuse), unfinished (to resume), or new.
 
@@ -86,8 +114,12 @@ def plan_run(
         dataset_version: of the shards it trains on.
         runs_dir: folder that holds a folder per run.
         when_unchanged: `retrain` starts a further run where one with the same key is finished.
+        start: checkpoint of another run to go on from; such a run has a key and a folder of its own.
+
+    Raises:
+        ConfigError: a file or directory that the configuration names does not exist.
     """
-    key = run_key(config, dataset_version)
+    key = run_key(config, dataset_version, start)
     name = re.sub(r"[^A-Za-z0-9_]+", "_", config.experiment_name)
     base = f"{name if name[:1].isalpha() else 'run_' + name}-{key[:10]}"
     attempt = 1

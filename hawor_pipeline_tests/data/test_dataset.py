@@ -17,10 +17,10 @@ from hawor_pipeline.data.datamodule import ClipSampler, HandData
 from hawor_pipeline.data.dataset import IMAGENET_MEAN, IMAGENET_STD, ClipDataset
 from hawor_pipeline.data.mirror import mirror_intrinsics, to_true_side
 from hawor_pipeline.data.rows import load_rows
-from hawor_pipeline.data.shard_schema import as_numpy
+from hawor_pipeline.data.shard_schema import as_numpy, to_arrow
 from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline_tests.training.hand_shards import TIPS, write_mano, write_shards
+from hawor_pipeline_tests.training.hand_shards import STORED, TIPS, write_mano, write_shards
 
 STRONG = AugmentationParams(rotation_range=60, translation_range=0.15, scale_range=0.2, color_jitter=0.0)
 
@@ -139,6 +139,67 @@ def test_mirrored_camera_sees_the_mirrored_picture():
     seen = project_pinhole(point, intrinsics)
     mirrored = project_pinhole(point * torch.tensor([-1.0, 1, 1]), mirror_intrinsics(intrinsics, width))
     torch.testing.assert_close(mirrored, torch.stack((699 - seen[:, 0], seen[:, 1]), -1))
+
+
+def test_a_mirrored_clip_is_the_same_clip_of_the_other_hand(shards):
+    """Picture, camera, labels and side mirrored in the table, the reader brings the very rows of the original."""
+    original = {name: as_numpy(shards.table, name) for name in shards.table.column_names}
+    keep = original["view"] == 1  # pinhole
+    original = {name: values[keep] for name, values in original.items()}
+    width, mirror = original["image_width"].astype(float), np.array([-1.0, 1, 1])
+    turned = np.array([1.0, -1, -1])  # of an axis-angle vector
+    mirrored = dict(original)
+    mirrored["is_right"] = ~original["is_right"].astype(bool)
+    mirrored["side"] = np.where(mirrored["is_right"], "right", "left")
+    mirrored["global_orient"] = original["global_orient"] * turned
+    mirrored["hand_pose"] = original["hand_pose"] * np.tile(turned, 15)
+    for name in ("translation_m", "joints_cam_m"):
+        mirrored[name] = original[name] * mirror
+    mirrored["box_center_px"] = np.stack(
+        (width - 1 - original["box_center_px"][:, 0], original["box_center_px"][:, 1]), 1
+    )
+    mirrored["intrinsics"] = original["intrinsics"].copy()
+    mirrored["intrinsics"][:, 0, 2] = width - 1 - original["intrinsics"][:, 0, 2]
+    flip = np.array([[-1.0, 0, STORED - 1], [0, 1, 0], [0, 0, 1]])  # of the stored crop, and so of its mirror image
+    image_flip = np.tile(np.eye(3), (len(width), 1, 1))
+    image_flip[:, 0, 0], image_flip[:, 0, 2] = -1, width - 1
+    crop = np.concatenate((original["crop_from_image"], np.tile([[[0.0, 0, 1]]], (len(width), 1, 1))), 1)
+    mirrored["crop_from_image"] = (flip @ crop @ image_flip)[:, :2]
+    first, second = (load_rows(to_arrow(arrays, {"source": "synthetic"})) for arrays in (original, mirrored))
+    assert torch.equal(first.is_right, ~second.is_right)
+    unflip = torch.from_numpy(flip).float()
+    stored = torch.cat((second.stored_from_picture, torch.tensor([0.0, 0, 1]).expand(len(width), 1, 3)), 1)
+    torch.testing.assert_close((unflip @ stored)[:, :2], first.stored_from_picture, atol=1e-3, rtol=1e-5)
+    for name in (
+        "rotmats",
+        "betas",
+        "translation_m",
+        "joints_m",
+        "box_center_px",
+        "box_size_px",
+        "intrinsics",
+        "valid",
+    ):
+        torch.testing.assert_close(getattr(second, name), getattr(first, name), atol=2e-4, rtol=1e-5, msg=name)
+
+
+def test_flip_probability_mirrors_that_share_of_the_clips(shards):
+    """Only the side changes: see the test above."""
+    plain = _batch(shards)
+    for share in (0.0, 0.5, 1.0):
+        params = AugmentationParams(
+            rotation_range=0, translation_range=0, scale_range=0, color_jitter=0, flip_probability=share
+        )
+        flipped = []
+        for epoch in range(12):
+            batch = _batch(shards, params, epoch=epoch)
+            changed = batch.is_right != plain.is_right
+            assert torch.equal(changed.all(1), changed.any(1))  # whole clips
+            flipped.append(changed[:, 0])
+            torch.testing.assert_close(batch.images, plain.images)
+            assert torch.equal(batch.target.rotmats, plain.target.rotmats)
+        assert abs(float(torch.stack(flipped).float().mean()) - share) < 0.15
+    assert torch.equal(draw_changes(params, 3, [(0, 1)]).flip, draw_changes(params, 3, [(0, 1)]).flip)
 
 
 def test_roll_there_and_back():

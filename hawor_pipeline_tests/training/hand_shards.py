@@ -3,6 +3,7 @@
 Small and quick to make, consistent in every column, and easy enough that a tiny network can learn from them.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -92,7 +93,13 @@ def write_shards(
                 writer.append(jpeg)
         arrays = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in COLUMNS}
         write_parquet(to_arrow(arrays, {"source": "synthetic"}), folder / "annotations.parquet")
-        manifest = {"source": "synthetic", "sequences": [{"sequence": "box_grab_01", "rows": len(rows)}]}
+        version = hashlib.sha256((folder / "annotations.parquet").read_bytes() + b"".join(jpegs)).hexdigest()
+        manifest = {
+            "source": "synthetic",
+            "rows": len(rows),
+            "data_version": version,
+            "sequences": [{"sequence": "box_grab_01", "rows": len(rows)}],
+        }
         (root / subject / "manifest.json").write_text(json.dumps(manifest))
     return root
 

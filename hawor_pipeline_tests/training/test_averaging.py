@@ -12,7 +12,7 @@ from hawor_pipeline.training.fit import TrainingPipeline
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer, with_mano
 
 DECAY = 0.6
-NAME = "mano_head.decpose.weight"
+NAME = "mano_head.pose_output.weight"
 
 
 @pytest.fixture
