@@ -1,4 +1,4 @@
-"""The MANO hand: reading its files, and a fast differentiable layer that equals smplx.
+"""The MANO hand as a fast differentiable layer that equals smplx.
 
 Convention: metres, in the model's own frame; the global rotation turns about the root joint of the rest pose, as in
 smplx, so `vertices_cam = layer(rotmats, betas).vertices + translation`. Rotations are absolute (the mean pose is
@@ -8,19 +8,25 @@ order.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hawor_pipeline.core.mano_files import ManoArrays, Side, find_mano, load_mano
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
-from hawor_pipeline.core.safe_load import load_npz, load_pickle
-from hawor_pipeline.core.skeleton import FACE_COUNT, MANO_PARENTS, OPENPOSE_FROM_MANO, TIP_VERTEX_IDS, VERTEX_COUNT
-from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.core.skeleton import (
+    JOINT_COUNT,
+    MANO_JOINT_COUNT,
+    OPENPOSE_FROM_MANO,
+    SHAPE_COUNT,
+    TIP_VERTEX_IDS,
+    VERTEX_COUNT,
+)
+from hawor_pipeline.errors import ConfigError
 
-Side = Literal["right", "left"]
+__all__ = ["TIP_SETS", "ManoArrays", "ManoLayer", "ManoOutput", "Side", "find_mano", "load_mano"]
 
 # Vertices that serve as fingertips (thumb, index, middle, ring, pinky) in the conventions in use.
 TIP_SETS = {
@@ -28,34 +34,10 @@ TIP_SETS = {
     "freihand": (744, 320, 443, 555, 672),
     "manopth": (745, 317, 444, 556, 673),  # also manotorch, DexYCB
 }
-_JOINTS = 16
-_SHAPES = 10
-_FEATURES = _SHAPES + 9 * (_JOINTS - 1)
-_CHUNK = 256  # hands: larger batches without gradients run in pieces that stay in the cache
-_FOLDERS = ("", "mano", "mano_v1_2/models", "models")
-_SHAPE_OF = {
-    "v_template": (VERTEX_COUNT, 3),
-    "posedirs": (VERTEX_COUNT, 3, 9 * (_JOINTS - 1)),
-    "J_regressor": (_JOINTS, VERTEX_COUNT),
-    "weights": (VERTEX_COUNT, _JOINTS),
-    "f": (FACE_COUNT, 3),
-    "hands_mean": (3 * (_JOINTS - 1),),
-}
-
-
-@dataclass(slots=True, frozen=True)
-class ManoArrays:
-    """One side of MANO as float64 arrays (metres, radians), checked for shape, kinematic tree and finite values."""
-
-    side: Side
-    path: Path
-    template: np.ndarray  # (778, 3)
-    shape_dirs: np.ndarray  # (778, 3, 10)
-    pose_dirs: np.ndarray  # (778, 3, 135)
-    joint_regressor: np.ndarray  # (16, 778)
-    skin_weights: np.ndarray  # (778, 16)
-    faces: np.ndarray  # (1538, 3) int64
-    hands_mean: np.ndarray  # (45,)
+# Joints by knuckle: the root, the five first knuckles, the five second ones, the five third ones.
+_BY_KNUCKLE = (0, *(1 + 3 * finger + knuckle for knuckle in range(3) for finger in range(5)))
+_POSE_FEATURES = 9 * (MANO_JOINT_COUNT - 1)
+_PIECE = 64  # hands: larger batches without gradients run in pieces that stay in the cache
 
 
 @dataclass(slots=True)
@@ -66,110 +48,8 @@ class ManoOutput:
     joints: Float[Tensor, "*batch 21 3"]  # OpenPose order
 
 
-def find_mano(path: str | Path, side: Side) -> Path:
-    """Find the model file of one side.
-
-    Args:
-        path: the file itself, or a folder as unpacked from mano_v1_2.zip or as smplx expects it.
-        side: "right" or "left".
-
-    Returns:
-        Path of `MANO_RIGHT` or `MANO_LEFT`, `.npz` before `.pkl`.
-
-    Raises:
-        ConfigError: there is none; the message names the places searched and how to get MANO.
-    """
-    if side not in ("right", "left"):
-        raise ConfigError(f"found side {side!r}, expected 'right' or 'left'.")
-    root = Path(path)
-    if root.is_file():
-        return root
-    name = f"MANO_{side.upper()}"
-    searched = [root / folder / f"{name}{suffix}" for folder in _FOLDERS for suffix in (".npz", ".pkl")]
-    for candidate in searched:
-        if candidate.is_file():
-            return candidate
-    places = ", ".join(str(p.parent) for p in searched[::2])
-    raise ConfigError(
-        f"no {name}.npz or {name}.pkl found; searched {places}. Register at https://mano.is.tue.mpg.de, download "
-        f"mano_v1_2.zip, unpack it and give its folder; or use the hand model of the built-in sample."
-    )
-
-
-def load_mano(path: str | Path, side: Side, *, fix_left_shapedirs: bool = False) -> ManoArrays:
-    """Read one side of MANO from a `.npz` or `.pkl` file without running code stored in it.
-
-    Args:
-        path: the file or a folder that holds it, see `find_mano`.
-        side: "right" or "left".
-        fix_left_shapedirs: flip the x component of the left shape directions, whose sign is wrong in the official file.
-            ARCTIC and DexYCB were fitted with the file as it is, so the default leaves it. Only for side "left".
-
-    Returns:
-        The arrays, in float64.
-
-    Raises:
-        ConfigError: there is no such file, or the fix is asked for on the right side.
-        DataError: the file lacks an array, or one has the wrong shape, kinematic tree or values.
-
-    Source:
-        File format of MANO v1.2 as smplx reads it.
-    """
-    if fix_left_shapedirs and side != "left":
-        raise ConfigError("found fix_left_shapedirs=True with side 'right'; only the left file needs the fix.")
-    file = find_mano(path, side)
-    raw = load_npz(file) if file.suffix == ".npz" else load_pickle(file)
-    if not isinstance(raw, dict):
-        raise DataError(f"{file}: holds {type(raw).__name__}, expected a dictionary of arrays; get MANO v1.2.")
-    arrays = {name: _checked(raw, name, shape, file) for name, shape in _SHAPE_OF.items()}
-    shape_dirs = _dense(raw, "shapedirs", file)
-    if shape_dirs.shape[:2] != (VERTEX_COUNT, 3) or shape_dirs.ndim != 3 or shape_dirs.shape[2] < _SHAPES:
-        raise DataError(f"{file}: found shapedirs of shape {shape_dirs.shape}, expected (778, 3, 10); get MANO v1.2.")
-    if not np.isfinite(shape_dirs).all():
-        raise DataError(f"{file}: shapedirs holds values that are not finite; get the file again.")
-    shape_dirs = np.ascontiguousarray(shape_dirs[:, :, :_SHAPES], np.float64)
-    if fix_left_shapedirs:
-        shape_dirs = shape_dirs * np.array([-1.0, 1.0, 1.0])[:, None]
-    parents = _dense(raw, "kintree_table", file)[0].astype(np.int64)
-    if tuple(parents[1:]) != MANO_PARENTS[1:]:
-        raise DataError(f"{file}: found parents {parents.tolist()}, expected {list(MANO_PARENTS)}; this is not MANO.")
-    faces = arrays["f"].astype(np.int64)
-    if faces.min() < 0 or faces.max() >= VERTEX_COUNT:
-        raise DataError(f"{file}: face indices reach from {faces.min()} to {faces.max()}, expected 0 to 777.")
-    return ManoArrays(
-        side=side,
-        path=file,
-        template=arrays["v_template"],
-        shape_dirs=shape_dirs,
-        pose_dirs=arrays["posedirs"],
-        joint_regressor=arrays["J_regressor"],
-        skin_weights=arrays["weights"],
-        faces=faces,
-        hands_mean=arrays["hands_mean"],
-    )
-
-
-def _dense(raw: dict, name: str, file: Path) -> np.ndarray:
-    if name not in raw:
-        raise DataError(f"{file}: found no array {name!r}, expected a MANO hand model; get MANO v1.2.")
-    value = raw[name]
-    return np.asarray(value.toarray() if hasattr(value, "toarray") else value)
-
-
-def _checked(raw: dict, name: str, shape: tuple[int, ...], file: Path) -> np.ndarray:
-    array = _dense(raw, name, file)
-    if name == "hands_mean":
-        array = array.reshape(-1)
-    if array.shape != shape:
-        raise DataError(f"{file}: found {name} of shape {array.shape}, expected {shape}; get MANO v1.2.")
-    array = np.ascontiguousarray(array, np.float64)
-    if not np.isfinite(array).all():
-        raise DataError(f"{file}: {name} holds values that are not finite; get the file again.")
-    return array
-
-
 class ManoLayer(nn.Module):
-    """MANO as a layer on rotation matrices: one matrix product for shape and pose, one for skinning.
+    """MANO as a layer: one matrix product for shape and pose, one for skinning.
 
     The model's arrays are buffers that move with the module but stay out of its state_dict: they are licensed, and
     checkpoints must not carry them.
@@ -177,6 +57,9 @@ class ManoLayer(nn.Module):
     Args:
         arrays: one side, from `load_mano`.
         tips: name in `TIP_SETS` of the vertices that serve as fingertips.
+
+    Raises:
+        ConfigError: unknown tip set.
 
     Source:
         Romero et al. 2017; equal to `smplx.MANOLayer` within 1e-6 m.
@@ -194,7 +77,10 @@ class ManoLayer(nn.Module):
     _joint_template: Tensor
     _joint_directions: Tensor
     _skin: Tensor
+    _last_column: Tensor
     _tips: Tensor
+    _by_knuckle: Tensor
+    _mano_order: Tensor
     _order: Tensor
 
     def __init__(self, arrays: ManoArrays, *, tips: str = "smplx") -> None:
@@ -202,24 +88,47 @@ class ManoLayer(nn.Module):
         if tips not in TIP_SETS:
             raise ConfigError(f"found tip set {tips!r}, expected one of {sorted(TIP_SETS)}.")
         self.side = arrays.side
-        shape = arrays.shape_dirs.transpose(2, 1, 0).reshape(_SHAPES, -1)  # (10, 3*778), x of all vertices first
-        pose = arrays.pose_dirs.transpose(2, 1, 0).reshape(_FEATURES - _SHAPES, -1)
+        shape = arrays.shape_dirs.transpose(2, 1, 0).reshape(SHAPE_COUNT, -1)  # (10, 3*778), x of all vertices first
+        pose = arrays.pose_dirs.transpose(2, 1, 0).reshape(_POSE_FEATURES, -1)
+        regressor = arrays.joint_regressor[list(_BY_KNUCKLE)]
+        at_rest = np.tile(np.eye(3).reshape(-1), MANO_JOINT_COUNT - 1) @ pose  # so that R, not R - I, is the feature
         constants = {
-            "_template": arrays.template.T.reshape(-1),
+            "_template": arrays.template.T.reshape(-1) - at_rest,
             "_directions": np.concatenate((shape, pose)),  # (145, 2334)
-            "_joint_template": (arrays.joint_regressor @ arrays.template).reshape(-1),
-            "_joint_directions": np.einsum("jv,vcs->sjc", arrays.joint_regressor, arrays.shape_dirs).reshape(
-                _SHAPES, -1
-            ),
-            "_skin": arrays.skin_weights.T,  # (16, 778)
+            "_joint_template": (regressor @ arrays.template).reshape(-1),
+            "_joint_directions": np.einsum("jv,vcs->sjc", regressor, arrays.shape_dirs).reshape(SHAPE_COUNT, -1),
+            "_skin": arrays.skin_weights.T[list(_BY_KNUCKLE)],  # (16, 778)
+            "_last_column": np.array([[0.0], [0.0], [0.0], [1.0], [1.0]]),
             "hands_mean": arrays.hands_mean,
         }
         for name, value in constants.items():
             tensor = torch.from_numpy(np.ascontiguousarray(value)).to(torch.get_default_dtype())
             self.register_buffer(name, tensor, persistent=False)
-        indices = {"faces": arrays.faces, "_tips": TIP_SETS[tips], "_order": OPENPOSE_FROM_MANO}
+        mano_order = np.argsort(_BY_KNUCKLE)
+        with_tips = np.concatenate((mano_order, np.arange(MANO_JOINT_COUNT, JOINT_COUNT)))
+        indices = {
+            "faces": arrays.faces,
+            "_tips": TIP_SETS[tips],
+            "_by_knuckle": _BY_KNUCKLE,
+            "_mano_order": mano_order,
+            "_order": with_tips[list(OPENPOSE_FROM_MANO)],
+        }
         for name, index in indices.items():
             self.register_buffer(name, torch.as_tensor(np.asarray(index), dtype=torch.int64), persistent=False)
+
+    @classmethod
+    def from_files(
+        cls, path: str | Path, side: Side, *, tips: str = "smplx", fix_left_shapedirs: bool = False
+    ) -> "ManoLayer":
+        """A layer from MANO's files.
+
+        Args:
+            path: the file or a folder that holds it, see `find_mano`.
+            side: "right" or "left".
+            tips: name in `TIP_SETS`.
+            fix_left_shapedirs: see `load_mano`.
+        """
+        return cls(load_mano(path, side, fix_left_shapedirs=fix_left_shapedirs), tips=tips)
 
     def forward(self, rotmats: Float[Tensor, "*batch 16 3 3"], betas: Float[Tensor, "*batch 10"]) -> ManoOutput:
         """Pose and shape hands.
@@ -232,20 +141,21 @@ class ManoLayer(nn.Module):
             Vertices (*batch, 778, 3) and joints (*batch, 21, 3) in OpenPose order, metres, without translation. At
             least float32, also under autocast.
         """
-        batch = rotmats.shape[:-3]
-        dtype = self._template.dtype
-        with torch.autocast(rotmats.device.type, enabled=False):
-            flat = rotmats.reshape(-1, _JOINTS, 3, 3).to(dtype)
-            shapes = betas.reshape(-1, _SHAPES).to(dtype)
-            if len(flat) > _CHUNK and not (torch.is_grad_enabled() and (flat.requires_grad or shapes.requires_grad)):
-                vertices = flat.new_empty(len(flat), VERTEX_COUNT, 3)
-                joints = flat.new_empty(len(flat), 21, 3)
-                for start in range(0, len(flat), _CHUNK):
-                    part = slice(start, start + _CHUNK)
-                    vertices[part], joints[part] = self._pose(flat[part], shapes[part])
-            else:
-                vertices, joints = self._pose(flat, shapes)
-        return ManoOutput(vertices.reshape(*batch, VERTEX_COUNT, 3), joints.reshape(*batch, 21, 3))
+        if torch.is_autocast_enabled(rotmats.device.type):
+            with torch.autocast(rotmats.device.type, enabled=False):
+                return self._hands(rotmats, betas)
+        return self._hands(rotmats, betas)
+
+    def from_axis_angle(
+        self,
+        global_orient: Float[Tensor, "*batch 3"],
+        pose: Float[Tensor, "*batch 45"],
+        betas: Float[Tensor, "*batch 10"],
+        *,
+        mean_included: bool,
+    ) -> ManoOutput:
+        """Pose and shape hands given by axis-angle vectors; see `absolute_rotmats` and `forward`."""
+        return self(self.absolute_rotmats(global_orient, pose, mean_included=mean_included), betas)
 
     def rest_joints(self, betas: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch 16 3"]:
         """Joints of the unposed hand.
@@ -256,9 +166,10 @@ class ManoLayer(nn.Module):
         Returns:
             (*batch, 16, 3), metres, in MANO's joint order; the first is the point that the global rotation turns about.
         """
-        flat = betas.reshape(-1, _SHAPES).to(self._template.dtype)
+        flat = betas.reshape(-1, SHAPE_COUNT).to(self._template.dtype)
         joints = torch.addmm(self._joint_template, flat, self._joint_directions)
-        return joints.reshape(*betas.shape[:-1], _JOINTS, 3)
+        joints = joints.view(-1, MANO_JOINT_COUNT, 3).index_select(1, self._mano_order)
+        return joints.reshape(*betas.shape[:-1], MANO_JOINT_COUNT, 3)
 
     def absolute_rotmats(
         self, global_orient: Float[Tensor, "*batch 3"], pose: Float[Tensor, "*batch 45"], *, mean_included: bool
@@ -269,47 +180,96 @@ class ManoLayer(nn.Module):
             global_orient: (*batch, 3), radians.
             pose: (*batch, 45), radians.
             mean_included: false for poses relative to MANO's mean (ARCTIC's raw files; smplx with
-                flat_hand_mean=False), which is then added in axis-angle space, as smplx does.
+                flat_hand_mean=False), which is then added in axis-angle space, as smplx does. True is smplx's
+                flat_hand_mean=True.
 
         Returns:
             (*batch, 16, 3, 3) rotation matrices.
         """
         full = pose if mean_included else pose + self.hands_mean.to(pose.dtype)
         vectors = torch.cat((global_orient, full), -1)
-        return axis_angle_to_rotmat(vectors.reshape(*vectors.shape[:-1], _JOINTS, 3))
+        return axis_angle_to_rotmat(vectors.reshape(*vectors.shape[:-1], MANO_JOINT_COUNT, 3))
 
-    def _pose(self, rotmats: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
+    def _hands(self, rotmats: Tensor, betas: Tensor) -> ManoOutput:
+        batch = rotmats.shape[:-3]
+        dtype = self._template.dtype
+        turns = rotmats.reshape(-1, MANO_JOINT_COUNT, 3, 3).to(dtype)
+        shapes = betas.reshape(-1, SHAPE_COUNT).to(dtype)
+        if len(turns) > _PIECE and not (torch.is_grad_enabled() and (turns.requires_grad or shapes.requires_grad)):
+            vertices = turns.new_empty(len(turns), VERTEX_COUNT, 3)
+            joints = turns.new_empty(len(turns), JOINT_COUNT, 3)
+            for start in range(0, len(turns), _PIECE):
+                part = slice(start, start + _PIECE)
+                vertices[part], joints[part] = self._posed(turns[part], shapes[part])
+        else:
+            vertices, joints = self._posed(turns, shapes)
+        return ManoOutput(vertices.reshape(*batch, VERTEX_COUNT, 3), joints.reshape(*batch, JOINT_COUNT, 3))
+
+    def _posed(self, rotmats: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
         count = len(rotmats)
-        eye = torch.eye(3, dtype=rotmats.dtype, device=rotmats.device)
-        features = torch.cat((betas, (rotmats[:, 1:] - eye).flatten(1)), 1)  # (B, 145)
-        shaped = torch.addmm(self._template, features, self._directions).view(count, 1, 3, VERTEX_COUNT)
-        rest = torch.addmm(self._joint_template, betas, self._joint_directions).view(count, _JOINTS, 3)
-        turned, placed = _forward_kinematics(rotmats, rest)  # (B, 16, 3, 3), (B, 16, 3)
-        offsets = placed - (turned @ rest.unsqueeze(-1)).squeeze(-1)
-        transforms = torch.cat((turned, offsets.unsqueeze(-1)), -1).reshape(count, _JOINTS, 12)
-        blended = (transforms.transpose(1, 2).reshape(-1, _JOINTS) @ self._skin).view(count, 3, 4, VERTEX_COUNT)
-        # (B, 3, 778): R v + t, the three products added in place of a homogeneous matrix product
-        surface = (blended[:, :, :3] * shaped).sum(2) + blended[:, :, 3]
-        vertices = surface.transpose(1, 2)
-        joints = torch.cat((placed, vertices[:, self._tips]), 1)[:, self._order]
-        return vertices, joints
+        features = torch.cat((betas, rotmats.flatten(1)[:, 9:]), 1)  # (B, 145)
+        shaped = torch.addmm(self._template, features, self._directions).view(count, 3, VERTEX_COUNT)
+        rest = torch.addmm(self._joint_template, betas, self._joint_directions).view(count, MANO_JOINT_COUNT, 1, 3)
+        motion = self._joint_motions(rotmats.index_select(1, self._by_knuckle), rest)  # (B, 16, 5, 4)
+        columns = motion[:, :, :4, :3].permute(0, 2, 3, 1).reshape(-1, MANO_JOINT_COUNT)
+        blended = (columns @ self._skin).view(count, 4, 3, VERTEX_COUNT)
+        surface = _moved(blended, shaped)  # (B, 3, 778)
+        tips = surface.index_select(2, self._tips).transpose(1, 2)
+        joints = torch.cat((motion[:, :, 4, :3], tips), 1).index_select(1, self._order)
+        return surface.transpose(1, 2), joints
+
+    def _joint_motions(self, rotmats: Tensor, rest: Tensor) -> Tensor:
+        """How each joint moves the rest pose, all its ancestors included, and where that puts it.
+
+        A joint alone turns about its own place: x -> R x + (j - R j). Motions are transposed, so that points are rows
+        and the root acts on all fingers in one product; each carries the joint itself as a fifth row. The fingers
+        advance together, one knuckle at a time.
+
+        Args:
+            rotmats: (B, 16, 3, 3), joints by knuckle: root, five first knuckles, five second ones, five third ones.
+            rest: (B, 16, 1, 3), in the same order.
+
+        Returns:
+            (B, 16, 5, 4): transposed motion in the first four rows, the joint's place in the fifth.
+        """
+        count = len(rotmats)
+        turn, place = rotmats.mT, rest.view(-1, 1, 3)
+        shift = torch.baddbmm(place, place, turn.flatten(0, 1), alpha=-1).view_as(rest)
+        own = torch.cat((turn, shift, rest), 2)  # (B, 16, 5, 3)
+        own = torch.cat((own, self._last_column.expand(count, MANO_JOINT_COUNT, 5, 1)), 3)
+        levels = [own[:, :1]]
+        parents = own[:, 0, :4]  # (B, 4, 4)
+        level = torch.bmm(own[:, 1:6].reshape(count, 25, 4), parents).view(count, 5, 5, 4)
+        levels.append(level)
+        for start in (6, 11):
+            parents = level.view(-1, 5, 4)[:, :4]  # (B 5, 4, 4)
+            level = torch.bmm(own[:, start : start + 5].reshape(-1, 5, 4), parents).view(count, 5, 5, 4)
+            levels.append(level)
+        return torch.cat(levels, 1)
 
 
-def _forward_kinematics(rotmats: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-    """World rotations and positions of the 16 joints; the five fingers advance together, one knuckle at a time."""
-    count = len(rotmats)
-    fingers = rotmats[:, 1:].view(count, 5, 3, 3, 3)  # (B, finger, knuckle, 3, 3)
-    points = rest[:, 1:].view(count, 5, 3, 3)
-    turn, place = rotmats[:, :1], rest[:, :1]  # (B, 1, 3, 3), (B, 1, 3)
-    last = place
-    turns, places = [], []
-    for knuckle in range(3):
-        here = points[:, :, knuckle]
-        place = place + (turn @ (here - last).unsqueeze(-1)).squeeze(-1)
-        turn = turn @ fingers[:, :, knuckle]
-        last = here
-        turns.append(turn)
-        places.append(place)
-    turned = torch.cat((rotmats[:, :1], torch.stack(turns, 2).flatten(1, 2)), 1)
-    placed = torch.cat((rest[:, :1], torch.stack(places, 2).flatten(1, 2)), 1)
-    return turned, placed
+def _moved(blended: Tensor, shaped: Tensor) -> Tensor:
+    """(B, 4, 3, V) motions and (B, 3, V) vertices to (B, 3, V) moved vertices: R v + t, a coordinate of v at a time."""
+    if torch.is_grad_enabled() and (blended.requires_grad or shaped.requires_grad):
+        return _Moved.apply(blended, shaped)
+    moved = torch.addcmul(blended[:, 3], blended[:, 0], shaped[:, None, 0])
+    moved.addcmul_(blended[:, 1], shaped[:, None, 1])
+    return moved.addcmul_(blended[:, 2], shaped[:, None, 2])
+
+
+class _Moved(torch.autograd.Function):
+    """`_moved` with a backward pass of two products, where autograd would make a dozen."""
+
+    @staticmethod
+    def forward(ctx, blended: Tensor, shaped: Tensor) -> Tensor:
+        """See `_moved`."""
+        ctx.save_for_backward(blended, shaped)
+        return _moved(blended, shaped)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of both inputs."""
+        blended, shaped = ctx.saved_tensors
+        homogeneous = torch.nn.functional.pad(shaped, (0, 0, 0, 1), value=1.0)  # (B, 4, V)
+        wide = gradient.contiguous().unsqueeze(1)
+        return homogeneous.unsqueeze(2) * wide, (blended[:, :3] * wide).sum(2)

@@ -26,5 +26,7 @@ FINGER_JOINTS = {finger: tuple(range(1 + 4 * i, 5 + 4 * i)) for i, finger in enu
 # The 20 bones as (parent, child) in OpenPose order.
 BONES = tuple((0 if k == 0 else 4 * finger + k, 4 * finger + k + 1) for finger in range(len(FINGERS)) for k in range(4))
 JOINT_COUNT = 21
+MANO_JOINT_COUNT = len(MANO_PARENTS)
+SHAPE_COUNT = 10  # coefficients of MANO's shape space in use
 VERTEX_COUNT = 778
 FACE_COUNT = 1538

@@ -2,9 +2,11 @@
 out.
 
 Only `mpjpe` and `mpvpe` centre by default and `pa_*` align; all others take points as given. NaN means that a sample
-has no value; nothing is ever replaced by 0. Inputs are never changed.
+has no value; nothing is ever replaced by 0. Inputs are never changed. Running totals over a data set are in
+`accumulators`, the conventions of published benchmarks in `presets`.
 """
 
+from hawor_pipeline.core.metrics.curves import pck, pck_auc, pck_box, share_within
 from hawor_pipeline.core.metrics.detection import (
     binned_mean,
     box_iou,
@@ -15,7 +17,8 @@ from hawor_pipeline.core.metrics.detection import (
     occlusion_robustness,
 )
 from hawor_pipeline.core.metrics.interaction import contact_deviation, contact_windows, motion_deviation, mrrpe
-from hawor_pipeline.core.metrics.motion import acceleration_error, jitter, root_trajectory_error, world_mpjpe
+from hawor_pipeline.core.metrics.motion import acceleration_error, jitter
+from hawor_pipeline.core.metrics.objects import articulation_error, field_error, success_rate
 from hawor_pipeline.core.metrics.parameters import (
     betas_error,
     global_orient_error,
@@ -23,17 +26,7 @@ from hawor_pipeline.core.metrics.parameters import (
     shape_vertex_error,
     translation_error,
 )
-from hawor_pipeline.core.metrics.points import (
-    mpjpe,
-    mpvpe,
-    pa_errors,
-    pa_mpjpe,
-    pa_mpvpe,
-    pck,
-    pck_auc,
-    point_errors,
-    share_within,
-)
+from hawor_pipeline.core.metrics.points import mpjpe, mpvpe, pa_errors, pa_mpjpe, pa_mpvpe, point_errors, st_mpjpe
 from hawor_pipeline.core.metrics.surface import (
     chamfer_distance,
     edge_length_error,
@@ -41,9 +34,20 @@ from hawor_pipeline.core.metrics.surface import (
     normal_consistency,
     point_to_surface,
 )
+from hawor_pipeline.core.metrics.world import (
+    absolute_trajectory_error,
+    fa_mpjpe,
+    ga_mpjpe,
+    root_trajectory_error,
+    w_mpjpe,
+    wa_mpjpe,
+    world_mpjpe,
+)
 
 __all__ = [
+    "absolute_trajectory_error",
     "acceleration_error",
+    "articulation_error",
     "betas_error",
     "binned_mean",
     "box_iou",
@@ -54,6 +58,9 @@ __all__ = [
     "detected",
     "edge_length_error",
     "f_score",
+    "fa_mpjpe",
+    "field_error",
+    "ga_mpjpe",
     "global_orient_error",
     "jitter",
     "joint_box",
@@ -69,12 +76,17 @@ __all__ = [
     "pa_mpvpe",
     "pck",
     "pck_auc",
+    "pck_box",
     "point_errors",
     "point_to_surface",
     "pose_angle_error",
     "root_trajectory_error",
     "shape_vertex_error",
     "share_within",
+    "st_mpjpe",
+    "success_rate",
     "translation_error",
+    "w_mpjpe",
+    "wa_mpjpe",
     "world_mpjpe",
 ]

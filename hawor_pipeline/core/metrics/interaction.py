@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hawor_pipeline.core.metrics.points import length
 from hawor_pipeline.core.nearest import nearest_indices
 
 CONTACT_M = 0.003  # a hand vertex nearer than this to the object touches it
@@ -88,21 +89,29 @@ def contact_windows(
 
     Returns:
         (pair, first frame, frame after the last) of each stretch, by pair and time. A stretch that lasts to the end
-        counts, which ARCTIC's script leaves out.
+        counts.
 
     Source:
         Run lengths from the differences of the padded mask.
+
+    Quirk:
+        ARCTIC's `mdev.py` drops a stretch that is still open in the last frame.
 
     Example:
         >>> contact_windows(torch.tensor([[True], [True], [False]]), 2)
         [(0, 0, 2)]
     """
-    padded = torch.nn.functional.pad(contact.T.to(torch.int8), (1, 1))
-    change = padded.diff(dim=1)
-    starts, ends = (change == 1).nonzero(), (change == -1).nonzero()
-    long_enough = ends[:, 1] - starts[:, 1] >= min_frames
-    rows = torch.cat((starts, ends[:, 1:]), 1)[long_enough]
-    return [(int(pair), int(first), int(last)) for pair, first, last in rows.tolist()]
+    return [(pair, first, last) for pair, first, last in _windows(contact, min_frames).tolist()]
+
+
+def _windows(contact: Tensor, min_frames: int) -> Tensor:
+    """(windows, 3) rows of `contact_windows`."""
+    row = len(contact) + 1  # each pair's frames and one without contact, one pair after the other
+    padded = torch.nn.functional.pad(contact.T, (0, 1)).flatten()
+    changes = torch.nn.functional.pad(padded, (1, 0))
+    edges = (changes[1:] != changes[:-1]).nonzero().view(-1, 2)  # where contact begins and ends, in turn
+    edges = edges[edges[:, 1] - edges[:, 0] >= min_frames]
+    return torch.cat((edges[:, :1] // row, edges % row), 1)
 
 
 def motion_deviation(
@@ -124,19 +133,23 @@ def motion_deviation(
         Scalar, metres per frame: mean over stretches of the mean over their steps; NaN without a stretch.
 
     Source:
-        ARCTIC `mdev.py`, vectorised; see `contact_windows` for the end of a sequence.
+        ARCTIC `mdev.py`, vectorised.
+
+    Quirk:
+        ARCTIC's script drops a stretch that is open in the last frame, and fails on a sequence without any.
 
     Example:
         >>> still = torch.zeros(20, 1, 3)
         >>> motion_deviation(still, still, torch.ones(20, 1, dtype=torch.bool)).item()
         0.0
     """
-    windows = contact_windows(contact, min_frames)
-    if not windows:
+    windows = _windows(contact, min_frames)
+    if len(windows) == 0:
         return pred_hand.new_full((), torch.nan)
-    relative = (pred_hand - pred_object).diff(dim=0)
-    step = torch.linalg.vector_norm(relative, dim=-1)  # (T - 1, pairs)
-    before = torch.nn.functional.pad(step.double().cumsum(0), (0, 0, 1, 0))  # (T, pairs)
-    pair, first, last = torch.tensor(windows, device=step.device).unbind(1)
-    total = before[last - 1, pair] - before[first, pair]
-    return (total / (last - 1 - first).clamp_min(1)).mean().to(step.dtype)
+    pair, first, last = windows.unbind(1)
+    step = length((pred_hand - pred_object).diff(dim=0))  # (T - 1, pairs)
+    until = torch.cumsum(step.T, 1, dtype=torch.float64)  # (pairs, T - 1)
+    before = until[pair, (first - 1).clamp_min(0)].masked_fill(first == 0, 0)
+    steps = last - 1 - first
+    total = torch.where(steps > 0, until[pair, (last - 2).clamp_min(0)] - before, 0)
+    return (total / steps.clamp_min(1)).mean().to(step.dtype)

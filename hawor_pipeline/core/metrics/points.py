@@ -1,20 +1,17 @@
-"""Errors of corresponding points: joints and vertices, in space and in the picture.
+"""Errors of corresponding points: joints and vertices, as given, relative to a root, or after an alignment.
 
 Convention: leading batch dimensions are free, one value per sample comes out, in the unit of the input (metres, pixels,
 crop units). NaN where a mask leaves a sample without points. Inputs are never changed.
 """
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hawor_pipeline.core.alignment import apply_similarity, procrustes
+from hawor_pipeline.core.alignment import aligned_difference
 
 _PIECE = 4096  # clouds that are aligned together
-
-Thresholds = float | Sequence[float] | Tensor
+_MANY = 30_000  # numbers
 
 
 def point_errors(
@@ -40,10 +37,7 @@ def point_errors(
         >>> point_errors(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)).tolist()
         [5.0]
     """
-    error = pred - target
-    if root is not None:
-        error = error - error[..., root : root + 1, :]
-    return torch.linalg.vector_norm(error, dim=-1)
+    return length(pred - target, root)
 
 
 def mpjpe(
@@ -71,7 +65,7 @@ def mpjpe(
         >>> mpjpe(torch.ones(21, 3), torch.zeros(21, 3)).item()
         0.0
     """
-    return _mean(point_errors(pred, target, root=root), mask)
+    return masked_mean(point_errors(pred, target, root=root), mask)
 
 
 def mpvpe(
@@ -115,7 +109,7 @@ def mpvpe(
         else:
             shift = error.mean(-2, keepdim=True)
         error = error - shift
-    return _mean(torch.linalg.vector_norm(error, dim=-1), mask)
+    return masked_mean(length(error), mask)
 
 
 def pa_errors(
@@ -144,15 +138,14 @@ def pa_errors(
         >>> pa_errors(3 * cloud, cloud).max().item() < 1e-5
         True
     """
+    if pred.ndim == 3 and pred.shape == target.shape and len(pred) <= _PIECE:
+        return length(aligned_difference(pred, target, mask=mask, allow_reflection=allow_reflection))
     batch = torch.broadcast_shapes(pred.shape[:-2], target.shape[:-2])
     p, t = (x.expand(*batch, *x.shape[-2:]).reshape(-1, *x.shape[-2:]) for x in (pred, target))
+    parts = [slice(start, start + _PIECE) for start in range(0, len(p), _PIECE)]  # temporaries stay in the cache
     m = None if mask is None else mask.expand(*batch, p.shape[-2]).reshape(-1, p.shape[-2])
-    errors = p.new_empty(p.shape[:-1])
-    for start in range(0, len(p), _PIECE):  # temporaries of a piece stay in the cache
-        part = slice(start, start + _PIECE)
-        fit = procrustes(p[part], t[part], mask=None if m is None else m[part], allow_reflection=allow_reflection)
-        errors[part] = point_errors(apply_similarity(p[part], *fit), t[part])
-    return errors.reshape(*batch, p.shape[-2])
+    pieces = [pa_errors(p[i], t[i], mask=None if m is None else m[i], allow_reflection=allow_reflection) for i in parts]
+    return torch.cat([p.new_empty(0, p.shape[-2]), *pieces]).reshape(*batch, p.shape[-2])
 
 
 def pa_mpjpe(
@@ -182,7 +175,7 @@ def pa_mpjpe(
         >>> pa_mpjpe(3 * cloud + 1, cloud).item() < 1e-5
         True
     """
-    return _mean(pa_errors(pred, target, mask=mask, allow_reflection=allow_reflection), mask)
+    return masked_mean(pa_errors(pred, target, mask=mask, allow_reflection=allow_reflection), mask)
 
 
 def pa_mpvpe(
@@ -214,112 +207,61 @@ def pa_mpvpe(
     return pa_mpjpe(pred, target, mask=mask, allow_reflection=allow_reflection)
 
 
-def pck(
-    pred: Float[Tensor, "*batch points dim"],
-    target: Float[Tensor, "*batch points dim"],
-    thresholds: Thresholds,
+def st_mpjpe(
+    pred: Float[Tensor, "*batch joints 3"],
+    target: Float[Tensor, "*batch joints 3"],
     *,
-    mask: Bool[Tensor, "*#batch #points"] | None = None,
-    strict: bool = False,
-) -> Tensor:
-    """Share of points within a distance of the truth; points as given, so subtract the root first if that is meant.
-
-    Args:
-        pred: (*batch, points, 2 or 3), metres, pixels or box units.
-        target: the same.
-        thresholds: one distance or several, unit of the points.
-        mask: (*batch, points), points that count.
-        strict: count `<` instead of `<=`.
-
-    Returns:
-        (*batch) for one threshold, (*batch, thresholds) for several; 0 to 1.
-
-    Source:
-        `<=` as FreiHAND's `EvalUtil` and HInt; mmpose's `keypoint_pck_accuracy` is strict.
-
-    Example:
-        >>> pck(torch.tensor([[0.0, 3.0], [0.0, 9.0]]), torch.zeros(2, 2), 5.0).item()
-        0.5
-    """
-    return share_within(point_errors(pred, target), thresholds, mask=mask, strict=strict)
-
-
-def share_within(
-    errors: Float[Tensor, "*batch points"],
-    thresholds: Thresholds,
-    *,
-    mask: Bool[Tensor, "*#batch #points"] | None = None,
-    strict: bool = False,
-) -> Tensor:
-    """Share of errors within thresholds; `pck` of distances that are already there.
-
-    Args:
-        errors: (*batch, points).
-        thresholds: one distance or several, unit of the errors.
-        mask: (*batch, points), points that count.
-        strict: count `<` instead of `<=`.
-
-    Returns:
-        (*batch) for one threshold, (*batch, thresholds) for several; 0 to 1.
-
-    Source:
-        Definition.
-
-    Example:
-        >>> share_within(torch.tensor([1.0, 2.0, 3.0, 4.0]), [1.0, 2.0]).tolist()
-        [0.25, 0.5]
-    """
-    limits = torch.as_tensor(thresholds, dtype=errors.dtype, device=errors.device)
-    single = limits.ndim == 0
-    limits = limits.reshape(-1)
-    spread = errors.unsqueeze(-2)
-    hits = spread < limits[:, None] if strict else spread <= limits[:, None]
-    wide = None if mask is None else mask.expand(errors.shape).unsqueeze(-2)
-    share = _mean(hits.to(errors.dtype), wide)
-    return share.squeeze(-1) if single else share
-
-
-def pck_auc(
-    pred: Float[Tensor, "*batch points dim"],
-    target: Float[Tensor, "*batch points dim"],
-    *,
-    max_threshold: float = 0.05,
-    steps: int = 100,
-    mask: Bool[Tensor, "*#batch #points"] | None = None,
+    root: int = 0,
+    scale_joint: int = 9,
+    mask: Bool[Tensor, "*#batch #joints"] | None = None,
 ) -> Float[Tensor, "*batch"]:
-    """Area under the PCK curve from 0 to a largest distance, divided by that distance.
+    """Mean per-joint error after giving the prediction the true size and the true wrist.
+
+    Formula: mean over joints of |s (p' - p'_root) - (p - p_root)|, s = |p_k - p_root| / |p'_k - p'_root| with k the
+        joint at the other end of one bone.
 
     Args:
-        pred: (*batch, points, 2 or 3).
-        target: the same.
-        max_threshold: end of the curve, unit of the points (50 mm by default).
-        steps: number of evenly spaced thresholds, both ends included.
-        mask: (*batch, points), points that count.
+        pred: (*batch, joints, 3), metres.
+        target: (*batch, joints, 3), metres.
+        root: joint that is put on its truth.
+        scale_joint: end of the bone from the root whose length is made equal; 9 is the middle knuckle in OpenPose
+            order (4 in HO-3D's own order).
+        mask: (*batch, joints), joints that count.
 
     Returns:
-        (*batch), 0 to 1.
+        (*batch), metres; NaN where the predicted bone has no length.
 
     Source:
-        FreiHAND `EvalUtil.get_measures`: trapezoid over linspace(0, 0.05, 100). There the curve is taken per joint over
-        all samples and then averaged over joints; the mean of this value over samples is the same number when every
-        joint is labelled in every sample.
+        HO-3D `align_sc_tr`.
 
     Example:
-        >>> pck_auc(torch.zeros(21, 3), torch.zeros(21, 3)).item()
-        1.0
+        >>> cloud = torch.rand(21, 3)
+        >>> st_mpjpe(3 * cloud + 1, cloud).item() < 1e-5
+        True
     """
-    errors = point_errors(pred, target)
-    # the trapezoid of a step function needs no curve: an error e passes the thresholds from ceil(e / step) on
-    step = max_threshold / (steps - 1)
-    grid = torch.linspace(0, max_threshold, steps, dtype=errors.dtype, device=errors.device)
-    first = torch.searchsorted(grid, errors.detach().contiguous())  # index of the first threshold >= error
-    area = (steps - 1 - first.to(errors.dtype)) * step + torch.where(first > 0, step / 2, 0.0)
-    area = torch.where(first >= steps, torch.zeros_like(area), area)
-    area = torch.where(errors.isnan(), errors, area)
-    return _mean(area / max_threshold, mask)
+    p, t = pred - pred[..., root : root + 1, :], target - target[..., root : root + 1, :]
+    bone, true_bone = (length(x[..., scale_joint, :]) for x in (p, t))
+    scale = torch.where(bone > 0, true_bone / bone, torch.full_like(bone, torch.nan))
+    return masked_mean(length(scale[..., None, None] * p - t), mask)
 
 
-def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
+def length(vectors: Float[Tensor, "*batch points dim"], root: int | None = None) -> Float[Tensor, "*batch points"]:
+    """Euclidean length over the last dimension, of vectors relative to that at `root` if given; gradient 0 at 0."""
+    if vectors.numel() >= _MANY and not vectors.requires_grad and vectors.shape[-1] == 3:
+        return _length_by_component(vectors, root)  # a reduction over three numbers at a time costs twice as much
+    if root is not None:
+        vectors = vectors - vectors[..., root : root + 1, :]
+    return torch.linalg.vector_norm(vectors, dim=-1)
+
+
+def _length_by_component(vectors: Tensor, root: int | None) -> Tensor:
+    x, y, z = vectors.unbind(-1)
+    if root is not None:
+        x, y, z = (values - values[..., root : root + 1] for values in (x, y, z))
+    return (x * x).addcmul_(y, y).addcmul_(z, z).sqrt_()
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over the last dimension of what the mask selects; NaN where it selects nothing."""
     if mask is None:
         return values.mean(-1)
