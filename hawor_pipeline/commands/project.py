@@ -3,8 +3,10 @@
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from hawor_pipeline.commands.printing import print_report
@@ -13,6 +15,7 @@ from hawor_pipeline.paths import DataPaths, config_dir
 
 UI_ADDRESS = "127.0.0.1"
 UI_PORT = 3000
+TENSORBOARD_PORT = 6006
 
 
 def add(commands) -> None:
@@ -60,18 +63,42 @@ def _add_ui(commands) -> None:
     parser = commands.add_parser("ui", help="Dagster's web UI with its daemon")
     parser.add_argument("--host", default=UI_ADDRESS)
     parser.add_argument("--port", type=int, default=UI_PORT)
+    parser.add_argument("--reports-port", type=int, help="where the reports are served (default: the next one)")
+    parser.add_argument("--tensorboard-port", type=int, default=TENSORBOARD_PORT, help="0 starts no TensorBoard")
     parser.set_defaults(execute=_ui)
 
 
 def _ui(arguments: argparse.Namespace) -> int:
     if not Path("dagster.yaml").is_file():
         raise ConfigError(f"dagster.yaml not found in {Path.cwd()}; start the UI from the project's directory")
+    from hawor_pipeline.orchestration import companions
+
     environment = _dagster_environment()
     environment["DAGSTER_HOME"] = str(Path.cwd())
     Path("data/dagster").mkdir(parents=True, exist_ok=True)
-    print(f"Dagster's web UI: http://{arguments.host}:{arguments.port}  (stop with Ctrl-C)", flush=True)
-    command = [sys.executable, "-m", "dagster", "dev", "-h", arguments.host, "-p", str(arguments.port)]
-    os.execve(sys.executable, command, environment)
+    host, paths = arguments.host, DataPaths.default()
+    with ExitStack() as stack:
+        pages = companions.reports_served(paths.reports, host, arguments.reports_port or arguments.port + 1)
+        environment[companions.REPORTS_VARIABLE] = stack.enter_context(pages)
+        if arguments.tensorboard_port:
+            curves = companions.tensorboard_served(paths.runs, host, arguments.tensorboard_port)
+            environment[companions.TENSORBOARD_VARIABLE] = stack.enter_context(curves) or ""
+        print(f"Dagster's web UI: http://{host}:{arguments.port}  (stop with Ctrl-C)", flush=True)
+        print(f"Reports:          {environment[companions.REPORTS_VARIABLE]}", flush=True)
+        return _until_stopped(
+            [sys.executable, "-m", "dagster", "dev", "-h", host, "-p", str(arguments.port)], environment
+        )
+
+
+def _until_stopped(command: list[str], environment: dict[str, str]) -> int:
+    """Run a server until it ends; Ctrl-C reaches it from the terminal, SIGTERM is passed on."""
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a script's background job ignores it, and so would Dagster
+    process = subprocess.Popen(command, env=environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(signal.SIGINT))
+    return max(process.wait(), 0)
 
 
 def _add_doctor(commands) -> None:

@@ -7,6 +7,7 @@ import dagster as dg
 from hawor_pipeline.orchestration.assets import ALL_ASSETS
 from hawor_pipeline.orchestration.assets.training import pipes_client
 from hawor_pipeline.orchestration.automation import follow_new_data, with_automation
+from hawor_pipeline.orchestration.companions import ReportServer
 from hawor_pipeline.orchestration.compute import ComputeResource
 from hawor_pipeline.orchestration.engines import executor_of
 from hawor_pipeline.orchestration.io import JsonIOManager
@@ -28,6 +29,7 @@ def build_defs(resource_overrides: dict[str, Any] | None = None) -> dg.Definitio
         "compute": ComputeResource(),
         "tensorboard": TensorBoardResource(),
         "wandb": WandbResource(),
+        "reports": ReportServer(),
         "json_io_manager": JsonIOManager(),
         "pipes": pipes_client(),
         **(resource_overrides or {}),

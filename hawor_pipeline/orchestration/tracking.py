@@ -5,11 +5,14 @@ whether to and where to look. None of them needs an account or asks a question.
 """
 
 import json
+import os
 from pathlib import Path
 from urllib.parse import quote
 
 import dagster as dg
 from pydantic import Field
+
+from hawor_pipeline.orchestration.companions import TENSORBOARD_ADDRESS, TENSORBOARD_VARIABLE
 
 WANDB_LINK_FILE = "wandb.json"  # written by the training process when its W&B run begins
 
@@ -18,7 +21,7 @@ class TensorBoardResource(dg.ConfigurableResource):
     """TensorBoard's logs of training runs; `hawor-pipeline ui` starts its server beside Dagster's."""
 
     enabled: bool = Field(default=True, description="Whether training writes TensorBoard logs.")
-    address: str = Field(default="http://127.0.0.1:6006", description="Where TensorBoard's server is reached.")
+    address: str = Field(default="", description=f"Empty: ${TENSORBOARD_VARIABLE}, or {TENSORBOARD_ADDRESS}.")
 
     def settings(self) -> dict[str, bool]:
         """Training settings that follow from this resource; they do not change what is learned."""
@@ -28,9 +31,10 @@ class TensorBoardResource(dg.ConfigurableResource):
         """Metadata that leads to a run's curves."""
         if not self.enabled:
             return {}
+        base = self.address or os.environ.get(TENSORBOARD_VARIABLE) or TENSORBOARD_ADDRESS
         pattern = quote(f"^{run_dir.name}/", safe="")
         return {
-            "tensorboard": dg.MetadataValue.url(f"{self.address}/?runFilter={pattern}#timeseries"),
+            "tensorboard": dg.MetadataValue.url(f"{base}/?runFilter={pattern}#timeseries"),
             "tensorboard_command": dg.MetadataValue.text(f"tensorboard --logdir {run_dir.parent}"),
         }
 

@@ -25,7 +25,7 @@ def _may_promote(context: dg.AssetExecutionContext) -> bool:
 
 
 @dg.asset(
-    group_name="model_registry",
+    group_name="hand_mesh",
     kinds={"json", "parquet"},
     owners=["team:hand-mesh"],
     pool="gpu",
@@ -95,7 +95,7 @@ def challenger(
 
 
 @dg.asset(
-    group_name="model_registry",
+    group_name="hand_mesh",
     kinds={"pytorch", "json"},
     owners=["team:hand-mesh"],
     deps=["final_report"],

@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from hawor_pipeline.orchestration.checks import checked, external_requests
+from hawor_pipeline.orchestration.companions import ReportServer
 from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
 from hawor_pipeline.orchestration.metadata import announce, describe
 from hawor_pipeline.paths import DataPaths
@@ -31,8 +32,13 @@ _MAX_BYTES = 8_000_000
     ],
 )
 @clear_failures
-def final_report(context: dg.AssetExecutionContext, evaluation_metrics: dict[str, Any]) -> dg.MaterializeResult:
-    """The report: performance against targets and floors, curves, strata, pictures, data card, provenance."""
+def final_report(
+    context: dg.AssetExecutionContext, evaluation_metrics: dict[str, Any], reports: ReportServer
+) -> dg.MaterializeResult:
+    """The report: performance against targets and floors, curves, strata, pictures, data card, provenance.
+
+    One self-contained HTML file, with Markdown and JSON beside it. The link `report` opens it while the web UI runs.
+    """
     from hawor_pipeline.reporting.report import build_report
 
     paths, run_id = DataPaths.default(), evaluation_metrics["run_id"]
@@ -47,7 +53,7 @@ def final_report(context: dg.AssetExecutionContext, evaluation_metrics: dict[str
     return dg.MaterializeResult(
         value={"path": str(result.path), "run_id": run_id},
         data_version=dg.DataVersion(result.key),
-        metadata=describe(result, report=dg.MetadataValue.url(result.path.as_uri()), size_bytes=size),
+        metadata=describe(result, report=reports.link(result.path), size_bytes=size),
         check_results=[
             checked(
                 "report_is_self_contained",
