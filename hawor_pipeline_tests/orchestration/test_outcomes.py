@@ -90,6 +90,7 @@ def test_everything_killed_at_once_as_by_a_reboot(toy):
 
 def test_two_processes_of_one_instance_never_share_the_pool(toy):
     """Two trainings started apart: their steps follow one another, whichever comes first."""
+    assert toy.run("moody_job").returncode == 0  # makes the databases
     first = toy.start("toy_job", seconds=6)
     second = toy.start("toy_job", seconds=6)
     assert [first.wait(timeout=200), second.wait(timeout=200)] == [0, 0]
