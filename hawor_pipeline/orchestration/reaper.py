@@ -108,7 +108,21 @@ def reap_dead_runs(instance: dg.DagsterInstance) -> list[ReapedRun]:
             instance.report_run_failed(run, message=message)
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         reaped.append(ReapedRun(run.run_id, run.job_name, outcome, ended))
+    free_orphaned_slots(instance)
     return reaped
+
+
+def free_orphaned_slots(instance: dg.DagsterInstance) -> None:
+    """Free pool slots of runs that have ended, or that the database does not know: nobody else would without a daemon."""
+    storage = instance.event_log_storage
+    if not storage.supports_global_concurrency_limits:
+        return
+    for pool in storage.get_concurrency_keys():
+        info = storage.get_concurrency_info(pool)
+        for run_id in {*info.active_run_ids, *info.pending_run_ids, *info.assigned_run_ids}:
+            run = instance.get_run_by_id(run_id)
+            if run is None or run.is_finished:
+                storage.free_concurrency_slots_for_run(run_id)
 
 
 def end_processes_of(run_id: str) -> tuple[int, ...]:

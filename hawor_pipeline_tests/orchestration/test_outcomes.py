@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,8 +16,10 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> ToyProject:
-    return ToyProject(tmp_path)
+def toy(tmp_path: Path) -> Iterator[ToyProject]:
+    project = ToyProject(tmp_path)
+    yield project
+    project.end()
 
 
 def _wait_for(condition, seconds: float = 120.0) -> None:

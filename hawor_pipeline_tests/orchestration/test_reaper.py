@@ -15,9 +15,11 @@ import pytest
 from hawor_pipeline.orchestration.launcher import LocalRunLauncher
 from hawor_pipeline.orchestration.reaper import (
     BORN_TAG,
+    HEARTBEAT_TAG,
     HOST_TAG,
     PID_TAG,
     RUN_ID_VARIABLE,
+    beating,
     reap_dead_runs,
     tag_this_worker,
     worker_alive,
@@ -78,6 +80,35 @@ def test_a_process_id_that_was_given_to_another_process_does_not_keep_a_run_aliv
     with dg.instance_for_test() as instance:
         run = _started_run(instance, _tags(os.getpid(), psutil.Process().create_time() - 1000.0))
         assert worker_alive(run) is False
+
+
+def test_slots_of_runs_that_ended_are_freed():
+    """A run that somebody marked as failed by hand, and one that the database does not know, held slots."""
+    with dg.instance_for_test() as instance:
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("gpu", 3)
+        ended = _started_run(instance, _tags(os.getpid(), psutil.Process().create_time()))
+        alive = _started_run(instance, _tags(os.getpid(), psutil.Process().create_time()))
+        for run_id in (ended.run_id, alive.run_id, "00000000-0000-0000-0000-000000000000"):
+            assert storage.claim_concurrency_slot("gpu", run_id, "train").is_claimed
+        instance.report_run_failed(ended)
+        assert reap_dead_runs(instance) == []
+        info = storage.get_concurrency_info("gpu")
+        assert info.active_run_ids == {alive.run_id}
+        assert info.active_slot_count == 1
+
+
+def test_the_heartbeat_decides_about_runs_of_other_machines(monkeypatch):
+    with dg.instance_for_test() as instance:
+        fresh = _started_run(instance, {**_tags(1, 0.0, host="pod-a"), HEARTBEAT_TAG: f"{time.time():.0f}"})
+        silent = _started_run(instance, {**_tags(1, 0.0, host="pod-b"), HEARTBEAT_TAG: f"{time.time() - 3600:.0f}"})
+        assert [run.run_id for run in reap_dead_runs(instance)] == [silent.run_id]
+        assert instance.get_run_by_id(fresh.run_id).status == dg.DagsterRunStatus.STARTED
+        with beating(instance, fresh.run_id, every_s=0.05):
+            before = fresh.tags[HEARTBEAT_TAG]
+            monkeypatch.setattr(time, "time", lambda: float(before) + 100)
+            time.sleep(0.5)
+        assert float(instance.get_run_by_id(fresh.run_id).tags[HEARTBEAT_TAG]) > float(before)
 
 
 def test_left_over_processes_of_a_dead_run_are_ended():

@@ -1,5 +1,6 @@
 """Runs of the toy location in processes of their own, as CI starts them."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ class ToyProject:
     def __init__(self, folder: Path):
         self.folder = folder
         self.mark = folder / "mark"
+        self.started: list[subprocess.Popen] = []
         shutil.copy(REPOSITORY / "dagster.yaml", folder)
 
     def command(self, job: str, config: dict | None = None) -> list[str]:
@@ -55,7 +57,7 @@ class ToyProject:
 
     def start(self, job: str, seconds: float) -> subprocess.Popen:
         """Execute a job in the background, with the signal handling of an interactive shell."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(job),
             cwd=self.folder,
             env=self.environment(seconds),
@@ -64,6 +66,15 @@ class ToyProject:
             start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Kill what is left of the background jobs."""
+        for process in self.started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def marks(self, kind: str = "") -> list[tuple[str, int, float]]:
         """What the assets noted: kind, process id, time; only of one kind where it is given."""
