@@ -113,7 +113,7 @@ def reap_dead_runs(instance: dg.DagsterInstance) -> list[ReapedRun]:
 
 
 def free_orphaned_slots(instance: dg.DagsterInstance) -> None:
-    """Free pool slots of runs that have ended, or that the database does not know: nobody else would without a daemon."""
+    """Free pool slots of runs that have ended, or that nobody knows; without a daemon nobody else does."""
     storage = instance.event_log_storage
     if not storage.supports_global_concurrency_limits:
         return

@@ -62,7 +62,7 @@ class ToyProject:
             cwd=self.folder,
             env=self.environment(seconds),
             stdout=subprocess.DEVNULL,
-            stderr=open(self.folder / "background.log", "a"),
+            stderr=open(self.folder / "background.log", "a"),  # noqa: SIM115 - the child's
             start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
