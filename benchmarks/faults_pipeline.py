@@ -2,7 +2,7 @@
 
     python benchmarks/faults_pipeline.py [--faults 50] [--quick] [--json PATH]
 
-One project runs without faults, another meets a fault in every run until its last one. Counted is what must not be: lost
+One project runs without faults, another meets a fault in every run but its last. Counted is what must not be: lost
 or doubled samples, runs left unfinished, pool slots left taken, processes left over, files that differ.
 """
 

@@ -15,6 +15,7 @@ MAIN_TABLE = "samples"
 _HAND = ("global_orient", "hand_pose", "betas", "translation_m")
 # Part of a column's name, and the columns of a shard that it is measured against. The first that fits counts.
 _MADE_FROM = (
+    (("rte",), ("joints_cam_m", "cam_from_world")),
     (("depth_m", "speed_m_s"), ("joints_cam_m",)),
     (("mpvpe", "f_score", "chamfer"), _HAND),
     (("shape_error", "betas_error"), ("betas",)),
