@@ -1,13 +1,10 @@
 """Commands that show what a run did: show, video."""
 
 import argparse
-import os
 from pathlib import Path
 
-from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.commands.places import find_mano, find_raw_root, find_shards
 from hawor_pipeline.paths import DataPaths
-
-_SOURCES = ("synthetic", "arctic")
 
 
 def add(commands) -> None:
@@ -37,11 +34,11 @@ def _show(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.reporting.sample_page import write_sample_page
 
     paths = DataPaths.default()
-    shards = _find_shards(arguments.data, arguments.sample_id)
+    shards = find_shards(arguments.data, arguments.sample_id)
     view = look_at_sample(
         arguments.sample_id,
         shards,
-        _find_mano(arguments.mano_dir, shards),
+        find_mano(arguments.mano_dir, shards),
         arguments.metrics or paths.metrics,
         arguments.run_id,
     )
@@ -74,17 +71,17 @@ def _video(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.evaluation.film import FilmSettings, film_sequence
 
     paths = DataPaths.default()
-    shards = _find_shards(arguments.data, arguments.sequence)
+    shards = find_shards(arguments.data, arguments.sequence)
     film = film_sequence(
         arguments.sequence,
         arguments.view,
         shards,
-        _find_mano(arguments.mano_dir, shards),
+        find_mano(arguments.mano_dir, shards),
         arguments.metrics or paths.metrics,
         arguments.output or paths.film(arguments.sequence, arguments.view),
         run_id=arguments.run_id,
         settings=FilmSettings(
-            raw_root=None if arguments.crops else _raw_root(arguments.arctic_root, shards),
+            raw_root=None if arguments.crops else find_raw_root(arguments.arctic_root, shards),
             height_px=arguments.height,
             with_truth=arguments.truth,
             align_wrists=arguments.align_wrists,
@@ -96,45 +93,3 @@ def _video(arguments: argparse.Namespace) -> int:
     if arguments.rerun:
         print(f"For the rerun viewer: {arguments.rerun}")
     return 0
-
-
-def _find_shards(given: Path | None, name: str) -> Path:
-    """The shards that hold a sample or recording: as given, else the project's own that have its subject."""
-    if given is not None:
-        return given
-    places = [DataPaths.default().shards(source) for source in _SOURCES]
-    subject = name.split("/", 1)[0]
-    found = [place for place in places if (place / subject / "manifest.json").is_file()]
-    if len(found) == 1:
-        return found[0]
-    where = ", ".join(map(str, found or places))
-    what = "more than one set of shards has" if found else "no shards have"
-    raise ConfigError(f"{what} subject {subject!r}; looked in {where}. Say which with --data DIR.")
-
-
-def _is_synthetic(shards: Path) -> bool:
-    from hawor_pipeline.data.shards import read_manifest
-    from hawor_pipeline.evaluation.recordings import converted_subjects
-
-    manifests = (read_manifest(shards, subject) or {} for subject in converted_subjects(shards))
-    return any(manifest.get("source") == "synthetic" for manifest in manifests)
-
-
-def _find_mano(given: Path | None, shards: Path) -> Path:
-    """Hand models that fit the shards."""
-    if given is None and _is_synthetic(shards):
-        return DataPaths.default().sample / "body_models" / "mano"
-    chosen = given or os.environ.get("MANO_DIR")
-    if not chosen:
-        raise ConfigError("MANO models not found; give --mano-dir DIR or set MANO_DIR.")
-    return Path(chosen)
-
-
-def _raw_root(given: Path | None, shards: Path) -> Path:
-    """Raw pictures that the shards were made from."""
-    if given is None and _is_synthetic(shards):
-        return DataPaths.default().sample / "arctic"
-    chosen = given or os.environ.get("ARCTIC_ROOT")
-    if not chosen:
-        raise ConfigError("raw pictures not found; give --arctic-root DIR, set ARCTIC_ROOT, or ask for --crops.")
-    return Path(chosen)

@@ -56,3 +56,9 @@ def judge(metrics: Mapping[str, float], source: str) -> list[dict[str, Any]]:
         }
         for target in TARGETS
     ]
+
+
+def target_distance_mm() -> float:
+    """The distance of the 3D PCK target, mm."""
+    name = next(target.metric for target in TARGETS if target.metric.startswith("pck_3d_"))
+    return float(name.removeprefix("pck_3d_").removesuffix("mm"))

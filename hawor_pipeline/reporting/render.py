@@ -36,6 +36,17 @@ def render_report(context: dict[str, Any]) -> dict[str, bytes]:
     }
 
 
+def render_comparison(context: dict[str, Any]) -> dict[str, bytes]:
+    """The files of a page about two runs by name."""
+    rows = [{**row["item"].to_dict(), "verdict": row["verdict"]} for row in context["rows"]]
+    numbers = {name: context[name] for name in ("run_ids", "source", "protocol", "dataset_version")}
+    numbers |= {"differences": rows, "settings": context["settings"]}
+    return {
+        HTML: render_page("comparison.html.j2", context).encode(),
+        JSON: (json.dumps(numbers, indent=2, sort_keys=True, default=str) + "\n").encode(),
+    }
+
+
 def number(value: float | None, digits: int = 1) -> str:
     """A value for people; a dash where it is not defined."""
     return "–" if value is None else f"{value:,.{digits}f}".replace(",", "\u202f")

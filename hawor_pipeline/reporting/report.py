@@ -13,9 +13,10 @@ from hawor_pipeline import __version__
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.evaluation.schemas import ALL_METRICS
 from hawor_pipeline.evaluation.tables import PART_NAME, partition_dir
-from hawor_pipeline.evaluation.targets import SYNTHETIC, TARGETS, judge
+from hawor_pipeline.evaluation.targets import SYNTHETIC, judge, target_distance_mm
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
 from hawor_pipeline.reporting import figures
+from hawor_pipeline.reporting.curves import training_figures
 from hawor_pipeline.reporting.findings import Evidence, find
 from hawor_pipeline.reporting.markdown import to_html
 from hawor_pipeline.reporting.names import METRIC_TITLES, STRATA
@@ -28,6 +29,8 @@ from hawor_pipeline.reporting.results import (
     read_gallery,
     read_training,
 )
+from hawor_pipeline.reporting.shapes import hand_drawing, turnable_mesh
+from hawor_pipeline.reporting.style import Figure
 
 HEADLINES = ("mpjpe_mm", "pa_mpjpe_mm", "pck_3d_15mm", "mpjpe_crop_px")
 COMPARED = (
@@ -110,10 +113,10 @@ def _info(context: dict[str, Any]) -> dict[str, Any]:
 def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card: Path | None) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
     curves = read_training(run.metrics_dir, run.run_id, run_dir)
-    charts, training = _charts(run, floors), figures.training_figures(curves)
+    charts, training = _charts(run, floors), training_figures(curves)
     folder, gallery = read_gallery(run.metrics_dir, run.run_id)
     if gallery["meshes"]:
-        charts["mesh"] = figures.turnable_mesh(gallery)
+        charts["mesh"] = turnable_mesh(gallery)
     overall = run.overall()
     config = run_dir / "config.yaml"
     return {
@@ -133,7 +136,7 @@ def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card:
         "comparison": _comparison(run, floors),
         "training": training,
         "figures": charts | {f"training{number}": chart["figure"] for number, chart in enumerate(training)},
-        "hand": figures.hand_drawing(run.joint_means_mm()),
+        "hand": hand_drawing(run.joint_means_mm()),
         "with_intervals": any(entry.low is not None for entry in overall.values()),
         "visibility": _visibility(run),
         "strata": _strata(run),
@@ -200,11 +203,11 @@ def _comparison(run: RunResults, floors: dict[str, RunResults]) -> list[dict[str
     return rows
 
 
-def _charts(run: RunResults, floors: dict[str, RunResults]) -> dict[str, figures.Figure]:
-    target_mm = next(float(t.metric.split("_")[2].removesuffix("mm")) for t in TARGETS if t.metric.startswith("pck_3d"))
+def _charts(run: RunResults, floors: dict[str, RunResults]) -> dict[str, Figure]:
+    series = figures.with_floors(run, floors)
     return {
-        "pck": figures.pck_curve(run, floors, target_mm),
-        "histogram": figures.error_histogram(run, floors),
+        "pck": figures.pck_curve(series, target_distance_mm()),
+        "histogram": figures.error_histogram(series),
         "joints": figures.joint_bars(run),
         "occlusion": figures.occlusion_scatter(run),
     }

@@ -10,6 +10,7 @@ from hawor_pipeline.provenance import atomic_write_text
 from hawor_pipeline.reporting import figures
 from hawor_pipeline.reporting.names import METRIC_TITLES, short_run_name
 from hawor_pipeline.reporting.render import data_uri, render_page
+from hawor_pipeline.reporting.shapes import hand_drawing, turnable_mesh
 
 HISTORY = ("mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "global_orient_error_deg", "mpjpe_crop_px")
 
@@ -33,14 +34,14 @@ def _context(view: SampleView) -> dict[str, Any]:
         "panels": [{"title": title, "uri": data_uri(jpeg)} for title, jpeg in view.panels],
         "panel_px": view.panel_px,
         "joints": view.joints,
-        "hand": figures.hand_drawing(errors),
+        "hand": hand_drawing(errors),
         "run": run,
         "run_name": short_run_name(run.run_id) if run else "",
         "history": [_history_row(other, run) for other in _ordered(view)],
         "history_titles": [(METRIC_TITLES[name], SAMPLE_METRICS[name].unit) for name in HISTORY],
         "metrics": [(name, run.metrics[name], metric) for name, metric in SAMPLE_METRICS.items()] if run else [],
         "figures": {
-            "mesh": figures.turnable_mesh({"meshes": [pair], "faces": view.faces}),
+            "mesh": turnable_mesh({"meshes": [pair], "faces": view.faces}),
             **({"track": figures.track_curves(_ordered(view), view.facts["frame"], run)} if run else {}),
         },
     }

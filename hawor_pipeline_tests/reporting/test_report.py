@@ -176,7 +176,7 @@ def test_a_run_without_floors_curves_and_gallery_still_has_a_report(tmp_path: Pa
 def test_pck_curve_is_the_share_of_joints(project: Path) -> None:
     run = RunResults(project / "metrics", RUN_ID)
     errors = read_table(project / "metrics", "joints", RUN_ID)["error_mm"].to_numpy()
-    curve = figures.pck_curve(run, find_floors(project / "metrics", run), 15.0)["data"][0]
+    curve = figures.pck_curve(figures.with_floors(run, find_floors(project / "metrics", run)), 15.0)["data"][0]
     for limit in (0, 7, 15, 50):
         assert curve["y"][limit] == pytest.approx(100 * np.mean(errors <= limit), rel=1e-3)
     assert run.value("pck_3d_15mm") == pytest.approx(np.mean(errors <= 15), rel=1e-6)

@@ -1,0 +1,112 @@
+"""A mesh that one can turn, and the drawing of a hand with the error of each joint."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hawor_pipeline.core.skeleton import BONES, JOINT_NAMES
+from hawor_pipeline.reporting.style import FONT, INK, RUN, TRUE, Figure
+
+
+def turnable_mesh(gallery: Mapping[str, Any]) -> Figure:
+    """True and predicted mesh of a few samples; the page shows one pair at a time."""
+    faces = np.array(gallery["faces"]).T
+    traces = []
+    for number, mesh in enumerate(gallery["meshes"]):
+        for name, key, color, opacity in (("truth", "true_mm", TRUE, 0.55), ("prediction", "predicted_mm", RUN, 1.0)):
+            if key not in mesh:
+                continue
+            x, y, z = np.array(mesh[key]).T
+            traces.append(
+                {
+                    "type": "mesh3d",
+                    "name": name,
+                    "x": x.tolist(),
+                    "y": y.tolist(),
+                    "z": z.tolist(),
+                    "i": faces[0].tolist(),
+                    "j": faces[1].tolist(),
+                    "k": faces[2].tolist(),
+                    "color": color,
+                    "opacity": opacity,
+                    "flatshading": False,
+                    "lighting": {"ambient": 0.45, "diffuse": 0.8, "specular": 0.15, "roughness": 0.6},
+                    "lightposition": {"x": -200, "y": 500, "z": 900},
+                    "visible": number == 0,
+                    "hoverinfo": "name",
+                    "showlegend": number == 0,
+                }
+            )
+    hidden = {"visible": False}
+    layout = {
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
+        "legend": {"orientation": "h", "x": 0, "y": 1},
+        "scene": {
+            "aspectmode": "data",
+            "xaxis": hidden,
+            "yaxis": hidden,
+            "zaxis": hidden,
+            "camera": {
+                "up": {"x": 0, "y": 1, "z": 0},
+                "eye": {"x": 0.2, "y": 0.3, "z": 1.9},
+                "projection": {"type": "perspective"},
+            },
+            "dragmode": "orbit",
+        },
+    }
+    return {"data": traces, "layout": layout}
+
+
+# A right hand, palm down, in a drawing of 100 by 120: where each joint of the OpenPose order lies.
+_HAND_SPOTS = (
+    (52, 110),
+    (36, 98), (24, 84), (15, 71), (7, 60),
+    (36, 62), (32, 43), (29, 30), (27, 18),
+    (50, 58), (49, 36), (48, 22), (48, 9),
+    (63, 61), (66, 41), (68, 28), (69, 16),
+    (75, 68), (82, 53), (86, 43), (90, 33),
+)  # fmt: skip
+
+
+def hand_drawing(values: Sequence[float | None]) -> list[dict[str, Any]] | None:
+    """What the drawing of joint errors needs: bones, and spots with radius, colour and text; None without data.
+
+    Args:
+        values: error of each joint in OpenPose order, mm.
+    """
+    known = [value for value in values if value is not None]
+    if len(known) < len(JOINT_NAMES) or not max(known):
+        return None
+    top = max(known)
+    spots = [
+        {
+            "kind": "spot",
+            "x": x,
+            "y": y,
+            "r": round(1.2 + 4.2 * (value or 0) / top, 2),
+            "color": _heat((value or 0) / top),
+            "text": f"{name.replace('_', ' ')}: {value:.1f} mm",
+            "label": f"{value:.0f}" if name.endswith("tip") else "",
+        }
+        for (x, y), name, value in zip(_HAND_SPOTS, JOINT_NAMES, values, strict=True)
+    ]
+    bones = [
+        {
+            "kind": "bone",
+            "x1": _HAND_SPOTS[a][0],
+            "y1": _HAND_SPOTS[a][1],
+            "x2": _HAND_SPOTS[b][0],
+            "y2": _HAND_SPOTS[b][1],
+        }
+        for a, b in BONES
+    ]
+    return bones + spots
+
+
+def _heat(share: float) -> str:
+    low, high = np.array([222, 214, 205]), np.array([176, 58, 12])
+    red, green, blue = (low + (high - low) * share).round().astype(int)
+    return f"rgb({red},{green},{blue})"

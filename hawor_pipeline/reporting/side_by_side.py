@@ -1,0 +1,176 @@
+"""Two runs on one page: paired differences, where they come from, and what was different between the runs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.evaluation.compare import Difference, compare_runs
+from hawor_pipeline.evaluation.targets import SYNTHETIC, target_distance_mm
+from hawor_pipeline.provenance import StageResult
+from hawor_pipeline.reporting import figures, pair_figures
+from hawor_pipeline.reporting.curves import training_pairs
+from hawor_pipeline.reporting.names import STRATA, short_run_name, title_of
+from hawor_pipeline.reporting.render import data_uri, render_comparison
+from hawor_pipeline.reporting.report import publish
+from hawor_pipeline.reporting.results import RunResults, read_training
+from hawor_pipeline.reporting.style import OTHER, RUN
+
+COMPARED = (
+    "mpjpe_mm",
+    "pa_mpjpe_mm",
+    "mpvpe_mm",
+    "pa_mpvpe_mm",
+    "pck_3d_15mm",
+    "pck_auc",
+    "f_score_15mm",
+    "global_orient_error_deg",
+    "pose_error_deg",
+    "translation_error_mm",
+    "mpjpe_crop_px",
+    "pck_2d_10px",
+    "detected",
+    "accel_error_m_s2",
+)
+_HEADLINE = "mpjpe_mm"
+
+
+def comparison_name(run_id: str, other_run_id: str) -> str:
+    """Folder of the page among the reports."""
+    return f"{run_id}-against-{other_run_id}"
+
+
+def build_comparison(
+    run_id: str,
+    other_run_id: str,
+    metrics_dir: Path | str,
+    reports_dir: Path | str,
+    *,
+    runs_dir: Path | str | None = None,
+    pictures: Sequence[Mapping[str, Any]] = (),
+) -> StageResult:
+    """Lay out the page that compares a run with another one, on the samples that both measured.
+
+    Args:
+        run_id: the run.
+        other_run_id: what it is compared with: an older run, the champion, or a floor.
+        metrics_dir: their metric tables.
+        reports_dir: where the page goes, in `<run_id>-against-<other_run_id>`.
+        runs_dir: training runs, for configurations and curves; None, or a run that is not there, leaves them out.
+        pictures: of `evaluation.pair_gallery.pair_pictures`.
+
+    Returns:
+        `path` is the HTML page; `info` has the differences by metric.
+
+    Raises:
+        ConfigError: both are the same run.
+        DataError: a run was not evaluated, or on other samples, data or by another protocol.
+    """
+    if run_id == other_run_id:
+        raise ConfigError(f"{run_id} is to be compared with itself; name another run with --against.")
+    metrics_dir = Path(metrics_dir)
+    differences = compare_runs(metrics_dir, run_id, other_run_id, COMPARED)
+    pair = (RunResults(metrics_dir, run_id), RunResults(metrics_dir, other_run_id))
+    folders = [Path(runs_dir) / run.run_id if runs_dir else None for run in pair]
+    context = _context(pair, differences, folders, pictures)
+    info = {"run_id": run_id, "other_run_id": other_run_id, "differences": [item.to_dict() for item in differences]}
+    return publish(render_comparison(context), Path(reports_dir) / comparison_name(run_id, other_run_id), info)
+
+
+def _context(
+    pair: tuple[RunResults, RunResults],
+    differences: Sequence[Difference],
+    folders: Sequence[Path | None],
+    pictures: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    run, other = pair
+    names = {"run": short_run_name(run.run_id), "other": short_run_name(other.run_id)}
+    curves = [read_training(one.metrics_dir, one.run_id, folder) for one, folder in zip(pair, folders, strict=True)]
+    training = training_pairs(curves, list(names.values()))
+    configs = [_config(folder) for folder in folders]
+    series = [figures.Series(names["run"], run, RUN), figures.Series(names["other"], other, OTHER)]
+    defined = [item for item in differences if item.difference is not None]
+    return {
+        **names,
+        "run_ids": [run.run_id, other.run_id],
+        "synthetic": run.source == SYNTHETIC,
+        "source": run.source,
+        "protocol": run.protocol,
+        "dataset_version": run.dataset_version,
+        "headline": next((item for item in defined if item.metric == _HEADLINE), None),
+        "rows": [{"title": title_of(item.metric), "item": item, "verdict": verdict(item)} for item in defined],
+        "undefined": [title_of(item.metric) for item in differences if item.difference is None],
+        "strata": _strata(run, other),
+        "pictures": [{**item, "uri": data_uri(item["jpeg"])} for item in pictures],
+        "training": training,
+        "settings": _changed_settings(*configs) if all(configs) else [],
+        "has_settings": all(configs),
+        "provenance": _provenance(pair),
+        "figures": {
+            "pck": figures.pck_curve(series, target_distance_mm()),
+            "histogram": figures.error_histogram(series),
+            "scatter": pair_figures.paired_scatter(run, other, names),
+            "joints": pair_figures.joint_pairs(run, other, names),
+            **{f"training{number}": chart["figure"] for number, chart in enumerate(training)},
+        },
+    }
+
+
+def verdict(item: Difference) -> str:
+    """In a word: `better` or `worse` beyond the interval (by sign where there is none), else `even`."""
+    if item.difference is None or item.difference == 0:
+        return "even"
+    if item.worse:
+        return "worse"
+    towards_better = -1.0 if item.better == "lower" else 1.0
+    ends = [item.difference, *(end for end in (item.ci_low, item.ci_high) if end is not None)]
+    return "better" if min(towards_better * end for end in ends) > 0 else "even"
+
+
+def _strata(run: RunResults, other: RunResults) -> list[dict[str, Any]]:
+    """Joint errors of both by stratum, where both have them."""
+    tables = []
+    for column, title in STRATA:
+        rows = []
+        for label in run.labels(column):
+            ours, theirs = (one.get(_HEADLINE, f"{column}={label}") for one in (run, other))
+            if ours is None or theirs is None or ours.value is None or theirs.value is None:
+                continue
+            rows.append({"label": label, "ours": ours.value, "theirs": theirs.value, "n": ours.n})
+        if len(rows) > 1:
+            tables.append({"title": title, "column": column, "rows": rows})
+    return tables
+
+
+def _config(folder: Path | None) -> dict[str, Any]:
+    path = folder / "config.yaml" if folder else None
+    return _flat(yaml.safe_load(path.read_text()) or {}) if path is not None and path.is_file() else {}
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + str(name)] = value
+    return found
+
+
+def _changed_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = sorted(set(ours) | set(theirs))
+    missing = "not set"
+    pairs = [(name, ours.get(name, missing), theirs.get(name, missing)) for name in names]
+    return [(name, one, two) for name, one, two in pairs if one != two]
+
+
+def _provenance(pair: Sequence[RunResults]) -> list[tuple[str, str, str]]:
+    run, other = pair
+    return [
+        ("Run", run.run_id, other.run_id),
+        ("Checkpoint, sha256", run.checkpoint_sha256 or "none", other.checkpoint_sha256 or "none"),
+        ("Dataset version", run.dataset_version, other.dataset_version),
+        ("Protocol", run.protocol, other.protocol),
+    ]
