@@ -25,10 +25,9 @@ def find_shards(given: Path | None, name: str) -> Path:
 
 def _is_synthetic(shards: Path) -> bool:
     from hawor_pipeline.data.shards import read_manifest
-    from hawor_pipeline.evaluation.evaluator import converted_subjects
 
-    manifests = (read_manifest(shards, subject) or {} for subject in converted_subjects(shards))
-    return any(manifest.get("source") == "synthetic" for manifest in manifests)
+    subjects = sorted(path.parent.name for path in shards.glob("*/manifest.json"))
+    return any((read_manifest(shards, subject) or {}).get("source") == "synthetic" for subject in subjects)
 
 
 def find_mano(given: Path | None, shards: Path) -> Path:
