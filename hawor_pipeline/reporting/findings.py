@@ -20,6 +20,16 @@ VIEW_RATIO = 1.3
 OUTLIER_RATIO = 1.5
 WAITING_SHARE = 0.2
 LEAST_FOUND = 0.5
+HARDER_RATIO = 1.15  # of a kind of samples over the rest
+LEAST_ADDED = 0.02  # of the whole error
+COLLECTED = (
+    ("object", "object"),
+    ("action", "action"),
+    ("occlusion", "share of hidden joints"),
+    ("truncation", "share outside the picture"),
+    ("depth_m", "distance in m"),
+    ("speed_m_s", "speed in m/s"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +285,34 @@ def _outliers(e: Evidence) -> Iterable[Finding]:
         )
 
 
+def _to_collect(e: Evidence) -> Iterable[Finding]:
+    """Kinds of samples that are worse than the rest, by how much of the whole error they add."""
+    overall = e.run.get("mpjpe_mm")
+    if overall is None or not overall.value:
+        return
+    found = []
+    for column, title in COLLECTED:
+        for label in e.run.labels(column):
+            entry = e.run.get("mpjpe_mm", f"{column}={label}")
+            if entry is None or entry.value is None or not 0 < entry.n < overall.n:
+                continue
+            rest = (overall.n * overall.value - entry.n * entry.value) / (overall.n - entry.n)
+            added = entry.n * (entry.value - rest) / (overall.n * overall.value)
+            if entry.value > HARDER_RATIO * rest and added > LEAST_ADDED:
+                share = _percent(entry.n / overall.n)
+                what = f"{title} {label} ({share} of the samples): {entry.value:.1f} mm, {rest:.1f} mm elsewhere"
+                found.append((added, what))
+    if found:
+        found.sort(reverse=True)
+        yield Finding(
+            "watch",
+            "What to record more of",
+            f"{'; '.join(what for _, what in found[:3])}.",
+            f"If the first were like the rest, the joint error would fall by {_percent(found[0][0])}: record more of it, "
+            "or give it more weight in training.",
+        )
+
+
 def _waiting(e: Evidence) -> Iterable[Finding]:
     curve = e.curve("data_wait_share", "train")
     if curve is not None and curve.last is not None and curve.last > WAITING_SHARE:
@@ -282,7 +320,8 @@ def _waiting(e: Evidence) -> Iterable[Finding]:
             "act",
             "Training waits for data",
             f"{_percent(curve.last)} of the time goes into waiting for the next batch.",
-            "More loader workers, smaller stored crops, or a larger share of them in memory.",
+            "Raise num_workers and prefetch_factor, keep persistent_workers on, or store smaller crops "
+            "(target_resolution).",
         )
 
 
@@ -316,5 +355,6 @@ RULES: tuple[Rule, ...] = (
     _sides,
     _fingertips,
     _outliers,
+    _to_collect,
     _waiting,
 )

@@ -8,7 +8,7 @@ import pytest
 from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.evaluation.summary import Summary
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
-from hawor_pipeline.reporting.findings import Evidence, find
+from hawor_pipeline.reporting.findings import Evidence, _to_collect, find
 from hawor_pipeline.reporting.results import Curve, RunResults
 
 KEYS = ("sample_id", "subject", "sequence", "object", "action", "side")
@@ -75,6 +75,32 @@ def test_weak_view_and_outlier_sequence(tmp_path: Path) -> None:
     found = titles(make_run(tmp_path, "outlier", mpjpe_mm=10.0, pa_mpjpe_mm=9.0, outlier=2.0))
     assert "subject3/sequence3 stands out" in found
     assert "weakest" not in found
+
+
+def test_what_to_record_more_of(tmp_path: Path) -> None:
+    identity = RunIdentity("run", "arctic-all-val", "v1", "synthetic", "c")
+    summary = Summary()
+    for _ in range(6):
+        errors = np.array([10.0] * 6 + [30.0] * 2)
+        values = {name: np.full(8, np.nan) for name in SAMPLE_METRICS} | {"mpjpe_mm": errors}
+        objects = np.array(["box"] * 6 + ["scissors"] * 2)
+        summary.add_sequence(values, {"object": objects, "action": np.array(["use"] * 8)})
+    with table_writer(tmp_path, "summary", identity) as writer:
+        writer.write(summary.rows())
+    found = list(_to_collect(Evidence(RunResults(tmp_path, "run"), {}, [])))
+    assert len(found) == 1
+    # a quarter of the samples at 30 mm, the rest at 10 mm: a mean of 15 mm, of which they add 5
+    assert "object scissors (25 % of the samples): 30.0 mm, 10.0 mm elsewhere." in found[0].evidence
+    assert "would fall by 33 %" in found[0].action
+
+
+def test_a_hand_that_is_found_nowhere_is_placed_wrongly(tmp_path: Path) -> None:
+    wrong = make_run(tmp_path, "wrong", mpjpe_mm=9.0, pa_mpjpe_mm=8.0, detected=0.1, translation_error_mm=52000.0)
+    right = make_run(tmp_path, "right", mpjpe_mm=9.0, pa_mpjpe_mm=8.0, detected=0.9, translation_error_mm=30.0)
+    (found,) = [finding for finding in find(Evidence(wrong, {}, [])) if "placed wrongly" in finding.title]
+    assert "10 % of the hands" in found.evidence
+    assert "52.00 m" in found.evidence
+    assert "placed wrongly" not in titles(right)
 
 
 def curve(metric: str, split: str, *values: float | None) -> Curve:
