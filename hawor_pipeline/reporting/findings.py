@@ -308,8 +308,8 @@ def _to_collect(e: Evidence) -> Iterable[Finding]:
             "watch",
             "What to record more of",
             f"{'; '.join(what for _, what in found[:3])}.",
-            f"If the first were like the rest, the joint error would fall by {_percent(found[0][0])}: record more of it, "
-            "or give it more weight in training.",
+            f"If the first were like the rest, the joint error would fall by {_percent(found[0][0])}: record more of "
+            "it, or give it more weight in training.",
         )
 
 
