@@ -35,7 +35,9 @@ def _report(arguments: argparse.Namespace) -> int:
         return _compare(arguments, metrics, output)
     card = arguments.data_card_dir or paths.metadata(RunResults(metrics, arguments.run_dir.name).source)
     metadata = card if (card / "data_card.md").is_file() else None
-    print_report(build_report(arguments.run_dir, metrics, output, metadata_dir=metadata).path)
+    print_report(
+        build_report(arguments.run_dir, metrics, output, metadata_dir=metadata, registry_dir=paths.registry).path
+    )
     return 0
 
 

@@ -108,5 +108,9 @@ def _machine_readable(context: dict[str, Any]) -> dict[str, Any]:
             {"tone": f.tone, "title": f.title, "evidence": f.evidence, "action": f.action} for f in context["findings"]
         ],
         "gallery": [{k: v for k, v in item.items() if k != "uri"} for item in context["gallery"]],
+        "decision": context["decision"],
+        "paired": [
+            {**row["item"].to_dict(), "against": row["other"], "verdict": row["verdict"]} for row in context["paired"]
+        ],
         "provenance": dict(context["provenance"]),
     }

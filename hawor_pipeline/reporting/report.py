@@ -29,6 +29,7 @@ from hawor_pipeline.reporting.results import (
     read_gallery,
     read_training,
 )
+from hawor_pipeline.reporting.rivals import decision, paired_differences, robustness_figures
 from hawor_pipeline.reporting.shapes import hand_drawing, turnable_mesh
 from hawor_pipeline.reporting.style import Figure
 
@@ -57,6 +58,7 @@ def build_report(
     *,
     run_id: str | None = None,
     metadata_dir: Path | str | None = None,
+    registry_dir: Path | str | None = None,
 ) -> StageResult:
     """Lay out the report of an evaluated run under `reports_dir/run_id`.
 
@@ -66,6 +68,7 @@ def build_report(
         reports_dir: where the report goes.
         run_id: of the metric tables; None: the name of `run_dir`.
         metadata_dir: folder of the data card; None leaves it out.
+        registry_dir: where champions are; None leaves the comparison with the champion out.
 
     Returns:
         `path` is the HTML page; `info` has the headline numbers, the targets and the number of findings.
@@ -82,6 +85,7 @@ def build_report(
     card = Path(metadata_dir) / "data_card.md" if metadata_dir else None
     final = Path(reports_dir) / run.run_id
     context = collect(run, floors, run_dir, card)
+    context["decision"] = decision(run, Path(registry_dir) if registry_dir else None)
     return publish(render_report(context), final, _info(context))
 
 
@@ -113,7 +117,9 @@ def _info(context: dict[str, Any]) -> dict[str, Any]:
 def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card: Path | None) -> dict[str, Any]:
     """Everything that the page shows, as plain values."""
     curves = read_training(run.metrics_dir, run.run_id, run_dir)
-    charts, training = _charts(run, floors), training_figures(curves)
+    charts, training, robustness = _charts(run, floors), training_figures(curves), robustness_figures(run)
+    for name, group in (("training", training), ("robustness", robustness)):
+        charts |= {f"{name}{number}": chart["figure"] for number, chart in enumerate(group)}
     folder, gallery = read_gallery(run.metrics_dir, run.run_id)
     if gallery["meshes"]:
         charts["mesh"] = turnable_mesh(gallery)
@@ -135,7 +141,9 @@ def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card:
         "floor_kinds": list(floors),
         "comparison": _comparison(run, floors),
         "training": training,
-        "figures": charts | {f"training{number}": chart["figure"] for number, chart in enumerate(training)},
+        "robustness": robustness,
+        "paired": paired_differences(run),
+        "figures": charts,
         "hand": hand_drawing(run.joint_means_mm()),
         "with_intervals": any(entry.low is not None for entry in overall.values()),
         "visibility": _visibility(run),

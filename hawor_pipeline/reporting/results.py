@@ -13,6 +13,7 @@ from hawor_pipeline.core.skeleton import JOINT_COUNT, JOINT_NAMES
 from hawor_pipeline.evaluation.tables import list_runs, partition_dir, read_table
 
 TRAINING_FILE = "training.parquet"
+KIND_ORDER = ("mean_pose", "mean_rotations", "subject_mean", "smoothed", "champion")
 CURVE_POINTS = 400  # more points per curve than a screen can show are thinned out
 
 
@@ -84,15 +85,20 @@ class RunResults:
 
 
 def find_floors(metrics_dir: Path, run: RunResults) -> dict[str, RunResults]:
-    """Baselines of the same dataset version and protocol: kind to results."""
+    """Floors and rivals of the same dataset version and protocol: kind to results, floors first.
+
+    Smoothed predictions belong to one checkpoint: those of another run are left out.
+    """
     floors = {}
     for run_id in list_runs(metrics_dir, "summary"):
         if run_id.startswith("baseline-") and run_id.endswith(f"-{run.dataset_version}"):
             kind = run_id.removeprefix("baseline-").removesuffix(f"-{run.dataset_version}")
             results = RunResults(metrics_dir, run_id)
-            if results.protocol == run.protocol:
+            own = kind != "smoothed" or results.checkpoint_sha256 == run.checkpoint_sha256
+            if results.protocol == run.protocol and own:
                 floors[kind] = results
-    return floors
+    order = {kind: number for number, kind in enumerate(KIND_ORDER)}
+    return dict(sorted(floors.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
 
 
 @dataclass(slots=True)

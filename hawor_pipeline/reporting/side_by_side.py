@@ -16,6 +16,7 @@ from hawor_pipeline.reporting.names import STRATA, short_run_name, title_of
 from hawor_pipeline.reporting.render import data_uri, render_comparison
 from hawor_pipeline.reporting.report import publish
 from hawor_pipeline.reporting.results import RunResults, read_training
+from hawor_pipeline.reporting.rivals import verdict
 from hawor_pipeline.reporting.style import OTHER, RUN
 
 COMPARED = (
@@ -116,17 +117,6 @@ def _context(
             **{f"training{number}": chart["figure"] for number, chart in enumerate(training)},
         },
     }
-
-
-def verdict(item: Difference) -> str:
-    """In a word: `better` or `worse` beyond the interval (by sign where there is none), else `even`."""
-    if item.difference is None or item.difference == 0:
-        return "even"
-    if item.worse:
-        return "worse"
-    towards_better = -1.0 if item.better == "lower" else 1.0
-    ends = [item.difference, *(end for end in (item.ci_low, item.ci_high) if end is not None)]
-    return "better" if min(towards_better * end for end in ends) > 0 else "even"
 
 
 def _strata(run: RunResults, other: RunResults) -> list[dict[str, Any]]:

@@ -124,7 +124,8 @@ def test_real_data_are_not_called_synthetic(tmp_path: Path) -> None:
 def test_every_part_of_the_report_is_there(page: str) -> None:
     words = " ".join(parsed(page).words)
     for part in (
-        "Targets", "What to do next", "Against floors", "Accuracy", "Where errors come from", "Samples", "Training",
+        "Targets", "What to do next", "Against floors and rivals", "Accuracy", "Where errors come from", "Samples",
+        "Training",
         "Published numbers", "Where this comes from", "Loss terms", "Weights", "Gradient norms", "Learning rate",
         "Throughput", "Memory", "mean rotations", "Checkpoint, sha256", "learning_rate: 0.0005",
     ):  # fmt: skip

@@ -47,6 +47,7 @@ def final_report(
         paths.metrics,
         paths.reports,
         metadata_dir=paths.metadata(evaluation_metrics["source"]),
+        registry_dir=paths.registry,
     )
     announce(context.log, "final_report", result)
     requests, size = external_requests(result.path.read_text()), result.path.stat().st_size
