@@ -139,12 +139,12 @@ def occlusion_scatter(run: RunResults) -> Figure:
     return {"data": [dots, line], "layout": frame}
 
 
-def track_curves(runs: Sequence[Any], frame: int, drawn: Any) -> Figure:
-    """Errors of one hand over the frames of its recording, a line per run; `frame` is marked.
+def track_curves(runs: Sequence[Any], shown_frame: int, drawn: Any) -> Figure:
+    """Errors of one hand over the frames of its recording, a line per run; `shown_frame` is marked.
 
     Args:
         runs: with `run_id` and `track` (frame to error, mm).
-        frame: the frame that the page shows.
+        shown_frame: the frame that the page shows.
         drawn: the run that the page is about.
     """
     greys = iter(FLOOR_GREYS * len(runs))
@@ -164,5 +164,5 @@ def track_curves(runs: Sequence[Any], frame: int, drawn: Any) -> Figure:
             }
         )
     frame = layout("frame", "joint error, mm", yaxis={"rangemode": "tozero"})
-    frame["shapes"] = [vertical(frame)]
+    frame["shapes"] = [vertical(shown_frame)]
     return {"data": traces, "layout": frame}
