@@ -159,7 +159,8 @@ def _run_on_sample(metrics_dir: Path | str, run_id: str, annotation: pa.Table) -
     return RunOnSample(
         run_id=run_id,
         **{name: table[name][row].as_py() for name in about},
-        metrics={name: table[name][row].as_py() for name in SAMPLE_METRICS},
+        # tables of an older version lack newer metrics
+        metrics={name: table[name][row].as_py() if name in table.column_names else None for name in SAMPLE_METRICS},
         worse_share=float((known > own).mean()) if np.isfinite(own) else None,
         track=dict(zip(track["frame"].to_pylist(), track["mpjpe_mm"].to_pylist(), strict=True)),
     )
