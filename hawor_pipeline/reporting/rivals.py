@@ -15,7 +15,7 @@ from hawor_pipeline.reporting.style import TERMS, Figure, layout, rounded
 
 PAIRED = ("mpjpe_mm", "pa_mpjpe_mm")
 OUTCOMES = {
-    "first": "First champion",
+    "first": "No champion yet",
     "better_or_equal": "Passes the gate",
     "rejected": "Does not take the champion's place",
     "is_champion": "Is the champion",
@@ -40,7 +40,11 @@ def decision(run: RunResults, registry_dir: Path | None) -> dict[str, Any] | Non
         found = decide(run.metrics_dir, Registry(registry_dir), run.run_id)
     except DataError as error:
         return {"title": "Cannot be compared with the champion", "reason": str(error), "outcome": "unknown"}
-    return {"title": OUTCOMES[found.outcome], "reason": found.reason, "outcome": found.outcome}
+    return {
+        "title": OUTCOMES[found.outcome],
+        "reason": found.reason[:1].upper() + found.reason[1:],
+        "outcome": found.outcome,
+    }
 
 
 def paired_differences(run: RunResults) -> list[dict[str, Any]]:
