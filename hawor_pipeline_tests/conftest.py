@@ -44,9 +44,11 @@ def project_environment() -> dict[str, str]:
     return {**environment, "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(REPOSITORY), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def run_full_pipeline(project: Path, preset: str = "smoke.yaml", timeout: float = 280) -> subprocess.CompletedProcess:
+def run_full_pipeline(
+    project: Path, preset: str = "smoke.yaml", timeout: float = 800, location: str = "hawor_pipeline.definitions"
+) -> subprocess.CompletedProcess:
     """`dagster job execute` of the main job in a project folder, as the README says."""
-    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "hawor_pipeline.definitions"]
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", location]
     command += ["-j", "full_pipeline_job", "-c", str(REPOSITORY / "configs" / "jobs" / preset)]
     return subprocess.run(
         command, cwd=project, env=project_environment(), capture_output=True, text=True, timeout=timeout

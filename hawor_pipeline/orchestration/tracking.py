@@ -61,4 +61,4 @@ class WandbResource(dg.ConfigurableResource):
             return {}
         if found.get("url"):
             return {"wandb": dg.MetadataValue.url(found["url"])}
-        return {"wandb_sync": dg.MetadataValue.text(f"wandb sync {found['folder']}")}
+        return {"wandb_sync": dg.MetadataValue.text(f"wandb sync {found['folder']}/*run-*")}

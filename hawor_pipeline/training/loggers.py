@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.errors import DataError
-from hawor_pipeline.provenance import atomic_write_bytes
+from hawor_pipeline.provenance import atomic_write_bytes, atomic_write_json
 
 SCHEMA = pa.schema(
     [
@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("value", pa.float64()),
     ]
 )
+WANDB_LINK_FILE = "wandb.json"  # where the run is on Weights & Biases, or the folder to send there
 log = logging.getLogger(__name__)
 
 
@@ -89,24 +90,31 @@ def build_loggers(config: TrainingConfig, run_dir: Path) -> list[Logger]:
     if config.use_tensorboard:
         loggers.append(TensorBoardLogger(folder, name="tensorboard", version=""))
     if config.use_wandb:
-        loggers.append(_wandb(config, folder))
+        loggers.append(_wandb(config, run_dir, folder))
     return loggers
 
 
-def _wandb(config: TrainingConfig, folder: Path) -> WandbLogger:
+def _wandb(config: TrainingConfig, run_dir: Path, folder: Path) -> WandbLogger:
     offline = not _wandb_key()
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("WANDB_SILENT", "true")
     if offline:
         log.warning("no Weights & Biases key: logging offline; send it later with `wandb sync %s/wandb/*`", folder)
-    return WandbLogger(
+    logger = WandbLogger(
         name=config.experiment_name,
+        id=run_dir.name,  # a run that goes on after an interruption stays one run there
+        resume="allow",
         project=config.wandb_project,
         entity=config.wandb_entity,
         save_dir=folder,
         offline=offline,
         log_model=False,
     )
+    run = logger.experiment  # on the first process only; elsewhere a stand-in without address
+    if address := getattr(run, "url", None) or offline:
+        link = {"url": None if offline else address, "folder": str(folder / "wandb")}
+        atomic_write_json(run_dir / WANDB_LINK_FILE, link)
+    return logger
 
 
 def _wandb_key() -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError
 from pydantic import Field
 
 from hawor_pipeline.config import TrainingConfig, load_config
@@ -212,7 +213,7 @@ def _run_child(
             env={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"), **device.environment()},
             extras=extras,
         ).get_results()
-    except dg.DagsterError:
+    except DagsterPipesExecutionError:
         kind, message = reader.problem or ("", "")
         if kind == "memory":
             raise MemoryShortage(message) from None
