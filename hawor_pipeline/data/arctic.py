@@ -1,13 +1,15 @@
-"""Where ARCTIC's raw files are, by ARCTIC's own layout. Paths, names and counts only; nothing is decoded here.
+"""Where ARCTIC's raw files are, by ARCTIC's own layout. Paths, names, counts and checksums; nothing is decoded.
 
 {root}/raw_seqs/{subject}/{sequence}.{mano,object,egocam.dist,smplx}.npy
 {root}/images or cropped_images/{subject}/{sequence}/{view}/00012.jpg       view 0 is egocentric, 1..8 are static
+downloads/data/images_zips or cropped_images_zips/{subject}/{sequence}.zip    the same pictures as downloaded
 {root}/meta/misc.json, meta/object_vtemplates/{object}/, {root}/splits_json/protocol_*.json
 """
 
 import json
 import os
 import re
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hawor_pipeline.data.pictures import PictureFile, list_images, list_zipped, member_checksums, with_checksums
 from hawor_pipeline.errors import ConfigError, DataError, nearest
 
 SUBJECTS = tuple(f"s{number:02d}" for number in range(1, 11))
@@ -28,8 +31,10 @@ MANO_DIR_VARIABLE = "MANO_DIR"
 # Folders of ARCTIC's download between where a person may point and the layout above, and back up again.
 _DESCENT = ("", "data", "arctic_data/data", "unpack/arctic_data/data", "data/arctic_data/data", "arctic", "unpack")
 _ASCENT = 4
+_UNPACKED = ("arctic_data", "data")  # end of the root's path as ARCTIC's scripts unpack it
+_DOWNLOADS = "downloads"  # the folder into which ARCTIC's scripts download, beside `unpack`
+_CHECKSUMS = ("bash/assets/checksum.json", "checksum.json")  # sha256 of each zip, as published with ARCTIC's code
 _TEST_SUBJECT = "s03"  # ground truth withheld by the authors of ARCTIC, where no protocol file says so
-_IMAGE_NAME = re.compile(r"(\d+)\.jpg")
 
 Source = Literal["arctic", "synthetic"]
 
@@ -64,6 +69,7 @@ class ArcticRoot:
             raise ConfigError(f"ARCTIC root {start} does not exist; give the folder that holds raw_seqs and meta.")
         parents = [start.absolute().parents[level] for level in range(min(_ASCENT, len(start.absolute().parents)))]
         candidates = [start / step for step in _DESCENT] + [parent for parent in parents if _inside(parent, start)]
+        candidates += [base.parent / step for base in (start, *parents) if base.name == _DOWNLOADS for step in _DESCENT]
         for candidate in candidates:
             if (candidate / "meta" / "misc.json").is_file():
                 return cls(candidate.absolute())
@@ -80,7 +86,9 @@ class ArcticRoot:
     @cached_property
     def misc(self) -> dict[str, Any]:
         """`meta/misc.json` by subject."""
-        return read_json(self.path / "meta" / "misc.json")
+        file = self.path / "meta" / "misc.json"
+        self.check_raw_file(file)
+        return read_json(file)
 
     @cached_property
     def protocols(self) -> dict[str, dict[str, list[str]]]:
@@ -90,17 +98,81 @@ class ArcticRoot:
 
     @cached_property
     def image_source(self) -> str:
-        """Folder the pictures are read from: full images where present, else the cropped ones.
+        """Which pictures are read: unpacked ones before those in zips, full ones before cropped ones.
 
         Raises:
-            ConfigError: there is neither.
+            ConfigError: there are none.
         """
         for name in IMAGE_SOURCES:
             if (self.path / name).is_dir():
                 return name
+        for name in IMAGE_SOURCES:
+            if self._zip_folder(name) is not None:
+                return name
         raise ConfigError(
-            f"{self.path}: found no pictures; expected a folder images or cropped_images beside raw_seqs."
+            f"{self.path}: found no pictures; expected a folder images or cropped_images beside raw_seqs, or "
+            f"ARCTIC's zips of them in {_DOWNLOADS}/data/images_zips or cropped_images_zips."
         )
+
+    @cached_property
+    def _around(self) -> list[Path]:
+        """Folders in which what was downloaded may lie."""
+        near = [self.path, self.path.parent]
+        if self.path.parts[-2:] == _UNPACKED:
+            near.append(self.path.parents[2])
+        return [folder for base in near for folder in (base, base / _DOWNLOADS / "data")]
+
+    def _zip_folder(self, image_source: str) -> Path | None:
+        return next((f for around in self._around if (f := around / f"{image_source}_zips").is_dir()), None)
+
+    def image_zip(self, subject: str, sequence: str) -> Path | None:
+        """The zip of a sequence's pictures, where it was kept."""
+        folder = self._zip_folder(self.image_source)
+        path = None if folder is None else folder / subject / f"{sequence}.zip"
+        return path if path is not None and path.is_file() else None
+
+    def images_are_zipped(self, subject: str, sequence: str) -> bool:
+        """Whether the pictures of a sequence are read from its zip."""
+        unpacked = (self.path / self.image_source / subject / sequence).is_dir()
+        return not unpacked and self.image_zip(subject, sequence) is not None
+
+    def pictures(self, subject: str, sequence: str, view: int) -> dict[int, PictureFile]:
+        """Pictures of one view by the number in their name, ascending, from the folder or else from the zip.
+
+        Raises:
+            DataError: the zip is damaged.
+        """
+        archive = self.image_zip(subject, sequence)
+        if self.images_are_zipped(subject, sequence) and archive is not None:
+            return list_zipped(archive).get(view, {})
+        files = list_images(self.image_folder(subject, sequence, view))
+        return files if archive is None else with_checksums(files, list_zipped(archive).get(view, {}))
+
+    @cached_property
+    def published_checksums(self) -> dict[str, str]:
+        """sha256 by name of a zip ("/data/images_zips/s01/box_grab_01.zip"), from ARCTIC's code; empty where absent."""
+        files = [around / name for around in self._around for name in _CHECKSUMS]
+        found = next((file for file in files if file.is_file() and file.parent.name != _DOWNLOADS), None)
+        return {} if found is None else read_json(found)
+
+    def zip_checksum(self, archive: Path) -> str | None:
+        """The published sha256 of a zip of pictures, where the user has ARCTIC's list of them."""
+        return self.published_checksums.get("/data/" + "/".join(archive.parts[-3:]))
+
+    def check_raw_file(self, path: Path) -> None:
+        """Compare a file of raw_seqs or meta with the zip it came from, where that was kept.
+
+        Raises:
+            DataError: it differs, or a zip is damaged.
+        """
+        stated = self._raw_checksums().get(path.relative_to(self.path).as_posix())
+        if stated is not None and zlib.crc32(path.read_bytes()) != stated:
+            raise DataError(f"{path}: differs from the one in the download's zip (CRC-32); unpack it again.")
+
+    def _raw_checksums(self) -> dict[str, int]:
+        names = ("raw_seqs.zip", "meta.zip")
+        kept = [next((f for around in self._around if (f := around / name).is_file()), None) for name in names]
+        return {name: crc for archive in kept if archive is not None for name, crc in member_checksums(archive).items()}
 
     def mano_dir(self, given: str | Path | None = None) -> Path:
         """Folder of the MANO models: as given, else `$MANO_DIR`, else `body_models/mano` beside the data.
@@ -149,9 +221,10 @@ class ArcticRoot:
         return sorted({name.split(".", 1)[0] for name in names if "." in name and f".{name.split('.', 1)[1]}" in parts})
 
     def imaged_sequences(self, subject: str) -> list[str]:
-        """Sequences of a subject that have a folder of pictures, sorted."""
-        folder = self.path / self.image_source / subject
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+        """Sequences of a subject that have a folder or a zip of pictures, sorted."""
+        folder, zips = self.path / self.image_source / subject, self._zip_folder(self.image_source)
+        names = {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
+        return sorted(names | ({file.stem for file in (zips / subject).glob("*.zip")} if zips else set()))
 
     def raw_file(self, subject: str, sequence: str, part: str) -> Path:
         """Path of one raw array (part: mano, object, egocam.dist)."""
@@ -213,13 +286,3 @@ def split_sequence_name(sequence: str) -> tuple[str, str]:
     if len(fields) < 2:
         raise DataError(f"sequence {sequence!r}: expected a name like box_grab_01.")
     return fields[0], fields[1]
-
-
-def list_images(folder: Path) -> dict[int, Path]:
-    """Pictures of one view by the number in their name, ascending; empty where there is no folder."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return {}
-    found = {int(match.group(1)): folder / name for name in names if (match := _IMAGE_NAME.fullmatch(name))}
-    return dict(sorted(found.items()))

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.data.arctic import RAW_PARTS, ArcticRoot, list_images, split_sequence_name
-from hawor_pipeline.data.fingerprint import DigestCache, hash_files
+from hawor_pipeline.data.arctic import RAW_PARTS, ArcticRoot, split_sequence_name
+from hawor_pipeline.data.fingerprint import DigestCache, digest_pictures, hash_files
+from hawor_pipeline.data.pictures import PictureFile, pictures_state
 from hawor_pipeline.data.shards import read_manifest
 from hawor_pipeline.errors import ConfigError, DataError, HaworError, nearest
-from hawor_pipeline.provenance import find_done, hash_json
+from hawor_pipeline.provenance import STAGE_FILE, find_done, hash_json, sha256_file
 
 if TYPE_CHECKING:
     from hawor_pipeline.data.convert_sequence import SequenceTask
 
 # Raise it with every change that alters the bytes of a shard.
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 NO_PICTURES = "no_pictures"
 # Settings that choose or judge sequences, but do not change the bytes of one.
 _SELECTION = {"sequences", "max_sequences_per_subject", "max_left_out_share"}
@@ -37,6 +38,7 @@ class SubjectPlan:
     done: dict[str, dict[str, Any]] = field(default_factory=dict)  # sequence -> info of a finished shard
     left_out: list[dict[str, str]] = field(default_factory=list)
     errors: dict[str, HaworError] = field(default_factory=dict)
+    image_states: dict[str, dict[str, str]] = field(default_factory=dict)  # sequence -> view -> state of its pictures
     cache: DigestCache | None = None
 
 
@@ -73,6 +75,16 @@ def _version(package: str) -> str:
     raise ConfigError(f"the package {package} is not installed; `make setup` installs it.")
 
 
+def sequence_key(shared: dict[str, Any], raw: dict[str, Any], subject: str, sequence: str) -> str:
+    """The key of a shard: everything that it is made from and by."""
+    return hash_json({**shared, "raw": raw, "subject": subject, "sequence": sequence})
+
+
+def sequence_version(shared: dict[str, Any], raw: dict[str, Any]) -> str:
+    """What a shard says of its origin: raw contents, hand models, settings and converter."""
+    return hash_json({"raw": raw, **{name: shared[name] for name in ("mano", "settings", "converter")}})
+
+
 def plan_subject(
     root: ArcticRoot,
     mano: Path,
@@ -83,44 +95,21 @@ def plan_subject(
     names: Sequence[str] | None,
 ) -> SubjectPlan:
     """What of a subject is to be converted and what is still valid."""
-    from hawor_pipeline.data.convert_sequence import SequenceTask
-
     plan = SubjectPlan(subject, root.status(subject))
     if plan.status != "present":
         plan.reason = missing_reason(root, subject, plan.status)
         plan.why = plan.reason
         return plan
     whys = []
-    cache = plan.cache = DigestCache(output / ".cache" / f"{subject}.json")
+    plan.cache = DigestCache(output / ".cache" / f"{subject}.json")
     for sequence in _selected(root, subject, output, settings, names):
-        images = {view: list_images(root.image_folder(subject, sequence, view)) for view in settings.views}
-        if not any(images.values()):
-            plan.left_out.append({"sequence": sequence, "reason": NO_PICTURES})
-            continue
         try:
-            raw = _raw_hashes(root, cache, subject, sequence, images)
+            why = _plan_sequence(plan, root, mano, sequence, output / subject / sequence, settings, shared)
         except DataError as error:
             plan.errors[sequence] = error
             continue
-        key = hash_json({**shared, "raw": raw, "subject": subject, "sequence": sequence})
-        decided_by = {
-            "raw": raw,
-            "mano": shared["mano"],
-            "settings": shared["settings"],
-            "converter": CONVERTER_VERSION,
-        }
-        data_version = hash_json(decided_by)
-        plan.data_versions[sequence] = data_version
-        folder = output / subject / sequence
-        info, why = find_done(folder, key)
-        if info is not None and info["bytes"] != sum((folder / name).stat().st_size for name in info["sha256"]):
-            info, why = None, "a file of the earlier result has another size than when it was written"
-        if info is not None:
-            plan.done[sequence] = info
-            continue
-        whys.append(f"{sequence}: {why}")
-        metadata = {"source": root.source, "data_version": data_version, "converter_version": str(CONVERTER_VERSION)}
-        plan.tasks.append(SequenceTask(root.path, mano, subject, sequence, folder, settings, key, metadata))
+        if why:
+            whys.append(f"{sequence}: {why}")
     if not (plan.done or plan.tasks or plan.errors):
         plan.reason = f"{subject} has none of the sequences asked for; zero samples"
         if plan.left_out:
@@ -132,6 +121,74 @@ def plan_subject(
         return plan
     plan.why = "; ".join(whys[:3]) + (f"; and {len(whys) - 3} more" if len(whys) > 3 else "")
     return plan
+
+
+def _plan_sequence(
+    plan: SubjectPlan,
+    root: ArcticRoot,
+    mano: Path,
+    sequence: str,
+    folder: Path,
+    settings: ConversionConfig,
+    shared: dict[str, Any],
+) -> str:
+    """Enter one sequence into the plan; returns why it must be converted, "" where nothing is to be done.
+
+    Where a finished shard may be reused, the pictures are hashed to find out. Where there is none, they are hashed
+    while they are converted, so that a first conversion reads them once.
+    """
+    from hawor_pipeline.data.convert_sequence import SequenceTask
+
+    subject = plan.subject
+    images = {view: root.pictures(subject, sequence, view) for view in settings.views}
+    images = {view: found for view, found in images.items() if found}
+    if not images:
+        plan.left_out.append({"sequence": sequence, "reason": NO_PICTURES})
+        return ""
+    raw = _raw_hashes(root, subject, sequence)
+    digests = _known_digests(plan, sequence, images, must_know=(folder / STAGE_FILE).exists())
+    why = "no finished result was there"
+    if digests is not None:
+        whole = {**raw, "images": digests}
+        info, why = find_done(folder, sequence_key(shared, whole, subject, sequence))
+        if info is not None and not shard_is_whole(folder, info):
+            info, why = None, "a file of the earlier result is not as it was written"
+        if info is not None:
+            plan.done[sequence] = info
+            plan.data_versions[sequence] = sequence_version(shared, whole)
+            return ""
+    metadata = {"source": root.source, "converter_version": str(CONVERTER_VERSION)}
+    plan.tasks.append(
+        SequenceTask(root.path, mano, subject, sequence, folder, settings, shared, raw, digests, metadata)
+    )
+    return why
+
+
+def _known_digests(
+    plan: SubjectPlan, sequence: str, images: dict[int, dict[int, PictureFile]], *, must_know: bool
+) -> dict[str, str] | None:
+    """View to digest of its pictures; None where one is not known and need not be."""
+    assert plan.cache is not None
+    digests = {}
+    for view, found in images.items():
+        state = plan.image_states.setdefault(sequence, {})[str(view)] = pictures_state(found.values())
+        label = f"{sequence}/{view}"
+        digest = plan.cache.known(label, state)
+        if digest is None and must_know:
+            digest = digest_pictures(found.values())
+            plan.cache.remember(label, state, digest)
+        digests[str(view)] = digest
+    return None if None in digests.values() else {view: digest for view, digest in digests.items() if digest}
+
+
+def shard_is_whole(folder: Path, info: dict[str, Any]) -> bool:
+    """Whether the files of a shard hold what was written; those changed since it was finished are read to find out."""
+    finished = (folder / STAGE_FILE).stat().st_mtime_ns
+    states = {name: (folder / name).stat() for name in info["sha256"]}
+    if info["bytes"] != sum(state.st_size for state in states.values()):
+        return False
+    later = [name for name, state in states.items() if state.st_mtime_ns > finished]
+    return all(sha256_file(folder / name) == info["sha256"][name] for name in later)
 
 
 def missing_reason(root: ArcticRoot, subject: str, status: str) -> str:
@@ -158,10 +215,8 @@ def _selected(
     return [name for name in present if name in kept or name in asked]
 
 
-def _raw_hashes(
-    root: ArcticRoot, cache: DigestCache, subject: str, sequence: str, images: dict[int, dict[int, Path]]
-) -> dict[str, Any]:
-    """Hashes of everything that a shard is made from, except MANO."""
+def _raw_hashes(root: ArcticRoot, subject: str, sequence: str) -> dict[str, Any]:
+    """Hashes of everything that a shard is made from, except MANO and pictures."""
     files = [root.raw_file(subject, sequence, part) for part in RAW_PARTS]
     for file in files:
         if not file.is_file():
@@ -173,8 +228,5 @@ def _raw_hashes(
         "object": hash_files([mesh for mesh in meshes if mesh.is_file()]),
         "cameras": hash_json(root.misc.get(subject)),
         "image_source": root.image_source,
-        "images": {
-            str(view): cache.digest(f"{sequence}/{view}", found.values()) for view, found in images.items() if found
-        },
         "source": root.source,
     }

@@ -134,8 +134,11 @@ def _convert(
         if isinstance(outcome, HaworError):
             plan.errors[task.sequence] = outcome
         else:
-            plan.done[task.sequence] = outcome
+            plan.done[task.sequence] = outcome.info
+            plan.data_versions[task.sequence] = outcome.data_version
             if plan.cache is not None:
+                for view, digest in outcome.image_digests.items():
+                    plan.cache.remember(f"{task.sequence}/{view}", plan.image_states[task.sequence][view], digest)
                 plan.cache.save()
         finished += 1
         if progress:
@@ -188,7 +191,7 @@ def _check_source(root: ArcticRoot, output: Path) -> None:
 
 def _check_left_out_again(plan: SubjectPlan, settings: ConversionConfig) -> None:
     """A shard made under a more lenient limit must not pass a stricter one."""
-    from hawor_pipeline.data.convert_sequence import left_out_error
+    from hawor_pipeline.data.left_out import left_out_error
 
     for sequence, info in plan.done.items():
         error = left_out_error(f"{plan.subject}/{sequence}", info, settings)

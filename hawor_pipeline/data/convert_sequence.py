@@ -14,16 +14,19 @@ import pyarrow as pa
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.data.arctic import SIDES, ArcticRoot
 from hawor_pipeline.data.confidence import confidence, skip_reasons
-from hawor_pipeline.data.crops import (
-    crop_from_file,
-    cut_crop,
-    decode_image,
-    encode_crop,
-    is_black,
-    measure_blur,
-    plan_cut,
-)
+from hawor_pipeline.data.conversion_plan import sequence_key, sequence_version
+from hawor_pipeline.data.crops import cut_crops, encode_crop, measure_blur
+from hawor_pipeline.data.decode import thread_decoder
+from hawor_pipeline.data.fingerprint import PictureHashes
 from hawor_pipeline.data.hand_geometry import SeenHand, see_hand
+from hawor_pipeline.data.left_out import (
+    NO_GROUND_TRUTH_AFTER,
+    NO_GROUND_TRUTH_BEFORE,
+    left_out_error,
+    unmatched_share,
+    wanted_sides,
+    without_picture,
+)
 from hawor_pipeline.data.picture_frame import PictureFrame, picture_frame
 from hawor_pipeline.data.scene import Scene, open_scene
 from hawor_pipeline.data.shard_schema import (
@@ -39,16 +42,6 @@ from hawor_pipeline.data.shards import ImageWriter, write_parquet
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import mark_done, sha256_file, staging_dir
 
-# Reasons in the ledger.
-NO_IMAGE = "no_image"  # ground truth without a picture
-NO_GROUND_TRUTH_BEFORE = "no_ground_truth_before_start"  # a picture earlier than ground truth 0, as ioi_offset says
-NO_GROUND_TRUTH_AFTER = "no_ground_truth_after_end"
-OUTSIDE_PICTURE = "outside_picture"
-BEHIND_CAMERA = "behind_camera"
-VIEW_ABSENT = "view_absent"
-# Cameras and motion capture stop a few frames apart; in a short sequence that would be a large share.
-EDGE_FRAMES = 3
-
 
 @dataclass(frozen=True, slots=True)
 class SequenceTask:
@@ -60,86 +53,122 @@ class SequenceTask:
     sequence: str
     output: Path  # the shard's final folder
     settings: ConversionConfig
-    key: str
+    shared: dict[str, Any]  # what the keys of all sequences have in common
+    raw: dict[str, Any]  # hashes of the raw files without the pictures
+    image_digests: dict[str, str] | None  # view -> digest of its pictures; None: find them while converting
     metadata: dict[str, str]  # goes into the tables
 
 
-def convert_sequence(task: SequenceTask) -> dict[str, Any]:
-    """Convert one sequence and publish its shard.
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What a worker says of a finished shard."""
 
-    Returns:
-        Numbers about it (rows, valid rows, what was left out and why, sha256 of the files).
+    info: dict[str, Any]
+    data_version: str
+    image_digests: dict[str, str]
+
+
+def convert_sequence(task: SequenceTask) -> Converted:
+    """Convert one sequence and publish its shard.
 
     Raises:
         DataError: a raw file or picture is damaged, too much is left out, or the disk is full. Nothing is published.
     """
     scene = open_scene(task.root, task.mano_dir, task.subject, task.sequence, task.settings.views)
-    ledger: list[tuple] = []
+    _check_zip(task)
     with staging_dir(task.output) as folder:
-        blocks = []
         with ImageWriter(folder / IMAGES_FILE) as writer:
-            for position, view in enumerate(scene.cameras):
-                blocks += _convert_view(task, scene, position, view, writer, ledger)
+            blocks, ledger, digests = convert_views(task, scene, writer)
         info = _summary(task, scene, blocks, ledger)
         error = left_out_error(f"{task.subject}/{task.sequence}", info, task.settings)
         if error is not None:
             raise error
+        raw = {**task.raw, "images": digests}
+        version = sequence_version(task.shared, raw)
+        metadata = {**task.metadata, "data_version": version}
         arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-        write_parquet(to_arrow(arrays, task.metadata), folder / ANNOTATIONS_FILE)
-        _write_side_table(task, LEDGER_SCHEMA, sorted(ledger), folder / LEDGER_FILE)
-        _write_side_table(task, DISTANCES_SCHEMA, scene.distances, folder / DISTANCES_FILE)
+        write_parquet(to_arrow(arrays, metadata), folder / ANNOTATIONS_FILE)
+        _write_side_table(task, metadata, LEDGER_SCHEMA, sorted(ledger), folder / LEDGER_FILE)
+        _write_side_table(task, metadata, DISTANCES_SCHEMA, scene.distances, folder / DISTANCES_FILE)
         names = [ANNOTATIONS_FILE, IMAGES_FILE, LEDGER_FILE, DISTANCES_FILE]
         info["sha256"] = {name: sha256_file(folder / name) for name in names}
         info["bytes"] = sum((folder / name).stat().st_size for name in names)
-        mark_done(folder, task.key, info, names)
-    return info
+        mark_done(folder, sequence_key(task.shared, raw, task.subject, task.sequence), info, names)
+    return Converted(info, version, digests)
 
 
-def _write_side_table(task: SequenceTask, schema: pa.Schema, rows: list[tuple], path: Path) -> None:
+def convert_views(
+    task: SequenceTask, scene: Scene, writer: ImageWriter
+) -> tuple[list[dict[str, np.ndarray]], list[tuple], dict[str, str]]:
+    """Cut the hands out of every picture of a scene.
+
+    Returns:
+        Columns in blocks, in the order of the table; rows of the ledger; view to digest of its pictures.
+    """
+    blocks: list[dict[str, np.ndarray]] = []
+    ledger: list[tuple] = []
+    digests = {}
+    for position, view in enumerate(scene.cameras):
+        found, digest = _convert_view(task, scene, position, view, writer, ledger)
+        blocks += found
+        if scene.images[view]:
+            digests[str(view)] = digest
+    return blocks, ledger, task.image_digests or digests
+
+
+def _check_zip(task: SequenceTask) -> None:
+    """Compare the zip that the pictures are read from with ARCTIC's published checksum, where the user has it."""
+    root = ArcticRoot(task.root)
+    archive = root.image_zip(task.subject, task.sequence)
+    if archive is None or not root.images_are_zipped(task.subject, task.sequence):
+        return
+    stated = root.zip_checksum(archive)
+    if stated is not None and sha256_file(archive) != stated:
+        raise DataError(f"{archive}: differs from the published checksum (sha256); download it again.")
+
+
+def _write_side_table(
+    task: SequenceTask, metadata: dict[str, str], schema: pa.Schema, rows: list[tuple], path: Path
+) -> None:
     """A small table whose first columns are subject and sequence."""
     records = [dict(zip(schema.names, (task.subject, task.sequence, *row), strict=True)) for row in rows]
-    write_parquet(pa.Table.from_pylist(records, schema).replace_schema_metadata(task.metadata), path)
+    write_parquet(pa.Table.from_pylist(records, schema).replace_schema_metadata(metadata), path)
 
 
 def _convert_view(
     task: SequenceTask, scene: Scene, position: int, view: int, writer: ImageWriter, ledger: list[tuple]
-) -> list[dict[str, np.ndarray]]:
-    """Rows of one view, a block per side in the order of the table; appends its crops and what is left out."""
+) -> tuple[list[dict[str, np.ndarray]], str]:
+    """Rows of one view, a block per side in the order of the table, and the digest of its pictures.
+
+    Appends its crops to the writer, and what is left out to the ledger.
+    """
     camera, images, frames = scene.cameras[view], scene.images[view], len(scene.raw)
     pictures = picture_frame(ArcticRoot(task.root).image_source, camera, scene.object_vertices)
     seen = {side: see_hand(scene.hands[side], camera, task.settings.box_scale, pictures.shows) for side in SIDES}
-    crops: dict[str, list[_Crop]] = {side: [] for side in SIDES}
-    if not images:
-        ledger.append((view, -1, "", VIEW_ABSENT, 2 * frames))
-    else:
-        missing = [index for index in range(frames) if index + scene.offset not in images]
-        ledger += [(view, index + scene.offset, "", NO_IMAGE, 2) for index in missing]
-    for frame, path in images.items():
-        index = frame - scene.offset
-        if not 0 <= index < frames:
-            reason = NO_GROUND_TRUTH_BEFORE if index < 0 else NO_GROUND_TRUTH_AFTER
-            ledger.append((view, frame, "", reason, 2))
+    crops: dict[str, list[_StoredCrop]] = {side: [] for side in SIDES}
+    ledger += without_picture(view, images, scene.offset, frames)
+    hashes = PictureHashes()
+    for frame, picture in images.items():
+        wanted, lost = wanted_sides(seen, frame - scene.offset, frames)
+        ledger += [(view, frame, *reason) for reason in lost]
+        if not wanted and task.image_digests is not None:
             continue
-        wanted = []
-        for side in SIDES:
-            if np.isnan(seen[side].box_size_px[index]):
-                ledger.append((view, frame, side, BEHIND_CAMERA, 1))
-            elif not seen[side].overlaps[index]:
-                ledger.append((view, frame, side, OUTSIDE_PICTURE, 1))
-            else:
-                wanted.append(side)
+        data = picture.read()
+        if task.image_digests is None:
+            hashes.add(picture, data)
         if wanted:
-            _cut_frame(task, path, (frame, index), {side: seen[side] for side in wanted}, pictures, crops)
+            hands = {side: seen[side] for side in wanted}
+            _cut_frame(task, (str(picture), data), (frame, frame - scene.offset), hands, pictures, crops)
     blocks = []
     for side in SIDES:
         for crop in crops[side]:
             writer.append(crop.jpeg)
         blocks.append(_rows(task, scene, (position, view, side), seen[side], crops[side]))
-    return blocks
+    return blocks, hashes.digest
 
 
 @dataclass(frozen=True, slots=True)
-class _Crop:
+class _StoredCrop:
     frame: int
     index: int
     jpeg: bytes
@@ -150,44 +179,32 @@ class _Crop:
 
 def _cut_frame(
     task: SequenceTask,
-    path: Path,
+    source: tuple[str, bytes],
     number: tuple[int, int],
     seen: dict[str, SeenHand],
     pictures: PictureFrame,
-    crops: dict[str, list[_Crop]],
+    crops: dict[str, list[_StoredCrop]],
 ) -> None:
     """Decode one picture once and cut the hands out of it."""
-    frame, index = number
+    (name, data), (frame, index) = source, number
     settings = task.settings
     crop_px = round(settings.crop_margin * settings.target_resolution[0])
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); get the file again.") from None
-    image = decode_image(data, path, pictures.size)
-    black = is_black(image)
     scale, shift = pictures.scale[index], pictures.shift[index]
-    for side, hand in seen.items():
-        size = float(hand.box_size_px[index]) * settings.crop_margin * scale
-        cut = plan_cut(hand.box_center_px[index] * scale + shift, size, crop_px)
-        crop = cut_crop(image, cut, crop_px)
-        affine = crop_from_file(cut, crop_px)
+    boxes = [
+        (hand.box_center_px[index] * scale + shift, float(hand.box_size_px[index]) * settings.crop_margin * scale)
+        for hand in seen.values()
+    ]
+    for side, crop in zip(seen, cut_crops(data, name, pictures.size, boxes, crop_px, thread_decoder()), strict=True):
+        affine = crop.crop_from_file.copy()
         affine[:, 2] += affine[:, :2] @ shift
         affine[:, :2] *= scale
-        crops[side].append(
-            _Crop(
-                frame,
-                index,
-                encode_crop(crop, settings.jpeg_quality),
-                affine,
-                measure_blur(crop, settings.crop_margin),
-                black,
-            )
-        )
+        jpeg = encode_crop(crop.pixels, settings.jpeg_quality)
+        blur = measure_blur(crop.pixels, settings.crop_margin)
+        crops[side].append(_StoredCrop(frame, index, jpeg, affine, blur, crop.black))
 
 
 def _rows(
-    task: SequenceTask, scene: Scene, where: tuple[int, int, str], seen: SeenHand, crops: list[_Crop]
+    task: SequenceTask, scene: Scene, where: tuple[int, int, str], seen: SeenHand, crops: list[_StoredCrop]
 ) -> dict[str, np.ndarray]:
     """Columns of one view and side."""
     position, view, side = where
@@ -265,31 +282,3 @@ def _summary(task: SequenceTask, scene: Scene, blocks: list[dict], ledger: list[
         "unaccounted": possible - rows - (sum(left_out.values()) - without),
         "unmatched_share": unmatched_share(ledger, len(scene.raw)),
     }
-
-
-def unmatched_share(ledger: list[tuple], frames: int) -> float:
-    """Share of the moments of the views present that have only a picture or only ground truth.
-
-    Pictures before ground truth 0 are not counted: the offset says that they are there. Nor are the few moments
-    per view by which cameras and motion capture stop apart.
-    """
-    unmatched: dict[int, int] = {}
-    absent = {view for view, _, _, reason, _ in ledger if reason == VIEW_ABSENT}
-    views = {view for view, *_ in ledger} - absent
-    for view, _, _, reason, _ in ledger:
-        if reason in (NO_IMAGE, NO_GROUND_TRUTH_AFTER):
-            unmatched[view] = unmatched.get(view, 0) + 1
-    worst = max((max(0, unmatched.get(view, 0) - EDGE_FRAMES) for view in views), default=0)
-    return worst / max(frames, 1)
-
-
-def left_out_error(name: str, info: dict[str, Any], settings: ConversionConfig) -> DataError | None:
-    """The error of a sequence of which more than the allowed share is left out, else None."""
-    share = info["unmatched_share"]
-    if share <= settings.max_left_out_share:
-        return None
-    return DataError(
-        f"{name}: the counts of pictures and ground truth disagree: {share:.0%} of the {info['ground_truth_frames']} "
-        f"frames lack one or the other in the worst view ({info['left_out']}), at most "
-        f"{settings.max_left_out_share:.0%} may. Get the missing pictures or raw files, or raise max_left_out_share."
-    )

@@ -1,69 +1,117 @@
-"""Cutting hand crops out of frames: decode strictly, cut on whole pixels, resample without aliasing, encode.
+"""Cutting hand crops out of frames: cut on whole pixels, resample without aliasing, encode.
 
-The cut is snapped to whole pixels of the picture file, and where it is much larger than the crop its side is a multiple
-of an integer that an exact area average removes first; a linear resize does the rest. `crop_from_image` of a row is the
-exact mapping of what was done, so nothing is lost by the snapping.
+The cut is snapped to whole pixels of the decoded picture. Where it is much larger than the crop, the picture is shrunk
+while it is decoded, then the cut's side is a multiple of an integer that an exact area average removes; a linear resize
+does the rest. `crop_from_image` of a row is the exact mapping of what was done, so nothing is lost by the snapping. All
+of it follows from the boxes alone, never from the decoder.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 import simplejpeg
 
-from hawor_pipeline.errors import DataError
+from hawor_pipeline.data.decode import Decoder, Part
 
 # Mean colour (RGB) of the pictures the backbones were trained on, past the edge of a frame.
 PAD_RGB = (124, 116, 104)
+_SHRINKS = (8, 4, 2)
 _REDUCE_FROM = 1.5  # linear resampling alone aliases visibly when it shrinks by more than this
-_BLACK_LEVEL = 24  # brightest sample of a frame that shows nothing; JPEG noise stays below
+_BLACK_LEVEL = 24  # brightest sample of what shows nothing; JPEG noise stays below
+_BLACK_STEP = 8
 _BLUR_WINDOW = 11
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A square of whole pixels of a picture file and how it becomes a crop."""
+    """A square of whole pixels of a picture and how it becomes a crop."""
 
-    left: int
+    left: int  # pixels of the shrunk picture, as are top and side
     top: int
     side: int
     reduce: int  # integer factor that an area average removes first
+    shrink: int = 1  # factor by which the file is shrunk while it is decoded
 
 
-def plan_cut(center: np.ndarray, size: float, crop_px: int) -> Cut:
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """What was cut out of a picture."""
+
+    pixels: np.ndarray  # (crop_px, crop_px, 3) uint8 RGB
+    crop_from_file: np.ndarray  # (2, 3)
+    black: bool  # nothing is to be seen in it
+
+
+def plan_shrink(sizes: Sequence[float], crop_px: int) -> int:
+    """By how much a picture may be shrunk so that its smallest cut still has a pixel for each of the crop's."""
+    return next((shrink for shrink in _SHRINKS if min(sizes) >= shrink * crop_px), 1)
+
+
+def plan_cut(center: np.ndarray, size: float, crop_px: int, shrink: int = 1) -> Cut:
     """Args:
     center: (2,), pixels of the file.
     size: side of the square to cut, pixels of the file.
     crop_px: side of the crop.
+    shrink: of the picture.
     """
+    size, center = size / shrink, (np.asarray(center) + 0.5) / shrink - 0.5
     reduce = max(1, round(size / crop_px)) if size >= _REDUCE_FROM * crop_px else 1
     side = reduce * max(1, round(size / reduce))
     left, top = (int(np.floor(c + 1.0 - side / 2)) for c in center)  # the square's centre is nearest to `center`
-    return Cut(left, top, side, reduce)
+    return Cut(left, top, side, reduce, shrink)
 
 
 def crop_from_file(cut: Cut, crop_px: int) -> np.ndarray:
     """(2, 3) affine map from pixels of the file to pixels of the crop; integer pixels are pixel centres."""
     scale = crop_px / cut.side
-    return np.array(
-        [[scale, 0.0, (0.5 - cut.left) * scale - 0.5], [0.0, scale, (0.5 - cut.top) * scale - 0.5]], np.float64
+    each = scale / cut.shrink
+    left, top = ((0.5 / cut.shrink - corner) * scale - 0.5 for corner in (cut.left, cut.top))
+    return np.array([[each, 0.0, left], [0.0, each, top]], np.float64)
+
+
+def cut_crops(
+    data: bytes,
+    name: object,
+    expected: tuple[int, int] | None,
+    boxes: Sequence[tuple[np.ndarray, float]],
+    crop_px: int,
+    decoder: Decoder,
+) -> list[Crop]:
+    """Decode one picture, no more of it than needed, and cut squares out of it.
+
+    Args:
+        data: the JPEG.
+        name: for messages.
+        expected: (height, width) of the file, or None where any size will do.
+        boxes: centre (2,) and side of each square, pixels of the file.
+        crop_px: side of the crops.
+        decoder: of this thread.
+
+    Raises:
+        DataError: the picture is damaged or of another size.
+    """
+    shrink = plan_shrink([size for _, size in boxes], crop_px)
+    cuts = [plan_cut(center, size, crop_px, shrink) for center, size in boxes]
+    region = (
+        min(cut.left for cut in cuts),
+        min(cut.top for cut in cuts),
+        max(cut.left + cut.side for cut in cuts),
+        max(cut.top + cut.side for cut in cuts),
     )
+    part = decoder.decode(data, name, expected, shrink, region)
+    return [Crop(cut_crop(part, cut, crop_px), crop_from_file(cut, crop_px), _is_black(part, cut)) for cut in cuts]
 
 
-def cut_crop(image: np.ndarray, cut: Cut, crop_px: int) -> np.ndarray:
-    """The crop (crop_px, crop_px, 3) of an RGB picture; what lies past its edge is `PAD_RGB`."""
-    height, width = image.shape[:2]
-    right, bottom = cut.left + cut.side, cut.top + cut.side
-    x0, x1, y0, y1 = max(cut.left, 0), min(right, width), max(cut.top, 0), min(bottom, height)
-    region = image[y0:y1, x0:x1]
-    if (y1 - y0, x1 - x0) != (cut.side, cut.side):
-        if x1 <= x0 or y1 <= y0:
-            region = np.zeros((0, 0, 3), np.uint8)
-        padded = np.empty((cut.side, cut.side, 3), np.uint8)
-        padded[:] = PAD_RGB
-        padded[y0 - cut.top : y0 - cut.top + region.shape[0], x0 - cut.left : x0 - cut.left + region.shape[1]] = region
-        region = padded
+def cut_crop(part: Part, cut: Cut, crop_px: int) -> np.ndarray:
+    """The crop (crop_px, crop_px, 3) of a decoded picture; what lies past the picture's edge is `PAD_RGB`."""
+    shown, left, top = _shown(part, cut)
+    region = shown
+    if shown.shape[:2] != (cut.side, cut.side):
+        region = np.empty((cut.side, cut.side, 3), np.uint8)
+        region[:] = PAD_RGB
+        region[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
     if cut.reduce > 1:
         small = cut.side // cut.reduce
         region = cv2.resize(region, (small, small), interpolation=cv2.INTER_AREA)
@@ -72,28 +120,20 @@ def cut_crop(image: np.ndarray, cut: Cut, crop_px: int) -> np.ndarray:
     return np.ascontiguousarray(region)
 
 
-def decode_image(data: bytes, path: Path, expected: tuple[int, int] | None) -> np.ndarray:
-    """Decode one JPEG, refusing damaged ones.
+def _shown(part: Part, cut: Cut) -> tuple[np.ndarray, int, int]:
+    """The pixels of the cut that lie in the picture, and where in the cut they begin."""
+    height, width = part.size
+    x0, x1 = max(cut.left, 0), min(cut.left + cut.side, width)
+    y0, y1 = max(cut.top, 0), min(cut.top + cut.side, height)
+    if x1 <= x0 or y1 <= y0:
+        return np.zeros((0, 0, 3), np.uint8), 0, 0
+    pixels = part.pixels[y0 - part.top : y1 - part.top, x0 - part.left : x1 - part.left]
+    return pixels, x0 - cut.left, y0 - cut.top
 
-    Args:
-        data: the file's bytes.
-        path: for messages.
-        expected: (height, width), or None where any size will do.
 
-    Returns:
-        (height, width, 3) uint8 RGB.
-
-    Raises:
-        DataError: it is cut short, damaged, or of another size.
-    """
-    try:
-        image = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
-    except ValueError as error:
-        raise DataError(f"{path}: damaged JPEG ({error}); expected a complete picture. Get the file again.") from None
-    if expected is not None and image.shape[:2] != expected:
-        found = f"{image.shape[1]}x{image.shape[0]}"
-        raise DataError(f"{path}: {found} pixels, expected {expected[1]}x{expected[0]} as meta/misc.json says.")
-    return image
+def _is_black(part: Part, cut: Cut) -> bool:
+    shown, _, _ = _shown(part, cut)
+    return shown.size > 0 and is_black(shown)
 
 
 def encode_crop(crop: np.ndarray, quality: int) -> bytes:
@@ -102,8 +142,8 @@ def encode_crop(crop: np.ndarray, quality: int) -> bytes:
 
 
 def is_black(image: np.ndarray) -> bool:
-    """Whether a frame shows nothing, as ARCTIC's first and last ones sometimes do."""
-    return int(image[::8, ::8].max(initial=0)) < _BLACK_LEVEL
+    """Whether pixels show nothing, as ARCTIC's first and last frames sometimes do."""
+    return int(image[::_BLACK_STEP, ::_BLACK_STEP].max(initial=0)) < _BLACK_LEVEL
 
 
 def measure_blur(crop: np.ndarray, crop_margin: float) -> float:

@@ -1,14 +1,16 @@
 """Content hashes of many files, without reading again what did not change.
 
-A digest covers names and bytes. The cache remembers, for each label, the digest that belonged to a state of the folder
+A digest covers names and bytes. The cache remembers, for each label, the digest that belonged to a state of the files
 (names, sizes, modification times); only where that state differs are the files read again.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from hawor_pipeline.data.pictures import PictureFile
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import atomic_write_json, hash_json, sha256_file
 
@@ -29,6 +31,36 @@ def hash_files(files: Iterable[Path]) -> dict[str, str]:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); get the file again.") from None
 
 
+class PictureHashes:
+    """The digest of a view's pictures, taken while they are read for something else."""
+
+    def __init__(self) -> None:
+        self._hashes: dict[str, str] = {}
+
+    def add(self, picture: PictureFile, data: bytes) -> None:
+        """Take one picture into account."""
+        self._hashes[picture.name] = hashlib.sha256(data).hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """Over all names and bytes."""
+        return hash_json(self._hashes)
+
+
+def digest_pictures(pictures: Iterable[PictureFile]) -> str:
+    """Digest of names and bytes, of files and of members of zips alike.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    hashes = PictureHashes()
+    pictures = list(pictures)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for picture, data in zip(pictures, pool.map(PictureFile.read, pictures), strict=True):
+            hashes.add(picture, data)
+    return hashes.digest
+
+
 class DigestCache:
     """Digests by label, kept in one JSON file; a damaged or missing file only costs time."""
 
@@ -40,18 +72,16 @@ class DigestCache:
         except (OSError, ValueError):
             self._known = {}
 
-    def digest(self, label: str, files: Iterable[Path]) -> str:
-        """Digest of names and bytes of the files; "" where there are none."""
-        files = list(files)
-        if not files:
-            return ""
-        state = hash_json([[file.name, (found := file.stat()).st_size, found.st_mtime_ns] for file in files])
-        known = self._known.get(label)
-        if known is None or known.get("state") != state:
-            known = {"state": state, "digest": hash_json(hash_files(files))}
-            self._known[label] = known
+    def known(self, label: str, state: str) -> str | None:
+        """The digest that belongs to a state, if it was seen before."""
+        entry = self._known.get(label, {})
+        return entry.get("digest") if entry.get("state") == state else None
+
+    def remember(self, label: str, state: str, digest: str) -> None:
+        """Keep the digest of a state."""
+        if self.known(label, state) != digest:
+            self._known[label] = {"state": state, "digest": digest}
             self._changed = True
-        return known["digest"]
 
     def save(self) -> None:
         """Write what was learnt."""

@@ -4,6 +4,7 @@ A row per sequence and view. Nothing is converted; pictures are read once for th
 (a JPEG cut short lacks its end marker).
 """
 
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hawor_pipeline.data.arctic import RAW_PARTS, VIEW_COUNT, ArcticRoot, list_images, split_sequence_name
+from hawor_pipeline.data.arctic import RAW_PARTS, VIEW_COUNT, ArcticRoot, split_sequence_name
 from hawor_pipeline.data.conversion_plan import missing_reason
+from hawor_pipeline.data.pictures import PictureFile, pictures_state
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
 
 INVENTORY_FILE = "inventory.parquet"
-INVENTORY_VERSION = 1
+INVENTORY_VERSION = 2
 _THREADS = 2
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
@@ -83,7 +85,7 @@ def inventory_subject(
     """
     root, output = ArcticRoot.locate(arctic_root), Path(output_dir)
     status = root.status(subject)
-    key = hash_json({"version": INVENTORY_VERSION, "state": _state(root, subject), "source": root.source})
+    key = hash_json({"version": INVENTORY_VERSION, "state": _state(root, subject, mano_dir), "source": root.source})
     info, why = find_done(output, key)
     if info is not None:
         return StageResult(output, True, why, key, info)
@@ -100,30 +102,48 @@ def inventory_subject(
         pq.write_table(table, folder / INVENTORY_FILE, compression="zstd")
         outputs = [INVENTORY_FILE]
         if any(row["status"] in ("ok", "incomplete") for row in rows):
-            info["proof"] = _proof(root, mano_dir, subject, folder)
+            info["proof"], info["proof_error"] = _proof(root, mano_dir, subject, folder)
             outputs += [path.name for path in folder.glob("proof.*")]
-        mark_done(folder, key, info, outputs)
+        # an inventory whose proof sheet could not be drawn is tried again
+        mark_done(folder, key if not info["proof_error"] else f"{key} without proof sheet", info, outputs)
     return StageResult(output, False, why, key, info)
 
 
-def _proof(root: ArcticRoot, mano_dir: str | Path | None, subject: str, folder: Path) -> list[str]:
+def _proof(root: ArcticRoot, mano_dir: str | Path | None, subject: str, folder: Path) -> tuple[list[str], str]:
+    """What the panels of the proof sheet show, and why there is none."""
     from hawor_pipeline.data.proof import PROOF_FILE, write_proof_sheet
 
     try:
-        return write_proof_sheet(root, root.mano_dir(mano_dir), subject, folder / PROOF_FILE)
+        return write_proof_sheet(root, root.mano_dir(mano_dir), subject, folder / PROOF_FILE), ""
     except DataError as error:
-        return [f"no proof sheet: {error}"]  # the table already names what is broken
+        return [], f"no proof sheet: {error}"  # the table already names what is broken
 
 
-def _state(root: ArcticRoot, subject: str) -> list[Any]:
-    """Names, sizes and modification times of everything the inventory reads."""
+def _state(root: ArcticRoot, subject: str, mano_dir: str | Path | None) -> list[Any]:
+    """Everything that the inventory and its proof sheet are made from: names, sizes and times, and the hand models."""
+    from hawor_pipeline.data.hand_geometry import hash_hand_models
+
+    sequences = root.sequences(subject)
     files = [root.path / "meta" / "misc.json", *(root.path / "splits_json").glob("protocol_*.json")]
-    for sequence in root.sequences(subject):
+    for name in {split_sequence_name(sequence)[0] for sequence in sequences}:
+        files += [root.object_folder(name) / part for part in ("top.obj", "bottom.obj")]
+    for sequence in sequences:
         files += [root.raw_file(subject, sequence, part) for part in RAW_PARTS]
-        for view in range(VIEW_COUNT):
-            files += list_images(root.image_folder(subject, sequence, view)).values()
     stats = [(str(file.relative_to(root.path)), file.stat()) for file in files if file.is_file()]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in sorted(stats, key=lambda item: item[0])]
+    state: list[Any] = [
+        [name, stat.st_size, stat.st_mtime_ns] for name, stat in sorted(stats, key=lambda item: item[0])
+    ]
+    for sequence in sequences:
+        state += [pictures_state(_pictures(root, subject, sequence, view)[0].values()) for view in range(VIEW_COUNT)]
+    return [*state, hash_hand_models(root.mano_dir(mano_dir)) if sequences else {}]
+
+
+def _pictures(root: ArcticRoot, subject: str, sequence: str, view: int) -> tuple[dict[int, PictureFile], str]:
+    """The pictures of a view, and what is wrong with the zip that should hold them."""
+    try:
+        return root.pictures(subject, sequence, view), ""
+    except DataError as error:
+        return {}, str(error)
 
 
 def _inventory_sequence(root: ArcticRoot, subject: str, sequence: str) -> list[dict[str, Any]]:
@@ -142,7 +162,7 @@ def _inventory_sequence(root: ArcticRoot, subject: str, sequence: str) -> list[d
         hashes[f"{part.replace('.', '_')}_sha256"] = sha256_file(file) if file.is_file() else None
     rows = []
     for view in range(VIEW_COUNT):
-        images = list_images(root.image_folder(subject, sequence, view))
+        images, damage = _pictures(root, subject, sequence, view)
         row = {
             "source": root.source,
             "subject": subject,
@@ -159,12 +179,12 @@ def _inventory_sequence(root: ArcticRoot, subject: str, sequence: str) -> list[d
             **_count(images, frames, cameras.ioi_offset),
         }
         damaged = _hash_images(images, row)
-        row["status"], row["reason"] = _judge(row, problem, damaged)
+        row["status"], row["reason"] = _judge(row, problem or damage, damaged)
         rows.append(row)
     return rows
 
 
-def _count(images: dict[int, Path], frames: int | None, offset: int) -> dict[str, Any]:
+def _count(images: dict[int, PictureFile], frames: int | None, offset: int) -> dict[str, Any]:
     numbers = np.array(list(images), np.int64)
     matched = None if frames is None else int(((numbers >= offset) & (numbers < offset + frames)).sum())
     return {
@@ -176,30 +196,29 @@ def _count(images: dict[int, Path], frames: int | None, offset: int) -> dict[str
     }
 
 
-def _hash_images(images: dict[int, Path], row: dict[str, Any]) -> list[str]:
+def _hash_images(images: dict[int, PictureFile], row: dict[str, Any]) -> list[str]:
     """Fill in size and hash; returns the names of files that are not complete JPEGs."""
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(_examine, images.values(), chunksize=16))
     row["image_bytes"] = sum(size for _, size, _ in found)
-    files = [path.name for path in images.values()]
+    files = [picture.name for picture in images.values()]
     row["images_sha256"] = hash_json([[name, digest] for name, (digest, _, _) in zip(files, found, strict=True)])
     return [name for name, (_, _, whole) in zip(files, found, strict=True) if not whole]
 
 
-def _examine(path: Path) -> tuple[str, int, bool]:
-    digest, size = sha256_file(path), path.stat().st_size
-    with open(path, "rb") as file:
-        start = file.read(2)
-        file.seek(max(0, size - 2))
-        end = file.read()
-    return digest, size, start == _JPEG_START and end == _JPEG_END
+def _examine(picture: PictureFile) -> tuple[str, int, bool]:
+    try:
+        data = picture.read()
+    except DataError:
+        return "", 0, False
+    return hashlib.sha256(data).hexdigest(), len(data), data.startswith(_JPEG_START) and data.endswith(_JPEG_END)
 
 
 def _judge(row: dict[str, Any], problem: str, damaged: list[str]) -> tuple[str, str]:
     if problem:
         return "broken", problem
     if damaged:
-        return "broken", f"{len(damaged)} pictures are cut short or not JPEG: {', '.join(damaged[:3])}"
+        return "broken", f"{len(damaged)} pictures are cut short, damaged or not JPEG: {', '.join(damaged[:3])}"
     if not row["images"]:
         return "missing", "no pictures of this view"
     extra, lacking = row["images_without_ground_truth"], row["ground_truth_without_image"]
@@ -230,5 +249,6 @@ def _info(root: ArcticRoot, subject: str, status: str, reason: str, rows: list[d
             set(root.imaged_sequences(subject)) - set(root.sequences(subject))
         ),
         "proof": [],
+        "proof_error": "",
         "per_view": [{name: row[name] for name in _SHOWN} for row in rows],
     }

@@ -51,8 +51,11 @@ def load_object(root: ArcticRoot, name: str) -> ObjectMesh:
     Raises:
         DataError: a part is missing or is not a triangle mesh; the message names the file.
     """
-    top, top_faces = read_obj(root.object_folder(name) / "top.obj")
-    bottom, bottom_faces = read_obj(root.object_folder(name) / "bottom.obj")
+    files = [root.object_folder(name) / part for part in ("top.obj", "bottom.obj")]
+    for file in files:
+        if file.is_file():
+            root.check_raw_file(file)
+    (top, top_faces), (bottom, bottom_faces) = map(read_obj, files)
     faces = np.concatenate((top_faces, bottom_faces + len(top)))
     return ObjectMesh(mm_to_m(np.concatenate((top, bottom))), faces.astype(np.int32), len(top))
 

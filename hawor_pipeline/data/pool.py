@@ -25,7 +25,7 @@ def map_tasks(
     Args:
         function: importable; gets one task.
         tasks: sent to the workers by pickle.
-        workers: processes; None for one per core, 0 runs everything in this process.
+        workers: processes; None for one per usable core, 0 runs everything in this process.
         preload: modules that the workers find already imported.
 
     Yields:
@@ -44,10 +44,10 @@ def map_tasks(
             for task in tasks:
                 yield task, _guarded(function, task)
         return
-    count = max(1, min(workers or os.cpu_count() or 1, len(tasks)))
+    count = max(1, min(workers or usable_cores(), len(tasks)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(preload)
-    with _single_threaded_environment(), ProcessPoolExecutor(count, context, start_worker) as pool:
+    with single_threaded_environment(), ProcessPoolExecutor(count, context, start_worker) as pool:
         waiting: dict[Future, Task] = {pool.submit(_guarded, function, task): task for task in tasks}
         try:
             while waiting:
@@ -61,6 +61,11 @@ def map_tasks(
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: fewer than the machine has in a container or under taskset."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _guarded(function: Callable[[Task], Any], task: Task) -> Any:
@@ -87,7 +92,8 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _single_threaded_environment() -> Iterator[None]:
+def single_threaded_environment() -> Iterator[None]:
+    """Processes started inside the block use one thread each in numerical libraries."""
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
@@ -106,6 +112,7 @@ def limit_threads() -> None:
 
 
 def start_worker() -> None:
+    """What every worker does first."""
     limit_threads()
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -11,11 +11,13 @@ import cv2
 import numpy as np
 
 from hawor_pipeline.core.skeleton import BONES
-from hawor_pipeline.data.arctic import SIDES, VIEW_COUNT, ArcticRoot, list_images
-from hawor_pipeline.data.crops import decode_image, is_black
+from hawor_pipeline.data.arctic import SIDES, VIEW_COUNT, ArcticRoot
+from hawor_pipeline.data.crops import is_black
+from hawor_pipeline.data.decode import decode_image
 from hawor_pipeline.data.hand_geometry import HandModels, ViewCamera, load_hand_models, pose_hand, see_hand, view_camera
 from hawor_pipeline.data.object_mesh import load_object
 from hawor_pipeline.data.picture_frame import PictureFrame, picture_frame
+from hawor_pipeline.data.pictures import PictureFile
 from hawor_pipeline.data.raw_sequence import RawSequence, load_sequence
 from hawor_pipeline.provenance import atomic_write_bytes
 
@@ -78,7 +80,7 @@ class _Picked:
     sequence: str
     view: int
     frame: int
-    path: Path
+    picture: PictureFile
 
     @property
     def view_name(self) -> str:
@@ -92,7 +94,7 @@ class _Picked:
 def _pick(root: ArcticRoot, subject: str, rng: np.random.Generator) -> _Picked | None:
     sequence = str(rng.choice(root.sequences(subject)))
     view = int(rng.integers(VIEW_COUNT))
-    images = list_images(root.image_folder(subject, sequence, view))
+    images = root.pictures(subject, sequence, view)
     if not images:
         return None
     frame = list(images)[int(rng.integers(len(images)))]
@@ -111,7 +113,7 @@ def _panel(root: ArcticRoot, models: HandModels, subject: str, picked: _Picked) 
         raw.object_articulation, raw.object_rotation, raw.object_translation_m
     )
     picture = picture_frame(root.image_source, camera, vertices)
-    image = decode_image(picked.path.read_bytes(), picked.path, picture.size)
+    image = decode_image(picked.picture.read(), picked.picture, picture.size)
     if is_black(image):
         return None
     return _draw(image, picture, camera, models, raw, picked.name)

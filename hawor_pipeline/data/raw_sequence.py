@@ -93,6 +93,7 @@ def _existing(root: ArcticRoot, subject: str, sequence: str, part: str) -> Path:
     file = root.raw_file(subject, sequence, part)
     if not file.is_file():
         raise DataError(f"{file}: missing; expected beside the other raw files of {subject}/{sequence}.")
+    root.check_raw_file(file)
     return file
 
 

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hawor_pipeline.data.arctic import SIDES, ArcticRoot, list_images
+from hawor_pipeline.data.arctic import SIDES, ArcticRoot
 from hawor_pipeline.data.hand_geometry import ViewCamera, WorldHand, load_hand_models, pose_hand, view_camera
 from hawor_pipeline.data.object_mesh import ObjectMesh, load_object
+from hawor_pipeline.data.pictures import PictureFile
 from hawor_pipeline.data.raw_sequence import RawSequence, load_sequence
 from hawor_pipeline.data.visibility import SkinFaces, joint_visibility
+
+EVERY_PICTURE = slice(None)
 
 
 @dataclass(slots=True)
@@ -19,15 +22,30 @@ class Scene:
     raw: RawSequence
     hands: dict[str, WorldHand]
     cameras: dict[int, ViewCamera]
-    images: dict[int, dict[int, Path]]  # view -> frame number -> file
+    images: dict[int, dict[int, PictureFile]]  # view -> frame number -> picture
     object_vertices: np.ndarray  # (T, V, 3)
     offset: int  # number of the picture that shows ground truth 0
     visible: dict[str, np.ndarray]  # side -> (views, T, 21), for the moments that any view shows
     distances: list[tuple[int, str, float]]  # ground-truth index, side, hand to object in metres
 
 
-def open_scene(root_path: Path, mano_dir: Path, subject: str, sequence: str, views: tuple[int, ...]) -> Scene:
+def open_scene(
+    root_path: Path,
+    mano_dir: Path,
+    subject: str,
+    sequence: str,
+    views: tuple[int, ...],
+    *,
+    only: slice = EVERY_PICTURE,
+) -> Scene:
     """Read and pose one sequence.
+
+    Args:
+        root_path: the root of the raw data.
+        mano_dir: folder of the MANO models.
+        subject, sequence: which.
+        views: which.
+        only: of the pictures of each view, those to take.
 
     Raises:
         DataError: a raw file, a model or an object mesh is damaged or missing.
@@ -41,7 +59,7 @@ def open_scene(root_path: Path, mano_dir: Path, subject: str, sequence: str, vie
         raw=raw,
         hands={side: pose_hand(models, side, raw.hands[side]) for side in SIDES},
         cameras={view: view_camera(raw, subject_cameras, view) for view in views},
-        images={view: list_images(root.image_folder(subject, sequence, view)) for view in views},
+        images={view: dict(list(root.pictures(subject, sequence, view).items())[only]) for view in views},
         object_vertices=mesh.posed(raw.object_articulation, raw.object_rotation, raw.object_translation_m),
         offset=subject_cameras.ioi_offset,
         visible={side: np.zeros((len(views), len(raw), 21), bool) for side in SIDES},

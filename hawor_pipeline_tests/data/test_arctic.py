@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from hawor_pipeline.data.arctic import ArcticRoot, list_images, split_sequence_name
+from hawor_pipeline.data.arctic import ArcticRoot, split_sequence_name
 from hawor_pipeline.data.object_mesh import read_obj
+from hawor_pipeline.data.pictures import list_images
 from hawor_pipeline.data.splits import read_protocols
 from hawor_pipeline.errors import ConfigError, DataError
 
@@ -125,7 +126,7 @@ def test_contradicting_protocols_are_refused(raw_copy, splits, message):
 
 def test_light_modules_import_no_torch():
     modules = ["arctic", "inventory", "shards", "shard_schema", "splits", "metadata", "conversion_plan", "convert"]
-    modules += ["prepare", "fingerprint", "pool"]
+    modules += ["prepare", "fingerprint", "pool", "pictures"]
     code = "import sys\n" + "".join(f"import hawor_pipeline.data.{name}\n" for name in modules)
     code += "assert 'torch' not in sys.modules and 'cv2' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,12 +12,12 @@ from hawor_pipeline.data.crops import (
     PAD_RGB,
     crop_from_file,
     cut_crop,
-    decode_image,
     encode_crop,
     is_black,
     measure_blur,
     plan_cut,
 )
+from hawor_pipeline.data.decode import Part, decode_image
 from hawor_pipeline.errors import DataError
 
 CROP = 192
@@ -36,7 +36,7 @@ def test_recorded_mapping_is_the_applied_one(side):
     spot, center = np.array([330.25, 240.75]), np.array([333.1, 236.4])
     cut = plan_cut(center, side, CROP)
     affine = crop_from_file(cut, CROP)
-    crop = cut_crop(blob_image(spot, sigma=side / 30), cut, CROP)[..., 0].astype(float)
+    crop = cut_crop(Part.whole(blob_image(spot, sigma=side / 30)), cut, CROP)[..., 0].astype(float)
     x, y = np.meshgrid(np.arange(CROP), np.arange(CROP))
     centroid = np.array([(crop * x).sum(), (crop * y).sum()]) / crop.sum()
     assert np.abs(centroid - (affine[:, :2] @ spot + affine[:, 2])).max() < 0.12
@@ -56,7 +56,7 @@ def test_mapping_keeps_the_cut_s_corners():
 def test_past_the_edge_is_the_mean_colour_and_the_rest_stays_in_place(center):
     image = np.random.default_rng(0).integers(0, 255, (500, 700, 3), dtype=np.uint8)
     cut = plan_cut(np.array(center, float), 192.0, 192)
-    crop = cut_crop(image, cut, 192)  # same size: no resampling, so values must be equal
+    crop = cut_crop(Part.whole(image), cut, 192)  # same size: no resampling, so values must be equal
     inside = np.zeros((192, 192), bool)
     for v in range(192):
         for u in range(0, 192, 7):
@@ -71,7 +71,7 @@ def test_large_boxes_do_not_alias():
     """A pattern finer than the crop can show becomes grey, as an exact area average makes it."""
     stripes = np.zeros((1600, 1600, 3), np.uint8)
     stripes[:, ::2] = 255
-    crop = cut_crop(stripes, plan_cut(np.array([800.0, 800.0]), 1152.0, CROP), CROP)
+    crop = cut_crop(Part.whole(stripes), plan_cut(np.array([800.0, 800.0]), 1152.0, CROP), CROP)
     assert crop.std() < 3 and abs(crop.mean() - 127.5) < 2
 
 

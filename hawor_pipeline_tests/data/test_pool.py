@@ -4,8 +4,9 @@ import os
 
 import pytest
 
-from hawor_pipeline.data.fingerprint import DigestCache
-from hawor_pipeline.data.pool import map_tasks
+from hawor_pipeline.data.fingerprint import DigestCache, digest_pictures
+from hawor_pipeline.data.pictures import list_images, pictures_state
+from hawor_pipeline.data.pool import map_tasks, usable_cores
 from hawor_pipeline.errors import DataError
 
 
@@ -31,27 +32,36 @@ def test_a_dead_worker_is_an_error_with_advice():
         list(map_tasks(work, [99], 1, []))
 
 
-def test_digest_follows_content_and_reads_only_what_changed(tmp_path):
+def test_digest_follows_names_and_bytes_not_times(tmp_path):
     files = [tmp_path / name for name in ("1.jpg", "2.jpg")]
     for file in files:
         file.write_bytes(file.name.encode())
-    cache = DigestCache(tmp_path / "cache.json")
-    first = cache.digest("a", files)
-    cache.save()
+    pictures = list_images(tmp_path).values()
+    first = digest_pictures(pictures)
     os.utime(files[0], (1, 1))
-    assert DigestCache(tmp_path / "cache.json").digest("a", files) == first
+    assert digest_pictures(pictures) == first
     files[1].write_bytes(b"x")
-    assert DigestCache(tmp_path / "cache.json").digest("a", files) != first
-    (tmp_path / "cache.json").write_text("{ damaged")
-    files[1].write_bytes(b"2.jpg")
-    assert DigestCache(tmp_path / "cache.json").digest("a", files) == first
-    assert cache.digest("none", []) == ""
+    assert digest_pictures(pictures) != first
 
 
-def test_digest_of_unchanged_files_reads_nothing(tmp_path, monkeypatch):
-    file = tmp_path / "1.jpg"
-    file.write_bytes(b"x")
-    cache = DigestCache(tmp_path / "cache.json")
-    digest = cache.digest("a", [file])
-    monkeypatch.setattr("hawor_pipeline.data.fingerprint.hash_files", lambda _: pytest.fail("read again"))
-    assert cache.digest("a", [file]) == digest
+def test_cache_knows_a_digest_only_for_the_state_it_belongs_to(tmp_path):
+    path = tmp_path / "cache.json"
+    cache = DigestCache(path)
+    cache.remember("a", "state 1", "digest 1")
+    cache.save()
+    assert DigestCache(path).known("a", "state 1") == "digest 1"
+    assert DigestCache(path).known("a", "state 2") is None and DigestCache(path).known("b", "state 1") is None
+    path.write_text("{ damaged")
+    assert DigestCache(path).known("a", "state 1") is None
+
+
+def test_state_changes_with_the_files(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(b"1")
+    before = pictures_state(list_images(tmp_path).values())
+    assert pictures_state(list_images(tmp_path).values()) == before
+    os.utime(tmp_path / "1.jpg", (1, 1))
+    assert pictures_state(list_images(tmp_path).values()) != before
+
+
+def test_workers_are_as_many_as_this_process_may_use():
+    assert usable_cores() == len(os.sched_getaffinity(0))

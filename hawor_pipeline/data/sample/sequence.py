@@ -1,14 +1,11 @@
 """Makes one sequence: draws the motion, paints every view, and returns the ground truth as ARCTIC stores it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import simplejpeg
-import torch
 
 from hawor_pipeline.core.mano import load_mano
 from hawor_pipeline.core.units import ARCTIC_FPS, m_to_mm
@@ -35,19 +32,6 @@ LARGEST_KEPT_PX = 1000  # wider pictures' backdrops are made again for every seq
 CROP_SIDE_PX = 1000
 EGO_CROP_SCALE = 0.3
 CROP_RENDER_SCALE = 0.5  # full frames behind the crops are drawn at this scale, about the crops' resolution
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep OpenCV and torch to one thread: a process per core is faster than threads that wait for each other."""
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])
 
 
 @lru_cache(maxsize=2)

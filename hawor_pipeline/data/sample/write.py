@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hawor_pipeline.data.pool import start_worker
+from hawor_pipeline.data.pool import one_thread, single_threaded_environment, start_worker, usable_cores
 from hawor_pipeline.data.sample.plan import SYNTHETIC_NOTE, SampleSpec, SequencePlan, plan_sequences
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.provenance import (
@@ -32,10 +32,10 @@ from hawor_pipeline.provenance import (
     hash_json,
     mark_done,
     publish_dir,
+    remove_leftovers,
     sha256_file,
 )
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 Progress = Callable[[int, int], None]
 
 
@@ -101,11 +101,6 @@ def write_sample(
         "seconds": round(seconds, 2),
         "frames_per_second": round(made / seconds, 1),
     }
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -179,7 +174,7 @@ def _run(root: Path, spec: SampleSpec, plans: list[SequencePlan], workers: int) 
     # A process per core is faster than threads that wait for each other, hence one thread in each.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hawor_pipeline.data.sample.render"])
-    with _environment(ONE_THREAD), ProcessPoolExecutor(workers, context, start_worker) as pool:
+    with single_threaded_environment(), ProcessPoolExecutor(workers, context, start_worker) as pool:
         # Sequences of one subject share their rooms, so they go to one process where that leaves none idle.
         subjects = list(dict.fromkeys(p.subject for p in plans))
         groups = [[p] for p in plans]
@@ -195,21 +190,6 @@ def _run(root: Path, spec: SampleSpec, plans: list[SequencePlan], workers: int) 
             raise
 
 
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables for processes started inside the block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def _make_sequences(root: Path, spec: SampleSpec, plans: list[SequencePlan]) -> None:
     for plan in plans:
         make_sequence(root, spec, plan)
@@ -217,7 +197,7 @@ def _make_sequences(root: Path, spec: SampleSpec, plans: list[SequencePlan]) -> 
 
 def make_sequence(root: Path, spec: SampleSpec, plan: SequencePlan) -> None:
     """Make one sequence in a staging directory and publish it: pictures first, then ground truth."""
-    from hawor_pipeline.data.sample.sequence import one_thread, write_sequence
+    from hawor_pipeline.data.sample.sequence import write_sequence
 
     staged = root / ".staging" / f"{plan.subject}.{plan.name}.{os.getpid()}"
     arctic = root / "arctic"
@@ -225,7 +205,9 @@ def make_sequence(root: Path, spec: SampleSpec, plan: SequencePlan) -> None:
         try:
             (staged / "images").mkdir(parents=True)
             ground_truth = write_sequence(staged / "images", root / "body_models" / "mano", spec, plan)
-            publish_dir(staged / "images", arctic / spec.image_source / plan.subject / plan.name)
+            pictures = arctic / spec.image_source / plan.subject / plan.name
+            remove_leftovers(pictures)
+            publish_dir(staged / "images", pictures)
             for suffix, value in ground_truth.items():
                 buffer = io.BytesIO()
                 np.save(buffer, np.asarray(value), allow_pickle=True)

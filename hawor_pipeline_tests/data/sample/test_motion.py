@@ -5,11 +5,11 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from hawor_pipeline.core.mano import load_mano
+from hawor_pipeline.data.pool import one_thread
 from hawor_pipeline.data.sample import motion, scene
 from hawor_pipeline.data.sample.grasp import SIDES, HandRig
 from hawor_pipeline.data.sample.hand_pose import JOINT_LIMITS, mirror_pose, pose_to_angles
 from hawor_pipeline.data.sample.objects import OBJECT_NAMES, TOP_PART, build_object
-from hawor_pipeline.data.sample.sequence import one_thread
 from hawor_pipeline.data.sample.skin import FineMesh
 
 

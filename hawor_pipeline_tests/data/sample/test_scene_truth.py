@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from hawor_pipeline.data.pool import one_thread
 from hawor_pipeline.data.sample import raster, render, sequence
 from hawor_pipeline.data.sample.plan import SampleSpec, plan_sequences
 
@@ -72,7 +73,7 @@ def filled(uv: np.ndarray, faces: np.ndarray, height: int, width: int, zoom: int
 
 @pytest.fixture(scope="module", autouse=True)
 def single_threaded():
-    with sequence.one_thread():
+    with one_thread():
         yield
 
 

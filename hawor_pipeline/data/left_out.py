@@ -1,0 +1,79 @@
+"""What a conversion leaves out, and why: reasons of the ledger, and when too much is missing."""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from hawor_pipeline.config import ConversionConfig
+from hawor_pipeline.data.arctic import SIDES
+from hawor_pipeline.data.hand_geometry import SeenHand
+from hawor_pipeline.errors import DataError
+
+# Reasons in the ledger.
+NO_IMAGE = "no_image"  # ground truth without a picture
+NO_GROUND_TRUTH_BEFORE = "no_ground_truth_before_start"  # a picture earlier than ground truth 0, as ioi_offset says
+NO_GROUND_TRUTH_AFTER = "no_ground_truth_after_end"
+OUTSIDE_PICTURE = "outside_picture"
+BEHIND_CAMERA = "behind_camera"
+VIEW_ABSENT = "view_absent"
+# Cameras and motion capture stop a few frames apart; in a short sequence that would be a large share.
+EDGE_FRAMES = 3
+
+
+def without_picture(view: int, images: Collection[int], offset: int, frames: int) -> list[tuple]:
+    """Ledger rows of ground truth that a view has no picture of.
+
+    Args:
+        view: which.
+        images: numbers of the pictures that are there.
+        offset: number of the picture that shows ground truth 0.
+        frames: of ground truth.
+    """
+    if not images:
+        return [(view, -1, "", VIEW_ABSENT, 2 * frames)]
+    numbers = range(offset, offset + frames)
+    return [(view, number, "", NO_IMAGE, 2) for number in numbers if number not in images]
+
+
+def wanted_sides(seen: dict[str, SeenHand], index: int, frames: int) -> tuple[list[str], list[tuple]]:
+    """Sides to cut out of a picture, and (side, reason, samples) of what is left out."""
+    if not 0 <= index < frames:
+        return [], [("", NO_GROUND_TRUTH_BEFORE if index < 0 else NO_GROUND_TRUTH_AFTER, 2)]
+    wanted, lost = [], []
+    for side in SIDES:
+        if np.isnan(seen[side].box_size_px[index]):
+            lost.append((side, BEHIND_CAMERA, 1))
+        elif not seen[side].overlaps[index]:
+            lost.append((side, OUTSIDE_PICTURE, 1))
+        else:
+            wanted.append(side)
+    return wanted, lost
+
+
+def unmatched_share(ledger: list[tuple], frames: int) -> float:
+    """Share of the moments of the views present that have only a picture or only ground truth.
+
+    Pictures before ground truth 0 are not counted: the offset says that they are there. Nor are the few moments
+    per view by which cameras and motion capture stop apart.
+    """
+    unmatched: dict[int, int] = {}
+    absent = {view for view, _, _, reason, _ in ledger if reason == VIEW_ABSENT}
+    views = {view for view, *_ in ledger} - absent
+    for view, _, _, reason, _ in ledger:
+        if reason in (NO_IMAGE, NO_GROUND_TRUTH_AFTER):
+            unmatched[view] = unmatched.get(view, 0) + 1
+    worst = max((max(0, unmatched.get(view, 0) - EDGE_FRAMES) for view in views), default=0)
+    return worst / max(frames, 1)
+
+
+def left_out_error(name: str, info: dict[str, Any], settings: ConversionConfig) -> DataError | None:
+    """The error of a sequence of which more than the allowed share is left out, else None."""
+    share = info["unmatched_share"]
+    if share <= settings.max_left_out_share:
+        return None
+    return DataError(
+        f"{name}: the counts of pictures and ground truth disagree: {share:.0%} of the {info['ground_truth_frames']} "
+        f"frames lack one or the other in the worst view ({info['left_out']}), at most "
+        f"{settings.max_left_out_share:.0%} may. Get the missing pictures or raw files, or raise max_left_out_share."
+    )

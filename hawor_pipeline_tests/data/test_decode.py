@@ -1,0 +1,121 @@
+"""Decoding parts of pictures: the same pixels whichever decoder is found, and the same refusals."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+
+from hawor_pipeline.data.crops import cut_crops, plan_shrink
+from hawor_pipeline.data.decode import Decoder
+from hawor_pipeline.data.region_decoder import LIBRARY_VARIABLE, RegionDecoder, find_region_decoder, load_library
+from hawor_pipeline.errors import DataError
+
+
+def library_path() -> str:
+    """A libturbojpeg that decodes regions: as set, else the one inside the test dependency `turbojpeg`."""
+    if os.environ.get(LIBRARY_VARIABLE):
+        return os.environ[LIBRARY_VARIABLE]
+    spec = importlib.util.find_spec("turbojpeg")
+    found = list(Path(spec.origin).parent.glob("turbojpeg.libs/libturbojpeg*")) if spec and spec.origin else []
+    return str(found[0]) if found else ""
+
+
+@pytest.fixture(scope="module")
+def regions() -> RegionDecoder:
+    library = load_library(library_path())
+    if library is None:
+        pytest.skip("no libturbojpeg >= 3 on this machine")
+    return RegionDecoder(library)
+
+
+def photograph(width: int, height: int, seed: int = 0) -> np.ndarray:
+    """Smooth colours with edges and some noise."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (height // 24 + 2, width // 24 + 2, 3), dtype=np.uint8)
+    image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC).astype(int)
+    return np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+
+
+BOXES = [
+    [((300.0, 240.0), 180.0), ((420.5, 300.2), 200.0)],  # near full resolution
+    [((350.0, 260.0), 420.0), ((300.0, 250.0), 460.0)],  # shrunk by 2
+    [((10.0, 8.0), 150.0)],  # past the corner
+    [((690.0, 495.0), 900.0)],  # shrunk by 4, past the far corner
+    [((352.3, 251.9), 96.0), ((60.0, 430.0), 97.0)],
+]
+
+
+@pytest.mark.parametrize("subsampling", ["420", "444", "422", "gray"])
+@pytest.mark.parametrize("boxes", BOXES)
+def test_region_and_whole_decoding_give_the_same_crops(regions, boxes, subsampling):
+    image = photograph(701, 503)
+    if subsampling == "gray":
+        data = simplejpeg.encode_jpeg(image[..., :1].copy(), quality=90, colorspace="GRAY", colorsubsampling="gray")
+    else:
+        data = simplejpeg.encode_jpeg(image, quality=90, colorspace="RGB", colorsubsampling=subsampling)
+    asked = [(np.array(center), size) for center, size in boxes]
+    whole = cut_crops(data, "a", (503, 701), asked, 192, Decoder(None))
+    part = cut_crops(data, "a", (503, 701), asked, 192, Decoder(regions))
+    for first, second in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(first.pixels, second.pixels)
+        np.testing.assert_array_equal(first.crop_from_file, second.crop_from_file)
+        assert first.black == second.black
+
+
+def test_region_decoding_reads_no_more_than_it_needs(regions):
+    data = simplejpeg.encode_jpeg(photograph(701, 503), quality=90, colorspace="RGB", colorsubsampling="420")
+    part = Decoder(regions).decode(data, "a", None, 1, (300, 100, 340, 140))
+    assert part.pixels.shape[0] <= 40 + 32 and part.pixels.shape[1] <= 40 + 32 + 16
+    assert part.size == (503, 701)
+
+
+def test_scale_follows_from_the_smallest_box_alone():
+    assert [plan_shrink(sizes, 100) for sizes in ([150.0], [199.9, 900.0], [200.0, 900.0], [400.0], [900.0])] == [
+        1,
+        1,
+        2,
+        4,
+        8,
+    ]
+
+
+@pytest.mark.parametrize("size", [430.0, 700.0, 1100.0])
+def test_shrunk_pictures_keep_the_mapping(size):
+    """The centroid of a blob lands where crop_from_file says, also where the transform shrank the picture."""
+    spot = np.array([351.25, 246.75])
+    x, y = np.meshgrid(np.arange(701), np.arange(503))
+    value = 255 * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * (size / 25) ** 2))
+    image = np.repeat(value[..., None], 3, 2).astype(np.uint8)
+    data = simplejpeg.encode_jpeg(image, quality=97, colorspace="RGB", colorsubsampling="444")
+    (crop,) = cut_crops(data, "a", None, [(np.array([340.0, 250.0]), size)], 128, Decoder(None))
+    weight = crop.pixels[..., 0].astype(float)
+    x, y = np.meshgrid(np.arange(128), np.arange(128))
+    weight[weight < 8] = 0  # grey of the padding is far away from the blob
+    near = np.hypot(x - 64, y - 64) < 30
+    centroid = np.array([(weight * near * x).sum(), (weight * near * y).sum()]) / (weight * near).sum()
+    expected = crop.crop_from_file[:, :2] @ spot + crop.crop_from_file[:, 2]
+    assert np.abs(centroid - expected).max() < 0.15
+
+
+@pytest.mark.parametrize("way", ["whole", "region"])
+def test_damage_is_refused_by_name_in_both_ways(way, regions):
+    decoder = Decoder(regions if way == "region" else None)
+    data = simplejpeg.encode_jpeg(photograph(300, 200), quality=90, colorspace="RGB")
+    boxes = [(np.array([150.0, 60.0]), 60.0)]
+    assert len(cut_crops(data, "x/00012.jpg", (200, 300), boxes, 64, decoder)) == 1
+    for damaged in (b"", data[:1], data[: len(data) // 2], data[:-2], b"GIF89a" + data):
+        with pytest.raises(DataError, match=r"x/00012\.jpg: damaged JPEG"):
+            cut_crops(damaged, "x/00012.jpg", None, boxes, 64, decoder)
+    with pytest.raises(DataError, match="300x200 pixels, expected 640x480"):
+        cut_crops(data, "x/00012.jpg", (480, 640), boxes, 64, decoder)
+
+
+def test_the_library_can_be_named_and_switched_off(monkeypatch, tmp_path):
+    monkeypatch.setenv(LIBRARY_VARIABLE, "off")
+    assert find_region_decoder() is None
+    (tmp_path / "libturbojpeg.so").write_bytes(b"not a library")
+    assert load_library(str(tmp_path / "libturbojpeg.so")) is None
