@@ -54,21 +54,24 @@ def _add_prepare(commands) -> None:
     parser.add_argument("--num-workers", type=int, metavar="N")
     parser.add_argument("--views", type=int, nargs="+", metavar="V")
     parser.add_argument("--mano-dir", type=Path)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say crops, disk and hours, measured on some of the pictures; convert none",
+    )
     parser.set_defaults(execute=_prepare)
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.data.prepare import prepare
+    from hawor_pipeline.data.prepare import estimate, prepare
 
     names = ("sequences", "max_sequences_per_subject", "target_resolution", "views")
-    totals = prepare(
-        arguments.arctic_root,
-        arguments.output_dir,
-        settings={name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None},
-        subjects=arguments.subjects,
-        mano_dir=arguments.mano_dir,
-        workers=arguments.num_workers,
-        progress=show_progress("sequence"),
-    )
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    chosen = {"subjects": arguments.subjects, "mano_dir": arguments.mano_dir, "workers": arguments.num_workers}
+    if arguments.dry_run:
+        print(json.dumps(estimate(arguments.arctic_root, arguments.output_dir, settings=given, **chosen), indent=2))
+        return 0
+    progress = show_progress("sequence")
+    totals = prepare(arguments.arctic_root, arguments.output_dir, settings=given, progress=progress, **chosen)
     print(json.dumps(totals, indent=2))
     return 0

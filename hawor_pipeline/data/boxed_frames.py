@@ -15,7 +15,8 @@ import pyarrow as pa
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.data.arctic import SIDES, split_sequence_name
 from hawor_pipeline.data.boxes import HandBox
-from hawor_pipeline.data.crops import crop_from_file, cut_crop, decode_image, encode_crop, plan_cut
+from hawor_pipeline.data.crops import cut_crops, encode_crop
+from hawor_pipeline.data.decode import thread_decoder
 from hawor_pipeline.data.shard_schema import COLUMNS, to_arrow
 from hawor_pipeline.errors import DataError
 
@@ -65,12 +66,15 @@ def cut_frames(
     for frame, hands in sorted(boxes.items()):
         if frame not in pictures:
             raise DataError(f"{'/'.join(map(str, where))}: a box for frame {frame}, but no such picture.")
-        image = decode_image(pictures[frame].read_bytes(), pictures[frame], camera.image_size)
-        for side, box in hands.items():
-            center, size = box.square(settings.box_scale)
-            cut = plan_cut(center, size * settings.crop_margin, crop_px)
-            jpeg = encode_crop(cut_crop(image, cut, crop_px), settings.jpeg_quality)
-            rows.append((side, frame, center, size, crop_from_file(cut, crop_px), jpeg))
+        squares = {side: box.square(settings.box_scale) for side, box in hands.items()}
+        if not squares:
+            continue
+        cuts = [(center, size * settings.crop_margin) for center, size in squares.values()]
+        path = pictures[frame]
+        crops = cut_crops(path.read_bytes(), path, camera.image_size, cuts, crop_px, thread_decoder())
+        for (side, (center, size)), crop in zip(squares.items(), crops, strict=True):
+            jpeg = encode_crop(crop.pixels, settings.jpeg_quality)
+            rows.append((side, frame, center, size, crop.crop_from_file, jpeg))
     rows.sort(key=lambda row: (SIDES.index(row[0]), row[1]))
     return BoxedFrames(_table(where, rows, camera), [row[-1] for row in rows])
 

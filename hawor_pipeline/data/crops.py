@@ -160,15 +160,16 @@ def measure_blur(crop: np.ndarray, crop_margin: float) -> float:
     """
     edge = round(crop.shape[0] * (1 - 1 / crop_margin) / 2)
     box = crop[edge : crop.shape[0] - edge, edge : crop.shape[1] - edge]
-    gray = cv2.cvtColor(box, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    gray = cv2.cvtColor(box, cv2.COLOR_RGB2GRAY)
     worst = 0.0
-    for dx, dy in ((1, 0), (0, 1)):
+    for dx, dy in ((1, 0), (0, 1)):  # in whole numbers: the blurred picture is kept as sums over the window
         window = (_BLUR_WINDOW, 1) if dx else (1, _BLUR_WINDOW)
-        again = cv2.blur(gray, window, borderType=cv2.BORDER_REFLECT)
-        sharp = np.abs(cv2.Sobel(gray, cv2.CV_32F, dx, dy))[2:-1, 2:-1]
-        soft = np.abs(cv2.Sobel(again, cv2.CV_32F, dx, dy))[2:-1, 2:-1]
-        total = float(sharp.sum(dtype=np.float64))
+        again = cv2.boxFilter(gray, cv2.CV_16S, window, normalize=False, borderType=cv2.BORDER_REFLECT)
+        sharp = np.abs(cv2.Sobel(gray, cv2.CV_16S, dx, dy)[2:-1, 2:-1])
+        soft = np.abs(cv2.Sobel(again, cv2.CV_16S, dx, dy)[2:-1, 2:-1])
+        total = _BLUR_WINDOW * cv2.sumElems(sharp)[0]
         if total == 0.0:
             return 1.0
-        worst = max(worst, 1.0 - float(np.maximum(sharp - soft, 0.0).sum(dtype=np.float64)) / total)
+        lost = np.maximum(_BLUR_WINDOW * sharp - soft, 0)
+        worst = max(worst, 1.0 - cv2.sumElems(lost)[0] / total)
     return worst

@@ -55,7 +55,7 @@ def dry_run(
 
     Raises:
         ConfigError: root, MANO, subject or sequence not found.
-        DataError: not one of the sequences to convert can be read.
+        DataError: a picture that was measured is damaged.
     """
     from hawor_pipeline.data.hand_geometry import hash_hand_models
     from hawor_pipeline.data.region_decoder import find_region_decoder

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hawor_pipeline.core.camera import project_distorted, transform_points
+from hawor_pipeline.core.camera import MIN_DEPTH_M, project_distorted, project_pinhole, transform_points
 from hawor_pipeline.core.mano import ManoArrays, ManoLayer, Side, find_mano, load_mano
 from hawor_pipeline.core.rotations import rotmat_to_axis_angle
 from hawor_pipeline.core.units import m_to_mm
@@ -138,6 +138,8 @@ class ViewCamera:
         """
         points = transform_points(torch.tensor(self.cam_from_world), torch.tensor(points_world))
         intrinsics, distortion = torch.tensor(self.intrinsics), torch.tensor(self.distortion)
+        if not self.distortion.any():  # the same numbers, without the work of a lens
+            return points.numpy(), project_pinhole(points, intrinsics).numpy(), (points[..., 2] > MIN_DEPTH_M).numpy()
         pixels, projectable = project_distorted(points, intrinsics, distortion)
         return points.numpy(), pixels.numpy(), projectable.numpy()
 

@@ -74,3 +74,24 @@ def prepare(
         **{name: sum(info[name] for info in infos) for name in totals},
         "left_out": dict(sorted(left_out.items())),
     }
+
+
+def estimate(
+    arctic_root: str | Path,
+    output_dir: str | Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    subjects: Sequence[str] | None = None,
+    mano_dir: str | Path | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """What `prepare` with these arguments would make and cost; see `dry_run`.
+
+    Raises:
+        ConfigError: a path, subject, sequence or setting is wrong.
+        DataError: a picture that was measured is damaged.
+    """
+    from hawor_pipeline.data.dry_run import dry_run
+
+    config = build(ConversionConfig, settings or {}, origin="prepare")
+    return dry_run(arctic_root, output_dir, config, subjects=subjects, mano_dir=mano_dir, workers=workers)

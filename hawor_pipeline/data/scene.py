@@ -69,11 +69,11 @@ def open_scene(
         {side: models.arrays[side].faces for side in SIDES}, {side: models.arrays[side].skin_weights for side in SIDES}
     )
     shown = {frame - scene.offset for images in scene.images.values() for frame in images}
-    _measure(scene, mesh, skin, sorted(shown & set(range(len(raw)))))
+    measure_contacts(scene, mesh, skin, sorted(shown & set(range(len(raw)))))
     return scene
 
 
-def _measure(scene: Scene, mesh: ObjectMesh, skin: SkinFaces, moments: list[int]) -> None:
+def measure_contacts(scene: Scene, mesh: ObjectMesh, skin: SkinFaces, moments: list[int]) -> None:
     """Visibility in all views and distance to the object, at the moments that are shown."""
     from scipy.spatial import cKDTree
 

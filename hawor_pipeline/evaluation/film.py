@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import torch
 
 from hawor_pipeline.core.units import ARCTIC_FPS
-from hawor_pipeline.data.arctic import SIDES, ArcticRoot, list_images
+from hawor_pipeline.data.arctic import SIDES, ArcticRoot
+from hawor_pipeline.data.pictures import list_images
 from hawor_pipeline.data.shards import ShardSet, open_shards
 from hawor_pipeline.errors import ConfigError, DataError, nearest
 from hawor_pipeline.evaluation.hand_pictures import PANEL_PX, SampleHand, decode_crop, predictions_of
@@ -256,7 +257,7 @@ def raw_pictures(recording: Recording, raw_root: Path) -> dict[int, Path]:
     root = ArcticRoot.locate(raw_root)
     subject, sequence = recording.name.split("/")
     folder = root.path / "images" / subject / sequence / str(recording.view)
-    found = list_images(folder)
+    found = {number: picture.path for number, picture in list_images(folder).items()}
     if not found:
         raise ConfigError(f"no full pictures in {folder}; unpack ARCTIC's images there, or ask for --crops.")
     return found

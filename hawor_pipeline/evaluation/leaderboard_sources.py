@@ -8,9 +8,10 @@ import torch
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.core.safe_load import load_npy
-from hawor_pipeline.data.arctic import EGO_VIEW, SIDES, ArcticRoot, list_images
+from hawor_pipeline.data.arctic import EGO_VIEW, SIDES, ArcticRoot
 from hawor_pipeline.data.boxed_frames import FrameCamera, cut_frames
 from hawor_pipeline.data.boxes import HandBox
+from hawor_pipeline.data.pictures import list_images
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.evaluation.hands import HandModels, read_predictions
 from hawor_pipeline.evaluation.leaderboard import FIRST_FRAME, ViewPredictions
@@ -32,7 +33,7 @@ def expectation(root: ArcticRoot, task: str, split: str, views: Sequence[int]) -
     for name in sequences:
         subject, sequence = name.split("/")
         for view in views:
-            pictures = list_images(root.image_folder(subject, sequence, view))
+            pictures = root.pictures(subject, sequence, view)
             if pictures:
                 last_frame[f"{subject}_{sequence}_{view}"] = max(pictures)
     return Expectation(sequences, last_frame)
@@ -118,7 +119,8 @@ def from_boxes(
     for sequence in sequences:
         subject, name = sequence.split("/")
         for view in views:
-            pictures = list_images(root.path / "images" / subject / name / str(view))
+            folder = root.path / "images" / subject / name / str(view)
+            pictures = {number: picture.path for number, picture in list_images(folder).items()}
             if not pictures:
                 raise ConfigError(f"no full pictures of {sequence}, view {view}, in {root.path}/images; unpack them.")
             own = _boxes_of(boxes, f"{sequence}/{view}/")

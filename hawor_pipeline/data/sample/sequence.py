@@ -1,5 +1,6 @@
 """Makes one sequence: draws the motion, paints every view, and returns the ground truth as ARCTIC stores it."""
 
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -94,21 +95,35 @@ def build_motion(mano: Path, spec: SampleSpec, plan: SequencePlan) -> tuple[Moti
 def write_sequence(folder: Path, mano: Path, spec: SampleSpec, plan: SequencePlan) -> dict[str, object]:
     """Write `folder/{view}/%05d.jpg` and return the ground truth by file suffix (empty where it is withheld)."""
     motion, rigs = build_motion(mano, spec, plan)
+    for view, pictures in paint_views(motion, rigs, spec, plan, range(1, plan.image_count + 1)):
+        (folder / str(view)).mkdir()
+        for number, picture in pictures:
+            (folder / str(view) / f"{number:05d}.jpg").write_bytes(encode(picture))
+    return ground_truth(motion, spec, plan) if plan.has_ground_truth else {}
+
+
+def paint_views(
+    motion: Motion, rigs: dict[str, HandRig], spec: SampleSpec, plan: SequencePlan, numbers: Iterable[int]
+) -> Iterator[tuple[int, Iterator[tuple[int, np.ndarray]]]]:
+    """Each view with its pictures by number, full frames or crops as the specification says."""
     blotches = subject_generator(spec.seed, plan.subject, SKIN_STREAM)
     painter = SequencePainter.prepare(motion, rigs, make_look(plan.subject, spec.seed), blotches)
-    cameras = make_cameras(plan.subject, spec.seed, spec.image_scale)
     for view in spec.views:
-        one = view_painter(painter, motion, spec, plan, view)
-        (folder / str(view)).mkdir()
-        for number in range(1, plan.image_count + 1):
-            if number in plan.black_images:
-                picture = np.zeros((one.camera.height, one.camera.width, 3), np.uint8)
-            else:
-                picture = one.paint(number - 1)
-            if spec.image_source == "cropped_images" and view > 0:
-                picture = _crop(picture, crop_window(one.object_uv(number - 1), one.camera, cameras[view]))
-            (folder / str(view) / f"{number:05d}.jpg").write_bytes(encode(picture))
-    return _ground_truth(motion, cameras[0], spec, plan) if plan.has_ground_truth else {}
+        yield view, _paint(view_painter(painter, motion, spec, plan, view), spec, plan, view, numbers)
+
+
+def _paint(
+    one: ViewPainter, spec: SampleSpec, plan: SequencePlan, view: int, numbers: Iterable[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    cropped = spec.image_source == "cropped_images" and view > 0
+    full = make_cameras(plan.subject, spec.seed, spec.image_scale)[view]
+    for number in numbers:
+        black = number in plan.black_images
+        size = (one.camera.height, one.camera.width, 3)
+        picture = np.zeros(size, np.uint8) if black else one.paint(number - 1)
+        if cropped:
+            picture = _crop(picture, crop_window(one.object_uv(number - 1), one.camera, full))
+        yield number, picture
 
 
 def encode(picture: np.ndarray) -> bytes:
@@ -147,8 +162,9 @@ def _crop(picture: np.ndarray, window: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(picture, window, (CROP_SIDE_PX, CROP_SIDE_PX), flags=cv2.INTER_LINEAR)
 
 
-def _ground_truth(motion: Motion, ego: Camera, spec: SampleSpec, plan: SequencePlan) -> dict[str, object]:
+def ground_truth(motion: Motion, spec: SampleSpec, plan: SequencePlan) -> dict[str, object]:
     """Arrays of the frames 0..frames-1 as `raw_seqs` hold them: `mano`, `object`, `egocam.dist`."""
+    ego = make_cameras(plan.subject, spec.seed, spec.image_scale)[0]
     keep = slice(-motion.first, -motion.first + plan.frames)
     rng = np.random.default_rng([spec.seed, int(plan.subject[1:]), plan.number, 99])
     mano = {}

@@ -1,0 +1,180 @@
+"""Decode, crop, encode on one core: the plain way, ours with and without region decoding, and what physics allows."""
+
+import importlib.util
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import simplejpeg
+from _frames import Pictures
+from _measure import Row, from_rounds
+from _plain import warp_square
+from PIL import Image
+
+from hawor_pipeline.data.crops import crop_from_file, cut_crop, cut_crops, encode_crop, plan_cut, plan_shrink
+from hawor_pipeline.data.decode import Decoder
+from hawor_pipeline.data.region_decoder import LIBRARY_VARIABLE, RegionDecoder, load_library
+from hawor_pipeline.data.shards import ImageWriter
+
+CROP_PX = 256
+SIDES_PX = (200, 900)  # of the squares that are cut out
+LARGE_PX = 600
+
+
+def region_library() -> str:
+    """A libturbojpeg that decodes regions: as set, the system's, or the one in the test dependency `turbojpeg`."""
+    if os.environ.get(LIBRARY_VARIABLE) or load_library("") is not None:
+        return os.environ.get(LIBRARY_VARIABLE, "")
+    spec = importlib.util.find_spec("turbojpeg")
+    found = list(Path(spec.origin).parent.glob("turbojpeg.libs/libturbojpeg*")) if spec and spec.origin else []
+    return str(found[0]) if found else "off"
+
+
+def decoders() -> dict[str, Decoder]:
+    """The ways of this machine: `whole`, and `region` where a library can."""
+    library = load_library(region_library())
+    return {"whole": Decoder(None), **({"region": Decoder(RegionDecoder(library))} if library is not None else {})}
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Processor time of one call: what it costs a core, however busy the machine is."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def draw_boxes(rng: np.random.Generator, count: int, size: tuple[int, int]) -> list[list[tuple[np.ndarray, float]]]:
+    """Two squares for each picture, anywhere inside it."""
+    boxes = []
+    for _ in range(count):
+        sides = rng.uniform(*SIDES_PX, 2)
+        boxes.append([(np.array([rng.uniform(s / 2, edge - s / 2) for edge in size[::-1]]), float(s)) for s in sides])
+    return boxes
+
+
+def measure_crops(pictures: Pictures, rounds: int) -> list[Row]:
+    """Rows of decode-crop-encode; prints the floor and the picture quality beside them."""
+    jpegs = list(pictures.jpegs.values())
+    size = simplejpeg.decode_jpeg_header(jpegs[0])[:2]
+    ways = decoders()
+    rng = np.random.default_rng(0)
+    ratios: dict[str, list[float]] = {way: [] for way in ways}
+    shares: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.jpg" for number in range(len(jpegs))]
+        for path, jpeg in zip(paths, jpegs, strict=True):
+            path.write_bytes(jpeg)
+        for number in range(rounds + 1):
+            boxes = draw_boxes(rng, len(jpegs), size)
+            target = Path(folder) / f"round{number}"
+            target.mkdir()
+            seconds = _round(paths, boxes, ways, target)
+            if number == 0:
+                continue  # libraries and page cache warm up
+            for way in ways:
+                ratios[way].append(seconds["plain"] / seconds[way])
+            if "region" in ways:
+                shares.append(_floor(jpegs, boxes, ways["region"]) / seconds["region"])
+    rows = [from_rounds("decode_crop_encode", ratios["whole"], "times plain, per core", 1.3, "higher")]
+    if "region" in ways:
+        rows.append(from_rounds("decode_crop_encode_region", ratios["region"], "times plain, per core", 2.3, "higher"))
+        rows.append(from_rounds("share_of_physical_floor", shares, "floor / ours, region decoding", 0.8, "higher"))
+    return [*rows, _quality(jpegs, size, ways)]
+
+
+def _round(paths: list[Path], boxes: list, ways: dict[str, Decoder], target: Path) -> dict[str, float]:
+    """Processor seconds of each way for all pictures, interleaved picture by picture."""
+    seconds = dict.fromkeys(["plain", *ways], 0.0)
+    writers = {way: ImageWriter(target / f"{way}.arrow") for way in ways}
+    for number, (path, asked) in enumerate(zip(paths, boxes, strict=True)):
+        order = ["plain", *ways] if number % 2 else [*reversed(ways), "plain"]
+        for way in order:
+            if way == "plain":
+                work = lambda: _plain(path, asked, target / str(number))  # noqa: B023, E731 - called at once
+            else:
+                work = lambda: _ours(path, asked, ways[way], writers[way])  # noqa: B023, E731 - called at once
+            seconds[way] += cpu_seconds(work)
+    for way, writer in writers.items():
+        seconds[way] += cpu_seconds(lambda: writer.__exit__(None))  # noqa: B023 - called at once
+    return seconds
+
+
+def _plain(path: Path, boxes: list, target: Path) -> None:
+    image = cv2.imread(str(path))
+    for number, (center, side) in enumerate(boxes):
+        cv2.imwrite(f"{target}_{number}.jpg", warp_square(image, center, side, CROP_PX)[0])
+
+
+def _ours(path: Path, boxes: list, decoder: Decoder, writer: ImageWriter) -> None:
+    for crop in cut_crops(path.read_bytes(), path, None, boxes, CROP_PX, decoder):
+        writer.append(encode_crop(crop.pixels, 95))
+
+
+def _floor(jpegs: list[bytes], boxes: list, decoder: Decoder) -> float:
+    """Processor seconds that cannot be saved: entropy decoding down to the last row that is needed, transform of the
+    region alone, resampling and encoding, each measured by itself."""
+    total = 0.0
+    for jpeg, asked in zip(jpegs, boxes, strict=True):
+        shrink = plan_shrink([side for _, side in asked], CROP_PX)
+        cuts = [plan_cut(center, side, CROP_PX, shrink) for center, side in asked]
+        left, top = min(c.left for c in cuts), min(c.top for c in cuts)
+        right, bottom = max(c.left + c.side for c in cuts), max(c.top + c.side for c in cuts)
+        part = decoder.decode(jpeg, "", None, shrink, (left, top, right, bottom))
+        bottom = min(bottom, part.size[0])
+        total += cpu_seconds(lambda: decoder.decode(jpeg, "", None, shrink, (0, bottom - 1, 1, bottom)))  # noqa: B023
+        alone = _region_alone(jpeg, (left, top, right, bottom), shrink)
+        height = -(-simplejpeg.decode_jpeg_header(alone)[0] // shrink)
+        transform = cpu_seconds(lambda: decoder.decode(alone, "", None, shrink))  # noqa: B023 - called at once
+        entropy = cpu_seconds(lambda: decoder.decode(alone, "", None, shrink, (0, height - 1, 1, height)))  # noqa: B023
+        total += max(transform - entropy, 0.0)
+        part = decoder.decode(jpeg, "", None, shrink, (left, top, right, bottom))
+        for cut in cuts:
+            crop = cut_crop(part, cut, CROP_PX)
+            total += cpu_seconds(lambda: cut_crop(part, cut, CROP_PX))  # noqa: B023 - called at once
+            total += cpu_seconds(lambda: encode_crop(crop, 95))  # noqa: B023 - called at once
+    return total
+
+
+def _region_alone(jpeg: bytes, region: tuple[int, int, int, int], shrink: int) -> bytes:
+    """A JPEG of the region at the file's own resolution and about its quality."""
+    image = simplejpeg.decode_jpeg(jpeg)
+    left, top, right, bottom = (max(0, edge * shrink) for edge in region)
+    return simplejpeg.encode_jpeg(
+        np.ascontiguousarray(image[top:bottom, left:right]), quality=80, colorspace="RGB", colorsubsampling="420"
+    )
+
+
+def _quality(jpegs: list[bytes], size: tuple[int, int], ways: dict[str, Decoder]) -> Row:
+    """How much closer large crops come to an exact anti-aliased resampling than the plain way's, in decibels."""
+    rng = np.random.default_rng(1)
+    gains = []
+    for jpeg in jpegs[::3]:
+        image = simplejpeg.decode_jpeg(jpeg)
+        side = float(rng.uniform(LARGE_PX, SIDES_PX[1]))
+        center = np.array([rng.uniform(side / 2 + 4, edge - side / 2 - 4) for edge in size[::-1]])
+        crop = cut_crops(jpeg, "", None, [(center, side)], CROP_PX, ways["whole"])[0]
+        shrink = plan_shrink([side], CROP_PX)
+        assert np.array_equal(crop.crop_from_file, crop_from_file(plan_cut(center, side, CROP_PX, shrink), CROP_PX))
+        plain, affine = warp_square(image, center, side, CROP_PX)
+        ours = _psnr(crop.pixels, _exact(image, crop.crop_from_file))
+        gains.append(ours - _psnr(plain, _exact(image, affine)))
+    return from_rounds("large_crop_psnr_gain", gains, "dB over plain, boxes over 600 px", 0.0, "higher")
+
+
+def _exact(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Anti-aliased bilinear resampling in single precision of the square that an affine map describes."""
+    zoom = affine[0, 0]
+    x, y = (-0.5 - affine[0, 2]) / zoom + 0.5, (-0.5 - affine[1, 2]) / zoom + 0.5
+    box = (x, y, x + CROP_PX / zoom, y + CROP_PX / zoom)
+    channels = [Image.fromarray(image[..., c].astype(np.float32)) for c in range(3)]
+    return np.stack(
+        [np.asarray(c.resize((CROP_PX, CROP_PX), Image.Resampling.BILINEAR, box=box)) for c in channels], -1
+    )
+
+
+def _psnr(crop: np.ndarray, exact: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((crop.astype(np.float64) - exact) ** 2)))

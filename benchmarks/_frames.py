@@ -1,0 +1,111 @@
+"""Raw data to measure on: moments of the sample, painted at ARCTIC's sizes in all nine views and repeated.
+
+A sequence of `copies` times the same moments has as many pictures as a real one costs to read, under fresh names, and
+takes seconds to make instead of hours.
+"""
+
+import io
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from hawor_pipeline.data.pool import one_thread
+from hawor_pipeline.data.sample import SampleSpec, ensure_sample
+from hawor_pipeline.data.sample.plan import plan_sequences
+from hawor_pipeline.data.sample.sequence import build_motion, paint_views
+
+SUBJECT = "s01"
+MOMENTS = (1, 4, 6)  # ground-truth frames that are painted
+BYTES = {"images": 350_000, "cropped_images": 60_000}  # of a picture, as in ARCTIC's downloads
+_QUALITIES = range(95, 29, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Painted moments: view and moment to JPEG."""
+
+    image_source: str
+    jpegs: dict[tuple[int, int], bytes]
+
+    @property
+    def mean_bytes(self) -> float:
+        """Of one picture."""
+        return float(np.mean([len(jpeg) for jpeg in self.jpegs.values()]))
+
+
+def make_base(root: Path) -> SampleSpec:
+    """Meta, hand models and ground truth of one short sequence at ARCTIC's sizes."""
+    spec = SampleSpec((SUBJECT,), 1, 8, (1,), image_source="cropped_images", image_scale=1.0)
+    ensure_sample(root, spec, workers=1)
+    return spec
+
+
+def paint(root: Path, spec: SampleSpec, image_source: str, views: tuple[int, ...] = tuple(range(9))) -> Pictures:
+    """Paint the moments in all views, and encode them so that a picture has about the size ARCTIC's have."""
+    spec = replace(spec, image_source=image_source, views=views)
+    (plan,) = plan_sequences(spec)
+    mano = root / "body_models" / "mano"
+    numbers = [moment + plan.ioi_offset for moment in MOMENTS]
+    with one_thread():
+        motion, rigs = build_motion(mano, spec, plan)
+        painted = {
+            (view, number - plan.ioi_offset): picture
+            for view, pictures in paint_views(motion, rigs, spec, plan, numbers)
+            for number, picture in pictures
+        }
+    probe = list(painted.values())[:: max(1, len(painted) // 4)]
+    quality = next(q for q in _QUALITIES if np.mean([len(_encode(p, q)) for p in probe]) <= BYTES[image_source])
+    return Pictures(image_source, {key: _encode(picture, quality) for key, picture in painted.items()})
+
+
+def _encode(picture: np.ndarray, quality: int) -> bytes:
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return encoded.tobytes()
+
+
+def write_source(base: Path, root: Path, pictures: Pictures, copies: int, sequences: int) -> list[str]:
+    """Write raw data in ARCTIC's layout below `root`, with fresh files; returns the names of the sequences."""
+    arctic = root / "arctic"
+    for folder in ("meta", "splits_json"):
+        shutil.copytree(base / "arctic" / folder, arctic / folder)
+    shutil.copy(base / "arctic" / "SYNTHETIC", arctic)
+    shutil.copytree(base / "body_models", root / "body_models")
+    first = next((base / "arctic" / "raw_seqs" / SUBJECT).glob("*.mano.npy")).name.split(".")[0]
+    offset = json.loads((arctic / "meta" / "misc.json").read_text())[SUBJECT]["ioi_offset"]
+    stem = "_".join(first.split("_")[:2])
+    names = [f"{stem}_{number:02d}" for number in range(1, sequences + 1)]
+    for name in names:
+        _write_arrays(base, arctic, first, name, copies)
+        for (view, moment), jpeg in pictures.jpegs.items():
+            folder = arctic / pictures.image_source / SUBJECT / name / str(view)
+            folder.mkdir(parents=True, exist_ok=True)
+            for copy in range(copies):
+                number = offset + copy * len(MOMENTS) + MOMENTS.index(moment)
+                (folder / f"{number:05d}.jpg").write_bytes(jpeg)
+    return names
+
+
+def _write_arrays(base: Path, arctic: Path, first: str, name: str, copies: int) -> None:
+    """The raw arrays with the chosen moments only, repeated."""
+    (arctic / "raw_seqs" / SUBJECT).mkdir(parents=True, exist_ok=True)
+    chosen = np.tile(np.array(MOMENTS), copies)
+    for part in ("mano", "object", "egocam.dist"):
+        raw = np.load(base / "arctic" / "raw_seqs" / SUBJECT / f"{first}.{part}.npy", allow_pickle=True)
+        value = raw.item() if raw.dtype == object else raw
+        frames = 8
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(_repeat(value, chosen, frames)), allow_pickle=True)
+        (arctic / "raw_seqs" / SUBJECT / f"{name}.{part}.npy").write_bytes(buffer.getvalue())
+
+
+def _repeat(value, chosen: np.ndarray, frames: int):
+    """Every array whose first axis is time, at the chosen moments."""
+    if isinstance(value, dict):
+        return {name: each if name == "dist8" else _repeat(each, chosen, frames) for name, each in value.items()}
+    if isinstance(value, np.ndarray) and value.ndim and len(value) == frames:
+        return value[chosen]
+    return value

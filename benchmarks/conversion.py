@@ -1,0 +1,230 @@
+"""Conversion against the script that everybody writes, against one core's physical floor, and what visibility costs.
+
+Pictures are painted by the sample generator at ARCTIC's sizes (2800x2000 at about 0.35 MB, 1000x1000 at about 0.06 MB),
+in all nine views, two hands each. Every process has one thread. Per-core rows compare processor time; end-to-end rows
+compare hands per second of wall time, ours on two processes against the plain script on one, without visibility, page
+cache warm, start-up excluded. Rows that end in `_region` decode regions, where a libturbojpeg >= 3 can be found.
+"""
+
+import os
+import shutil
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from _crops import CROP_PX, decoders, measure_crops, region_library
+from _frames import SUBJECT, make_base, paint, write_source
+from _measure import Row, from_rounds, run
+from _plain import PlainConverter
+from _workers import Timed, Workers
+
+from hawor_pipeline.config import ConversionConfig
+from hawor_pipeline.data.region_decoder import LIBRARY_VARIABLE
+
+GOALS = {
+    "whole": {"e2e_full_lean": 2.7, "e2e_full": 4.5, "e2e_crop_lean": 3.5, "e2e_crop": 9.0},
+    "region": {"e2e_full_lean": 8.0, "e2e_full": 10.0, "e2e_crop_lean": 5.5, "e2e_crop": 13.0},
+}
+SHORT = {"images": "full", "cropped_images": "crop"}
+COPIES = 6  # of the three moments, in a sequence
+PLAIN_COPIES = 2  # the plain script gets a shorter one: rates are compared
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One sequence to convert."""
+
+    root: Path
+    sequence: str
+    output: Path
+    library: str  # of the region decoder; "off" decodes whole pictures
+    visibility: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlainJob:
+    """One sequence for the plain script."""
+
+    root: Path
+    image_source: str
+    sequence: str
+    output: Path
+    mesh: bool
+
+
+def convert(job: Job) -> float:
+    """Convert one sequence our way; returns its hands."""
+    from hawor_pipeline.data import decode, scene
+    from hawor_pipeline.data.arctic import ArcticRoot
+    from hawor_pipeline.data.conversion_plan import plan_subject, shared_key
+    from hawor_pipeline.data.convert_sequence import convert_sequence
+    from hawor_pipeline.data.hand_geometry import hash_hand_models
+
+    if os.environ.get(LIBRARY_VARIABLE) != job.library:
+        os.environ[LIBRARY_VARIABLE] = job.library
+        decode._of_thread.__dict__.clear()
+    scene.measure_contacts = _measure_contacts(scene) if job.visibility else lambda *_: None
+    root, settings = ArcticRoot.locate(job.root), ConversionConfig()
+    mano = root.mano_dir()
+    shared = shared_key(settings, hash_hand_models(mano))
+    plan = plan_subject(root, mano, SUBJECT, job.output, settings, shared, [job.sequence])
+    return sum(convert_sequence(task).info["rows"] for task in plan.tasks)
+
+
+def _measure_contacts(scene):
+    """The module's own function, also after it was replaced."""
+    if not hasattr(scene, "_kept"):
+        scene._kept = scene.measure_contacts
+    return scene._kept
+
+
+def warm_up(job: Job) -> float:
+    """Keep the module's own functions before any is replaced, and convert once."""
+    from hawor_pipeline.data import scene
+
+    _measure_contacts(scene)
+    return convert(job)
+
+
+def convert_plainly(job: PlainJob) -> float:
+    """Convert one sequence as everybody does; returns its hands."""
+    converter = _plain_converter(job.root, job.mesh)
+    folder = job.root / "arctic" / job.image_source / SUBJECT / job.sequence
+    return converter.convert(folder, SUBJECT, job.sequence, job.output, _frames_of(job))
+
+
+def _plain_converter(root: Path, mesh: bool) -> PlainConverter:
+    key = (root, mesh)
+    if key not in _converters:
+        _converters[key] = PlainConverter(root, crop_px=CROP_PX, mesh=mesh)
+    return _converters[key]
+
+
+_converters: dict = {}
+_known_frames: dict = {}
+
+
+def _frames_of(job: PlainJob) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Where the files of each view lie in full frames: given to the plain script, which has it for free."""
+    from hawor_pipeline.data.arctic import SIDES, ArcticRoot
+    from hawor_pipeline.data.hand_geometry import view_camera
+    from hawor_pipeline.data.object_mesh import load_object
+    from hawor_pipeline.data.picture_frame import picture_frame
+    from hawor_pipeline.data.raw_sequence import load_sequence
+
+    key = (job.root, job.sequence)
+    if key not in _known_frames:
+        root = ArcticRoot.locate(job.root)
+        raw = load_sequence(root, SUBJECT, job.sequence)
+        assert set(raw.hands) == set(SIDES)
+        mesh = load_object(root, raw.object)
+        vertices = mesh.posed(raw.object_articulation, raw.object_rotation, raw.object_translation_m)
+        cameras = [view_camera(raw, root.cameras(SUBJECT), view) for view in range(9)]
+        frames = [picture_frame(job.image_source, camera, vertices) for camera in cameras]
+        _known_frames[key] = {view: (frame.scale, frame.shift) for view, frame in enumerate(frames)}
+    return _known_frames[key]
+
+
+@dataclass(slots=True)
+class Sources:
+    """Raw data of one image source: for our way, for the plain way, and a folder for what they write."""
+
+    image_source: str
+    ours: Path
+    sequences: list[str]
+    plain: Path
+    plain_sequence: str
+    output: Path
+    written: int = 0
+
+    def fresh(self) -> Path:
+        """A new place to write to: overwriting files costs more than making them."""
+        self.written += 1
+        return self.output / str(self.written)
+
+    def jobs(self, processes: int, library: str, *, visibility: bool = False) -> list[list[Job]]:
+        """A sequence for each process."""
+        folder = self.fresh()
+        names = self.sequences[:processes]
+        return [[Job(self.ours, name, folder / name, library, visibility)] for name in names]
+
+    def plain_jobs(self, *, mesh: bool) -> list[list[PlainJob]]:
+        """One sequence for one process."""
+        return [[PlainJob(self.plain, self.image_source, self.plain_sequence, self.fresh(), mesh)]]
+
+
+def measure_sources(workers: Workers, source: Sources, libraries: dict[str, str], rounds: int) -> list[Row]:
+    """End-to-end rows of one image source."""
+    short = SHORT[source.image_source]
+    for library in libraries.values():
+        workers.run(warm_up, source.jobs(2, library))
+    for mesh in (False, True):
+        workers.run(convert_plainly, source.plain_jobs(mesh=mesh))
+    timed: dict[str, list[Timed]] = {}
+    for _ in range(rounds):
+        for mesh, name in ((False, "plain lean"), (True, "plain")):
+            timed.setdefault(name, []).append(workers.run(convert_plainly, source.plain_jobs(mesh=mesh)))
+        for way, library in libraries.items():
+            for processes in (1, 2):
+                jobs = source.jobs(processes, library)
+                timed.setdefault(f"{way} {processes}", []).append(workers.run(convert, jobs))
+        last = list(libraries.values())[-1]
+        timed.setdefault("with visibility", []).append(workers.run(convert, source.jobs(1, last, visibility=True)))
+        shutil.rmtree(source.output, ignore_errors=True)
+    rows = []
+    for way in libraries:
+        suffix = "" if way == "whole" else "_region"
+        for lean, plain in (("_lean", "plain lean"), ("", "plain")):
+            name = f"e2e_{short}{lean}"
+            ratios = [o.rate / p.rate for o, p in zip(timed[f"{way} 2"], timed[plain], strict=True)]
+            rows.append(from_rounds(name + suffix, ratios, "times plain, 2 processes", GOALS[way][name], "higher"))
+    last = list(libraries)[-1]
+    ratios = [
+        with_it.cpu_s / without.cpu_s
+        for with_it, without in zip(timed["with visibility"], timed[f"{last} 1"], strict=True)
+    ]
+    name = "visibility_cost" if source.image_source == "images" else "visibility_cost_crop"
+    rows.append(from_rounds(name, ratios, f"with / without, {last} decoding", 1.2, "lower"))
+    if source.image_source == "images":
+        pairs = zip(timed["whole 2"], timed["whole 1"], strict=True)
+        scaling = [two.rate / (2 * one.rate) for two, one in pairs]
+        rows.append(from_rounds("e2e_scaling", scaling, "rate of 2 / twice rate of 1", 0.9, "higher"))
+    _print_rates(short, timed)
+    return rows
+
+
+def _print_rates(short: str, timed: dict[str, list[Timed]]) -> None:
+    print(f"\n{short}: hands per second of wall time, and per second of processor time (median of rounds)")
+    for name, rounds in timed.items():
+        rate, per_core = (statistics.median(getattr(t, what) for t in rounds) for what in ("rate", "per_core"))
+        share = statistics.median(t.cpu_s / t.wall_s for t in rounds)
+        print(f"  {name:18} {rate:8.1f} {per_core:8.1f}   ({share:.2f} cores were had)")
+
+
+def measure(quick: bool) -> list[Row]:
+    """All rows."""
+    rounds = 3 if quick else 5
+    libraries = {"whole": "off"}
+    if "region" in decoders():
+        libraries["region"] = region_library()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder, Workers(2) as workers:
+        base = Path(folder) / "base"
+        spec = make_base(base)
+        for image_source in SHORT:
+            pictures = paint(base, spec, image_source)
+            print(f"{image_source}: {len(pictures.jpegs)} pictures of {pictures.mean_bytes / 1e6:.3f} MB")
+            if image_source == "images":
+                rows += measure_crops(pictures, rounds)
+            ours, plain = Path(folder) / image_source, Path(folder) / f"{image_source}_plain"
+            names = write_source(base, ours, pictures, COPIES, 2)
+            short = write_source(base, plain, pictures, PLAIN_COPIES, 1)
+            source = Sources(image_source, ours, names, plain, short[0], Path(folder) / "written")
+            rows += measure_sources(workers, source, libraries, rounds)
+    return rows
+
+
+if __name__ == "__main__":
+    run(measure, "Conversion: speed against the plain script and against the machine")
