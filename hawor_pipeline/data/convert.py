@@ -8,9 +8,8 @@ continues where it was.
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from hawor_pipeline.config import ConversionConfig, build
+from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.data.arctic import ArcticRoot
 from hawor_pipeline.data.conversion_plan import (
     CONVERTER_VERSION,
@@ -24,7 +23,7 @@ from hawor_pipeline.data.pool import map_tasks
 from hawor_pipeline.data.shard_schema import MANIFEST_FILE
 from hawor_pipeline.data.shards import read_manifest
 from hawor_pipeline.errors import ConfigError, DataError, HaworError
-from hawor_pipeline.provenance import StageResult, atomic_write_json, hash_json
+from hawor_pipeline.provenance import StageResult, atomic_write_json, hash_json, remove_leftovers
 
 _WORKER_MODULES = ["hawor_pipeline.data.convert_sequence", "embreex.mesh_construction", "scipy.spatial"]
 
@@ -79,7 +78,7 @@ def convert_subjects(
         ConfigError: root, MANO, subject or sequence not found.
         DataError: something is damaged, disagrees, or the disk is full. Finished sequences stay and are reused.
     """
-    plans, seconds = _convert(
+    plans, seconds = convert_plans(
         arctic_root, mano_dir, subjects, output_dir, settings, sequences=sequences, workers=workers, progress=progress
     )
     errors = [error for plan in plans for error in plan.errors.values()]
@@ -93,7 +92,7 @@ def convert_subjects(
     return {plan.subject: _result(plan, Path(output_dir), rate) for plan in plans}
 
 
-def _convert(
+def convert_plans(
     arctic_root: str | Path | ArcticRoot,
     mano_dir: str | Path | None,
     subjects: Iterable[str],
@@ -117,6 +116,8 @@ def _convert(
     from hawor_pipeline.data.hand_geometry import hash_hand_models
 
     shared = shared_key(settings, hash_hand_models(mano))
+    for subject in subjects:
+        _tidy(Path(output_dir) / subject)
     plans = [plan_subject(root, mano, subject, Path(output_dir), settings, shared, sequences) for subject in subjects]
     if any(plan.left_out for plan in plans) and not any(plan.tasks or plan.done or plan.errors for plan in plans):
         raise DataError(next(plan.reason for plan in plans if plan.left_out))
@@ -169,6 +170,12 @@ def withdraw(output: Path, subject: str, names: set[str]) -> None:
         "data_version": hash_json([entry["data_version"] for entry in kept]),
     }
     atomic_write_json(output / subject / MANIFEST_FILE, manifest)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed processes left in a subject's folder, or put it back where it is the last whole copy."""
+    for name in {leftover.name[1:].rsplit(".", 2)[0] for leftover in (*folder.glob(".*.tmp"), *folder.glob(".*.old"))}:
+        remove_leftovers(folder / name)
 
 
 def _remove_empty(output: Path) -> None:
@@ -255,78 +262,3 @@ def _result(plan: SubjectPlan, output: Path, rate: float | None) -> StageResult:
     reused = not plan.tasks
     why = plan.why or "raw files, settings and code version are those of the earlier result"
     return StageResult(output / plan.subject, reused, why, manifest["data_version"], info)
-
-
-class ArcticDataConverter:
-    """Conversion as an object, for use from Python.
-
-    Args:
-        arctic_root: any folder level of ARCTIC's download.
-        output_dir: where the shards go.
-        target_resolution: (height, width) of a crop without its margin.
-        num_workers: processes.
-        mano_dir: folder of the MANO models; None searches `$MANO_DIR` and beside the data.
-    """
-
-    def __init__(
-        self,
-        arctic_root: str | Path,
-        output_dir: str | Path,
-        target_resolution: tuple[int, int] = (256, 256),
-        num_workers: int = 4,
-        *,
-        mano_dir: str | Path | None = None,
-    ) -> None:
-        self.root = ArcticRoot.locate(arctic_root)
-        self.output_dir = Path(output_dir)
-        self.settings = build(ConversionConfig, {"target_resolution": target_resolution}, origin="ArcticDataConverter")
-        self.num_workers = num_workers
-        self.mano_dir = mano_dir
-
-    def convert_dataset(
-        self,
-        subjects: Sequence[str] | None = None,
-        sequences: Sequence[str] | None = None,
-        max_sequences_per_subject: int | None = None,
-    ) -> dict[str, Any]:
-        """Convert, and say what happened; sequences that fail are listed, the others are kept.
-
-        Returns:
-            total_subjects, total_sequences, total_frames (ground-truth frames), total_samples, valid_samples,
-            successful_conversions, failed_conversions, reused_conversions, conversion_errors (sequence to message),
-            left_out (reason to samples), seconds.
-
-        Raises:
-            ConfigError: root, MANO, subject or sequence not found.
-        """
-        settings = self.settings.model_copy(update={"max_sequences_per_subject": max_sequences_per_subject})
-        plans, seconds = _convert(
-            self.root,
-            self.mano_dir,
-            self.root.subjects() if subjects is None else subjects,
-            self.output_dir,
-            settings,
-            sequences=sequences,
-            workers=self.num_workers,
-            progress=None,
-            keep_good=True,
-        )
-        good = [plan.done[name] for plan in plans for name in plan.done if name not in plan.errors]
-        errors = {f"{plan.subject}/{name}": str(error) for plan in plans for name, error in plan.errors.items()}
-        left_out: dict[str, int] = {}
-        for info in good:
-            for reason, samples in info["left_out"].items():
-                left_out[reason] = left_out.get(reason, 0) + samples
-        return {
-            "total_subjects": len(plans),
-            "total_sequences": len(good) + len(errors),
-            "total_frames": sum(info["ground_truth_frames"] for info in good),
-            "total_samples": sum(info["rows"] for info in good),
-            "valid_samples": sum(info["valid_rows"] for info in good),
-            "successful_conversions": len(good),
-            "failed_conversions": len(errors),
-            "reused_conversions": len(good) - sum(len(plan.tasks) for plan in plans) + len(errors),
-            "conversion_errors": errors,
-            "left_out": dict(sorted(left_out.items())),
-            "seconds": seconds,
-        }

@@ -16,6 +16,7 @@ import pytest
 from hawor_pipeline import ArcticDataConverter
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.data.convert import convert_subject, convert_subjects
+from hawor_pipeline.data.pictures import PictureFile
 from hawor_pipeline.data.prepare import prepare
 from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.errors import ConfigError, DataError
@@ -269,3 +270,72 @@ def test_a_subject_whose_pictures_were_not_downloaded_does_not_stop_the_others(r
     assert results["s05"].info["rows"] > 0
     assert results["s01"].info["rows"] == 0 and "found no pictures" in results["s01"].why
     assert str(raw_copy) not in (tmp_path / "out/s01/manifest.json").read_text()
+
+
+@pytest.mark.parametrize("file", ["images.arrow", "annotations.parquet", "ledger.parquet"])
+def test_a_damaged_file_of_the_same_size_is_converted_again(raw_copy, tmp_path, file):
+    convert(raw_copy, tmp_path / "out")
+    whole = tree(tmp_path / "out")
+    path = tmp_path / "out/s05" / only_sequence(raw_copy) / file
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    result = convert(raw_copy, tmp_path / "out")
+    assert not result.reused and "not as it was written" in result.why
+    assert tree(tmp_path / "out") == whole
+
+
+def test_pictures_are_read_once_in_a_first_conversion(raw_copy, tmp_path, monkeypatch):
+    reads: list[str] = []
+    read = PictureFile.read
+    monkeypatch.setattr(PictureFile, "read", lambda self: (reads.append(str(self)), read(self))[1])
+    first = convert(raw_copy, tmp_path / "out")
+    assert len(reads) == len(set(reads)) == len(list((raw_copy / "images").rglob("*.jpg")))
+    reads.clear()
+    assert convert(raw_copy, tmp_path / "out").reused and not reads
+    shutil.rmtree(tmp_path / "out" / ".cache")
+    again = convert(raw_copy, tmp_path / "out")
+    assert again.reused and again.key == first.key and len(reads) == len(set(reads)) > 0
+
+
+def test_a_failing_refresh_of_one_sequence_takes_that_one_back_and_keeps_the_others(raw_copy, tmp_path):
+    name, added = only_sequence(raw_copy), second_sequence(raw_copy)
+    convert(raw_copy, tmp_path / "out")
+    picture = sorted((raw_copy / "images/s05" / added / "1").glob("*.jpg"))[3]
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:400])
+    with pytest.raises(DataError, match="damaged JPEG"):
+        convert(raw_copy, tmp_path / "out", sequences=[added])
+    manifest = json.loads((tmp_path / "out/s05/manifest.json").read_text())
+    assert [entry["sequence"] for entry in manifest["sequences"]] == [name] and manifest["withdrawn"] == [added]
+    assert set(open_shards(tmp_path / "out").column("sequence")) == {name}
+    picture.write_bytes(whole)
+    convert(raw_copy, tmp_path / "out", sequences=[name])  # the withdrawn one comes back: it was not given up
+    assert set(open_shards(tmp_path / "out").column("sequence")) == {name, added}
+
+
+REFRESH_KILLED = """
+import os, sys
+from pathlib import Path
+from hawor_pipeline.config import ConversionConfig
+from hawor_pipeline.data import convert_sequence
+from hawor_pipeline.data.convert import convert_subject
+convert_sequence.mark_done = lambda *_: os._exit(9)  # as if killed before the shard was published
+settings = ConversionConfig(target_resolution=(64, 64), views=(0, 1, 4))
+convert_subject(sys.argv[1], None, "s05", sys.argv[2], settings, sequences=[sys.argv[3]], workers=0)
+"""
+
+
+def test_a_killed_refresh_forgets_no_sequence(raw_copy, tmp_path):
+    name, added = only_sequence(raw_copy), second_sequence(raw_copy)
+    convert(raw_copy, tmp_path / "out")
+    whole = tree(tmp_path / "out" / "s05")
+    picture = sorted((raw_copy / "images/s05" / added / "1").glob("*.jpg"))[3]
+    kept = picture.read_bytes()
+    shutil.copy(sorted((raw_copy / "images/s05" / added / "1").glob("*.jpg"))[4], picture)
+    command = [sys.executable, "-c", REFRESH_KILLED, str(raw_copy), str(tmp_path / "out"), added]
+    assert subprocess.run(command, capture_output=True).returncode == 9
+    assert set(open_shards(tmp_path / "out").column("sequence")) == {name}
+    picture.write_bytes(kept)
+    convert(raw_copy, tmp_path / "out", sequences=[name])
+    assert tree(tmp_path / "out" / "s05") == whole

@@ -72,3 +72,27 @@ def test_second_inventory_is_reused_until_a_file_changes(raw_copy, tmp_path):
     assert inventory_subject(raw_copy, "s05", tmp_path / "out").reused
     sorted((raw_copy / "images").rglob("4/*.jpg"))[2].unlink()
     assert not inventory_subject(raw_copy, "s05", tmp_path / "out").reused
+
+
+def test_inventory_is_taken_again_when_a_mesh_or_a_hand_model_changes(raw_copy, tmp_path):
+    inventory_subject(raw_copy, "s05", tmp_path / "out")
+    sequence = next((raw_copy / "images/s05").iterdir()).name
+    mesh = raw_copy / "meta/object_vtemplates" / sequence.split("_")[0] / "top.obj"
+    mesh.write_text(mesh.read_text() + "# touched\n")
+    assert not inventory_subject(raw_copy, "s05", tmp_path / "out").reused
+    assert inventory_subject(raw_copy, "s05", tmp_path / "out").reused
+    model = dict(np.load(raw_copy.parent / "body_models/mano/MANO_LEFT.npz"))
+    np.savez(raw_copy.parent / "body_models/mano/MANO_LEFT.npz", **model, note=np.zeros(1))
+    assert not inventory_subject(raw_copy, "s05", tmp_path / "out").reused
+
+
+def test_a_failed_proof_sheet_is_tried_again(raw_copy, tmp_path):
+    sequence = next((raw_copy / "images/s05").iterdir()).name
+    mesh = raw_copy / "meta/object_vtemplates" / sequence.split("_")[0] / "top.obj"
+    whole = mesh.read_text()
+    mesh.write_text("v 1 2\nf 1 2 3\n")
+    result = inventory_subject(raw_copy, "s05", tmp_path / "out")
+    assert "top.obj" in result.info["proof_error"] and not (result.path / "proof.jpg").exists()
+    assert not inventory_subject(raw_copy, "s05", tmp_path / "out").reused
+    mesh.write_text(whole)
+    assert inventory_subject(raw_copy, "s05", tmp_path / "out").info["proof_error"] == ""

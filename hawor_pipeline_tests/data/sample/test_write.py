@@ -98,6 +98,19 @@ def test_bytes_do_not_depend_on_workers_or_interruptions(tiny: Path, tmp_path: P
     assert before == {p: p.stat().st_mtime_ns for p in kept.rglob("*.jpg")}
 
 
+def test_a_kill_between_the_two_renames_of_a_sequence_leaves_no_old_copy(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "copy")
+    whole = tree(tiny)
+    plan = plan_sequences(TINY)[0]
+    place = tmp_path / "copy/arctic/images" / plan.subject / plan.name
+    (tmp_path / "copy" / ".finished" / f"{plan.subject}.{plan.name}.json").unlink()
+    (tmp_path / "copy" / "_stage.json").unlink()
+    place.rename(place.with_name(f".{plan.name}.999999999.old"))  # of a process that no longer exists
+    ensure_sample(tmp_path / "copy", TINY, workers=1)
+    assert tree(tmp_path / "copy") == whole
+    assert not list((tmp_path / "copy").rglob("*.old"))
+
+
 def test_finished_work_is_reused_and_other_settings_replace_it(tiny: Path, tmp_path: Path) -> None:
     again = ensure_sample(tiny, TINY, workers=1)
     assert again.reused and again.info["frames"] > 0
