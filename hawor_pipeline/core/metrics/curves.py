@@ -25,6 +25,8 @@ def pck(
 ) -> Tensor:
     """Share of points within a distance of the truth; points as given, so subtract the root first if that is meant.
 
+    Formula: mean over points of [|p' - p| <= threshold].
+
     Args:
         pred: (*batch, points, 2 or 3), metres, pixels or box units.
         target: the same.
@@ -37,6 +39,9 @@ def pck(
 
     Source:
         `<=` as FreiHAND's `EvalUtil` and HInt; mmpose's `keypoint_pck_accuracy` is strict.
+
+    Quirk:
+        mmpose's `keypoint_pck_accuracy` is strict and gives -1 for joints that are missing.
 
     Example:
         >>> pck(torch.tensor([[0.0, 3.0], [0.0, 9.0]]), torch.zeros(2, 2), 5.0).item()
@@ -91,6 +96,8 @@ def share_within(
 ) -> Tensor:
     """Share of errors within thresholds; `pck` of distances that are already there.
 
+    Formula: mean over points of [error <= threshold].
+
     Args:
         errors: (*batch, points).
         thresholds: one distance or several, unit of the errors.
@@ -127,6 +134,8 @@ def pck_auc(
 ) -> Float[Tensor, "*batch"]:
     """Area under the PCK curve from 0 to a largest distance, divided by that distance.
 
+    Formula: (integral of PCK over 0 .. max_threshold) / max_threshold, by trapezoids between evenly spaced thresholds.
+
     Args:
         pred: (*batch, points, 2 or 3).
         target: the same.
@@ -141,6 +150,10 @@ def pck_auc(
         FreiHAND `EvalUtil.get_measures`: trapezoid over linspace(0, 0.05, 100). There the curve is taken per joint over
         all samples and then averaged over joints; the mean of this value over samples is the same number when every
         joint is labelled in every sample.
+
+    Quirk:
+        FreiHAND's script calls `np.trapz`, which numpy 2.4 no longer has: it does not run unpatched. mmpose takes a left
+        Riemann sum of 20 thresholds up to 30 px.
 
     Example:
         >>> pck_auc(torch.zeros(21, 3), torch.zeros(21, 3)).item()

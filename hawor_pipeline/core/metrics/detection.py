@@ -15,6 +15,8 @@ def joint_box(
 ) -> Float[Tensor, "*batch 4"]:
     """Smallest upright box around joints.
 
+    Formula: (min x, min y, max x, max y) over joints.
+
     Args:
         joints_px: (*batch, joints, 2), pixels (x, y).
         mask: (*batch, joints), joints that count.
@@ -40,6 +42,8 @@ def joint_box(
 
 def box_iou(first: Float[Tensor, "*#batch 4"], second: Float[Tensor, "*#batch 4"]) -> Float[Tensor, "*batch"]:
     """Intersection over union of boxes.
+
+    Formula: area(a and b) / area(a or b).
 
     Args:
         first: (*batch, 4): left, top, right, bottom.
@@ -72,6 +76,8 @@ def detected(
 ) -> Bool[Tensor, "*batch"]:
     """Say whether a hand counts as found: right side, and boxes of predicted and true joints overlap enough.
 
+    Formula: [IoU of the joint boxes >= iou] and the side is right.
+
     Args:
         pred_px: (*batch, joints, 2), pixels.
         target_px: (*batch, joints, 2), pixels.
@@ -103,6 +109,8 @@ def match_detections(
     iou: float = DETECTION_IOU,
 ) -> Bool[Tensor, " found"]:
     """Match the detections of one picture with its hands, the most certain first, each hand once, sides equal.
+
+    Formula: in order of score, each detection takes the free hand of its side with the largest IoU, if that is >= iou.
 
     Args:
         boxes: (found, 4), pixels.
@@ -141,6 +149,8 @@ def binned_mean(
 ) -> tuple[Float[Tensor, " bins"], Float[Tensor, " bins"]]:
     """Mean of a metric in bins of another quantity, such as the hidden share of a hand.
 
+    Formula: sum of values in a bin / their number.
+
     Args:
         values: (samples), any unit; NaN entries are left out.
         key: (samples), what decides the bin.
@@ -176,6 +186,8 @@ def occlusion_robustness(
 ) -> tuple[Float[Tensor, ""], int, int]:
     """Ratio of the mean error of much hidden hands to that of hardly hidden ones.
 
+    Formula: mean error where occlusion > high / mean error where occlusion < low.
+
     Args:
         errors: (samples), for example MPJPE; NaN entries are left out.
         occlusion: (samples), hidden share of each hand, 0 to 1.
@@ -203,6 +215,8 @@ def calibration_error(
     confidence: Float[Tensor, " samples"], correct: Bool[Tensor, " samples"], *, bins: int = 15
 ) -> Float[Tensor, ""]:
     """Expected calibration error: how far stated confidence is from the rate of success.
+
+    Formula: sum over bins of n_b / n |mean confidence - rate of success|.
 
     Args:
         confidence: (samples), 0 to 1.

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hawor_pipeline.core.metrics.points import length
-from hawor_pipeline.core.nearest import nearest_indices
+from hawor_pipeline.core.nearest import nearest_points
 
 CONTACT_M = 0.003  # a hand vertex nearer than this to the object touches it
 MIN_CONTACT_FRAMES = 15  # half a second
@@ -20,6 +20,8 @@ def mrrpe(
     mask: Bool[Tensor, "*#batch"] | None = None,
 ) -> Float[Tensor, "*batch"]:
     """Error of the position of one root relative to another (mean relative-root position error).
+
+    Formula: |(a' - b') - (a - b)|, a and b the two roots.
 
     Args:
         pred_first: (*batch, 3), metres, root of the first body (left wrist), camera frame.
@@ -52,6 +54,8 @@ def contact_deviation(
 ) -> Float[Tensor, "*batch"]:
     """How far apart predicted hand and object are where the true ones touch (CDev).
 
+    Formula: mean of |v'_hand - v'_object| over pairs of a hand vertex and its nearest true object vertex within 3 mm.
+
     Args:
         pred_hand: (*batch, hand, 3), metres.
         pred_object: (*batch, object, 3), metres.
@@ -65,16 +69,18 @@ def contact_deviation(
     Source:
         ARCTIC `contact_deviation`.
 
+    Quirk:
+        ARCTIC gives NaN for a frame without contact, and averages frames, then hands.
+
     Example:
         >>> hand = torch.zeros(1, 3)
         >>> contact_deviation(hand + 1, hand + 1, hand, hand).item()
         0.0
     """
-    batch = target_hand.shape[:-2]
-    hand, obj = target_hand.reshape(-1, *target_hand.shape[-2:]), target_object.reshape(-1, *target_object.shape[-2:])
-    nearest = nearest_indices(hand, obj)[0].reshape(*batch, -1, 1).expand(*target_hand.shape)
-    touching = torch.linalg.vector_norm(target_hand - target_object.gather(-2, nearest), dim=-1) <= contact_m
-    distance = torch.linalg.vector_norm(pred_hand - pred_object.gather(-2, nearest), dim=-1)
+    reach, nearest = nearest_points(target_hand, target_object)
+    touching = reach <= contact_m
+    nearest = nearest.unsqueeze(-1).expand(target_hand.shape)
+    distance = length(pred_hand - pred_object.gather(-2, nearest))
     return torch.where(touching, distance, torch.zeros_like(distance)).sum(-1) / touching.sum(-1)
 
 
@@ -82,6 +88,8 @@ def contact_windows(
     contact: Bool[Tensor, "time pairs"], min_frames: int = MIN_CONTACT_FRAMES
 ) -> list[tuple[int, int, int]]:
     """Find unbroken stretches of contact.
+
+    Formula: runs of at least min_frames frames in which a pair touches.
 
     Args:
         contact: (time, pairs).
@@ -122,6 +130,8 @@ def motion_deviation(
     min_frames: int = MIN_CONTACT_FRAMES,
 ) -> Float[Tensor, ""]:
     """How differently predicted hand and object vertices move while the true ones stick together (MDev).
+
+    Formula: mean over windows of the mean of |(h'(t+1) - h'(t)) - (o'(t+1) - o'(t))|.
 
     Args:
         pred_hand: (time, pairs, 3), metres, the hand vertex of each pair.

@@ -44,6 +44,9 @@ def acceleration_error(
         ARCTIC `compute_error_accel` (root-relative, 30 fps); HaWoR's is not root-relative and drops one more frame at
         each end.
 
+    Quirk:
+        HaWoR's is not root-relative and drops one more frame at each end; some report mm per frame^2.
+
     Example:
         >>> acceleration_error(torch.zeros(3, 21, 3), torch.zeros(3, 21, 3))[1].item()
         0.0
@@ -63,6 +66,8 @@ def jitter(
 ) -> Float[Tensor, "*batch time"]:
     """Size of the third derivative of a motion, per frame; needs no truth.
 
+    Formula: |third difference of p| fps^3, mean over points.
+
     Args:
         points: (*batch, time, points, 3), metres, neighbouring frames of one track.
         fps: frames per second.
@@ -73,6 +78,9 @@ def jitter(
 
     Source:
         HaWoR `compute_jitter`, which divides by 10 (its unit is 10 m/s^3) and takes the first 24 points.
+
+    Quirk:
+        HaWoR divides by 10 (its unit is 10 m/s^3) and takes the first 24 points.
 
     Example:
         >>> jitter(torch.zeros(4, 21, 3))[1].item()

@@ -22,6 +22,8 @@ def point_errors(
 ) -> Float[Tensor, "*batch points"]:
     """Distance of each point.
 
+    Formula: |p' - p| of each point; with a root |(p' - p'_root) - (p - p_root)|.
+
     Args:
         pred: (*batch, points, 2 or 3).
         target: the same.
@@ -49,6 +51,8 @@ def mpjpe(
 ) -> Float[Tensor, "*batch"]:
     """Mean per-joint position error, root-relative by default.
 
+    Formula: mean over joints of |(p' - p'_root) - (p - p_root)|.
+
     Args:
         pred: (*batch, joints, 3), metres.
         target: (*batch, joints, 3), metres.
@@ -60,6 +64,10 @@ def mpjpe(
 
     Source:
         HaMeR `eval_pose` (which subtracts the root in place from its input; this does not), ARCTIC `eval_mpjpe_ra`.
+
+    Quirk:
+        HaMeR's `eval_pose` subtracts the root in place, so what comes after it sees a changed prediction. ARCTIC averages
+        the hands of a frame first; see the preset `arctic`.
 
     Example:
         >>> mpjpe(torch.ones(21, 3), torch.zeros(21, 3)).item()
@@ -78,6 +86,8 @@ def mpvpe(
     mask: Bool[Tensor, "*#batch #vertices"] | None = None,
 ) -> Float[Tensor, "*batch"]:
     """Mean per-vertex position error, each surface relative to its root joint.
+
+    Formula: mean over vertices of |(v' - root') - (v - root)|.
 
     Args:
         pred: (*batch, vertices, 3), metres.
@@ -121,6 +131,8 @@ def pa_errors(
 ) -> Float[Tensor, "*batch points"]:
     """Distance of each point after the best similarity alignment; see `pa_mpjpe`.
 
+    Formula: |s R p' + t - p| of each point, with s, R, t the best similarity.
+
     Args:
         pred: (*batch, points, 3), metres.
         target: (*batch, points, 3), metres.
@@ -157,6 +169,8 @@ def pa_mpjpe(
 ) -> Float[Tensor, "*batch"]:
     """Mean per-joint error after the best similarity alignment of each sample (Procrustes).
 
+    Formula: mean over joints of |s R p' + t - p|, with s, R, t the similarity of least squares.
+
     Args:
         pred: (*batch, joints, 3), metres.
         target: (*batch, joints, 3), metres.
@@ -169,6 +183,11 @@ def pa_mpjpe(
 
     Source:
         HaMeR `reconstruction_error`; with reflection FreiHAND `align_w_scale`.
+
+    Quirk:
+        HaMeR gives NaN for a prediction without extent. FreiHAND's and HO-3D's alignment may mirror. HaWoR's batched
+        alignment guesses the layout from the batch size and is wrong for 2 or 3 frames. torchmetrics'
+        `ProcrustesDisparity` may mirror too and gives 0 where its SVD fails.
 
     Example:
         >>> cloud = torch.rand(21, 3)
@@ -186,6 +205,8 @@ def pa_mpvpe(
     allow_reflection: bool = False,
 ) -> Float[Tensor, "*batch"]:
     """Mean per-vertex error after the best similarity alignment of the vertices; see `pa_mpjpe`.
+
+    Formula: mean over vertices of |s R v' + t - v|, with s, R, t the similarity of least squares.
 
     Args:
         pred: (*batch, vertices, 3), metres.

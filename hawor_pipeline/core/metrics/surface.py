@@ -17,6 +17,8 @@ def f_score(
 ) -> Tensor:
     """Harmonic mean of precision and recall of surface points within a distance.
 
+    Formula: 2 P R / (P + R), P the share of predicted points nearer than the threshold to the target, R the reverse.
+
     Args:
         pred: (*batch, points, 3), metres; as given, without alignment.
         target: (*batch, others, 3), metres.
@@ -28,6 +30,9 @@ def f_score(
     Source:
         Knapitsch et al. 2017; strict `<` as FreiHAND and HO-3D (which swap the names of precision and recall; F is the
         same). Exact: a point closer than the threshold to its own partner is a hit without a search.
+
+    Quirk:
+        FreiHAND and HO-3D swap the names of precision and recall; F is the same.
 
     Example:
         >>> f_score(torch.zeros(4, 3), torch.zeros(4, 3), 0.005).item()
@@ -55,6 +60,8 @@ def chamfer_distance(
 ) -> Float[Tensor, "*batch"]:
     """Mean distance to the nearest point, both ways added.
 
+    Formula: mean over i of min_j |x_i - y_j| + mean over j of min_i |x_i - y_j|.
+
     Args:
         pred: (*batch, points, 3), metres; as given, without alignment.
         target: (*batch, others, 3), metres.
@@ -65,6 +72,10 @@ def chamfer_distance(
 
     Source:
         Fan et al. 2017.
+
+    Quirk:
+        pytorch3d squares by default. `torch.cdist`'s default form is wrong by 1 mm at zero distance a metre from the
+        origin.
 
     Example:
         >>> chamfer_distance(torch.zeros(1, 3), torch.tensor([[3.0, 4.0, 0.0]])).item()
@@ -82,6 +93,8 @@ def point_to_surface(
     faces: Int[Tensor, "faces 3"],
 ) -> Float[Tensor, "*batch points"]:
     """Distance of points to the triangles of a mesh; never more than to its nearest vertex.
+
+    Formula: min over triangles of the distance from the point to the triangle.
 
     Args:
         points: (*batch, points, 3), metres.
@@ -136,6 +149,8 @@ def edge_length_error(
 ) -> Float[Tensor, "*batch"]:
     """Mean difference of edge lengths.
 
+    Formula: mean over edges of | |e'| - |e| |.
+
     Args:
         pred: (*batch, vertices, 3), metres.
         target: (*batch, vertices, 3), metres.
@@ -146,6 +161,9 @@ def edge_length_error(
 
     Source:
         Definition.
+
+    Quirk:
+        pytorch3d's `mesh_edge_loss` has no truth and shrinks edges; it is another thing.
 
     Example:
         >>> round(edge_length_error(torch.eye(3) * 2, torch.eye(3), torch.tensor([[0, 1]])).item(), 4)
@@ -163,6 +181,8 @@ def normal_consistency(
 ) -> Float[Tensor, "*batch"]:
     """Mean cosine of the angle between corresponding triangle normals.
 
+    Formula: mean over faces of |n' . n|.
+
     Args:
         pred: (*batch, vertices, 3), metres.
         target: (*batch, vertices, 3), metres.
@@ -174,6 +194,9 @@ def normal_consistency(
 
     Source:
         Mean |cos|, as in surface reconstruction benchmarks (Mescheder et al. 2019) but between corresponding triangles.
+
+    Quirk:
+        pytorch3d's function of this name compares neighbouring faces of one mesh; it is another thing.
 
     Example:
         >>> mesh = torch.eye(3)

@@ -21,6 +21,8 @@ def world_mpjpe(
 ) -> Float[Tensor, " time"]:
     """Joint error in the world after one alignment per chunk of a track (W-MPJPE and WA-MPJPE).
 
+    Formula: mean over joints of |s R p' + t - p|, one s, R, t per chunk, fitted to its first frames or to all.
+
     Args:
         pred: (time, joints, 3), metres, one track without gaps, world frame.
         target: the same.
@@ -34,6 +36,9 @@ def world_mpjpe(
 
     Source:
         HaWoR `first_align_joints` and `global_align_joints`, chunks of 100 as its HOT3D script.
+
+    Quirk:
+        HaWoR's last chunk may hold one frame, and chunks restart at gaps of the track: give stretches without gaps.
 
     Example:
         >>> track = torch.rand(5, 21, 3)
@@ -151,6 +156,8 @@ def fa_mpjpe(
 def root_trajectory_error(pred: Float[Tensor, "time 3"], target: Float[Tensor, "time 3"]) -> Float[Tensor, " time"]:
     """Error of a path after rigid alignment, as a share of the true path's length (RTE).
 
+    Formula: |R p' + t - p| / (length of the true path).
+
     Args:
         pred: (time, 3), metres, world frame.
         target: the same.
@@ -160,6 +167,9 @@ def root_trajectory_error(pred: Float[Tensor, "time 3"], target: Float[Tensor, "
 
     Source:
         HaWoR `compute_rte`, which divides by zero for a still hand.
+
+    Quirk:
+        HaWoR divides by zero for a still hand.
 
     Example:
         >>> path = torch.rand(5, 3)
