@@ -1,6 +1,9 @@
 """Writes the generated pages of docs/reference: python docs/generate.py. A test keeps them fresh."""
 
 import argparse
+import dataclasses
+import inspect
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -157,6 +160,74 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [*lines, ""]
 
 
+SECTIONS = ("Formula", "Convention", "Args", "Returns", "Raises", "Source", "Quirk", "Example")
+
+
+def metrics_page() -> str:
+    """Every metric, preset, accumulator and loss term with formula, unit, source and quirks, from their docstrings."""
+    from hawor_pipeline.core import losses, metrics
+    from hawor_pipeline.core.loss import EnhancedTrainingLoss
+    from hawor_pipeline.core.metrics import accumulators
+    from hawor_pipeline.core.metrics.presets import PRESETS
+
+    parts = [NOTE, "# Metrics and losses\n"]
+    for package, title in ((metrics, "Metrics"), (losses, "Loss terms")):
+        parts += [f"## {title}\n", _joined(_sections(package)["Summary"]), ""]
+        rooms = sorted({getattr(package, name).__module__ for name in package.__all__})
+        for room in rooms:
+            parts += [f"### {room.removeprefix('hawor_pipeline.core.')}\n"]
+            parts += [_joined(_sections(sys.modules[room])["Summary"]), ""]
+            names = [name for name in package.__all__ if getattr(package, name).__module__ == room]
+            for name in names:
+                parts += _entry(name, getattr(package, name))
+    parts += ["## The training loss\n", *_entry("EnhancedTrainingLoss", EnhancedTrainingLoss)]
+    parts += ["## Running totals\n", _joined(_sections(accumulators)["Summary"]), ""]
+    for name in ("SampleMean", "PointCurve", "BinnedMean", "CalibrationError", "DetectionRates"):
+        parts += _entry(name, getattr(accumulators, name))
+    parts += ["## Presets\n", "`hawor_pipeline.core.metrics.presets.PRESETS` holds them by name.\n"]
+    for name, preset in PRESETS.items():
+        parts += [f"### {name}\n", _joined(_sections(type(preset))["Summary"]), "", f"- Follows: {preset.source}"]
+        parts += [f"- Quirk, kept: {quirk}" for quirk in preset.quirks]
+        parts += [f"- Departs: {text}" for text in preset.departs]
+        settings = ", ".join(f"`{f.name}` {getattr(preset, f.name)}" for f in dataclasses.fields(preset))
+        parts += [f"- Settings: {settings}", ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _entry(name: str, thing: object) -> list[str]:
+    """One function or class: heading, first line, and the sections that say what it computes."""
+    sections = _sections(thing)
+    lines = [f"#### {name}\n", _joined(sections["Summary"]), ""]
+    titles = {
+        "Formula": "Formula",
+        "Convention": "Convention",
+        "Returns": "Gives",
+        "Source": "Source",
+        "Quirk": "Quirk",
+    }
+    for section, title in titles.items():
+        if section in sections:
+            lines.append(f"- {title}: {_joined(sections[section])}")
+    return [*lines, ""]
+
+
+def _sections(thing: object) -> dict[str, list[str]]:
+    """A docstring by section; what stands before the first is the summary."""
+    sections: dict[str, list[str]] = {"Summary": []}
+    current = "Summary"
+    for line in (inspect.getdoc(thing) or "").splitlines():
+        head, colon, rest = line.partition(":")
+        if colon and head in SECTIONS:
+            current, line = head, rest
+            sections[current] = []
+        sections[current].append(line.strip())
+    return sections
+
+
+def _joined(lines: list[str]) -> str:
+    return " ".join(line for line in lines if line).replace("*batch", "\\*batch")
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
@@ -166,6 +237,7 @@ PAGES = {
     "command-line.md": command_line_page,
     "metric-tables.md": metric_tables_page,
     "training-metrics.md": training_metrics_page,
+    "metrics-and-losses.md": metrics_page,
 }
 
 

@@ -25,7 +25,9 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "command-line.md", "metric-tables.md", "training-metrics.md"])
+@pytest.mark.parametrize(
+    "name", ["configuration.md", "command-line.md", "metric-tables.md", "training-metrics.md", "metrics-and-losses.md"]
+)
 def test_generated_pages_are_fresh(name):
     written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
     assert written == generator().PAGES[name](), "run: python docs/generate.py"
@@ -48,6 +50,17 @@ def test_every_setting_and_command_is_in_the_reference():
     (choices,) = [action.choices for action in build_parser()._actions if action.dest == "command"]
     for name in choices:
         assert f"## {name}\n" in commands, name
+
+
+def test_every_metric_and_loss_is_in_the_reference_with_its_formula():
+    from hawor_pipeline.core import losses, metrics
+
+    page = (ROOT / "docs" / "reference" / "metrics-and-losses.md").read_text(encoding="utf-8")
+    entries = {part.splitlines()[0]: part for part in page.split("#### ")[1:]}
+    for name in (*metrics.__all__, *losses.__all__):
+        assert "- Source: " in entries[name] and "- Gives: " in entries[name], name
+    for name in metrics.__all__:
+        assert "- Formula: " in entries[name], name
 
 
 def test_commands_named_in_the_pages_exist():

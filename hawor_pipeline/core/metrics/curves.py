@@ -38,7 +38,7 @@ def pck(
         (*batch) for one threshold, (*batch, thresholds) for several; 0 to 1.
 
     Source:
-        `<=` as FreiHAND's `EvalUtil` and HInt; mmpose's `keypoint_pck_accuracy` is strict.
+        `<=` as FreiHAND's `EvalUtil` and HInt.
 
     Quirk:
         mmpose's `keypoint_pck_accuracy` is strict and gives -1 for joints that are missing.
@@ -152,8 +152,8 @@ def pck_auc(
         joint is labelled in every sample.
 
     Quirk:
-        FreiHAND's script calls `np.trapz`, which numpy 2.4 no longer has: it does not run unpatched. mmpose takes a left
-        Riemann sum of 20 thresholds up to 30 px.
+        FreiHAND's script calls `np.trapz`, which numpy 2.4 no longer has: it does not run unpatched. mmpose takes a
+        left Riemann sum of 20 thresholds up to 30 px.
 
     Example:
         >>> pck_auc(torch.zeros(21, 3), torch.zeros(21, 3)).item()

@@ -41,8 +41,7 @@ def acceleration_error(
         (*batch, time), m/s^2; NaN in the first and last frame and next to frames that are not valid.
 
     Source:
-        ARCTIC `compute_error_accel` (root-relative, 30 fps); HaWoR's is not root-relative and drops one more frame at
-        each end.
+        ARCTIC `compute_error_accel`: root-relative, 30 fps.
 
     Quirk:
         HaWoR's is not root-relative and drops one more frame at each end; some report mm per frame^2.
@@ -77,7 +76,7 @@ def jitter(
         (*batch, time), m/s^3; NaN for the first frame and the last two, and where frames are missing.
 
     Source:
-        HaWoR `compute_jitter`, which divides by 10 (its unit is 10 m/s^3) and takes the first 24 points.
+        HaWoR `compute_jitter`.
 
     Quirk:
         HaWoR divides by 10 (its unit is 10 m/s^3) and takes the first 24 points.

@@ -63,11 +63,11 @@ def mpjpe(
         (*batch), metres.
 
     Source:
-        HaMeR `eval_pose` (which subtracts the root in place from its input; this does not), ARCTIC `eval_mpjpe_ra`.
+        HaMeR `eval_pose`, ARCTIC `eval_mpjpe_ra`.
 
     Quirk:
-        HaMeR's `eval_pose` subtracts the root in place, so what comes after it sees a changed prediction. ARCTIC averages
-        the hands of a frame first; see the preset `arctic`.
+        HaMeR's `eval_pose` subtracts the root in place, so what comes after it sees a changed prediction. ARCTIC
+        averages the hands of a frame first; see the preset `arctic`.
 
     Example:
         >>> mpjpe(torch.ones(21, 3), torch.zeros(21, 3)).item()

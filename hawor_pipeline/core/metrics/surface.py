@@ -28,8 +28,8 @@ def f_score(
         (*batch) for one threshold, (*batch, thresholds) for several; 0 to 1, NaN for points that are not finite.
 
     Source:
-        Knapitsch et al. 2017; strict `<` as FreiHAND and HO-3D (which swap the names of precision and recall; F is the
-        same). Exact: a point closer than the threshold to its own partner is a hit without a search.
+        Knapitsch et al. 2017; strict `<` as FreiHAND and HO-3D. Exact: a point closer than the
+        threshold to its own partner is a hit without a search.
 
     Quirk:
         FreiHAND and HO-3D swap the names of precision and recall; F is the same.

@@ -59,6 +59,8 @@ def w_mpjpe(
 ) -> Float[Tensor, " time"]:
     """Joint error in the world, each chunk aligned by its first two frames; see `world_mpjpe`.
 
+    Formula: mean over joints of |s R p' + t - p|, s, R, t fitted to the first two frames of each chunk.
+
     Args:
         pred: (time, joints, 3), metres, one track without gaps, world frame.
         target: the same.
@@ -86,6 +88,8 @@ def wa_mpjpe(
 ) -> Float[Tensor, " time"]:
     """Joint error in the world, each chunk aligned by all its frames; see `world_mpjpe`.
 
+    Formula: mean over joints of |s R p' + t - p|, s, R, t fitted to all frames of each chunk.
+
     Args:
         pred: (time, joints, 3), metres, one track without gaps, world frame.
         target: the same.
@@ -110,6 +114,8 @@ def ga_mpjpe(
 ) -> Float[Tensor, " time"]:
     """Joint error after one alignment of the whole track.
 
+    Formula: mean over joints of |s R p' + t - p|, s, R, t fitted to all frames.
+
     Args:
         pred: (time, joints, 3), metres, one track, world or camera frame.
         target: the same.
@@ -133,6 +139,8 @@ def fa_mpjpe(
     pred: Float[Tensor, "time joints 3"], target: Float[Tensor, "time joints 3"], *, with_scale: bool = True
 ) -> Float[Tensor, " time"]:
     """Joint error after aligning the whole track by its first frame.
+
+    Formula: mean over joints of |s R p' + t - p|, s, R, t fitted to the first frame.
 
     Args:
         pred: (time, joints, 3), metres, one track, world or camera frame.
@@ -166,7 +174,7 @@ def root_trajectory_error(pred: Float[Tensor, "time 3"], target: Float[Tensor, "
         (time), no unit (times 100 is the usual percentage); NaN for a path without length.
 
     Source:
-        HaWoR `compute_rte`, which divides by zero for a still hand.
+        HaWoR `compute_rte`.
 
     Quirk:
         HaWoR divides by zero for a still hand.
