@@ -8,11 +8,17 @@ from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.evaluation.targets import SYNTHETIC
 from hawor_pipeline.provenance import atomic_write_text
 from hawor_pipeline.reporting import figures
-from hawor_pipeline.reporting.names import METRIC_TITLES, short_run_name
+from hawor_pipeline.reporting.names import short_run_name
 from hawor_pipeline.reporting.render import data_uri, render_page
 from hawor_pipeline.reporting.shapes import hand_drawing, turnable_mesh
 
-HISTORY = ("mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "global_orient_error_deg", "mpjpe_crop_px")
+HISTORY = {  # short titles: the table has a column for each
+    "mpjpe_mm": "Joints",
+    "pa_mpjpe_mm": "aligned",
+    "mpvpe_mm": "Vertices",
+    "global_orient_error_deg": "Wrist",
+    "mpjpe_crop_px": "2D",
+}
 
 
 def write_sample_page(view: SampleView, path: Path) -> Path:
@@ -38,7 +44,7 @@ def _context(view: SampleView) -> dict[str, Any]:
         "run": run,
         "run_name": short_run_name(run.run_id) if run else "",
         "history": [_history_row(other, run) for other in _ordered(view)],
-        "history_titles": [(METRIC_TITLES[name], SAMPLE_METRICS[name].unit) for name in HISTORY],
+        "history_titles": [(title, SAMPLE_METRICS[name].unit) for name, title in HISTORY.items()],
         "metrics": [(name, run.metrics[name], metric) for name, metric in SAMPLE_METRICS.items()] if run else [],
         "figures": {
             "mesh": turnable_mesh({"meshes": [pair], "faces": view.faces}),
