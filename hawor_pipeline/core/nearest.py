@@ -71,7 +71,7 @@ def nearest_distances(
         [1.0, 1.0, 1.0]
     """
     batch = pred.shape[:-2]
-    p, t = pred.reshape(-1, *pred.shape[-2:]), target.reshape(-1, *target.shape[-2:])
+    p, t = _clouds(pred), _clouds(target)
     if p.device.type == "cpu":
         forward, backward = _tree_distances(p.numpy(), t.numpy(), bound, enough)
         first, second = torch.from_numpy(forward), torch.from_numpy(backward)
@@ -79,7 +79,7 @@ def nearest_distances(
         to_target, to_pred = nearest_indices(p, t)
         first = torch.linalg.vector_norm(p - t.gather(1, to_target.unsqueeze(-1).expand(-1, -1, 3)), dim=-1)
         second = torch.linalg.vector_norm(t - p.gather(1, to_pred.unsqueeze(-1).expand(-1, -1, 3)), dim=-1)
-    return first.to(pred.dtype).reshape(*batch, p.shape[-2]), second.to(pred.dtype).reshape(*batch, t.shape[-2])
+    return first.to(p.dtype).reshape(*batch, p.shape[-2]), second.to(p.dtype).reshape(*batch, t.shape[-2])
 
 
 @torch.no_grad()
@@ -103,18 +103,24 @@ def nearest_points(
         >>> nearest_points(torch.zeros(1, 3), torch.eye(3) * 2)
         (tensor([2.]), tensor([0]))
     """
-    p, t = points.reshape(-1, *points.shape[-2:]), others.reshape(-1, *others.shape[-2:])
+    p, t = _clouds(points), _clouds(others)
     if p.device.type == "cpu":
         reach, index = np.full(p.shape[:2], np.nan), np.zeros(p.shape[:2], np.int64)
         for i, (ours, theirs) in enumerate(zip(p.numpy(), t.numpy(), strict=True)):
             if np.isfinite(ours).all() and np.isfinite(theirs).all():
                 reach[i], index[i] = cKDTree(theirs).query(ours)
-        distances, indices = torch.from_numpy(reach).to(points.dtype), torch.from_numpy(index)
+        distances, indices = torch.from_numpy(reach).to(p.dtype), torch.from_numpy(index)
     else:
         indices = nearest_indices(p, t)[0]
         distances = torch.linalg.vector_norm(p - t.gather(1, indices.unsqueeze(-1).expand(-1, -1, 3)), dim=-1)
     shape = points.shape[:-1]
     return distances.reshape(shape), indices.reshape(shape)
+
+
+def _clouds(points: Tensor) -> Tensor:
+    """(B, points, 3) without gradient, in at least float32."""
+    wide = points.detach().to(torch.promote_types(points.dtype, torch.float32))
+    return wide.reshape(-1, *points.shape[-2:])
 
 
 def _tree_distances(pred: np.ndarray, target: np.ndarray, bound: float, enough: float) -> tuple[np.ndarray, np.ndarray]:

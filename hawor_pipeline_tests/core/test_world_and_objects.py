@@ -129,3 +129,41 @@ def test_large_and_small_inputs_take_the_same_lengths() -> None:
     with_gradient.sum().backward()
     torch.testing.assert_close(with_gradient.detach(), pieces)
     assert pred.grad is not None and pred.grad.isfinite().all()
+
+
+def test_relative_edge_error_is_a_share_of_each_edge() -> None:
+    target = torch.rand(2, 6, 3, dtype=torch.float64)
+    edges = torch.tensor([[0, 1], [1, 2], [4, 5]])
+    assert metrics.edge_length_error(1.2 * target, target, edges, relative=True).tolist() == pytest.approx([0.2] * 2)
+    collapsed = target.clone()
+    collapsed[:, 5] = collapsed[:, 4]  # an edge without length has no relative error
+    assert metrics.edge_length_error(1.2 * collapsed, collapsed, edges, relative=True).tolist() == pytest.approx(
+        [0.2] * 2
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_widened_before_anything_is_subtracted(dtype: torch.dtype) -> None:
+    pred, target = (torch.randn(2, 4, 21, 3) * 0.05).to(dtype), (torch.randn(2, 4, 21, 3) * 0.05).to(dtype)
+    wide, true = pred.float(), target.float()
+    edges = torch.tensor([[0, 1], [1, 2]])
+    for metric in (
+        metrics.mpjpe, metrics.pa_mpjpe, metrics.mpvpe, metrics.st_mpjpe, metrics.chamfer_distance,
+        metrics.acceleration_error, lambda p, t: metrics.jitter(p), lambda p, t: metrics.f_score(p, t, 0.03),
+        lambda p, t: metrics.pck(p, t, 0.05), lambda p, t: metrics.edge_length_error(p, t, edges),
+    ):  # fmt: skip
+        found = metric(pred, target)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, metric(wide, true), equal_nan=True)
+
+
+def test_metrics_take_predictions_that_carry_gradients() -> None:
+    pred, target = torch.randn(3, 21, 3, requires_grad=True), torch.randn(3, 21, 3)
+    for metric in (metrics.mpjpe, metrics.mpvpe, metrics.pa_mpjpe, metrics.st_mpjpe):
+        (gradient,) = torch.autograd.grad(metric(pred, target).sum(), pred)
+        assert gradient.isfinite().all() and gradient.abs().sum() > 0
+        (gradient,) = torch.autograd.grad(metric(pred, pred.detach()).sum(), pred)
+        assert gradient.isfinite().all(), "at the optimum too"
+    assert metrics.chamfer_distance(pred, target).isfinite().all()
+    assert metrics.f_score(pred, target, 0.05).isfinite().all()
+    assert metrics.contact_deviation(pred, pred, target, target).isfinite().all()

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hawor_pipeline.core.metrics.points import length
+from hawor_pipeline.core.metrics.points import length, widened
 from hawor_pipeline.core.units import ARCTIC_FPS
 
 _PIECE = 50_000  # points that are differenced together
@@ -52,7 +52,7 @@ def acceleration_error(
     """
 
     def error(part: slice) -> Tensor:  # differences are linear: the motion of the error is the error of the motion
-        return pred[..., part, :, :] - target[..., part, :, :]
+        return widened(pred[..., part, :, :]) - widened(target[..., part, :, :])
 
     return _difference_sizes(error, 2, valid, pred, root) * fps**2
 
@@ -85,7 +85,7 @@ def jitter(
         >>> jitter(torch.zeros(4, 21, 3))[1].item()
         0.0
     """
-    return _difference_sizes(lambda part: points[..., part, :, :], 3, valid, points) * fps**3
+    return _difference_sizes(lambda part: widened(points[..., part, :, :]), 3, valid, points) * fps**3
 
 
 def _difference_sizes(
@@ -97,7 +97,7 @@ def _difference_sizes(
     the cache.
     """
     shape, time = like.shape[:-2], like.shape[-3]
-    result = like.new_full(shape, torch.nan)
+    result = torch.full(shape, torch.nan, dtype=widened(like[..., :0, :0, :]).dtype, device=like.device)
     if time <= order:
         return result
     frames = max(_PIECE // max(math.prod(shape[:-1]) * like.shape[-2], 1), 1)

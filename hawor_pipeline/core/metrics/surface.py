@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hawor_pipeline.core.mesh import edge_lengths, face_normals
+from hawor_pipeline.core.metrics.points import widened
 from hawor_pipeline.core.nearest import nearest_distances
 
 
@@ -146,18 +147,21 @@ def edge_length_error(
     pred: Float[Tensor, "*batch vertices 3"],
     target: Float[Tensor, "*batch vertices 3"],
     edges: Int[Tensor, "edges 2"],
+    *,
+    relative: bool = False,
 ) -> Float[Tensor, "*batch"]:
     """Mean difference of edge lengths.
 
-    Formula: mean over edges of | |e'| - |e| |.
+    Formula: mean over edges of | |e'| - |e| |, or of the same over |e|.
 
     Args:
         pred: (*batch, vertices, 3), metres.
         target: (*batch, vertices, 3), metres.
         edges: (edges, 2), from `hawor_pipeline.core.mesh.mesh_topology`.
+        relative: divide each difference by the true length; true edges without length are left out.
 
     Returns:
-        (*batch), metres.
+        (*batch), metres; a share if relative.
 
     Source:
         Definition.
@@ -169,7 +173,13 @@ def edge_length_error(
         >>> round(edge_length_error(torch.eye(3) * 2, torch.eye(3), torch.tensor([[0, 1]])).item(), 4)
         1.4142
     """
-    return (edge_lengths(pred, edges) - edge_lengths(target, edges)).abs().mean(-1)
+    true_length = edge_lengths(widened(target), edges)
+    error = (edge_lengths(widened(pred), edges) - true_length).abs()
+    if not relative:
+        return error.mean(-1)
+    there = true_length > 0
+    share = error / torch.where(there, true_length, torch.ones_like(true_length))
+    return torch.where(there, share, torch.zeros_like(share)).sum(-1) / there.sum(-1)
 
 
 def normal_consistency(
@@ -203,7 +213,7 @@ def normal_consistency(
         >>> round(normal_consistency(mesh, mesh, torch.tensor([[0, 1, 2]])).item(), 6)
         1.0
     """
-    first, second = face_normals(pred, faces), face_normals(target, faces)
+    first, second = (face_normals(widened(x), faces) for x in (pred, target))
     cosine = (first * second).sum(-1)
     there = first.any(-1) & second.any(-1)
     value = torch.where(there, cosine if signed else cosine.abs(), torch.zeros_like(cosine))
