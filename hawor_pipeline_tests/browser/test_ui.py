@@ -17,10 +17,10 @@ import yaml
 from hawor_pipeline_tests.browser.browser import chromium_page
 from hawor_pipeline_tests.conftest import REPOSITORY, project_environment
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1200)]
 _START_TIMEOUT_S = 90.0
 _PAGE_TIMEOUT_MS = 60_000
-_RUN_TIMEOUT_S = 150.0
+_RUN_TIMEOUT_S = 600.0
 
 
 def _free_port() -> int:
@@ -81,6 +81,9 @@ mutation($params: ExecutionParams!) {
   }
 }
 """
+TERMINATE = """
+mutation($run: String!) { terminateRun(runId: $run) { __typename } }
+"""
 LATEST = """
 { assetOrError(assetKey: {path: ["%s"]}) { ... on Asset {
     assetMaterializations(limit: 1) { runId metadataEntries { label ... on BoolMetadataEntry { boolValue } } }
@@ -120,25 +123,85 @@ def test_an_asset_shows_its_metadata(web_ui, screenshots, asset, expected):
         page.screenshot(path=screenshots / f"{asset}.png")
 
 
-def test_the_job_launched_from_the_ui_reuses_what_is_there(web_ui, finished_project):
-    """What the button does: a launch without tags or partition covers all subjects in one run."""
+def _launch(address: str, preset: dict) -> str:
+    """Launch the main job without tags or partition; returns the run's id."""
     selector = {
         "repositoryLocationName": "hawor_pipeline.definitions",
         "repositoryName": "__repository__",
         "pipelineName": "full_pipeline_job",
     }
-    preset = yaml.safe_load((REPOSITORY / "configs" / "jobs" / "smoke.yaml").read_text())
-    launched = _graphql(web_ui, LAUNCH, params={"selector": selector, "mode": "default", "runConfigData": preset})
+    launched = _graphql(address, LAUNCH, params={"selector": selector, "mode": "default", "runConfigData": preset})
     assert launched["launchRun"]["__typename"] == "LaunchRunSuccess", launched
-    run_id = launched["launchRun"]["run"]["runId"]
+    return launched["launchRun"]["run"]["runId"]
+
+
+def _ended(address: str, run_id: str) -> str:
+    """Wait for a run; returns its status."""
     query = f'{{runOrError(runId: "{run_id}"){{... on Run{{status}}}}}}'
     deadline = time.monotonic() + _RUN_TIMEOUT_S
-    while (status := _graphql(web_ui, query)["runOrError"]["status"]) not in ("SUCCESS", "FAILURE", "CANCELED"):
+    while (status := _graphql(address, query)["runOrError"]["status"]) not in ("SUCCESS", "FAILURE", "CANCELED"):
         assert time.monotonic() < deadline, f"the run is still {status}"
         time.sleep(1)
-    assert status == "SUCCESS"
+    return status
+
+
+def _smoke(**overrides) -> dict:
+    preset = yaml.safe_load((REPOSITORY / "configs" / "jobs" / "smoke.yaml").read_text())
+    preset["ops"]["trained_checkpoint"]["config"]["overrides"].update(overrides)
+    return preset
+
+
+def test_the_job_launched_from_the_ui_reuses_what_is_there(web_ui, finished_project):
+    """What the button does: a launch without tags or partition covers all subjects in one run."""
+    run_id = _launch(web_ui, _smoke())
+    assert _ended(web_ui, run_id) == "SUCCESS"
     for asset in ("trained_checkpoint", "evaluation_metrics", "quality_stats", "final_report"):
         (latest,) = _graphql(web_ui, LATEST % asset)["assetOrError"]["assetMaterializations"]
         entries = {entry["label"]: entry.get("boolValue") for entry in latest["metadataEntries"]}
         assert latest["runId"] == run_id
         assert entries["reused"] is True, asset
+
+
+def _new_training(project: Path, known: set[Path]) -> Path:
+    """The run folder of a training that has begun and saved a checkpoint."""
+    deadline = time.monotonic() + _RUN_TIMEOUT_S
+    while time.monotonic() < deadline:
+        for checkpoint in set((project / "data" / "runs").glob("*/checkpoints/last.ckpt")) - known:
+            return checkpoint.parents[1]
+        time.sleep(0.2)
+    pytest.fail("training wrote no checkpoint in time")
+
+
+def _starts(run: Path) -> list[int]:
+    """The step at which each process of a training run began."""
+    lines = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if line["kind"] == "start"]
+
+
+def test_a_training_cancelled_in_the_ui_ends_saves_and_goes_on_later(web_ui, finished_project, screenshots):
+    """The button "Terminate": the run is cancelled, its processes end, its slot is free; the next run continues."""
+    preset = _smoke(max_steps=3000, save_every_n_steps=2, val_check_interval=1500)
+    known = set((finished_project / "data" / "runs").glob("*/checkpoints/last.ckpt"))
+    run_id = _launch(web_ui, preset)
+    training = _new_training(finished_project, known)
+    with chromium_page(1440, 1000) as page:
+        page.goto(f"{web_ui}/runs/{run_id}", timeout=_PAGE_TIMEOUT_MS)
+        page.get_by_role("button", name="Terminate").click(timeout=_PAGE_TIMEOUT_MS)
+        page.get_by_role("button", name="Terminate 1 run").click(timeout=_PAGE_TIMEOUT_MS)
+        page.wait_for_timeout(3000)
+        page.screenshot(path=screenshots / "terminate.png")
+    assert _ended(web_ui, run_id) == "CANCELED"
+    assert json.loads((training / "result.json").read_text())["status"] == "interrupted"
+    pools = _graphql(web_ui, "{instance{concurrencyLimits{concurrencyKey activeSlotCount pendingStepCount}}}")
+    (gpu,) = [pool for pool in pools["instance"]["concurrencyLimits"] if pool["concurrencyKey"] == "gpu"]
+    assert (gpu["activeSlotCount"], gpu["pendingStepCount"]) == (0, 0)
+    again = _launch(web_ui, preset)
+    deadline = time.monotonic() + _RUN_TIMEOUT_S
+    while len(_starts(training)) < 2:
+        assert time.monotonic() < deadline, "the second run did not continue the training"
+        time.sleep(0.5)
+    _graphql(web_ui, TERMINATE, run=again)
+    assert _ended(web_ui, again) == "CANCELED"
+    first, second = _starts(training)
+    assert first == 0
+    assert second > 0

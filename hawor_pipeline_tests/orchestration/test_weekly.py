@@ -35,16 +35,20 @@ def retrained(finished_project: Path, tmp_path_factory: pytest.TempPathFactory) 
         dagster_command(project, "schedule", "start", "weekly_retraining", **environment)
         wait_for(lambda: len(_ended(project)) >= 1, _RUN_S, "the first run ends")
         _write_config(config, "champion")
-        wait_for(lambda: len(_ended(project)) >= 2, _RUN_S, "the second run ends")
+        wait_for(lambda: len(_runs(project)) >= 2, _RUN_S, "the second run is launched")
         dagster_command(project, "schedule", "stop", "weekly_retraining", **environment)
+        wait_for(lambda: len(_ended(project)) >= 2, _RUN_S, "the second run ends")
     return project
 
 
-def _ended(project: Path) -> list[dg.DagsterRun]:
-    """Ended runs of the schedule, the oldest first."""
+def _runs(project: Path) -> list[dg.DagsterRun]:
+    """Runs of the schedule, the oldest first."""
     with opened_instance(project) as instance:
-        runs = instance.get_runs(dg.RunsFilter(job_name=JOB))
-    return [run for run in reversed(runs) if run.is_finished]
+        return list(reversed(instance.get_runs(dg.RunsFilter(job_name=JOB))))
+
+
+def _ended(project: Path) -> list[dg.DagsterRun]:
+    return [run for run in _runs(project) if run.is_finished]
 
 
 def _metadata(instance: dg.DagsterInstance, run: dg.DagsterRun, asset: str) -> list[dict]:
