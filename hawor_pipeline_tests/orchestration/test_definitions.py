@@ -28,6 +28,7 @@ PIPELINE = {
     "baseline_metrics",
     "evaluation_metrics",
     "final_report",
+    "exported_model",
 }
 REGISTRY = {"challenger", "champion"}
 PRESETS = sorted((config_dir() / "jobs").glob("*.yaml"))

@@ -26,6 +26,7 @@ ASSETS = (
     "baseline_metrics",
     "evaluation_metrics",
     "final_report",
+    "exported_model",
 )
 
 

@@ -1,6 +1,7 @@
 """The assets, a module per stage. Each loads what it needs, calls one function and returns metadata."""
 
 from hawor_pipeline.orchestration.assets.evaluation import baseline_metrics, evaluation_metrics
+from hawor_pipeline.orchestration.assets.export import exported_model
 from hawor_pipeline.orchestration.assets.metadata import dataset_metadata, quality_stats
 from hawor_pipeline.orchestration.assets.promotion import challenger, champion
 from hawor_pipeline.orchestration.assets.raw import raw_arctic_sequences
@@ -17,6 +18,7 @@ ALL_ASSETS = [
     baseline_metrics,
     evaluation_metrics,
     final_report,
+    exported_model,
     challenger,
     champion,
 ]
