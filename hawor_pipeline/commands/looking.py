@@ -46,8 +46,9 @@ def _show(arguments: argparse.Namespace) -> int:
     if view.run is None:
         print("No run has predicted this sample; the page shows the truth.")
     else:
-        errors = ", ".join(f"{name} {view.run.metrics[name]:.1f}" for name in ("mpjpe_mm", "pa_mpjpe_mm"))
-        print(f"{view.run.run_id}: {errors}")
+        errors = {name: view.run.metrics[name] for name in ("mpjpe_mm", "pa_mpjpe_mm")}
+        said = ", ".join(f"{name} {'-' if value is None else format(value, '.1f')}" for name, value in errors.items())
+        print(f"{view.run.run_id}: {said}")
     print(f"Page: {page}")
     return 0
 

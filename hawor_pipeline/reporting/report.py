@@ -29,7 +29,7 @@ from hawor_pipeline.reporting.results import (
     read_gallery,
     read_training,
 )
-from hawor_pipeline.reporting.rivals import decision, paired_differences, robustness_figures
+from hawor_pipeline.reporting.rivals import decision, paired_differences, robustness_figures, with_champion
 from hawor_pipeline.reporting.shapes import hand_drawing, turnable_mesh
 from hawor_pipeline.reporting.style import Figure
 
@@ -81,11 +81,12 @@ def build_report(
     if not run_dir.is_dir():
         raise ConfigError(f"run folder {run_dir} does not exist; give the folder of a training run.")
     run = RunResults(metrics_dir, run_id or run_dir.name)
-    floors = find_floors(metrics_dir, run)
+    registry = Path(registry_dir) if registry_dir else None
+    floors = with_champion(find_floors(metrics_dir, run), run, registry)
     card = Path(metadata_dir) / "data_card.md" if metadata_dir else None
     final = Path(reports_dir) / run.run_id
     context = collect(run, floors, run_dir, card)
-    context["decision"] = decision(run, Path(registry_dir) if registry_dir else None)
+    context["decision"] = decision(run, registry)
     return publish(render_report(context), final, _info(context))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.evaluation.compare import Difference
-from hawor_pipeline.evaluation.gate import decide
+from hawor_pipeline.evaluation.gate import decide, find_champion, find_champion_tables
 from hawor_pipeline.evaluation.registry import Registry
 from hawor_pipeline.evaluation.schemas import ALL_METRICS
 from hawor_pipeline.evaluation.tables import list_runs, read_table
@@ -45,6 +45,22 @@ def decision(run: RunResults, registry_dir: Path | None) -> dict[str, Any] | Non
         "reason": found.reason[:1].upper() + found.reason[1:],
         "outcome": found.outcome,
     }
+
+
+def with_champion(floors: dict[str, RunResults], run: RunResults, registry_dir: Path | None) -> dict[str, RunResults]:
+    """Floors and rivals with the champion of the registry among them; for the champion itself, the one before it."""
+    champion = None
+    if registry_dir is not None:
+        about = (run.protocol, run.dataset_version)
+        champion = find_champion(Registry(registry_dir), *about, run.source)
+    if champion is None:
+        return floors
+    others = {kind: results for kind, results in floors.items() if kind != "champion"}
+    if champion.record.checkpoint_sha256 == run.checkpoint_sha256:
+        before = {"previous_champion": floors["champion"]} if "champion" in floors else {}
+        return others | before
+    run_id = find_champion_tables(run.metrics_dir, champion, *about)
+    return others | ({"champion": RunResults(run.metrics_dir, run_id)} if run_id is not None else {})
 
 
 def paired_differences(run: RunResults) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from hawor_pipeline.cli import main
 from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.evaluation.film import FilmSettings, film_sequence, open_recording, raw_pictures, read_picture
@@ -116,3 +117,18 @@ def test_rerun_holds_every_frame_in_the_world(sequence, sample_shards, mano_dir,
         for entity in (f"/world/{side}/truth", f"/world/{side}/prediction", f"/error_mm/{side}"):
             assert entity in said
     assert f"num_rows_max = {len(recording.frames)}" in said
+
+
+def test_the_command_writes_the_film(
+    sequence, sample_root, sample_shards, mano_dir, metrics_dir, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.delenv("ARCTIC_ROOT", raising=False)
+    places = ["--data", sample_shards, "--mano-dir", mano_dir, "--metrics", metrics_dir]
+    root = ["--arctic-root", sample_root / "arctic", "--truth", "--align-wrists"]
+    words = ["video", sequence, "--view", "1", *places, *root, "--output", tmp_path / "a.mp4"]
+    assert main([str(word) for word in words]) == 0
+    assert "of truth" in capsys.readouterr().out
+    assert read_back(tmp_path / "a.mp4")
+    monkeypatch.setenv("HAWOR_DATA_DIR", str(tmp_path / "empty"))
+    assert main(["video", sequence]) == 2  # no shards anywhere
+    assert "no shards have subject 's05'" in capsys.readouterr().err

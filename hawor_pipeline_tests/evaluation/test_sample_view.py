@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from hawor_pipeline.cli import main
 from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.evaluation.sample_view import look_at_sample
@@ -96,3 +97,14 @@ def test_names_that_do_not_exist_are_refused_with_a_hint(metrics_dir, sample_sha
         look_at_sample(sample_id + "t", sample_shards, mano_dir, metrics_dir)
     with pytest.raises(ConfigError, match=r"'trutch' has no row.*Did you mean 'truth'"):
         look_at_sample(sample_id, sample_shards, mano_dir, metrics_dir, "trutch")
+
+
+def test_the_command_writes_the_page(metrics_dir, sample_shards, mano_dir, sample_id, tmp_path, capsys) -> None:
+    places = ["--data", sample_shards, "--mano-dir", mano_dir, "--metrics", metrics_dir]
+    words = ["show", sample_id, "--run", "bent", *places, "--output", tmp_path / "page.html"]
+    assert main([str(word) for word in words]) == 0
+    errors = read_table(metrics_dir, "samples", "bent")["mpjpe_mm"]
+    assert f"bent: mpjpe_mm {errors[3].as_py():.1f}" in capsys.readouterr().out
+    assert sample_id in (tmp_path / "page.html").read_text()
+    assert main([str(word) for word in ["show", sample_id, *places, "--run", "nobody"]]) == 2
+    assert "Runs that have: bent, truth" in capsys.readouterr().err

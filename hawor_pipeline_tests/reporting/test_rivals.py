@@ -1,5 +1,6 @@
 """The champion's word, paired differences and robustness curves on the report: what the tables say, or nothing."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
 from hawor_pipeline.provenance import sha256_file
 from hawor_pipeline.reporting.report import build_report
 from hawor_pipeline.reporting.results import RunResults, find_floors
-from hawor_pipeline.reporting.rivals import decision, paired_differences, robustness_figures
+from hawor_pipeline.reporting.rivals import decision, paired_differences, robustness_figures, with_champion
 from hawor_pipeline_tests.reporting.tables_on_disk import VERSION, write_run
 from hawor_pipeline_tests.reporting.test_report import parsed
 
@@ -38,6 +39,9 @@ def test_the_gate_speaks_on_the_report(tmp_path: Path, scale: float, title: str)
     words = " ".join(" ".join(parsed(result.path.read_text()).words).split())
     assert title in words
     assert "champ-1" in words
+    numbers = json.loads(result.path.with_name("report.json").read_text())
+    champion = RunResults(tmp_path / "metrics", "champ-1")
+    assert numbers["floors"]["mpjpe_mm"]["champion"] == champion.value("mpjpe_mm")
 
 
 def test_first_champion_and_the_champion_itself(tmp_path: Path) -> None:
@@ -51,6 +55,10 @@ def test_first_champion_and_the_champion_itself(tmp_path: Path) -> None:
     itself = decision(RunResults(tmp_path / "metrics", "champ-1"), registry.root)
     assert itself is not None
     assert itself["outcome"] == "is_champion"
+    floors = {"mean_pose": run, "champion": run}
+    champion = RunResults(tmp_path / "metrics", "champ-1")
+    assert list(with_champion(floors, champion, registry.root)) == ["mean_pose", "previous_champion"]
+    assert with_champion(floors, run, registry.root)["champion"].run_id == "champ-1"
 
 
 def test_a_champion_without_tables_is_said_and_stops_nothing(tmp_path: Path) -> None:
