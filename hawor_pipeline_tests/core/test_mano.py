@@ -42,6 +42,29 @@ def test_layer_equals_smplx(mano_dir: Path, side: Side, flat_hand_mean: bool) ->
     assert (ours.joints - joints).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_gradients_equal_those_through_smplx(mano_dir: Path, side: Side) -> None:
+    orient, hand, betas = (x.requires_grad_() for x in pose(3))
+    theirs = reference(mano_dir, side, flat_hand_mean=True)(global_orient=orient, hand_pose=hand, betas=betas)
+    weights = torch.randn_like(theirs.vertices)
+    expected = torch.autograd.grad((weights * theirs.vertices).sum(), (orient, hand, betas))
+    ours = ManoLayer.from_files(mano_dir, side).from_axis_angle(orient, hand, betas, mean_included=True)
+    found = torch.autograd.grad((weights * ours.vertices).sum(), (orient, hand, betas))
+    for mine, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, other, atol=2e-4, rtol=1e-4)
+
+
+def test_second_derivatives_exist(mano_dir: Path) -> None:
+    layer = ManoLayer.from_files(mano_dir, "right").double()
+    betas = torch.randn(1, 10).double().requires_grad_()
+    rotmats = axis_angle_to_rotmat(torch.randn(1, 16, 3).double()).requires_grad_()
+
+    def size(r: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return layer(r, b).vertices[:, ::250].square().sum()
+
+    assert torch.autograd.gradgradcheck(size, (rotmats, betas))
+
+
 def slow_twin(arrays: ManoArrays, rotmats: np.ndarray, betas: np.ndarray) -> np.ndarray:
     """One posed hand, joint by joint and with homogeneous matrices, in float64."""
     rest = arrays.template + arrays.shape_dirs @ betas

@@ -129,7 +129,7 @@ def test_degenerate_clouds_give_finite_values(case: str) -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.1, 10.0])
 def test_many_clouds_at_once_equal_one_by_one(noise: float) -> None:
-    """From 1000 clouds on the closed form takes over; it agrees with the decomposition, degenerate clouds included."""
+    """Bulk goes in pieces, and clouds without a clear answer to the decomposition: the rest must not notice."""
     p, t = clouds(1200, noise=noise)
     p[:5], t[5:10], p[10:15] = 0, 0, t[10:15] * torch.tensor([-1.0, 1, 1])
     p[15:20] = torch.linspace(-1, 1, 21)[:, None] * torch.tensor([1.0, 2, 3])
@@ -144,6 +144,37 @@ def test_many_clouds_at_once_equal_one_by_one(noise: float) -> None:
     s, r, _ = procrustes(p.double(), t.double())
     torch.testing.assert_close(r @ r.mT, torch.eye(3).double().expand(1200, 3, 3), atol=1e-9, rtol=0)
     assert (torch.linalg.det(r) > 0).all() and s.isfinite().all()
+
+
+@pytest.mark.parametrize("allow_reflection", [False, True])
+def test_closed_form_is_optimal_from_clear_to_degenerate(allow_reflection: bool) -> None:
+    """Every mix of singular values, equal and vanishing ones and both signs included, against the decomposition."""
+    sizes = torch.tensor([1.0, 1 - 1e-9, 0.999, 0.7, 0.1, 1e-2, 1e-3, 1e-6, 1e-9, 0.0], dtype=torch.float64)
+    second, third = (x.flatten() for x in torch.meshgrid(sizes, torch.cat((sizes, -sizes)), indexing="ij"))
+    keep = third.abs() <= second
+    singular = torch.stack((torch.ones_like(second), second, third), -1)[keep]
+    count = len(singular)
+    left, right = (torch.from_numpy(Rotation.random(count, random_state=seed).as_matrix()) for seed in (1, 2))
+    covariance = left @ torch.diag_embed(singular) @ right
+    corners = torch.cat((torch.eye(3), -torch.eye(3))).double() / 2**0.5  # their own covariance is the identity
+    scale, rotation, _ = procrustes(
+        corners.expand(count, 6, 3), corners @ covariance, allow_reflection=allow_reflection
+    )
+    best = singular.abs().sum(1) if allow_reflection else singular.sum(1)
+    torch.testing.assert_close((rotation @ covariance).diagonal(dim1=1, dim2=2).sum(1), best, atol=1e-11, rtol=0)
+    torch.testing.assert_close(scale, best / 3, atol=1e-11, rtol=0)
+    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).double().expand(count, 3, 3), atol=1e-9, rtol=0)
+    if not allow_reflection:
+        assert (torch.linalg.det(rotation) > 0.999999).all()
+
+
+def test_tiny_and_huge_clouds_align_alike() -> None:
+    p, t = (x.double() for x in clouds(5))
+    _, expected, _ = procrustes(p, t)
+    for size in (1e-6, 1e6):
+        _, rotation, _ = procrustes(p * size, t)
+        torch.testing.assert_close(rotation, expected, atol=1e-9, rtol=0)
+        torch.testing.assert_close(metrics.pa_mpjpe(p * size, t), metrics.pa_mpjpe(p, t), atol=1e-12, rtol=0)
 
 
 def test_masks_equal_subsets_and_hide_nan() -> None:
