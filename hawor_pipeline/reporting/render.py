@@ -109,6 +109,7 @@ def _machine_readable(context: dict[str, Any]) -> dict[str, Any]:
         ],
         "gallery": [{k: v for k, v in item.items() if k != "uri"} for item in context["gallery"]],
         "decision": context["decision"],
+        "trained": context["trained"],
         "paired": [
             {**row["item"].to_dict(), "against": row["other"], "verdict": row["verdict"]} for row in context["paired"]
         ],

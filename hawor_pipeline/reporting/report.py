@@ -28,6 +28,7 @@ from hawor_pipeline.reporting.results import (
     find_floors,
     read_gallery,
     read_training,
+    read_training_result,
 )
 from hawor_pipeline.reporting.rivals import decision, paired_differences, robustness_figures, with_champion
 from hawor_pipeline.reporting.shapes import hand_drawing, turnable_mesh
@@ -154,6 +155,8 @@ def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card:
         "published": PUBLISHED,
         "metrics": {name: (entry, ALL_METRICS[name]) for name, entry in overall.items()},
         "evaluated": _evaluated(run),
+        "trained": read_training_result(run_dir),
+        "also_chosen_on": _also_chosen_on(run, run_dir),
         "data_card": to_html(card.read_text()) if card and card.is_file() else "",
         "config": config.read_text() if config.is_file() else "",
         "provenance": _provenance(run, config),
@@ -264,6 +267,13 @@ def _evaluated(run: RunResults) -> dict[str, Any]:
     entry = run.get("mpjpe_mm")
     columns = {name: run.labels(name) for name in ("subject", "view", "side", "object", "action")}
     return {"samples": entry.n if entry else 0, "sequences": entry.sequences if entry else 0, **columns}
+
+
+def _also_chosen_on(run: RunResults, run_dir: Path) -> list[str]:
+    """Evaluated subjects by whose error the checkpoint was chosen."""
+    result = read_training_result(run_dir)
+    chosen_on = {name.split("/")[0] for name in result["split"]["validation"]} if result else set()
+    return sorted(chosen_on & set(run.labels("subject")))
 
 
 def _provenance(run: RunResults, config: Path) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from hawor_pipeline.core.skeleton import JOINT_COUNT, JOINT_NAMES
 from hawor_pipeline.evaluation.tables import list_runs, partition_dir, read_table
 
 TRAINING_FILE = "training.parquet"
+RESULT_FILE = "result.json"
 KIND_ORDER = ("mean_pose", "mean_rotations", "subject_mean", "smoothed", "champion")
 CURVE_POINTS = 400  # more points per curve than a screen can show are thinned out
 
@@ -126,6 +127,18 @@ def read_training(metrics_dir: Path, run_id: str, run_dir: Path | None) -> list[
     else:
         return []
     return _curves(table)
+
+
+def read_training_result(run_dir: Path) -> dict[str, Any] | None:
+    """What training wrote down at its end: split, steps, best step, device, time; None for runs that did not say."""
+    path = run_dir / RESULT_FILE
+    if not path.is_file():
+        return None
+    result = json.loads(path.read_text())
+    known = {name: result.get(name) for name in ("step", "best_step", "monitor", "parameters", "device", "seconds")}
+    split = result.get("split") or {}
+    parts = {name: list(split.get(name) or ()) for name in ("training", "validation")}
+    return {**known, "split": {**parts, "rule": split.get("rule", "")}}
 
 
 def _curves(table: pa.Table) -> list[Curve]:

@@ -204,3 +204,20 @@ def test_figures_say_nothing_that_json_cannot(project: Path, page: str) -> None:
 def test_reporting_loads_no_torch() -> None:
     code = "import sys, hawor_pipeline.reporting.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_split_is_said_and_so_is_that_the_checkpoint_was_chosen_on_what_is_evaluated(tmp_path: Path) -> None:
+    run_dir, metrics_dir = write_everything(tmp_path)
+    split = {"rule": "val_subjects", "training": ["s01", "s02"], "validation": ["s05"]}
+    (run_dir / "result.json").write_text(json.dumps({"split": split, "step": 1600, "best_step": 800, "seconds": 90.0}))
+    path = build_report(run_dir, metrics_dir, tmp_path / "reports").path
+    words = " ".join(" ".join(parsed(path.read_text()).words).split())
+    assert "Trained on s01, s02; validated on s05 (rule: val subjects)." in words
+    assert "chosen by its error on s05" in words
+    assert "in 1.5 minutes" in words
+    assert "chosen by its error on s05" in path.with_name("report.md").read_text()
+    split["validation"] = ["s04"]
+    (run_dir / "result.json").write_text(json.dumps({"split": split}))
+    again = build_report(run_dir, metrics_dir, tmp_path / "reports")
+    assert not again.reused
+    assert "chosen by its error" not in again.path.read_text()
