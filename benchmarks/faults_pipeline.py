@@ -235,9 +235,10 @@ def small_disk(folder: Path) -> bool:
     return shutil.which("mount") is not None and subprocess.run(mount, capture_output=True).returncode == 0
 
 
-def campaign(count: int, seed: int, folder: Path) -> tuple[list[Row], list[str]]:
-    """Run the campaign; returns the rows and a line per fault."""
+def campaign(count: int, seed: int, folder: Path, minutes: float) -> tuple[list[Row], list[str]]:
+    """Run the campaign, but not much longer than that; returns the rows and a line per fault."""
     rng, lines = random.Random(seed), []
+    deadline = time.monotonic() + 60 * minutes
     reference = Project(folder / "reference")
     if reference.run() != 0:
         raise AssertionError(f"the run without faults failed: {reference.log.read_text()[-3000:]}")
@@ -257,17 +258,20 @@ def campaign(count: int, seed: int, folder: Path) -> tuple[list[Row], list[str]]
                 inject_before(faulty, BEFORE[kind][0], put_back=BEFORE[kind][1], rng=rng)
             lines.append(f"{number + 1:3} {kind} ({step if kind in DURING else 'before the run'})")
             print(f"{lines[-1]}: {time.monotonic() - began:.0f} s", flush=True)
+            if time.monotonic() > deadline:
+                print(f"the time is up after {len(lines)} of {count} faults", flush=True)
+                break
         code = faulty.run()
         if code != 0:
             raise AssertionError(f"the last run, without a fault, failed: {faulty.log.read_text()[-3000:]}")
-        return _judge(reference, faulty, count), lines
+        return _judge(reference, faulty, len(lines), count), lines
     finally:
         os.chdir(REPOSITORY)
         if mounted:
             subprocess.run(["umount", "--lazy", str(folder / "faulty")], check=False)
 
 
-def _judge(reference: Project, faulty: Project, count: int) -> list[Row]:
+def _judge(reference: Project, faulty: Project, count: int, goal: int) -> list[Row]:
     expected, found, rest = samples(reference), samples(faulty), left_over(faulty)
     different = set(shard_bytes(reference).items()) ^ set(shard_bytes(faulty).items())
     counts = {
@@ -278,7 +282,7 @@ def _judge(reference: Project, faulty: Project, count: int) -> list[Row]:
         "faults_leaked_slots": rest["slots"],
         "faults_processes_left": rest["alive"],
     }
-    rows = [Row("faults_injected", count, "faults", count, "higher", (count, count))]
+    rows = [Row("faults_injected", count, "faults", goal, "higher", (count, count))]
     return rows + [Row(name, n, "count", 0, "lower", (n, n)) for name, n in counts.items()]
 
 
@@ -288,12 +292,13 @@ def main() -> int:
     parser.add_argument("--faults", type=int, help="how many (default 50, with --quick 10)")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=18.0, help="inject no more faults after this long")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     count = arguments.faults if arguments.faults is not None else 10 if arguments.quick else 50
     print(f"{machine()}\n", flush=True)
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        rows, _ = campaign(count, arguments.seed, Path(folder))
+        rows, _ = campaign(count, arguments.seed, Path(folder), arguments.minutes)
     print(f"\n{'name':36} {'value':>8} {'goal':>8}  unit")
     for row in rows:
         print(f"{row.name:36} {row.value:8} {row.goal:8}  {row.unit}{'' if row.reached else '  MISSED'}")

@@ -54,10 +54,21 @@ class ReapingExecutor(Executor):
                 notify_once(instance, run.run_id, "its worker died", log=plan_context.log)
         with beating(instance, run_id):
             try:
-                yield from self.inner.execute(plan_context, execution_plan)
+                for event in self.inner.execute(plan_context, execution_plan):
+                    yield event
+                    if _died(event):  # its process cannot tell any more
+                        notify_once(instance, run_id, f"step {event.step_key}: its process died", log=plan_context.log)
             except dg.DagsterExecutionInterruptedError:
                 _call_it_cancelled(instance, run_id)
                 raise
+
+
+def _died(event: dg.DagsterEvent) -> bool:
+    """Whether a step failed for good because its process was killed or crashed."""
+    if not event.is_step_failure:
+        return False
+    error = event.step_failure_data.error
+    return error is not None and error.cls_name == "ChildProcessCrashException"
 
 
 def _call_it_cancelled(instance: dg.DagsterInstance, run_id: str) -> None:

@@ -52,6 +52,15 @@ def test_exit_code_state_and_number_of_tries(toy, behaviour, code, status, tries
         assert "Run the same job again" in done.stderr  # what failed and how to resume
 
 
+def test_a_step_that_keeps_dying_fails_the_run_and_is_told_of(toy):
+    done = toy.behave("killed", times=9)
+    assert done.returncode == 1
+    assert toy.statuses() == ["FAILURE"]
+    assert len(toy.marks("killed")) == 3
+    assert "step moody: its process died" in done.stderr
+    assert toy.taken_slots() == 0
+
+
 def test_a_wrong_configuration_fails_before_anything_runs(toy):
     done = toy.run("moody_job", {"ops": {"moody": {"config": {"behavior": "succeed"}}}})
     assert done.returncode == 1
