@@ -131,6 +131,12 @@ class TrainingConfig(Settings):
     warmup_epochs: NonNegative = Field(1.0, description="May be a fraction of an epoch.")
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     scheduler: Literal["cosine", "plateau", "constant"] = "cosine"
+    plateau_patience: Annotated[int, Field(ge=0)] = Field(
+        3, description="Scheduler plateau: validations without a better `monitor` before the rate falls."
+    )
+    plateau_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.5, description="Scheduler plateau: what the rate is multiplied by, down to min_lr."
+    )
     grad_clip_val: NonNegative = 1.0
     accumulate_grad_batches: PositiveInt = 1
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(

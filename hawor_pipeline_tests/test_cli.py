@@ -71,7 +71,7 @@ def test_every_command_has_help_and_a_function():
     assert set(commands.choices) >= {
         "demo", "ui", "sample-data", "prepare", "create-config", "train", "evaluate", "report", "doctor",
         "migrate-config",
-        "show", "video", "export-leaderboard",
+        "show", "video", "export-leaderboard", "predict",
     }  # fmt: skip
     for name, command in commands.choices.items():
         assert callable(command.get_default("execute")), name

@@ -1,4 +1,4 @@
-"""Commands that train: create-config, train."""
+"""Commands that train: create-config, preflight, train."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from hawor_pipeline.paths import experiment_file
 
 def add(commands) -> None:
     """Add the commands of this module."""
-    for each in (_add_create_config, _add_train):
+    for each in (_add_create_config, _add_preflight, _add_train):
         each(commands)
 
 
@@ -34,14 +34,45 @@ def _create_config(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_train(commands) -> None:
-    parser = commands.add_parser("train", help="train a network; an interrupted run resumes")
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """The words that say what to train."""
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend")
-    parser.add_argument("--resume", default="auto", metavar="auto|PATH")
     parser.add_argument("--val-subjects", nargs="+", metavar="s05")
     parser.add_argument("--val-fraction", type=float, metavar="F")
     parser.add_argument("--from-scratch", action="store_true", help="allow a huge backbone without pretrained weights")
+
+
+def _add_preflight(commands) -> None:
+    parser = commands.add_parser("preflight", help="does a run fit, is it fed, does it learn, how long will it take?")
+    _add_settings(parser)
+    parser.set_defaults(execute=_preflight)
+
+
+def _preflight(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.config import load_config
+    from hawor_pipeline.evaluation.predict import choose_device
+    from hawor_pipeline.training.launch import with_recorded_split
+    from hawor_pipeline.training.preflight import preflight
+
+    config = with_recorded_split(load_config(arguments.config, _overrides(arguments)))
+    findings = preflight(config, choose_device(config.accelerator))
+    for name, value in findings.facts.items():
+        print(f"{name + ':':18} {value}")
+    for kind, messages in (("mind", findings.warnings), ("REFUSED", findings.refusals)):
+        for message in messages:
+            print(f"{kind + ':':18} {message}")
+    if not findings.refusals:
+        print("Ready to train.")
+    return 1 if findings.refusals else 0
+
+
+def _add_train(commands) -> None:
+    parser = commands.add_parser("train", help="train a network; an interrupted run resumes")
+    _add_settings(parser)
+    parser.add_argument(
+        "--resume", default="auto", metavar="auto|PATH", help="PATH goes on from it in a run of its own"
+    )
     parser.set_defaults(execute=_train)
 
 

@@ -20,6 +20,15 @@ def _moved(struct, device: torch.device | str, non_blocking: bool):
     return replace(struct, **changes)
 
 
+def take_clips(struct, clips: Int[Tensor, " chosen"]):
+    """The same struct with only these clips of the batch; structs inside it likewise."""
+    changes = {}
+    for field in fields(struct):
+        value = getattr(struct, field.name)
+        changes[field.name] = value[clips] if isinstance(value, Tensor) else take_clips(value, clips)
+    return replace(struct, **changes)
+
+
 @dataclass(slots=True)
 class HandTarget:
     """Ground truth of a batch of clips (right-hand convention, camera frame).

@@ -4,7 +4,7 @@ The crops are cut, scaled and encoded exactly as a conversion does it, so a netw
 only ground truth could say is NaN.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import pyarrow as pa
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.data.arctic import SIDES, split_sequence_name
 from hawor_pipeline.data.boxes import HandBox
-from hawor_pipeline.data.crops import cut_crops, encode_crop
-from hawor_pipeline.data.decode import thread_decoder
+from hawor_pipeline.data.crops import crop_from_file, cut_crop, cut_crops, encode_crop, plan_cut
+from hawor_pipeline.data.decode import Part, thread_decoder
 from hawor_pipeline.data.shard_schema import COLUMNS, to_arrow
 from hawor_pipeline.errors import DataError
 
@@ -75,6 +75,37 @@ def cut_frames(
         for (side, (center, size)), crop in zip(squares.items(), crops, strict=True):
             jpeg = encode_crop(crop.pixels, settings.jpeg_quality)
             rows.append((side, frame, center, size, crop.crop_from_file, jpeg))
+    return _sorted(where, rows, camera)
+
+
+def cut_images(
+    where: tuple[str, str, int],
+    images: Iterable[tuple[int, np.ndarray]],
+    boxes: Mapping[int, Mapping[str, HandBox]],
+    camera: FrameCamera,
+    settings: ConversionConfig,
+) -> BoxedFrames:
+    """`cut_frames` for pictures that are decoded already.
+
+    Args:
+        where: subject, sequence, view.
+        images: frame number and (height, width, 3) uint8 RGB; those without a box are passed over.
+        boxes: frame number to side to box.
+        camera: of the view.
+        settings: of the conversion that the network was trained on.
+    """
+    crop_px = round(settings.crop_margin * settings.target_resolution[0])
+    rows: list[tuple[str, int, np.ndarray, float, np.ndarray, bytes]] = []
+    for frame, image in images:
+        for side, box in boxes.get(frame, {}).items():
+            center, size = box.square(settings.box_scale)
+            cut = plan_cut(center, size * settings.crop_margin, crop_px)
+            jpeg = encode_crop(cut_crop(Part.whole(image), cut, crop_px), settings.jpeg_quality)
+            rows.append((side, frame, center, size, crop_from_file(cut, crop_px), jpeg))
+    return _sorted(where, rows, camera)
+
+
+def _sorted(where: tuple[str, str, int], rows: list[tuple], camera: FrameCamera) -> BoxedFrames:
     rows.sort(key=lambda row: (SIDES.index(row[0]), row[1]))
     return BoxedFrames(_table(where, rows, camera), [row[-1] for row in rows])
 

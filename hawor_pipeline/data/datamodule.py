@@ -257,6 +257,11 @@ class HandData:
         ]
         return self._loader(dataset, batches)
 
+    def some_training_clips(self, count: int) -> ClipBatch:
+        """A few training clips as they are, without augmentation, spread over all of them, as one batch."""
+        dataset = ClipDataset(self.shards, self.rows, self.training_clips, self.config.image_size)
+        return dataset[np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()]
+
     def _validation_dataset(self, cache_bytes: int = 0) -> ClipDataset:
         shards, rows, clips = self.validation_shards, self.validation_rows, self.validation_clips
         return ClipDataset(shards, rows, clips, self.config.image_size, cache_bytes=cache_bytes)
@@ -281,6 +286,16 @@ class HandData:
             pin_memory=config.pin_memory and torch.cuda.is_available(),
             **(workers if config.num_workers else {}),
         )
+
+    def clips_by_dataset(self, batch: ClipBatch, *, validation: bool = False) -> dict[str, Tensor]:
+        """Numbers of a batch's clips by the member of the mixture that they are from; empty without a mixture."""
+        names = self.config.dataset_names
+        if len(names) != len(self.shards.parts) or (validation and self.validation_shards is not self.shards):
+            return {}
+        first = batch.sample_index.amax(1).cpu().numpy()  # of a clip without any counted frame: -1
+        part_of = np.searchsorted(self.shards.starts, first, side="right") - 1
+        found = {name: np.flatnonzero(part_of == part) for part, name in enumerate(names)}
+        return {name: torch.from_numpy(clips) for name, clips in found.items() if len(clips)}
 
     def mean_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean pose (96, 6D by columns), betas (10,) and camera (3,) of the training hands; heads start from them."""

@@ -1,6 +1,7 @@
 """What is measured around the steps, and where it is written."""
 
 import math
+import os
 import time
 from typing import Any
 
@@ -149,8 +150,7 @@ class MetricsRecorder(pl.Callback):
             self.report(
                 {
                     "kind": "warning",
-                    "message": f"{values['data_wait_share']:.0%} of the time is spent waiting for data: raise "
-                    "num_workers or prefetch_factor, or lower image_size",
+                    "message": data_wait_advice(values["data_wait_share"], self.config),
                 }
             )
 
@@ -169,6 +169,16 @@ class MetricsRecorder(pl.Callback):
         self.table.add(trainer.global_step, trainer.current_epoch, split, values)
         for logger in trainer.loggers:
             logger.log_metrics({f"{split}/{name}": value for name, value in values.items()}, step=trainer.global_step)
+
+
+def data_wait_advice(share: float, config: TrainingConfig) -> str:
+    """What to change where training waits for its data, with the values that stand now."""
+    cores = len(os.sched_getaffinity(0))
+    workers = f"num_workers (now {config.num_workers}, usable cores {cores})"
+    return (
+        f"{share:.0%} of the time is spent waiting for data: raise {workers}, then prefetch_factor (now "
+        f"{config.prefetch_factor}), put the shards on a local disk, or lower image_size (now {config.image_size})"
+    )
 
 
 def memory_mb() -> dict[str, float]:

@@ -35,6 +35,7 @@ from hawor_pipeline.training.averaging import WeightAverage
 from hawor_pipeline.training.callbacks import MetricsRecorder, StepTimer
 from hawor_pipeline.training.keeping import CheckpointKeeper
 from hawor_pipeline.training.loggers import TrainingTable, build_loggers
+from hawor_pipeline.training.memory import explain_out_of_memory
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 from hawor_pipeline.training.pictures import PredictionPictures
 from hawor_pipeline.training.progress import Progress, ProgressFile, RunClock
@@ -109,7 +110,7 @@ class TrainingPipeline:
         if config.log_images_every_n_steps:
             optional.append(PredictionPictures(self.run_dir / PICTURES_DIR, config.log_images_every_n_steps))
         trainer = build_trainer(config, self.run_dir, [recorder, *optional, stopper, keeper, timer])
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), explain_out_of_memory(config):
             warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
         if trainer.is_global_zero:

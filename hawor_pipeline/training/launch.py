@@ -1,10 +1,19 @@
-"""Training from the command line: the same run folders, keys and resuming as under Dagster, in this process."""
+"""Training from the command line: the same run folders, keys and resuming as under Dagster.
 
+One device trains in this process, several in a process each. On several machines, start `torchrun` with
+`-m hawor_pipeline.training.fit` on each of them, as its documentation says.
+"""
+
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.data.shards import shards_version
 from hawor_pipeline.data.splits import main_protocol, recorded_protocols
+from hawor_pipeline.errors import CheckpointError
 from hawor_pipeline.provenance import StageResult, hash_json
 from hawor_pipeline.training.runs import RunPlan, finish_run, plan_run, prepare_run
 
@@ -60,11 +69,57 @@ def train(config: TrainingConfig, *, resume: str = "auto") -> tuple[StageResult 
     start = None if resume == "auto" else Path(resume)
     run = plan(config, start)
     if run.state != "finished":
-        from hawor_pipeline.training.fit import TrainingPipeline
-
-        prepare_run(run, config)
-        pipeline = TrainingPipeline(config, run.run_dir, echo=True)
-        pipeline.train(start if start is not None and run.state == "new" else "auto")
-        if pipeline.stopped_by is not None:
-            return None, 128 + pipeline.stopped_by
+        path = prepare_run(run, config)
+        begin = start if start is not None and run.state == "new" else None
+        processes = processes_of(config)
+        stopped_by = _run_here(config, run, begin) if processes == 1 else _run_on_all(path, run, begin, processes)
+        if stopped_by is not None:
+            return None, 128 + stopped_by
     return finish_run(run), 0
+
+
+def processes_of(config: TrainingConfig) -> int:
+    """How many processes train on this machine: one per device."""
+    if isinstance(config.devices, list):
+        return len(config.devices)
+    if isinstance(config.devices, int):
+        return config.devices
+    import torch
+
+    accelerated = config.accelerator != "cpu" and torch.accelerator.is_available()
+    return max(torch.accelerator.device_count(), 1) if accelerated else 1
+
+
+def _run_here(config: TrainingConfig, run: RunPlan, start: Path | None) -> int | None:
+    """Train in this process; returns the signal that stopped it."""
+    from hawor_pipeline.training.fit import TrainingPipeline
+
+    pipeline = TrainingPipeline(config, run.run_dir, echo=True)
+    pipeline.train(start or "auto")
+    return pipeline.stopped_by
+
+
+def _run_on_all(config_path: Path, run: RunPlan, start: Path | None, processes: int) -> int | None:
+    """Train in a process per device, started by torchrun; returns the signal that stopped them."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["-m", "hawor_pipeline.training.fit", "--config", str(config_path), "--run-dir", str(run.run_dir)]
+    command += ["--resume", str(start or "auto")]
+    stopped_by: list[int] = []
+    with subprocess.Popen(command) as process:
+
+        def forward(number: int, _frame: Any) -> None:
+            stopped_by.append(number)
+            process.send_signal(signal.SIGTERM)
+
+        before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if code and not stopped_by:
+        raise CheckpointError(
+            f"training in {processes} processes failed with exit code {code}; the message of the process that failed "
+            "first stands above. The last checkpoint is kept; the same command continues"
+        )
+    return stopped_by[0] if stopped_by and code else None

@@ -17,13 +17,14 @@ from hawor_pipeline.core.camera import project_pinhole
 from hawor_pipeline.core.loss import EnhancedTrainingLoss
 from hawor_pipeline.core.mano import ManoLayer, load_mano
 from hawor_pipeline.core.metrics import mpjpe, pa_mpjpe
-from hawor_pipeline.core.types import ClipBatch, HandPrediction
+from hawor_pipeline.core.types import ClipBatch, HandPrediction, take_clips
 from hawor_pipeline.core.units import MM_PER_M
 from hawor_pipeline.data.datamodule import ClipSampler, HandData
 from hawor_pipeline.errors import CheckpointError, ConfigError, NumericalError
 from hawor_pipeline.models.checkpoints import build_for_training
 from hawor_pipeline.models.hawor import HaworModel
 from hawor_pipeline.training.averaging import split_weights
+from hawor_pipeline.training.optimisation import Plateau, build_optimizer, learning_rate_factor
 
 MANO_VARIABLE = "MANO_DIR"
 MAX_SKIPPED_IN_A_ROW = 10
@@ -97,6 +98,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         self.loss = self._build_loss(use_enhanced_loss, use_adaptive_weights)
         self.epoch_position = (0, 0)  # epoch and batch that training goes on with
         self.step_values: dict[str, Tensor] = {}  # of the last batch, for the metrics table
+        self.plateau = Plateau(config)  # stays at 1 under every other schedule
         self.skipped_in_a_row = 0
         self.skipped_batches = 0
         self._batch: ClipBatch
@@ -167,12 +169,27 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         self._batch = batch  # named in the message if its gradient is not finite
         prediction = self.predict_batch(batch)
         total, terms = self.losses(prediction, batch)
-        if not bool(torch.isfinite(total)):
+        if not self._finite_everywhere(total):
             self._not_finite(batch, terms)
             return None
         self.skipped_in_a_row = 0
         self.step_values = {"loss": total.detach(), **{f"loss/{name}": v.detach() for name, v in terms.items()}}
+        self._measure_datasets(prediction, batch)
         return total
+
+    def _finite_everywhere(self, total: Tensor) -> bool:
+        """Whether the loss is finite on all processes: they skip together, or one would wait for the others."""
+        finite = bool(torch.isfinite(total))
+        return finite if self.trainer.world_size == 1 else self.trainer.strategy.reduce_boolean_decision(finite)
+
+    @torch.no_grad()
+    def _measure_datasets(self, prediction: HandPrediction, batch: ClipBatch) -> None:
+        """Error of each member of a mixture in this batch; a mean over all of them would hide the small ones."""
+        use = batch.target.valid & (batch.sample_index >= 0)
+        for dataset, clips in self.data.clips_by_dataset(batch).items():
+            error = MM_PER_M * mpjpe(prediction.joints_m[clips], batch.target.joints_m[clips])[use[clips]]
+            self.step_values[f"mpjpe_mm/{dataset}"] = error.mean()
+            self.step_values[f"clips/{dataset}"] = torch.tensor(float(len(clips)))
 
     def _not_finite(self, batch: ClipBatch, terms: Mapping[str, Tensor]) -> None:
         broken = [name for name, value in terms.items() if not bool(torch.isfinite(value))] or ["gradient"]
@@ -227,16 +244,25 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         total, terms = self.losses(prediction, batch)
         use = batch.target.valid & (batch.sample_index >= 0)
         errors = {
-            "mpjpe_mm": MM_PER_M * mpjpe(prediction.joints_m, batch.target.joints_m)[use],
-            "pa_mpjpe_mm": MM_PER_M * pa_mpjpe(prediction.joints_m, batch.target.joints_m)[use],
+            "mpjpe_mm": MM_PER_M * mpjpe(prediction.joints_m, batch.target.joints_m),
+            "pa_mpjpe_mm": MM_PER_M * pa_mpjpe(prediction.joints_m, batch.target.joints_m),
         }
-        count = use.sum()
-        sums = {name: torch.stack((value.double().sum(), count.double())) for name, value in errors.items()}
+        self._add("", errors, use)
         for name, value in {"loss": total, **{f"loss/{n}": v for n, v in terms.items()}}.items():
-            seen = torch.where(value.isnan(), 0, count).double()  # a term without a sample in this batch is NaN
-            sums[name] = torch.stack((value.nan_to_num().double() * seen, seen))
-        for name, pair in sums.items():
-            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+            seen = torch.where(value.isnan(), 0, use.sum()).double()  # a term without a sample in this batch is NaN
+            self._sum(name, torch.stack((value.nan_to_num().double() * seen, seen)))
+        for dataset, clips in self.data.clips_by_dataset(batch, validation=True).items():
+            chosen = {name: value[clips] for name, value in errors.items()}
+            part, _ = self.losses(take_clips(prediction, clips), take_clips(batch, clips))
+            self._add(f"/{dataset}", {**chosen, "loss": part.expand(chosen["mpjpe_mm"].shape)}, use[clips])
+
+    def _add(self, suffix: str, values: Mapping[str, Tensor], use: Tensor) -> None:
+        """Take values of frames, where `use`, into the sums of their metrics."""
+        for name, value in values.items():
+            self._sum(name + suffix, torch.stack((value[use].double().sum(), use.sum().double())))
+
+    def _sum(self, name: str, pair: Tensor) -> None:
+        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def on_validation_epoch_start(self) -> None:
         """Forget the sums of the validation before."""
@@ -244,14 +270,17 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Turn sums over all samples and processes into means (not means of batch means)."""
-        names = sorted(self._sums)
-        if not names:
-            return
-        pairs = torch.stack([self._sums[name] for name in names])
+        parts = [{name: pair.cpu() for name, pair in self._sums.items()}]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(pairs)
-        for name, pair in zip(names, pairs, strict=True):
-            self.log(f"val/{name}", (pair[0] / pair[1]).float(), rank_zero_only=False, logger=False)
+            gathered: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(gathered, parts[0])
+            parts = gathered
+        for name in sorted({name for part in parts for name in part}):
+            pair = torch.stack([part[name] for part in parts if name in part]).sum(0)
+            mean = (pair[0] / pair[1]).float()
+            self.log(f"val/{name}", mean, rank_zero_only=False, logger=False)
+            if self.config.scheduler == "plateau" and self.config.monitor == f"val/{name}":
+                self.plateau.observe(float(mean))
 
     # optimisation
 
@@ -266,29 +295,14 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         return min(planned, self.config.max_steps) if self.config.max_steps > 0 else planned
 
     def configure_optimizers(self) -> Any:
-        """Optimiser and schedule; biases and norms are not decayed."""
+        """Optimiser, and a schedule that moves with every optimiser step."""
         config = self.config
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer: torch.optim.Optimizer
-        if config.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=0.9)
-        else:
-            kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-            optimizer = kind(groups, lr=config.learning_rate, fused=True)
-        if config.scheduler == "plateau":
-            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode=config.mode, min_lr=config.min_lr)
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": plateau, "monitor": config.monitor, "strict": False},
-            }
-        warmup, total = round(config.warmup_epochs * self.steps_per_epoch()), self.total_steps()
+        optimizer = build_optimizer(config, self.model)
+        total = self.total_steps()
+        warmup = min(round(config.warmup_epochs * self.steps_per_epoch()), total // 2)
         floor = config.min_lr / config.learning_rate if config.scheduler == "cosine" else 1.0
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, min(warmup, total // 2), total, floor)
+            optimizer, lambda step: self.plateau.factor * learning_rate_factor(step, warmup, total, floor)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -299,6 +313,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         checkpoint["network"] = self.model.network.to_dict()
         checkpoint["split"] = self.data.split.to_dict()
         checkpoint["skipped_batches"] = self.skipped_batches
+        checkpoint["plateau"] = self.plateau.state_dict()
         batch = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         batches = self.trainer.num_training_batches
         finished = batch >= batches
@@ -322,6 +337,8 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
                 "use the configuration it was trained with, or another output directory"
             )
         split_weights(checkpoint)
+        if "plateau" in checkpoint:
+            self.plateau.load_state_dict(checkpoint["plateau"])
         self._in_parts_of_now(checkpoint)
         self.epoch_position = (checkpoint["position"]["epoch"], checkpoint["position"]["batch"])
         self.skipped_batches = checkpoint.get("skipped_batches", 0)
@@ -344,11 +361,3 @@ def _validated(config: TrainingConfig | Mapping[str, Any] | str | Path) -> Train
     if isinstance(config, (str, Path)):
         return load_config(config)
     return build(TrainingConfig, config, origin="EnhancedHaWoRTrainer")
-
-
-def learning_rate_factor(step: int, warmup: int, total: int, floor: float) -> float:
-    """Linear warm-up to 1, then half a cosine down to `floor`."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))

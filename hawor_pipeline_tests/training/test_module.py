@@ -15,7 +15,8 @@ from hawor_pipeline.errors import ConfigError, NumericalError
 from hawor_pipeline.models import load_hawor
 from hawor_pipeline.training.fit import TrainingPipeline, main
 from hawor_pipeline.training.loggers import TrainingTable
-from hawor_pipeline.training.module import EnhancedHaWoRTrainer, learning_rate_factor, with_mano
+from hawor_pipeline.training.module import EnhancedHaWoRTrainer, with_mano
+from hawor_pipeline.training.optimisation import learning_rate_factor
 
 
 def test_overfits_one_batch(tiny):
