@@ -140,10 +140,13 @@ def _judge_learning(findings: Findings, module: EnhancedHaWoRTrainer, trial: Tri
 
 @torch.no_grad()
 def _error_mm(trial: Trial, clip: ClipBatch) -> float:
-    """Root-relative error of the frames that count, batch statistics as in training."""
+    """Root-relative error of the frames that count."""
     clip = trial.module.transfer_batch_to_device(clip, trial.device, 0)
     use = clip.target.valid & (clip.sample_index >= 0)
-    return float(MM_PER_M * mpjpe(trial.module.predict_batch(clip).joints_m, clip.target.joints_m)[use].mean())
+    trial.module.eval()
+    error = MM_PER_M * mpjpe(trial.module.predict_batch(clip).joints_m, clip.target.joints_m)[use]
+    trial.module.train()
+    return float(error.mean())
 
 
 def _search(findings: Findings, module: EnhancedHaWoRTrainer, trial: Trial) -> None:

@@ -1,4 +1,4 @@
-"""Real optimiser steps outside a run: how fast, how large, how well fed; and from them a learning rate and a batch size.
+"""Real optimiser steps outside a run: how fast, how large, how well fed, at which learning rate and batch size.
 
 The steps are those of training: the same network, losses, augmentation, precision and optimiser, on one device.
 """
@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from dataclasses import dataclass
 
 import psutil
@@ -46,7 +45,7 @@ class Trial:
     """A network that may be trained and thrown away.
 
     Args:
-        module: of the configuration; its network is copied.
+        module: of the configuration; its weights change, and come back with `restart`.
         device: where the steps run.
     """
 
@@ -54,14 +53,12 @@ class Trial:
         self.config: TrainingConfig = module.config
         self.module = module.to(device)
         self.device = device
-        self._begin = {name: value.clone() for name, value in module.state_dict().items()}
-        self._loss_begin = deepcopy(module.loss.state_dict())
+        self._begin = {name: value.cpu().clone() for name, value in module.state_dict().items()}
         self.restart()
 
     def restart(self, learning_rate: float | None = None) -> None:
         """Back to the initial weights, with a fresh optimiser."""
         self.module.load_state_dict(self._begin)
-        self.module.loss.load_state_dict(self._loss_begin)
         self.module.train()
         self.optimizer = build_optimizer(self.config, self.module.model)
         self.set_rate(learning_rate or self.config.learning_rate)
