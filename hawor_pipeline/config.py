@@ -83,6 +83,9 @@ class DataFiltering(Settings):
     min_confidence: Share = Field(0.0, description="Rows below this confidence are left out.")
     max_occlusion_level: Share = Field(1.0, description="Rows with a larger share of hidden joints are left out.")
     min_keypoint_visibility: Share = Field(0.0, description="Least share of joints inside the picture.")
+    views: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, description="Only pictures of these cameras train and validate (ARCTIC: 0 egocentric, 1..8 static)."
+    )
 
 
 class DatasetShare(Settings):

@@ -168,6 +168,7 @@ class HandData:
         clips = training_clips(self.shards.table, config.clip_length, config.clip_stride, valid)
         self.split, trains, validates = self._split(self.shards.table, has_own=validation_dir is not None)
         self.training_clips = clips.take(np.flatnonzero(trains[clips.rows[:, 0]]))
+        self.training_clips = self._in_views(self.training_clips, self.shards.table)
         if validation_dir is not None:
             self.validation_shards: ShardSet | JoinedShards = _open(str(validation_dir))
             self.validation_rows = load_rows(self.validation_shards.table, config.data_filtering)
@@ -176,12 +177,20 @@ class HandData:
             self.validation_shards, self.validation_rows = self.shards, self.rows
             every = covering_clips(self.shards.table, config.clip_length)
             every = every.take(np.flatnonzero(validates[every.rows[:, 0]]))
-        self.validation_clips = _spread(every, config)
+        self.validation_clips = _spread(self._in_views(every, self.validation_shards.table), config)
         self._require_clips(shares)
         part_of = np.searchsorted(self.shards.starts, self.training_clips.rows[:, 0], side="right") - 1
         self._groups = [np.flatnonzero(part_of == part) for part in range(len(parts))]
         self._weights = [share.weight for share in shares] if len(shares) > 1 else None
         self.loads_itself = config.num_workers == 0
+
+    def _in_views(self, clips: Clips, table: pa.Table) -> Clips:
+        """The clips that the configured cameras recorded; all frames of a clip are of one camera."""
+        views = self.config.data_filtering.views
+        if views is None:
+            return clips
+        recorded = table.column("view").to_numpy()[clips.rows[:, 0]]
+        return clips.take(np.flatnonzero(np.isin(recorded, views)))
 
     def _split(self, table: pa.Table, *, has_own: bool) -> tuple[Split, np.ndarray, np.ndarray]:
         """The split, and for each row whether it trains and whether it validates; rows of test subjects do neither."""
@@ -210,6 +219,8 @@ class HandData:
 
     def _require_clips(self, shares: Sequence[DatasetShare]) -> None:
         where = ", ".join(share.path for share in shares)
+        if self.config.data_filtering.views is not None:
+            where += f" (views {list(self.config.data_filtering.views)})"
         if not len(self.training_clips):
             raise ConfigError(
                 f"nothing to train on in {where}: found subjects {self.split.training} besides those held out "
