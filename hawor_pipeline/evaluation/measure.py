@@ -16,6 +16,8 @@ from torch import Tensor
 from hawor_pipeline.core import metrics
 from hawor_pipeline.core.alignment import apply_similarity, procrustes
 from hawor_pipeline.core.camera import transform_points
+from hawor_pipeline.core.metrics.surface import f_score_of_distances
+from hawor_pipeline.core.nearest import nearest_distances
 from hawor_pipeline.core.units import ARCTIC_FPS, m_to_mm, mm_to_m, rad_to_deg
 from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHands
 from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
@@ -183,11 +185,13 @@ def _fill_mesh_metrics(
 def _surface_metrics(ours: Tensor, theirs: Tensor, mirror_allowed: bool) -> dict[str, Tensor]:
     aligned = apply_similarity(ours, *procrustes(ours, theirs, allow_reflection=mirror_allowed))
     limits = [mm_to_m(limit) for limit in F_SCORE_MM]
-    raw, after = (metrics.f_score(points.float(), theirs.float(), limits) for points in (ours, aligned))  # (N, limits)
+    forward, backward = nearest_distances(ours, theirs)  # one search serves F-score and Chamfer distance
+    raw = f_score_of_distances(forward, backward, limits)  # (N, limits)
+    after = metrics.f_score(aligned, theirs, limits)
     values = {
         "mpvpe_mm": m_to_mm(metrics.point_errors(ours, theirs).mean(-1)),
         "pa_mpvpe_mm": m_to_mm(metrics.point_errors(aligned, theirs).mean(-1)),
-        "chamfer_mm": m_to_mm(metrics.chamfer_distance(ours.float(), theirs.float())),
+        "chamfer_mm": m_to_mm(forward.mean(-1) + backward.mean(-1)),
     }
     for i, limit in enumerate(F_SCORE_MM):
         values |= {f"f_score_{limit}mm": raw[:, i], f"pa_f_score_{limit}mm": after[:, i]}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hawor_pipeline.errors import HaworError
 from hawor_pipeline.evaluation.compare import write_comparison
 from hawor_pipeline.evaluation.evaluate import (
     EVALUATION_VERSION,
@@ -57,11 +58,11 @@ def evaluate_rivals(
         device, devices, num_workers: for the champion's predictions, where it has none on this data yet.
 
     Returns:
-        `path` is `metrics_dir`; `info` has `run_ids` (by kind) and `compared_with` (run_ids).
+        `path` is `metrics_dir`; `info` has `run_ids` (by kind), `compared_with` (run_ids) and `champion_left_out`: why
+        the champion, if there is one, could not be evaluated here, else "".
 
     Raises:
         DataError: the run was not evaluated, or on other samples.
-        CheckpointError, NumericalError: the champion's checkpoint, as in `evaluate_checkpoint`.
     """
     identity = read_identity(setting.metrics_dir, "samples", run_id)
     champion = _other_champion(registry_dir, identity)
@@ -79,26 +80,34 @@ def evaluate_rivals(
     )
     stage = stage_dir(setting.metrics_dir, f"rivals-{run_id}")
     info, why = find_done(stage, key)
-    if info is not None and _still_of(setting.metrics_dir, info["run_ids"], identity, champion):
+    if (
+        info is not None
+        and not info["champion_left_out"]
+        and _still_of(setting.metrics_dir, info["run_ids"], identity, champion)
+    ):
         return StageResult(setting.metrics_dir, True, why, key, info)
     run_ids = {"smoothed": evaluate_smoothed(run_id, setting)}
+    left_out = ""
     if champion is not None and registry_dir is not None:
-        found = evaluate_champion(
-            Registry(registry_dir),
-            setting.shards_dir,
-            setting.mano_dir,
-            setting.metrics_dir,
-            dataset_version=setting.dataset_version,
-            subjects=setting.subjects,
-            protocol=setting.protocol,
-            device=device,
-            devices=devices,
-            num_workers=num_workers,
-        )
-        run_ids |= {"champion": found} if found else {}
+        try:
+            found = evaluate_champion(
+                Registry(registry_dir),
+                setting.shards_dir,
+                setting.mano_dir,
+                setting.metrics_dir,
+                dataset_version=setting.dataset_version,
+                subjects=setting.subjects,
+                protocol=setting.protocol,
+                device=device,
+                devices=devices,
+                num_workers=num_workers,
+            )
+            run_ids |= {"champion": found} if found else {}
+        except HaworError as error:  # a champion that cannot be run is no reason to lose the evaluation of this run
+            left_out = str(error)
     others = [*floors, *run_ids.values()]
     write_comparison(setting.metrics_dir, run_id, others)
-    info = {"run_ids": run_ids, "compared_with": others}
+    info = {"run_ids": run_ids, "compared_with": others, "champion_left_out": left_out}
     outputs = outputs_of(stage, setting.metrics_dir, run_id, ["comparison"])
     for name in run_ids.values():
         outputs += outputs_of(stage, setting.metrics_dir, name, MEASURED_TABLES)

@@ -69,7 +69,7 @@ class TrainingMetrics:
     right_hand_detection_rate: float = _number("1", "the same over right hands")
     occlusion_robustness: float = _number("1", "mpjpe_3d with over half of the joints hidden over that below a tenth")
     loss: float = _number("1", "weighted sum of the terms")
-    inference_time: float = _number("s", "last forward pass of the model")
+    inference_time: float = _number("s", "last forward pass of the model, start to end on its device")
     memory_usage: float = _number("MB", "of the accelerator, or of this process on the CPU")
     samples: int = field(default=0, metadata={"unit": "1", "formula": "valid frames in the batch"})
     loss_components: dict[str, float] = field(default_factory=dict, metadata={"unit": "1", "formula": "each term"})
@@ -108,6 +108,9 @@ class TrainingEvaluator:
     Attributes:
         optimizer: set it to have learning rates logged.
         history: (step, epoch, split, metrics) of every batch so far.
+
+    Call `close` when training is over: it flushes the logs and takes its two hooks off the model. The evaluator is also
+    a context manager that does so.
     """
 
     def __init__(
@@ -129,15 +132,27 @@ class TrainingEvaluator:
         self.history: list[tuple[int, int, str, TrainingMetrics]] = []
         self._tensorboard = _tensorboard(self.log_dir) if use_tensorboard else None
         self._wandb = _wandb(self.log_dir) if use_wandb else None
-        self._started, self._inference_time = 0.0, math.nan
-        model.register_forward_pre_hook(self._before_forward)
-        model.register_forward_hook(self._after_forward)
+        self._stopwatch = _Stopwatch(self.device)
+        self._hooks = [
+            model.register_forward_pre_hook(lambda *_: self._stopwatch.start()),
+            model.register_forward_hook(lambda *_: self._stopwatch.stop()),
+        ]
 
-    def _before_forward(self, *_: Any) -> None:
-        self._started = time.perf_counter()
+    def __enter__(self) -> "TrainingEvaluator":
+        return self
 
-    def _after_forward(self, *_: Any) -> None:
-        self._inference_time = time.perf_counter() - self._started
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the hooks off the model and end the logs; measuring goes on to work, without times."""
+        for hook in self._hooks:
+            hook.remove()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        self._tensorboard = self._wandb = None
 
     @torch.no_grad()
     def evaluate_batch(
@@ -164,7 +179,7 @@ class TrainingEvaluator:
         Returns:
             Means over the valid frames; NaN where nothing could be measured.
         """
-        values = {"loss": float(loss), "inference_time": self._inference_time, "memory_usage": self._memory()}
+        values = {"loss": float(loss), "inference_time": self._stopwatch.seconds(), "memory_usage": self._memory()}
         result = TrainingMetrics(
             **values,
             **{name: _mean(value) for name, value in self._measured(batch, output).items()},
@@ -262,6 +277,8 @@ class TrainingEvaluator:
 
         Means are over samples: each batch counts by its valid frames.
         """
+        if self._tensorboard is not None:
+            self._tensorboard.flush()
         output = Path(output_dir)
         means = {split: self.means(split) for split in ("train", "val")}
         with staging_dir(output) as staged:
@@ -301,6 +318,37 @@ class TrainingEvaluator:
             cells = ["–" if math.isnan(value) else f"{value:.4g}" for value in shown]
             lines.append(f"| {name} | {meta['unit']} | {cells[0]} | {cells[1]} | {meta['formula']} |")
         return "\n".join(lines) + "\n"
+
+
+class _Stopwatch:
+    """Time of a forward pass. Work on a CUDA device goes on after the call returns, so there its own events count."""
+
+    def __init__(self, device: torch.device):
+        self._events: tuple[Any, Any] | None = None
+        if device.type == "cuda":
+            self._events = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        self._began, self._took = 0.0, math.nan
+        self._stopped = False
+
+    def start(self) -> None:
+        """The pass begins."""
+        if self._events is not None:
+            self._events[0].record()
+        self._began = time.perf_counter()
+
+    def stop(self) -> None:
+        """The pass was handed to the device."""
+        if self._events is not None:
+            self._events[1].record()
+        self._took = time.perf_counter() - self._began
+        self._stopped = True
+
+    def seconds(self) -> float:
+        """Of the last pass; NaN before the first. Waits for the device."""
+        if self._events is None or not self._stopped:
+            return self._took
+        self._events[1].synchronize()
+        return self._events[0].elapsed_time(self._events[1]) / 1000
 
 
 def _used(batch: ClipBatch) -> Tensor:

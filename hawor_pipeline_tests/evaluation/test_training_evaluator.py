@@ -144,5 +144,28 @@ def test_tensorboard_gets_the_numbers(batch: ClipBatch, network: Network, tmp_pa
     assert list((tmp_path / "logs").glob("events.out.tfevents*"))
 
 
+def test_closed_evaluator_leaves_the_model_alone(batch: ClipBatch, network: Network, tmp_path: Path) -> None:
+    with evaluator(network, tmp_path) as judge:
+        network(torch.ones(1, 2))
+        assert judge.evaluate_batch(batch, perfect(batch, network), 0.0, {}, 1, 0, True).inference_time > 0
+    assert not network._forward_hooks
+    assert not network._forward_pre_hooks
+
+
+PROMISED = (
+    "mpjpe_3d mpjpe_3d_pa pck_3d_5mm pck_3d_10mm pck_3d_15mm pck_3d_20mm mpjpe_2d pck_2d_5px pck_2d_10px pck_2d_15px "
+    "mano_pose_error mano_shape_error mano_global_orient_error mano_trans_error mesh_vertices_error mesh_faces_error "
+    "mesh_surface_error temporal_consistency_3d temporal_consistency_2d temporal_consistency_mano hand_detection_rate "
+    "left_hand_detection_rate right_hand_detection_rate occlusion_robustness loss_components gradient_norms "
+    "learning_rates inference_time memory_usage"
+)
+
+
+@pytest.mark.parametrize("name", PROMISED.split(" "))
+def test_promised_fields_are_there_and_unknown_before_anything_is_measured(name: str) -> None:
+    value = TrainingMetrics().to_dict()[name]
+    assert value == {} if isinstance(value, dict) else math.isnan(value)
+
+
 def test_every_field_has_unit_and_formula() -> None:
     assert all(f.metadata["unit"] and f.metadata["formula"] for f in fields(TrainingMetrics))

@@ -39,9 +39,33 @@ def f_score(
         >>> f_score(torch.zeros(4, 3), torch.zeros(4, 3), 0.005).item()
         1.0
     """
+    least = threshold if isinstance(threshold, (int, float)) else min(threshold)
+    return f_score_of_distances(*nearest_distances(pred, target, enough=float(least)), threshold)
+
+
+def f_score_of_distances(
+    forward: Float[Tensor, "*batch points"],
+    backward: Float[Tensor, "*batch others"],
+    threshold: float | Sequence[float],
+) -> Tensor:
+    """`f_score` of nearest distances that are already there.
+
+    Args:
+        forward: (*batch, points), metres, of the predicted points to the target.
+        backward: (*batch, others), metres, of the target's points to the prediction.
+        threshold: one distance or several, metres.
+
+    Returns:
+        (*batch) for one threshold, (*batch, thresholds) for several; 0 to 1, NaN where a distance is.
+
+    Source:
+        As `f_score`.
+
+    Example:
+        >>> f_score_of_distances(torch.zeros(4), torch.ones(4), 0.5).item()
+        0.0
+    """
     limits = [threshold] if isinstance(threshold, (int, float)) else list(threshold)
-    # the next float above: an upper bound excludes distances equal to it
-    forward, backward = nearest_distances(pred, target, bound=float(max(limits)) * (1 + 1e-6), enough=min(limits))
     scores = []
     for limit in limits:
         precision = _share_below(forward, limit)

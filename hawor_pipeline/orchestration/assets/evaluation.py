@@ -122,7 +122,8 @@ def evaluation_metrics(
     compute: ComputeResource,
 ) -> dg.MaterializeResult:
     """Predictions, samples, joints and summary of exactly the checkpoint that `trained_checkpoint` produced."""
-    from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
+    from hawor_pipeline.evaluation.evaluate import Setting, evaluate_checkpoint
+    from hawor_pipeline.evaluation.rivals import evaluate_rivals
 
     device = compute.resolve()
     with compute.watch(device) as usage:
@@ -140,7 +141,14 @@ def evaluation_metrics(
             robustness_samples=config.robustness_samples,
             registry_dir=DataPaths.default().registry,
         )
+        about = (dataset_metadata["dataset_version"], _evaluated_subjects(config, dataset_metadata), config.protocol)
+        setting = Setting.of(dataset_metadata["shards"], raw.locate().mano_dir, DataPaths.default().metrics, *about)
+        registry = DataPaths.default().registry
+        rivals = evaluate_rivals(result.info["run_id"], setting, registry_dir=registry, device=device.accelerator)
     announce(context.log, "evaluation_metrics", result)
+    context.log.info(
+        f"compared with {', '.join(rivals.info['compared_with'])} ({'reused' if rivals.reused else 'done'})"
+    )
     metrics, run_id = result.info["metrics"], result.info["run_id"]
     value = {
         "run_id": run_id,
