@@ -118,9 +118,7 @@ def _auc(distances: Tensor) -> Tensor:
 
 def _aligned_metrics(truth: HandTruth, predicted: PredictedHands, mirror_allowed: bool) -> dict[str, Tensor]:
     aligned = metrics.pa_errors(predicted.joints_m, truth.joints_m, allow_reflection=mirror_allowed)
-    ours, theirs = (joints - joints[:, :1] for joints in (predicted.joints_m, truth.joints_m))
-    scale = theirs[:, MIDDLE_KNUCKLE].norm(dim=-1) / ours[:, MIDDLE_KNUCKLE].norm(dim=-1)
-    scaled = metrics.mpjpe(ours * scale[:, None, None], theirs)
+    scaled = metrics.st_mpjpe(predicted.joints_m, truth.joints_m, scale_joint=MIDDLE_KNUCKLE)
     return {
         "pa_mpjpe_mm": m_to_mm(aligned.mean(-1)),
         "pa_pck_auc": _auc(aligned),

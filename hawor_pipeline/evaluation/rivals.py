@@ -80,11 +80,8 @@ def evaluate_rivals(
     )
     stage = stage_dir(setting.metrics_dir, f"rivals-{run_id}")
     info, why = find_done(stage, key)
-    if (
-        info is not None
-        and not info["champion_left_out"]
-        and _still_of(setting.metrics_dir, info["run_ids"], identity, champion)
-    ):
+    complete = info is not None and not info["champion_left_out"]
+    if info is not None and complete and _still_of(setting.metrics_dir, info["run_ids"], identity, champion):
         return StageResult(setting.metrics_dir, True, why, key, info)
     run_ids = {"smoothed": evaluate_smoothed(run_id, setting)}
     left_out = ""
