@@ -37,7 +37,8 @@ TIP_SETS = {
 # Joints by knuckle: the root, the five first knuckles, the five second ones, the five third ones.
 _BY_KNUCKLE = (0, *(1 + 3 * finger + knuckle for knuckle in range(3) for finger in range(5)))
 _POSE_FEATURES = 9 * (MANO_JOINT_COUNT - 1)
-_PIECE = 64  # hands: larger batches without gradients run in pieces that stay in the cache
+# Hands: larger batches run in pieces whose temporaries stay in the cache.
+_PIECE, _PIECE_WITH_GRADIENT = 64, 256
 
 
 @dataclass(slots=True)
@@ -195,14 +196,19 @@ class ManoLayer(nn.Module):
         dtype = self._template.dtype
         turns = rotmats.reshape(-1, MANO_JOINT_COUNT, 3, 3).to(dtype)
         shapes = betas.reshape(-1, SHAPE_COUNT).to(dtype)
-        if len(turns) > _PIECE and not (torch.is_grad_enabled() and (turns.requires_grad or shapes.requires_grad)):
+        learning = torch.is_grad_enabled() and (turns.requires_grad or shapes.requires_grad)
+        piece = _PIECE_WITH_GRADIENT if learning else _PIECE
+        if len(turns) <= piece:
+            vertices, joints = self._posed(turns, shapes)
+        elif learning:
+            pieces = [self._posed(*part) for part in zip(turns.split(piece), shapes.split(piece), strict=True)]
+            vertices, joints = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        else:
             vertices = turns.new_empty(len(turns), VERTEX_COUNT, 3)
             joints = turns.new_empty(len(turns), JOINT_COUNT, 3)
-            for start in range(0, len(turns), _PIECE):
-                part = slice(start, start + _PIECE)
+            for start in range(0, len(turns), piece):
+                part = slice(start, start + piece)
                 vertices[part], joints[part] = self._posed(turns[part], shapes[part])
-        else:
-            vertices, joints = self._posed(turns, shapes)
         return ManoOutput(vertices.reshape(*batch, VERTEX_COUNT, 3), joints.reshape(*batch, JOINT_COUNT, 3))
 
     def _posed(self, rotmats: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:

@@ -97,10 +97,20 @@ def test_layer_in_float64_equals_the_slow_twin(mano_dir: Path) -> None:
 
 
 def test_large_batches_in_pieces_equal_small_ones(mano_layer: ManoLayer) -> None:
+    """Pieces with and without gradients, a last one that is not full, and the gradients themselves."""
     rotmats, betas = axis_angle_to_rotmat(torch.randn(600, 16, 3)), torch.randn(600, 10)
-    pieces, one = mano_layer(rotmats, betas), mano_layer(rotmats.requires_grad_(), betas)
-    torch.testing.assert_close(pieces.vertices, one.vertices.detach(), atol=1e-7, rtol=0)
-    torch.testing.assert_close(pieces.joints, one.joints.detach(), atol=1e-7, rtol=0)
+    weights = torch.randn(600, 778, 3)
+    small = [(r.requires_grad_(), b) for r, b in zip(rotmats.clone().split(50), betas.split(50), strict=True)]
+    hands = [mano_layer(r, b) for r, b in small]
+    expected = torch.cat([hand.vertices for hand in hands])
+    with_gradient = mano_layer(rotmats.requires_grad_(), betas)
+    for found in (mano_layer(rotmats.detach(), betas), with_gradient):
+        torch.testing.assert_close(found.vertices.detach(), expected.detach(), atol=1e-7, rtol=0)
+        joints = torch.cat([hand.joints for hand in hands]).detach()
+        torch.testing.assert_close(found.joints.detach(), joints, atol=1e-7, rtol=0)
+    (gradient,) = torch.autograd.grad((weights * with_gradient.vertices).sum(), rotmats)
+    by_piece = torch.autograd.grad((weights * expected).sum(), [r for r, _ in small])
+    torch.testing.assert_close(gradient, torch.cat(by_piece), atol=1e-4, rtol=1e-4)
 
 
 def test_leading_dimensions_are_free(mano_layer: ManoLayer) -> None:
