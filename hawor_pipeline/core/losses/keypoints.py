@@ -27,6 +27,8 @@ def keypoints_3d_loss(
 ) -> Float[Tensor, ""]:
     """Penalise the distance of 3D joints, each set relative to its own root.
 
+    Formula: mean over joints of rho(|(p' - p'_root) - (p - p_root)| / scale), rho the `mixed_penalty`.
+
     Args:
         pred: (*batch, joints, 3), metres.
         target: (*batch, joints, 3), metres.
@@ -57,6 +59,8 @@ def keypoints_2d_loss(
     scale: float = CROP_SCALE,
 ) -> Float[Tensor, ""]:
     """Penalise the distance of projected joints in units of the box side.
+
+    Formula: mean over joints of rho(|p' - p| / scale), rho the `mixed_penalty`.
 
     Args:
         pred: (*batch, joints, 2), crop units (the crop spans -0.5 to 0.5).
@@ -89,6 +93,8 @@ def procrustes_keypoints_loss(
     The alignment is a constant in the backward pass. For a squared residual that is the exact gradient (the derivative
     by the alignment vanishes at its optimum), and it stays finite for collinear and zero clouds, where that of an SVD
     is not.
+
+    Formula: mean over joints of (|s R p' + t - p| / scale)^2, s, R, t the best similarity.
 
     Args:
         pred: (*batch, joints, 3), metres.

@@ -29,6 +29,8 @@ def vertices_loss(
 ) -> Float[Tensor, ""]:
     """Penalise the distance of corresponding vertices; subtract the roots first for a root-relative term.
 
+    Formula: mean over vertices of rho(|v' - v| / scale), rho the `mixed_penalty`.
+
     Args:
         pred: (*batch, vertices, 3), metres.
         target: (*batch, vertices, 3), metres.
@@ -139,6 +141,8 @@ def chamfer_loss(
 
     The nearest points are searched without gradient, a few meshes at a time; distances to them are then taken exactly,
     so the memory that the backward pass keeps is linear in the number of points.
+
+    Formula: mean over i of min_j |x_i - y_j| / scale + mean over j of min_i |x_i - y_j| / scale; squared on request.
 
     Args:
         pred: (*batch, points, 3), metres.

@@ -64,6 +64,8 @@ def erasing_consistency_loss(
 
     The prediction from the whole picture is the teacher: no gradient flows into it.
 
+    Formula: mean over joints of rho(|p_erased - p_clean| / scale), root-relative, rho the `mixed_penalty`.
+
     Args:
         pred_erased: (*batch, joints, 3), metres, from the picture with a part erased.
         pred_clean: (*batch, joints, 3), metres, from the whole picture.

@@ -55,6 +55,8 @@ def betas_loss(
 ) -> Float[Tensor, ""]:
     """Penalise each shape coefficient's error.
 
+    Formula: mean over coefficients and samples of rho(|b' - b| / scale), rho the `mixed_penalty`.
+
     Args:
         pred: (*batch, shapes), no unit.
         target: (*batch, shapes), no unit.

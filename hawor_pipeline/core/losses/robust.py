@@ -60,6 +60,8 @@ def safe_norm(vector: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
 def masked_mean(values: Float[Tensor, "*batch"], mask: Bool[Tensor, "*#batch"] | Float[Tensor, "*#batch"] | None):
     """Mean of the values that a mask selects; 0, still linked to the graph, where it selects none.
 
+    Formula: sum(m v) / sum(m).
+
     Args:
         values: (*batch).
         mask: broadcastable to (*batch), bool or weights; None takes all. Values under a zero may be anything, also NaN.
