@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from hawor_pipeline.commands.printing import print_result, show_progress
+from hawor_pipeline.errors import ConfigError
 
 
 def add(commands) -> None:
@@ -44,8 +46,10 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _add_prepare(commands) -> None:
-    parser = commands.add_parser("prepare", help="convert raw ARCTIC sequences to training shards")
-    parser.add_argument("--arctic-root", type=Path, required=True, help="any folder level of ARCTIC's download")
+    parser = commands.add_parser("prepare", help="convert ARCTIC, or another data set, to training shards")
+    parser.add_argument("--arctic-root", type=Path, help="any folder level of ARCTIC's download")
+    parser.add_argument("--dataset", metavar="NAME", help="another data set: freihand, ho3d, dexycb or interhand")
+    parser.add_argument("--root", type=Path, help="where that data set is unpacked")
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--subjects", nargs="+", metavar="s01")
     parser.add_argument("--sequences", nargs="+", metavar="NAME")
@@ -68,10 +72,32 @@ def _prepare(arguments: argparse.Namespace) -> int:
     names = ("sequences", "max_sequences_per_subject", "target_resolution", "views")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     chosen = {"subjects": arguments.subjects, "mano_dir": arguments.mano_dir, "workers": arguments.num_workers}
+    if arguments.dataset or arguments.root:
+        return _prepare_dataset(arguments, given, chosen)
+    if not arguments.arctic_root:
+        raise ConfigError("name the raw data: --arctic-root DIR, or --dataset NAME --root DIR")
     if arguments.dry_run:
         print(json.dumps(estimate(arguments.arctic_root, arguments.output_dir, settings=given, **chosen), indent=2))
         return 0
     progress = show_progress("sequence")
     totals = prepare(arguments.arctic_root, arguments.output_dir, settings=given, progress=progress, **chosen)
+    print(json.dumps(totals, indent=2))
+    return 0
+
+
+def _prepare_dataset(arguments: argparse.Namespace, given: dict, chosen: dict) -> int:
+    from hawor_pipeline.data.external.convert import prepare_dataset
+
+    if not (arguments.dataset and arguments.root) or arguments.arctic_root or arguments.dry_run:
+        raise ConfigError(
+            "another data set needs --dataset NAME and --root DIR together; --arctic-root and --dry-run are of ARCTIC"
+        )
+    chosen["mano_dir"] = chosen["mano_dir"] or os.environ.get("MANO_DIR")
+    if not chosen["mano_dir"]:
+        raise ConfigError("no body model: give --mano-dir, or set $MANO_DIR, to the folder of MANO_RIGHT and MANO_LEFT")
+    progress = show_progress("sequence")
+    totals = prepare_dataset(
+        arguments.dataset, arguments.root, arguments.output_dir, settings=given, progress=progress, **chosen
+    )
     print(json.dumps(totals, indent=2))
     return 0

@@ -124,6 +124,18 @@ def load_mano(path: str | Path, side: Side, *, fix_left_shapedirs: bool = False)
     )
 
 
+def load_pose_components(path: str | Path, side: Side) -> np.ndarray:
+    """MANO's principal pose components, (45, 45): pose = coefficients @ components, about the mean pose.
+
+    Raises:
+        ConfigError: there is no such file.
+        DataError: the file lacks them, or they have another shape.
+    """
+    file = find_mano(path, side)
+    raw = load_npz(file) if file.suffix == ".npz" else load_pickle(file)
+    return _checked(raw, "hands_components", (45, 45), file)
+
+
 def _dense(raw: dict, name: str, file: Path) -> np.ndarray:
     if name not in raw:
         raise DataError(f"{file}: found no array {name!r}, expected a MANO hand model; get MANO v1.2.")

@@ -1,0 +1,123 @@
+"""FreiHAND (v2): `training/rgb/{number}.jpg` with `training_K.json`, `training_mano.json` and `training_xyz.json`.
+
+Every picture is a moment of its own: no two form a clip. The pictures are therefore dealt out to SEQUENCES sequences in
+turn, so that neighbours in a sequence are never consecutive numbers. Picture n + 32560 k shows hand n again before
+another background, with the labels of n.
+
+Source: FreiHAND's published files; its MANO vector is pose 48 (relative to the mean pose), betas 10, the pixel of the
+middle finger's root, and the scale that puts that root at depth focal / scale.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hawor_pipeline.core.mano import ManoLayer
+from hawor_pipeline.data.external.labels import HandLabel, PoseKind, Shot, Unit
+from hawor_pipeline.data.hand_geometry import load_hand_models
+from hawor_pipeline.data.pictures import list_images
+from hawor_pipeline.errors import ConfigError, DataError
+
+SEQUENCES = 100
+IMAGE_SIZE = (224, 224)
+ROOT_JOINT = 9  # middle finger's first joint, OpenPose order
+SUBJECT = "freihand"
+_LABELS = ("K", "mano", "xyz")
+
+
+class FreiHand:
+    """The training set of FreiHAND.
+
+    Args:
+        root: folder with `training/rgb`.
+        mano_dir: folder of the MANO models; the labels place a joint of the posed hand, not its origin.
+
+    Raises:
+        ConfigError: the layout is not there.
+        DataError: a label file is damaged, or the files disagree.
+    """
+
+    name = "freihand"
+    pose_kind: PoseKind = "relative"
+    tips = "freihand"
+    fix_left_shapedirs = False  # right hands only
+
+    def __init__(self, root: Path, mano_dir: Path) -> None:
+        self.root, self.mano_dir = root, mano_dir
+        missing = [path for path in (root / "training" / "rgb", *self._files()) if not path.exists()]
+        if missing:
+            raise ConfigError(f"{missing[0]} not found; expected FreiHAND's training set (v2) unpacked in {root}")
+        self.pictures = list_images(root / "training" / "rgb")
+
+    def _files(self) -> list[Path]:
+        return [self.root / f"training_{name}.json" for name in _LABELS]
+
+    def units(self) -> Sequence[Unit]:
+        """SEQUENCES sequences of about equal size."""
+        used = sorted({number % SEQUENCES for number in self.pictures})
+        return [Unit(SUBJECT, f"training_{index:02d}", "", "single") for index in used]
+
+    def label_files(self, unit: Unit) -> Sequence[Path]:
+        """All of them: each holds all pictures."""
+        return self._files()
+
+    def splits(self) -> dict[str, list[str]]:
+        """Only the training set has MANO parameters for every picture; validate by share of sequences."""
+        return {"train": [SUBJECT], "val": [], "test": []}
+
+    @cached_property
+    def _labels(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, path in zip(_LABELS, self._files(), strict=True):
+            try:
+                found[name] = json.loads(path.read_text())
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path}: damaged ({error}); get the file again.") from None
+        counts = {name: len(values) for name, values in found.items()}
+        if len(set(counts.values())) != 1:
+            raise DataError(f"{self.root}: label files disagree about the number of hands: {counts}; get them again.")
+        return found
+
+    @cached_property
+    def _layer(self) -> ManoLayer:
+        return load_hand_models(self.mano_dir).layers["right"]
+
+    def shots(self, unit: Unit) -> Iterator[Shot]:
+        """Pictures of one sequence."""
+        offset = int(unit.sequence.rsplit("_", 1)[1])
+        for number, picture in self.pictures.items():
+            if number % SEQUENCES == offset:
+                index = number % len(self._labels["K"])
+                intrinsics = self._array("K", index, (3, 3))
+                yield Shot(0, number, picture, IMAGE_SIZE, intrinsics, (self._hand(index, intrinsics),))
+
+    def _hand(self, index: int, intrinsics: np.ndarray) -> HandLabel:
+        values = self._array("mano", index, (61,))
+        pose, betas, pixel, scale = values[:48], values[48:58], values[58:60], values[60]
+        focal = (intrinsics[0, 0] + intrinsics[1, 1]) / 2
+        root = np.array([*(pixel - intrinsics[:2, 2]), focal]) / scale
+        translation = root - self._posed_root(pose, betas)
+        return HandLabel("right", pose[:3], pose[3:], betas, translation, self._array("xyz", index, (21, 3)))
+
+    def _posed_root(self, pose: np.ndarray, betas: np.ndarray) -> np.ndarray:
+        """Where the posed hand without translation has its root joint, (3,) metres."""
+        import torch
+
+        with torch.no_grad():
+            rotmats = self._layer.absolute_rotmats(
+                torch.tensor(pose[None, :3]), torch.tensor(pose[None, 3:]), mean_included=False
+            )
+            return self._layer(rotmats, torch.tensor(betas[None])).joints[0, ROOT_JOINT].numpy()
+
+    def _array(self, name: str, index: int, shape: tuple[int, ...]) -> np.ndarray:
+        try:
+            values = np.asarray(self._labels[name][index], np.float64).reshape(shape)
+        except (ValueError, TypeError) as error:
+            raise DataError(f"training_{name}.json: entry {index} is not {shape} ({error}); get it again.") from None
+        if not np.isfinite(values).all():
+            raise DataError(f"training_{name}.json: entry {index} holds values that are not finite; get it again.")
+        return values

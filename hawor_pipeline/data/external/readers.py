@@ -1,0 +1,30 @@
+"""The data sets that can be read, by name."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from hawor_pipeline.data.external.dexycb import DexYcb
+from hawor_pipeline.data.external.freihand import FreiHand
+from hawor_pipeline.data.external.ho3d import Ho3d
+from hawor_pipeline.data.external.interhand import InterHand
+from hawor_pipeline.data.external.labels import Reader
+from hawor_pipeline.errors import ConfigError, nearest
+
+READERS = {reader.name: reader for reader in (FreiHand, Ho3d, DexYcb, InterHand)}
+DATASETS = tuple(READERS)
+
+
+@lru_cache(maxsize=2)
+def open_reader(dataset: str, root: Path, mano_dir: Path) -> Reader:
+    """The reader of a data set; opened once per process.
+
+    Raises:
+        ConfigError: the data set is unknown, or not in its published layout under `root`.
+        DataError: a label file is damaged.
+    """
+    if dataset not in READERS:
+        known = ", ".join(DATASETS)
+        raise ConfigError(f"unknown data set {dataset!r}; expected one of {known}.{nearest(dataset, DATASETS)}")
+    if not root.is_dir():
+        raise ConfigError(f"{root} not found; expected the folder that {dataset} is unpacked in")
+    return READERS[dataset](root, mano_dir)
