@@ -26,7 +26,7 @@ class EvaluationAssetConfig(dg.Config):
     protocol: str = Field("arctic-all-val", description="Evaluation protocol: which views count.")
     subjects: list[str] = Field(default_factory=list, description="Empty: the validation subjects of the splits.")
     robustness_samples: int = Field(
-        0, description="About how many samples to evaluate on degraded boxes and pictures, per degradation; 0: none."
+        128, description="About how many samples to evaluate on degraded boxes and pictures, per degradation; 0: none."
     )
 
 
