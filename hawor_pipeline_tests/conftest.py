@@ -11,6 +11,11 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--faults N`: how many faults the campaign over the pipeline injects; benchmarks inject more."""
+    parser.addoption("--faults", type=int, default=4, help="faults injected over the pipeline (default 4)")
+
+
 @pytest.fixture(scope="session")
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in sample at its smallest: s01 (train), s03 (withheld), s05 (validation); ego and two static views."""

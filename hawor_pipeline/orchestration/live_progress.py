@@ -21,21 +21,16 @@ def observation_metadata(progress: dict[str, Any]) -> dict[str, Any]:
 
 
 class LiveProgressReader(dg.PipesTempFileMessageReader):
-    """Reads messages through a temporary file; observes the asset at validations, keeps what is said of a failure."""
-
-    problem: tuple[str, str] | None = None  # kind ("error" or "memory") and message
+    """Reads messages through a temporary file, and observes the asset at each validation."""
 
     @contextmanager
     def read_messages(self, handler: dg.PipesMessageHandler) -> Iterator[Any]:
         """Wrap the handler's treatment of custom messages for the time of one session."""
         context = handler._context
         keep = handler._handle_extra_message
-        self.problem = None
 
         def observe(payload: Any) -> None:
             keep(payload)
-            if isinstance(payload, dict) and payload.get("kind") in ("error", "memory"):
-                self.problem = (payload["kind"], payload["message"])
             if isinstance(payload, dict) and payload.get("kind") == "validation":
                 context.log_event(dg.AssetObservation(context.asset_key, metadata=observation_metadata(payload)))
 

@@ -1,17 +1,22 @@
-"""The process that trains under Dagster: opens Pipes, runs the very same training as the command line, reports.
+"""The process that trains under Dagster: runs the very same training as the command line, and reports through Pipes.
 
-Started by the asset `trained_checkpoint` as `python -m hawor_pipeline.orchestration.training_child`. Training itself
-imports no Dagster; this thin shell forwards its progress.
+Started by the asset `trained_checkpoint` as `python -m hawor_pipeline.orchestration.training_child`, under torchrun
+where several devices train together; then the first process reports. Training itself imports no Dagster.
 """
 
+import argparse
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from dagster_pipes import open_dagster_pipes
+from hawor_pipeline.provenance import atomic_write_json
 
+PROBLEM_FILE = "problem.json"  # what the process that failed first said: kind ("error" or "memory") and message
 MEMORY_EXIT_CODE = 75  # "temporary failure": the same training with smaller parts may succeed
 _WATCH_INTERVAL_S = 1.0
 
@@ -27,19 +32,33 @@ def _stop_when_orphaned(parent: int) -> None:
     threading.Thread(target=watch, daemon=True, name="orphan-watch").start()
 
 
+@contextmanager
+def _progress() -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """Where lines of progress go: to Dagster from the first process, nowhere from the others."""
+    if os.environ.get("RANK", "0") != "0":
+        yield None
+        return
+    from dagster_pipes import open_dagster_pipes
+
+    with open_dagster_pipes() as pipes:
+        yield pipes.report_custom_message
+
+
 def main() -> int:
-    """Train as the Pipes extras say; exit code 1 with one clear message for user errors."""
+    """Train as the arguments say; exit code 1 with one clear message for user errors."""
+    parser = argparse.ArgumentParser(prog="python -m hawor_pipeline.orchestration.training_child", description=__doc__)
+    parser.add_argument("--config", required=True, type=Path)
+    parser.add_argument("--run-dir", required=True, type=Path)
+    arguments = parser.parse_args()
     _stop_when_orphaned(os.getppid())  # before the imports, which take seconds
     from hawor_pipeline.config import load_config
     from hawor_pipeline.errors import HaworError
     from hawor_pipeline.training.fit import TrainingPipeline
     from hawor_pipeline.training.memory import is_memory_shortage
 
-    with open_dagster_pipes() as pipes:
-        config = load_config(pipes.get_extra("config_path"))
-        run_dir = Path(pipes.get_extra("run_dir"))
+    with _progress() as report:
         try:
-            pipeline = TrainingPipeline(config, run_dir, on_progress=pipes.report_custom_message, echo=True)
+            pipeline = TrainingPipeline(load_config(arguments.config), arguments.run_dir, report, echo=True)
             pipeline.train()
         except Exception as error:
             shortage = is_memory_shortage(error)
@@ -47,7 +66,8 @@ def main() -> int:
                 raise
             message = f"{type(error).__name__}: {error}"
             print(message, file=sys.stderr)
-            pipes.report_custom_message({"kind": "memory" if shortage else "error", "message": message})
+            problem = {"kind": "memory" if shortage else "error", "message": message}
+            atomic_write_json(arguments.run_dir / PROBLEM_FILE, problem)
             return MEMORY_EXIT_CODE if shortage else getattr(error, "exit_code", 1)
     return 0 if pipeline.stopped_by is None else 128 + pipeline.stopped_by
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hawor_pipeline.config import TrainingConfig, dump_config
-from hawor_pipeline.data.shards import shards_version
 from hawor_pipeline.errors import CheckpointError, ConfigError
 from hawor_pipeline.provenance import (
     StageResult,
@@ -87,6 +86,8 @@ def run_key(config: TrainingConfig, dataset_version: str, start: Path | str | No
     if config.pretrained_weights is not None:
         content["pretrained_weights"] = _file_hash(config.pretrained_weights, "pretrained_weights")
     if config.validation_data_dir is not None:
+        from hawor_pipeline.data.shards import shards_version  # loads numpy and pyarrow, which the web UI does without
+
         content["validation_data"] = shards_version(config.validation_data_dir)
     if start is not None:
         content["start"] = _file_hash(start, "checkpoint to resume from")

@@ -1,5 +1,6 @@
 """The trained checkpoint: one training run in its own process, found again when it was interrupted."""
 
+import json
 import os
 import sys
 from enum import Enum
@@ -20,6 +21,7 @@ from hawor_pipeline.orchestration.memory_fit import train_within_memory
 from hawor_pipeline.orchestration.metadata import announce, describe, picture
 from hawor_pipeline.orchestration.resources import RawData
 from hawor_pipeline.orchestration.tracking import TensorBoardResource, WandbResource
+from hawor_pipeline.orchestration.training_child import PROBLEM_FILE
 from hawor_pipeline.paths import DataPaths, config_dir, experiment_file
 from hawor_pipeline.training.runs import BEST_CHECKPOINT, RunPlan, finish_run, plan_run, prepare_run
 
@@ -194,32 +196,43 @@ def _train(
 ) -> int:
     """Train to the end; returns the parts that batches were computed in."""
 
+    from hawor_pipeline.training.launch import processes_of
+
+    command = child_command(processes_of(settings))
+
     def attempt(parts: int) -> None:
         config_path = prepare_run(plan, settings.changed(micro_batches=parts))
-        _run_child(context, pipes, device, {"config_path": str(config_path), "run_dir": str(plan.run_dir)})
+        _run_child([*command, "--config", str(config_path), "--run-dir", str(plan.run_dir)], context, pipes, device)
 
     return train_within_memory(attempt, plan.run_dir, device.device_name, settings.batch_size, context.log.warning)
 
 
+def child_command(processes: int) -> list[str]:
+    """What starts training: one process, or torchrun with one per device."""
+    if processes == 1:
+        return [sys.executable, "-m", TRAINING_MODULE]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*torchrun, "-m", TRAINING_MODULE]
+
+
 def _run_child(
-    context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, device: Compute, extras: dict[str, str]
+    command: list[str], context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, device: Compute
 ) -> None:
-    reader = pipes.message_reader
-    assert isinstance(reader, LiveProgressReader)
+    """Run the training process; what it said of a failure becomes the error."""
+    problem_file = Path(command[-1]) / PROBLEM_FILE
+    problem_file.unlink(missing_ok=True)
+    environment = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"), **device.environment()}
     try:
-        pipes.run(
-            command=[sys.executable, "-m", TRAINING_MODULE],
-            context=context,
-            env={"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"), **device.environment()},
-            extras=extras,
-        ).get_results()
+        pipes.run(command=command, context=context, env=environment).get_results()
     except DagsterPipesExecutionError:
-        kind, message = reader.problem or ("", "")
-        if kind == "memory":
-            raise MemoryShortage(message) from None
-        if kind == "error":
-            raise dg.Failure(message, allow_retries=False) from None
-        raise WorkerLost("the training process ended without a word (killed?); its last checkpoint is kept") from None
+        if not problem_file.is_file():
+            raise WorkerLost(
+                "the training process ended without a word (killed?); its last checkpoint is kept"
+            ) from None
+        problem = json.loads(problem_file.read_text())
+        if problem["kind"] == "memory":
+            raise MemoryShortage(problem["message"]) from None
+        raise dg.Failure(problem["message"], allow_retries=False) from None
 
 
 def _result(result: Any, plan: RunPlan, more: dict[str, Any]) -> dg.MaterializeResult:
