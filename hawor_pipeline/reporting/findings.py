@@ -1,24 +1,21 @@
 """What to do next, read off the numbers: a rule looks at the tables, and says nothing or gives a finding."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from hawor_pipeline.core.skeleton import FINGERS
 from hawor_pipeline.core.units import mm_to_m
 from hawor_pipeline.evaluation.bootstrap import MIN_SEQUENCES
-from hawor_pipeline.reporting.results import Curve, Entry, RunResults
+from hawor_pipeline.reporting.evidence import Evidence, Finding, change, percent
+from hawor_pipeline.reporting.results import Entry, RunResults
+from hawor_pipeline.reporting.training_findings import dominant_term, fit, waiting
 
 # From where on a rule speaks.
 ORIENTATION_SHARE = 0.5  # of the error that a similarity alignment removes
-OVERFIT_RATIO = 1.3  # validation over training error
-STILL_FALLING = 0.03  # relative gain over the last quarter of training
-DOMINANT_SHARE = 0.6  # of one term in the weighted loss
 OCCLUSION_RATIO = 1.25
 VIEW_RATIO = 1.3
 OUTLIER_RATIO = 1.5
-WAITING_SHARE = 0.2
 LEAST_FOUND = 0.5
 HARDER_RATIO = 1.15  # of a kind of samples over the rest
 LEAST_ADDED = 0.02  # of the whole error
@@ -32,42 +29,10 @@ COLLECTED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """`tone`: "good", "watch" or "act"."""
-
-    tone: str
-    title: str
-    evidence: str
-    action: str
-
-
-@dataclass(slots=True)
-class Evidence:
-    """Everything that the rules may look at."""
-
-    run: RunResults
-    floors: Mapping[str, RunResults]
-    curves: list[Curve]
-
-    def curve(self, metric: str, split: str) -> Curve | None:
-        """A training curve by name; names may carry the split as a prefix."""
-        names = (metric, f"{split}/{metric}")
-        return next((c for c in self.curves if c.metric in names and c.split == split and c.last is not None), None)
-
-
 def find(evidence: Evidence) -> list[Finding]:
     """All findings, what needs action first."""
     found = [finding for rule in RULES for finding in rule(evidence)]
     return sorted(found, key=lambda finding: ("act", "watch", "good").index(finding.tone))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _change(gain: float) -> str:
-    return f"{_percent(abs(gain))} {'lower' if gain >= 0 else 'higher'}"
 
 
 def _against_floor(e: Evidence) -> Iterable[Finding]:
@@ -76,7 +41,7 @@ def _against_floor(e: Evidence) -> Iterable[Finding]:
     if ours is None or not floor:
         return
     gain = 1 - ours / floor
-    evidence = f"{ours:.1f} mm against {floor:.1f} mm for a constant mean hand: {_change(gain)}."
+    evidence = f"{ours:.1f} mm against {floor:.1f} mm for a constant mean hand: {change(gain)}."
     if gain >= 0.5:
         yield Finding(
             "good", "The network reads the pictures", evidence, "The floor is passed; look at the parts below."
@@ -108,7 +73,7 @@ def _orientation(e: Evidence) -> Iterable[Finding]:
         yield Finding(
             "act",
             "Most of the error is how the whole hand is turned",
-            f"A similarity alignment removes {_percent(share)} of the error ({whole:.1f} → {aligned:.1f} mm).{turned}",
+            f"A similarity alignment removes {percent(share)} of the error ({whole:.1f} → {aligned:.1f} mm).{turned}",
             "Raise the weight of GLOBAL_ORIENT, widen the rotation augmentation, or add views and sequences.",
         )
 
@@ -122,7 +87,7 @@ def _placement(e: Evidence) -> Iterable[Finding]:
     yield Finding(
         "act",
         "The hand is placed wrongly",
-        f"{_percent(found)} of the hands are found where they are; their position is off by {mm_to_m(off):.2f} m on "
+        f"{percent(found)} of the hands are found where they are; their position is off by {mm_to_m(off):.2f} m on "
         f"average{in_picture}.",
         "The crop's camera is not learned: look at the KEYPOINTS_2D curve, raise its weight, check the intrinsics.",
     )
@@ -138,67 +103,9 @@ def _fingers(e: Evidence) -> Iterable[Finding]:
         yield Finding(
             "watch" if gain > 0 else "act",
             "Finger poses are close to the mean pose",
-            f"PA-MPJPE {ours:.1f} mm, mean rotations {theirs:.1f} mm: {_change(gain)}.",
+            f"PA-MPJPE {ours:.1f} mm, mean rotations {theirs:.1f} mm: {change(gain)}.",
             "Fingers come late in training: more steps, a larger crop, or a higher weight of HAND_POSE.",
         )
-
-
-def _fit(e: Evidence) -> Iterable[Finding]:
-    train, val = e.curve("mpjpe_mm", "train"), e.curve("mpjpe_mm", "val")
-    if val is None:
-        return
-    defined = [value for value in val.values if value is not None]
-    term = "mpjpe_mm" if train is not None else "loss/KEYPOINTS_3D"
-    known, unseen = e.curve(term, "train"), e.curve(term, "val")
-    pair = (known.last, unseen.last) if known is not None and unseen is not None else (None, None)
-    if pair[0] and pair[1] and pair[1] / pair[0] > OVERFIT_RATIO:
-        yield Finding(
-            "act",
-            "The network knows its training subjects better than others",
-            f"{term}: validation {pair[1]:.3g}, training {pair[0]:.3g}, {pair[1] / pair[0]:.2f} times as much.",
-            "More subjects and sequences help most; then stronger augmentation and weight decay.",
-        )
-    if len(defined) >= 4:
-        before = min(defined[: max(1, len(defined) * 3 // 4)])
-        gain = 1 - min(defined) / before if before else 0.0
-        if gain > STILL_FALLING:
-            yield Finding(
-                "act",
-                "Training stopped while it was still getting better",
-                f"The last quarter of the validations lowered the best error by {_percent(gain)}.",
-                "Give it more steps; the learning-rate schedule stretches with them.",
-            )
-        elif defined[-1] > 1.1 * min(defined):
-            yield Finding(
-                "watch",
-                "The last checkpoint is worse than the best",
-                f"Best validation {min(defined):.1f} mm, last {defined[-1]:.1f} mm.",
-                "Stop earlier, or lower the learning rate; the best checkpoint is the one evaluated here.",
-            )
-
-
-def _dominant_term(e: Evidence) -> Iterable[Finding]:
-    shares = {
-        c.metric.rsplit("/", 1)[-1]: c.last
-        for c in e.curves
-        if c.split == "train" and c.metric.startswith("share/") and c.last
-    }
-    if not shares:
-        for curve in e.curves:
-            name = curve.metric.rsplit("/", 1)[-1]
-            weight = e.curve(f"weight/{name}", "train")
-            if curve.metric.startswith("loss/") and curve.split == "train" and weight and weight.last and curve.last:
-                shares[name] = weight.last * curve.last
-    total = sum(shares.values())
-    if total > 0:
-        name, value = max(shares.items(), key=lambda item: item[1])
-        if value / total > DOMINANT_SHARE:
-            yield Finding(
-                "watch",
-                f"{name} dominates the loss",
-                f"At the end it makes {_percent(value / total)} of the weighted sum of {len(shares)} terms.",
-                "Use adaptive weights, or lower this one, so that the other terms are heard.",
-            )
 
 
 def _occlusion(e: Evidence) -> Iterable[Finding]:
@@ -299,7 +206,7 @@ def _to_collect(e: Evidence) -> Iterable[Finding]:
             rest = (overall.n * overall.value - entry.n * entry.value) / (overall.n - entry.n)
             added = entry.n * (entry.value - rest) / (overall.n * overall.value)
             if entry.value > HARDER_RATIO * rest and added > LEAST_ADDED:
-                share = _percent(entry.n / overall.n)
+                share = percent(entry.n / overall.n)
                 what = f"{title} {label} ({share} of the samples): {entry.value:.1f} mm, {rest:.1f} mm elsewhere"
                 found.append((added, what))
     if found:
@@ -308,20 +215,8 @@ def _to_collect(e: Evidence) -> Iterable[Finding]:
             "watch",
             "What to record more of",
             f"{'; '.join(what for _, what in found[:3])}.",
-            f"If the first were like the rest, the joint error would fall by {_percent(found[0][0])}: record more of "
+            f"If the first were like the rest, the joint error would fall by {percent(found[0][0])}: record more of "
             "it, or give it more weight in training.",
-        )
-
-
-def _waiting(e: Evidence) -> Iterable[Finding]:
-    curve = e.curve("data_wait_share", "train")
-    if curve is not None and curve.last is not None and curve.last > WAITING_SHARE:
-        yield Finding(
-            "act",
-            "Training waits for data",
-            f"{_percent(curve.last)} of the time goes into waiting for the next batch.",
-            "Raise num_workers and prefetch_factor, keep persistent_workers on, or store smaller crops "
-            "(target_resolution).",
         )
 
 
@@ -345,16 +240,16 @@ Rule = Callable[[Evidence], Iterable[Finding]]
 RULES: tuple[Rule, ...] = (
     _few_sequences,
     _against_floor,
-    _fit,
+    fit,
     _orientation,
     _placement,
     _fingers,
-    _dominant_term,
+    dominant_term,
     _occlusion,
     _views,
     _sides,
     _fingertips,
     _outliers,
     _to_collect,
-    _waiting,
+    waiting,
 )

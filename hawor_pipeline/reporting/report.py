@@ -4,22 +4,19 @@ Lays out what evaluation wrote. Every number comes from a table, a configuration
 """
 
 import hashlib
-import importlib.metadata
-import platform
 from pathlib import Path
 from typing import Any
 
-from hawor_pipeline import __version__
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.evaluation.schemas import ALL_METRICS
-from hawor_pipeline.evaluation.tables import PART_NAME, partition_dir
 from hawor_pipeline.evaluation.targets import SYNTHETIC, judge, target_distance_mm
-from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
+from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, staging_dir
 from hawor_pipeline.reporting import figures
 from hawor_pipeline.reporting.curves import training_figures
 from hawor_pipeline.reporting.findings import Evidence, find
 from hawor_pipeline.reporting.markdown import to_html
 from hawor_pipeline.reporting.names import METRIC_TITLES, STRATA
+from hawor_pipeline.reporting.origin import also_chosen_on, evaluated, provenance
 from hawor_pipeline.reporting.published import PUBLISHED
 from hawor_pipeline.reporting.render import HTML, data_uri, render_report
 from hawor_pipeline.reporting.results import (
@@ -49,7 +46,6 @@ COMPARED = (
     "detected",
     "accel_error_m_s2",
 )
-PACKAGES = ("torch", "lightning", "numpy", "opencv-python", "pyarrow", "plotly")
 
 
 def build_report(
@@ -154,12 +150,12 @@ def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card:
         "meshes": [{k: mesh[k] for k in ("rank", "sample_id", "mpjpe_mm")} for mesh in gallery["meshes"]],
         "published": PUBLISHED,
         "metrics": {name: (entry, ALL_METRICS[name]) for name, entry in overall.items()},
-        "evaluated": _evaluated(run),
+        "evaluated": evaluated(run),
         "trained": read_training_result(run_dir),
-        "also_chosen_on": _also_chosen_on(run, run_dir),
+        "also_chosen_on": also_chosen_on(run, run_dir),
         "data_card": to_html(card.read_text()) if card and card.is_file() else "",
         "config": config.read_text() if config.is_file() else "",
-        "provenance": _provenance(run, config),
+        "provenance": provenance(run, config),
     }
 
 
@@ -261,41 +257,3 @@ def _visibility(run: RunResults) -> list[tuple[str, Entry]]:
 
 def _with_pictures(folder: Path, gallery: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**item, "uri": data_uri((folder / item["picture"]).read_bytes())} for item in gallery["items"]]
-
-
-def _evaluated(run: RunResults) -> dict[str, Any]:
-    entry = run.get("mpjpe_mm")
-    columns = {name: run.labels(name) for name in ("subject", "view", "side", "object", "action")}
-    return {"samples": entry.n if entry else 0, "sequences": entry.sequences if entry else 0, **columns}
-
-
-def _also_chosen_on(run: RunResults, run_dir: Path) -> list[str]:
-    """Evaluated subjects by whose error the checkpoint was chosen."""
-    result = read_training_result(run_dir)
-    chosen_on = {name.split("/")[0] for name in result["split"]["validation"]} if result else set()
-    return sorted(chosen_on & set(run.labels("subject")))
-
-
-def _provenance(run: RunResults, config: Path) -> list[tuple[str, str]]:
-    rows = [
-        ("Run", run.run_id),
-        ("Protocol", run.protocol),
-        ("Source of the data", run.source),
-        ("Dataset version", run.dataset_version),
-        ("Checkpoint, sha256", run.checkpoint_sha256 or "none"),
-        ("Summary table, sha256", sha256_file(partition_dir(run.metrics_dir, "summary", run.run_id) / PART_NAME)),
-        ("Configuration, sha256", sha256_file(config) if config.is_file() else "no configuration in the run's folder"),
-        ("hawor_pipeline", __version__),
-    ]
-    return [*rows, *_packages().items()]
-
-
-def _packages() -> dict[str, str]:
-    """Versions of the packages that numbers and drawings depend on."""
-    found = {"Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed where this report was made"
-    return found
