@@ -68,7 +68,7 @@ def _encode(picture: np.ndarray, quality: int) -> bytes:
 
 
 def write_source(base: Path, root: Path, pictures: Pictures, copies: int, sequences: int) -> list[str]:
-    """Write raw data in ARCTIC's layout below `root`, with fresh files; returns the names of the sequences."""
+    """Write raw data in ARCTIC's layout below `root`; copies are links. Returns the names of the sequences."""
     arctic = root / "arctic"
     for folder in ("meta", "splits_json"):
         shutil.copytree(base / "arctic" / folder, arctic / folder)
@@ -83,9 +83,10 @@ def write_source(base: Path, root: Path, pictures: Pictures, copies: int, sequen
         for (view, moment), jpeg in pictures.jpegs.items():
             folder = arctic / pictures.image_source / SUBJECT / name / str(view)
             folder.mkdir(parents=True, exist_ok=True)
-            for copy in range(copies):
-                number = offset + copy * len(MOMENTS) + MOMENTS.index(moment)
-                (folder / f"{number:05d}.jpg").write_bytes(jpeg)
+            paths = [folder / f"{offset + c * len(MOMENTS) + MOMENTS.index(moment):05d}.jpg" for c in range(copies)]
+            paths[0].write_bytes(jpeg)
+            for path in paths[1:]:
+                path.hardlink_to(paths[0])
     return names
 
 

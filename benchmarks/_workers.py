@@ -16,7 +16,8 @@ class Timed:
 
     done: float  # what the jobs returned, summed (hands)
     wall_s: float
-    cpu_s: float
+    cpu_s: float  # of all processes together
+    processes: int
 
     @property
     def rate(self) -> float:
@@ -60,7 +61,7 @@ class Workers:
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
-        return Timed(sum(done for done, _ in answers), wall, sum(cpu for _, cpu in answers))
+        return Timed(sum(done for done, _ in answers), wall, sum(cpu for _, cpu in answers), len(used))
 
 
 def _serve(pipe: Connection) -> None:

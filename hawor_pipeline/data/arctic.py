@@ -36,6 +36,10 @@ _DOWNLOADS = "downloads"  # the folder into which ARCTIC's scripts download, bes
 _CHECKSUMS = ("bash/assets/checksum.json", "checksum.json")  # sha256 of each zip, as published with ARCTIC's code
 _TEST_SUBJECT = "s03"  # ground truth withheld by the authors of ARCTIC, where no protocol file says so
 
+_ROTATION_TOLERANCE = 1e-3
+_FARTHEST_CAMERA_M = 20.0
+_LONGEST_FOCAL_PX = 1e6
+
 Source = Literal["arctic", "synthetic"]
 
 
@@ -257,7 +261,23 @@ class ArcticRoot:
             raise DataError(f"{file}: entry of {subject} is damaged ({error}); get the file again.") from None
         if not (np.isfinite(poses).all() and np.isfinite(matrices).all() and (sizes > 0).all()):
             raise DataError(f"{file}: entry of {subject} has values that are not finite; get the file again.")
+        placed = are_rotations(poses[:, :3, :3]).all() and (np.abs(poses[:, :3, 3]) < _FARTHEST_CAMERA_M).all()
+        if not placed or not all(map(is_camera_matrix, matrices)):
+            raise DataError(f"{file}: a camera of {subject} is no camera (pose or matrix); get the file again.")
         return SubjectCameras(tuple((int(h), int(w)) for w, h in sizes), offset, poses, matrices)
+
+
+def are_rotations(matrices: np.ndarray) -> np.ndarray:
+    """Which of (N, 3, 3) are rotation matrices, to single precision."""
+    off = np.abs(matrices @ matrices.transpose(0, 2, 1) - np.eye(3)).reshape(len(matrices), -1).max(1, initial=0)
+    return (off <= _ROTATION_TOLERANCE) & (np.linalg.det(matrices) > 0)
+
+
+def is_camera_matrix(matrix: np.ndarray) -> bool:
+    """Whether a (3, 3) matrix maps rays to pixels: positive focal lengths, nothing below the diagonal."""
+    focal = matrix[[0, 1], [0, 1]]
+    rest = matrix[[1, 2, 2, 2], [0, 0, 1, 2]]
+    return bool(((focal > 1) & (focal < _LONGEST_FOCAL_PX)).all() and np.allclose(rest, (0, 0, 0, 1)))
 
 
 def _inside(candidate: Path, start: Path) -> bool:

@@ -1,5 +1,6 @@
 """What a conversion has to do: which sequences, under which keys, and which finished shards are still valid."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -221,12 +222,13 @@ def _raw_hashes(root: ArcticRoot, subject: str, sequence: str) -> dict[str, Any]
     for file in files:
         if not file.is_file():
             raise DataError(f"{file}: missing; expected beside the other raw files of {subject}/{sequence}.")
+    root.cameras(subject)  # refuses a damaged entry
     object_folder = root.object_folder(split_sequence_name(sequence)[0])
     meshes = [object_folder / name for name in ("top.obj", "bottom.obj")]
     return {
         "arrays": hash_files(files),
         "object": hash_files([mesh for mesh in meshes if mesh.is_file()]),
-        "cameras": hash_json(root.misc.get(subject)),
+        "cameras": hash_json(json.dumps(root.misc[subject], sort_keys=True)),
         "image_source": root.image_source,
         "source": root.source,
     }

@@ -8,11 +8,12 @@ import numpy as np
 
 from hawor_pipeline.core.safe_load import load_npy
 from hawor_pipeline.core.units import mm_to_m
-from hawor_pipeline.data.arctic import SIDES, ArcticRoot, split_sequence_name
+from hawor_pipeline.data.arctic import SIDES, ArcticRoot, are_rotations, is_camera_matrix, split_sequence_name
 from hawor_pipeline.errors import DataError
 
 _FARTHEST_M = 20.0  # a studio is smaller; more means another unit
-_ROTATION_TOLERANCE = 1e-3
+_LARGEST_ANGLE = 4 * np.pi  # of a rotation vector; a fit may wind once too often, not more
+_LARGEST_BETA = 20.0  # standard deviations of body shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,11 @@ def load_sequence(root: ArcticRoot, subject: str, sequence: str) -> RawSequence:
             f"{subject}/{sequence}: the raw files disagree about the number of frames ({found}); "
             f"expected the same in all. Get {object_file.parent}/{sequence}.*.npy again."
         )
-    translation = mm_to_m(pose[:, 4:7])
-    if np.abs(translation).max(initial=0) > _FARTHEST_M:
-        raise DataError(
-            f"{object_file}: object {np.abs(translation).max():.0f} m away; expected millimetres in the file."
-        )
+    translation = _bounded(mm_to_m(pose[:, 4:7]), _FARTHEST_M, object_file, "the object's place", "millimetres")
+    _bounded(pose[:, :4], _LARGEST_ANGLE, object_file, "the object's articulation and rotation", "radians")
+    intrinsics = _numbers(_entry(ego, "intrinsics", ego_file), (3, 3), ego_file, "intrinsics")
+    if not is_camera_matrix(intrinsics):
+        raise DataError(f"{ego_file}: intrinsics are no camera matrix ({intrinsics.tolist()}); get the file again.")
     return RawSequence(
         subject=subject,
         sequence=sequence,
@@ -84,7 +85,7 @@ def load_sequence(root: ArcticRoot, subject: str, sequence: str) -> RawSequence:
         object_rotation=pose[:, 1:4],
         object_translation_m=translation,
         ego_from_world=transforms,
-        ego_intrinsics=_numbers(_entry(ego, "intrinsics", ego_file), (3, 3), ego_file, "intrinsics"),
+        ego_intrinsics=intrinsics,
         ego_distortion=_numbers(np.ravel(_entry(ego, "dist8", ego_file)), (8,), ego_file, "dist8"),
     )
 
@@ -119,10 +120,10 @@ def _load_hands(file: Path) -> dict[str, RawHand]:
             betas=_numbers(shape, (frames, 10), file, f"{side}.shape"),
             fitting_err=_numbers(errors, (frames,), file, f"{side}.fitting_err"),
         )
-        if np.abs(hands[side].translation_m).max(initial=0) > _FARTHEST_M:
-            raise DataError(
-                f"{file}: {side}.trans reaches {np.abs(hands[side].translation_m).max():.0f}; expected metres."
-            )
+        _bounded(hands[side].translation_m, _FARTHEST_M, file, f"{side}.trans", "metres")
+        _bounded(hands[side].global_orient, _LARGEST_ANGLE, file, f"{side}.rot", "radians")
+        _bounded(hands[side].pose, _LARGEST_ANGLE, file, f"{side}.pose", "radians")
+        _bounded(hands[side].betas, _LARGEST_BETA, file, f"{side}.shape", "standard deviations")
     counts = {side: len(hand.pose) for side, hand in hands.items()}
     if len(set(counts.values())) > 1:
         raise DataError(f"{file}: the hands disagree about the number of frames ({counts}); get the file again.")
@@ -137,9 +138,10 @@ def _ego_transforms(ego: dict, file: Path) -> np.ndarray:
     transforms = np.tile(np.eye(4), (frames, 1, 1))
     transforms[:, :3, :3] = rotation
     transforms[:, :3, 3:] = _numbers(shift, (frames, 3, 1), file, "T_k_cam_np")
-    off = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).reshape(frames, -1).max(axis=1, initial=0)
-    if (off > _ROTATION_TOLERANCE).any():
-        raise DataError(f"{file}: R_k_cam_np of frame {int(off.argmax())} is not a rotation; get the file again.")
+    _bounded(transforms[:, :3, 3], _FARTHEST_M, file, "T_k_cam_np", "metres")
+    wrong = ~are_rotations(transforms[:, :3, :3])
+    if wrong.any():
+        raise DataError(f"{file}: R_k_cam_np of frame {int(wrong.argmax())} is not a rotation; get the file again.")
     return transforms
 
 
@@ -147,6 +149,14 @@ def _entry(values: dict, name: str, file: Path) -> Any:
     if name not in values:
         raise DataError(f"{file}: found no array {name!r} (has {', '.join(map(str, sorted(values, key=str)))}).")
     return values[name]
+
+
+def _bounded(values: np.ndarray, limit: float, file: Path, name: str, unit: str) -> np.ndarray:
+    """The values, if none is larger than anything that can be meant."""
+    largest = float(np.abs(values).max(initial=0))
+    if largest > limit:
+        raise DataError(f"{file}: {name} reaches {largest:.4g}, more than can be; expected {unit}. Get the file again.")
+    return values
 
 
 def _numbers(array: Any, shape: tuple[int | None, ...], file: Path, name: str) -> np.ndarray:

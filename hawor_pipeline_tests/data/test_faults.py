@@ -177,6 +177,26 @@ CHANGES = {
         "expected metres",
     ),
     "metres": ("object", lambda a: a * 1e6, "expected millimetres"),
+    "hands that turn endlessly": (
+        "mano",
+        lambda d: {**d, "left": {**d["left"], "pose": d["left"]["pose"] + 1e3}},
+        "left.pose reaches .* expected radians",
+    ),
+    "a body of no human shape": (
+        "mano",
+        lambda d: {**d, "left": {**d["left"], "shape": d["left"]["shape"] + 100.0}},
+        "left.shape reaches",
+    ),
+    "camera far away": (
+        "egocam.dist",
+        lambda d: {**d, "T_k_cam_np": d["T_k_cam_np"] + 1e6},
+        "T_k_cam_np reaches .* expected metres",
+    ),
+    "no camera matrix": (
+        "egocam.dist",
+        lambda d: {**d, "intrinsics": np.zeros((3, 3))},
+        "intrinsics are no camera matrix",
+    ),
     "no rotation": ("egocam.dist", lambda d: {**d, "R_k_cam_np": d["R_k_cam_np"] * 1.1}, "is not a rotation"),
     "key missing": (
         "mano",
@@ -227,6 +247,16 @@ def test_damaged_meta(raw_copy, tmp_path):
     path.write_text(json.dumps(entry))
     with pytest.raises(DataError, match=r"misc\.json: entry of s05 is damaged"):
         convert(raw_copy, tmp_path / "out")
+    for name, value, message in (
+        ("intris_mat", np.nan, "not finite"),
+        ("world2cam", 7.0, "is no camera"),
+        ("intris_mat", -1.0, "is no camera"),
+    ):
+        entry = json.loads(whole)
+        entry["s05"][name][2][0][0] = value
+        path.write_text(json.dumps(entry))
+        with pytest.raises(DataError, match=message):
+            convert(raw_copy, tmp_path / "out")
     path.write_text(whole)
     mesh = next((raw_copy / "meta/object_vtemplates").rglob("top.obj")).parent
     for top in (raw_copy / "meta/object_vtemplates").rglob("top.obj"):
