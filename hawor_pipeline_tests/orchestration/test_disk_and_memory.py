@@ -71,10 +71,10 @@ def test_a_full_disk_fails_the_run_and_the_next_one_goes_on(small_disk):
 
 
 def test_out_of_memory_leads_to_smaller_parts_of_the_same_batch(finished_project, tmp_path):
-    """The training process really raises torch's error above a number of clips; the run says so and completes."""
+    """Two processes under torchrun really raise torch's error above a number of clips; the run says so and completes."""
     project = tmp_path / "project"
     shutil.copytree(finished_project, project)
-    preset = _preset(project, seed=5, max_steps=6, save_every_n_steps=2, val_check_interval=3)
+    preset = _preset(project, devices=2, seed=5, max_steps=6, save_every_n_steps=2, val_check_interval=3)
     location = "hawor_pipeline_tests.orchestration.tight_memory"
     done = run_full_pipeline(project, preset=str(preset), location=location)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -86,3 +86,5 @@ def test_out_of_memory_leads_to_smaller_parts_of_the_same_batch(finished_project
     assert (config["batch_size"], config["micro_batches"]) == (16, 4)
     assert json.loads((run / "memory.json").read_text())["micro_batches"] == 4
     assert json.loads((run / "result.json").read_text())["step"] == 6
+    starts = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines() if '"start"' in line]
+    assert starts[-1]["frames_per_step"] == 2 * 16 * 2  # devices, clips, frames of a clip
