@@ -99,6 +99,13 @@ def test_every_preset_is_valid(preset):
         load_config(experiment_file(training["experiment"]), training.get("overrides"))
 
 
+def test_every_experiment_has_a_preset():
+    used = set()
+    for preset in PRESETS:
+        used.add(read_yaml(preset)["ops"]["trained_checkpoint"]["config"].get("experiment"))
+    assert used >= {path.stem for path in (config_dir() / "experiments").glob("*.yaml")}
+
+
 def test_a_misspelt_preset_is_refused():
     with pytest.raises(dg.DagsterInvalidConfigError, match="experimnt"):
         dg.validate_run_config(

@@ -71,7 +71,7 @@ def test_a_full_disk_fails_the_run_and_the_next_one_goes_on(small_disk):
 
 
 def test_out_of_memory_leads_to_smaller_parts_of_the_same_batch(finished_project, tmp_path):
-    """Two processes under torchrun really raise torch's error above a number of clips; the run says so and completes."""
+    """Two processes under torchrun raise torch's error above a number of clips; the run says so and completes."""
     project = tmp_path / "project"
     shutil.copytree(finished_project, project)
     preset = _preset(project, devices=2, seed=5, max_steps=6, save_every_n_steps=2, val_check_interval=3)
