@@ -11,7 +11,7 @@ from hawor_pipeline.errors import ConfigError
 
 def add(commands) -> None:
     """Add the commands of this module."""
-    for each in (_add_sample, _add_prepare):
+    for each in (_add_sample, _add_prepare, _add_export_webdataset):
         each(commands)
 
 
@@ -100,4 +100,23 @@ def _prepare_dataset(arguments: argparse.Namespace, given: dict, chosen: dict) -
         arguments.dataset, arguments.root, arguments.output_dir, settings=given, progress=progress, **chosen
     )
     print(json.dumps(totals, indent=2))
+    return 0
+
+
+def _add_export_webdataset(commands) -> None:
+    parser = commands.add_parser("export-webdataset", help="write shards as tars that HaMeR's training reads")
+    parser.add_argument("--data", required=True, help="a shards directory, or the URL of a published one")
+    parser.add_argument("--output", type=Path, required=True, help="a new folder")
+    parser.add_argument("--subjects", nargs="+", metavar="s01")
+    parser.add_argument("--samples-per-tar", type=int, default=1000, metavar="N")
+    parser.set_defaults(execute=_export_webdataset)
+
+
+def _export_webdataset(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.data.webdataset import export_webdataset
+
+    done = export_webdataset(
+        arguments.data, arguments.output, subjects=arguments.subjects, samples_per_tar=arguments.samples_per_tar
+    )
+    print(f"wrote {done.samples} hands in {done.tars} tars to {done.output}; {done.left_out} rows are not valid")
     return 0
