@@ -6,19 +6,18 @@ from pathlib import Path
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import DataPaths
 
-_SOURCES = ("synthetic", "arctic")
-
 
 def find_shards(given: Path | None, name: str) -> Path:
     """The shards that hold a sample or recording: as given, else the project's own that have its subject."""
     if given is not None:
         return given
-    places = [DataPaths.default().shards(source) for source in _SOURCES]
+    root = DataPaths.default().shards("any").parent
+    places = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     subject = name.split("/", 1)[0]
     found = [place for place in places if (place / subject / "manifest.json").is_file()]
     if len(found) == 1:
         return found[0]
-    where = ", ".join(map(str, found or places))
+    where = ", ".join(map(str, found or places)) or root
     what = "more than one set of shards has" if found else "no shards have"
     raise ConfigError(f"{what} subject {subject!r}; looked in {where}. Say which with --data DIR.")
 
