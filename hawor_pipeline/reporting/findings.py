@@ -226,7 +226,7 @@ def _few_sequences(e: Evidence) -> Iterable[Finding]:
         yield Finding(
             "act",
             "Too few sequences to say how sure the numbers are",
-            f"{entry.sequences} sequences were evaluated; intervals need {MIN_SEQUENCES}.",
+            f"Evaluated: {entry.sequences} of at least {MIN_SEQUENCES} sequences that an interval needs.",
             "Evaluate more recordings before comparing runs.",
         )
 

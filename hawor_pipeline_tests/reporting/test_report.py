@@ -171,7 +171,7 @@ def test_a_run_without_floors_curves_and_gallery_still_has_a_report(tmp_path: Pa
     page = (tmp_path / "reports" / "lonely" / "report.html").read_text()
     assert not parsed(page).faults
     assert 'id="training"' not in page
-    assert "intervals need 5" in page
+    assert "2 of at least 5 sequences that an interval needs" in page
 
 
 def test_pck_curve_is_the_share_of_joints(project: Path) -> None:
