@@ -49,6 +49,24 @@ def test_every_shipped_experiment_is_valid(path):
     load_config(path)
 
 
+@pytest.mark.parametrize("path", sorted((CONFIGS / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_says_what_it_takes_and_has_a_network(path):
+    """Its header names time and memory and whether they were measured; its sizes make a network."""
+    import torch
+
+    from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
+
+    header = "".join(line for line in path.read_text().splitlines(True) if line.startswith("#"))
+    assert path.stem == "demo" or (("ESTIMATED" in header or "NOT RUN" in header) and "emory" in header)
+    assert "minutes" in header or "hours" in header
+    config = load_config(path)
+    assert config.experiment_name == path.stem
+    with torch.device("meta"):
+        HaworModel(NetworkConfig.of_training(config))
+    if path.stem.endswith("24gb"):
+        assert (config.frozen_backbone, config.lightning_precision, config.max_hours) == (True, "bf16-mixed", 24)
+
+
 def test_the_conversion_presets_are_valid():
     for name in ("data_config", "demo_data"):
         path = CONFIGS / f"{name}.yaml"

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -176,12 +177,53 @@ def test_basic_loss_has_no_mesh_and_temporal_terms(tiny):
     assert set(terms) == {"KEYPOINTS_3D", "KEYPOINTS_2D", "GLOBAL_ORIENT", "HAND_POSE", "BETAS"}
 
 
-def test_wandb_without_a_key_runs_offline(tiny, tmp_path, monkeypatch):
+def test_wandb_without_a_key_runs_offline_and_never_prompts(tiny, tmp_path, monkeypatch, caplog):
+    """Its file holds the numbers, its folder the pictures, and one line says how to send them."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    def prompt(*_):
+        raise AssertionError("asked for something")
+
+    monkeypatch.setattr("builtins.input", prompt)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    TrainingPipeline(tiny(max_steps=2, use_wandb=True), tmp_path / "run").train()
-    assert list((tmp_path / "run" / "logs").rglob("offline-run-*"))
+    config = tiny(max_steps=2, use_wandb=True, log_images_every_n_steps=2)
+    TrainingPipeline(config, tmp_path / "run").train()
+    (folder,) = (tmp_path / "run" / "logs").rglob("offline-run-*")
+    assert "wandb sync" in caplog.text
+    assert list((folder / "files" / "media" / "images").glob("predictions_*.png"))
+    store = DataStore()
+    (file,) = folder.glob("*.wandb")
+    store.open_for_scan(str(file))
+    logged: dict[str, float] = {}
+    while (data := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        for item in record.history.item:
+            name = item.key or "/".join(item.nested_key)
+            logged[name] = json.loads(item.value_json)
+    rows = pq.read_table(tmp_path / "run" / "training.parquet").to_pylist()
+    (loss,) = [row["value"] for row in rows if (row["step"], row["metric"], row["split"]) == (2, "loss", "train")]
+    assert logged["train/loss"] == pytest.approx(loss)
+
+
+def test_the_module_trains_under_any_lightning_trainer(tiny, hand_data, tmp_path):
+    """As a library: a mapping for a configuration, directories as arguments, a plain Trainer."""
+    config = tiny().model_dump(mode="json")
+    config["training_data_dir"] = "nowhere"
+    shards = hand_data / "shards"
+    module = EnhancedHaWoRTrainer(config, shards, validation_data_dir=shards, use_adaptive_weights=False)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=2, val_check_interval=2, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, default_root_dir=tmp_path, use_distributed_sampler=False,
+    )  # fmt: skip
+    before = module.model.mano_head.pose_output.weight.detach().clone()
+    trainer.fit(module)
+    assert trainer.global_step == 2
+    assert not torch.equal(module.model.mano_head.pose_output.weight, before)
+    assert trainer.callback_metrics["val/mpjpe_mm"] > 0
 
 
 def test_learning_rate_warms_up_and_falls():

@@ -83,3 +83,13 @@ def test_two_runs_of_one_key_share_no_folder_with_another(tiny, tmp_path):
     one, other = plan(tiny(output_dir=str(tmp_path))), plan(tiny(output_dir=str(tmp_path), seed=7))
     assert one.run_dir != other.run_dir
     assert one == plan(tiny(output_dir=str(tmp_path), num_workers=2))
+
+
+def test_prepare_records_the_protocols_of_the_raw_data(sample_root, tmp_path):
+    from hawor_pipeline.data.arctic import ArcticRoot
+    from hawor_pipeline.data.splits import read_protocols, record_protocols
+
+    root = ArcticRoot.locate(sample_root / "arctic")
+    record_protocols(tmp_path, root)
+    assert recorded_protocols(tmp_path) == read_protocols(root)
+    assert recorded_protocols(tmp_path)["p1"].subjects["val"] == ["s05"]
