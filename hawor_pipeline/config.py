@@ -172,6 +172,9 @@ class TrainingConfig(Settings):
     prefetch_factor: PositiveInt = 2
     persistent_workers: bool = True
     use_augmentation: bool = True
+    warp_on: Literal["loader", "device"] = Field(
+        "loader", description="Where training crops are warped and coloured: loader processes, or the device."
+    )
     augmentation_params: AugmentationParams = AugmentationParams()
     data_filtering: DataFiltering = DataFiltering()
     mano_model_path: str | None = Field(None, description="Folder or file of the MANO models.")

@@ -216,3 +216,26 @@ def test_doctor_says_what_is_there(capsys, monkeypatch, tmp_path):
     code, out, _ = run(capsys, "doctor")
     assert code == 1
     assert "nowhere" in out
+
+
+def test_training_shows_plain_lines_where_there_is_no_terminal(capsys):
+    from hawor_pipeline.commands.printing import show_training
+
+    show = show_training()
+    show({"kind": "start", "step": 40, "total_steps": 400, "frames_per_step": 32, "training_clips": 7,
+          "validation_clips": 2, "parameters": 3_600_000, "device": "cpu"})  # fmt: skip
+    for step in range(41, 401):
+        show({"kind": "step", "step": step, "total_steps": 400, "epoch": 0, "loss": 2.0 if step < 400 else None})
+    show({"kind": "validation", "step": 400, "epoch": 1, "val/mpjpe_mm": 51.234, "val/loss/BETAS": 1.0})
+    show({"kind": "warning", "message": "37% of the time is spent waiting for data"})
+    show({"kind": "end", "status": "completed", "step": 400, "total_steps": 400, "ended_by": "steps"})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "400 steps of 32 frames on cpu, going on at step 40: 7 clips train, 2 validate, 3.6 M weights"
+    assert 15 <= sum(line.startswith("step ") for line in lines) <= 21
+    assert "step 400 of 400, loss not finite, about 0.0 min left" in lines
+    assert lines[-3:] == [
+        "validation at step 400: mpjpe_mm 51.23",
+        "37% of the time is spent waiting for data",
+        "completed at step 400 of 400 (steps)",
+    ]
+    assert not any("\r" in line for line in lines)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hawor_pipeline.commands.printing import print_result
+from hawor_pipeline.commands.printing import print_result, show_training
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import experiment_file
 
@@ -81,7 +81,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.training.launch import train
 
     config = load_config(arguments.config, _overrides(arguments))
-    result, code = train(config, resume=arguments.resume)
+    result, code = train(config, resume=arguments.resume, on_progress=show_training())
     if result is None:
         print("stopped; the checkpoint is kept, and the same command continues", file=sys.stderr)
     else:

@@ -244,6 +244,7 @@ class HandData:
             augmentation=config.augmentation_params if config.use_augmentation else None,
             seed=config.seed,
             cache_bytes=CACHE_BYTES if self.loads_itself else 0,
+            warps_later=config.warp_on == "device",
         )
         sampler = ClipSampler(
             self._groups,

@@ -1,7 +1,7 @@
 """Clips as batches for the network: pixels and labels under one augmentation, assembled a whole batch at a time."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -18,11 +18,14 @@ from hawor_pipeline.data.augment import draw_changes, no_change, roll_matrix, ro
 from hawor_pipeline.data.clips import Clips
 from hawor_pipeline.data.rows import HandRows
 from hawor_pipeline.data.shards import ShardSet
+from hawor_pipeline.data.stored_crops import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    PADDING_RGB,
+    StoredBatch,
+    stack_padded,
+)
 from hawor_pipeline.errors import DataError
-
-IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])
-IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])
-PADDING_RGB = tuple(float(255 * value) for value in IMAGENET_MEAN)  # becomes 0 after normalisation
 
 
 class JoinedShards:
@@ -53,6 +56,7 @@ class ClipDataset(Dataset):
         augmentation: ranges, or None for clips as they are.
         seed: of the augmentation.
         cache_bytes: keep decoded crops in memory, up to this much.
+        warps_later: give out a StoredBatch, whose pictures are made on the device.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class ClipDataset(Dataset):
         augmentation: AugmentationParams | None = None,
         seed: int = 0,
         cache_bytes: int = 0,
+        warps_later: bool = False,
     ):
         self.shards = shards
         self.rows = rows
@@ -73,6 +78,7 @@ class ClipDataset(Dataset):
         self.augmentation = augmentation
         self.seed = seed
         self.cache_bytes = cache_bytes
+        self.warps_later = warps_later
         self._decoded: dict[int, tuple[np.ndarray, float]] = {}
         self._decoded_bytes = 0
         # pixels of the stored crop per pixel of the network crop, before augmentation
@@ -82,7 +88,7 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, keys: Sequence[int | tuple[int, int]]) -> ClipBatch:
+    def __getitem__(self, keys: Sequence[int | tuple[int, int]]) -> ClipBatch | StoredBatch:
         named = [key if isinstance(key, tuple) else (0, int(key)) for key in keys]
         numbers = np.array([clip for _, clip in named], dtype=np.int64)
         row_of = torch.from_numpy(self.clips.rows[numbers])  # (B, T)
@@ -110,8 +116,8 @@ class ClipDataset(Dataset):
             frame=rows.frame,
         )
         stored_from_out = rows.stored_from_picture @ torch.linalg.inv(pixels) @ self._picture_from_out(center, size)
-        return ClipBatch(
-            images=self._images(row_of, stored_from_out, change.gain),
+        batch = ClipBatch(
+            images=torch.empty(*row_of.shape, 3, 0, 0),
             box_center_px=center,
             box_size_px=size,
             focal_px=(rows.intrinsics[..., 0, 0] + rows.intrinsics[..., 1, 1]) / 2,
@@ -121,6 +127,13 @@ class ClipDataset(Dataset):
             sample_index=torch.where(counted, row_of, -1),
             is_right=rows.is_right ^ change.flip[:, None],
         )
+        if self.warps_later:
+            crops, maps = zip(*self._crops(row_of, stored_from_out), strict=True)
+            return StoredBatch(
+                batch, stack_padded(list(crops)), torch.from_numpy(np.stack(maps)), change.gain, self.image_size
+            )
+        batch.images = self._images(row_of, stored_from_out, change.gain)
+        return batch
 
     def _picture_from_out(self, center: Tensor, size: Tensor) -> Tensor:
         """Pixels of the (rolled, mirrored, pinhole) picture from pixels of the network crop: (B, T, 3, 3)."""
@@ -131,16 +144,20 @@ class ClipDataset(Dataset):
         matrix[..., 2, 2] = 1
         return matrix
 
-    def _images(self, row_of: Tensor, stored_from_out: Tensor, gain: Tensor) -> Tensor:
-        """(B, T, 3, S, S) normalised crops."""
-        side = self.image_size
-        flat = row_of.flatten().tolist()
+    def _crops(self, row_of: Tensor, stored_from_out: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Each decoded crop, and its pixels from those of the network's picture (2, 3)."""
         maps = stored_from_out.flatten(0, 1).double().numpy()  # (N, 2, 3)
-        out = np.empty((len(flat), side, side, 3), dtype=np.uint8)
-        for position, row in enumerate(flat):
+        for position, row in enumerate(row_of.flatten().tolist()):
             picture, reduction = self._decode(row)
             matrix = maps[position] / reduction
             matrix[:, 2] += 0.5 / reduction - 0.5  # pixel centres of the reduced picture
+            yield picture, matrix
+
+    def _images(self, row_of: Tensor, stored_from_out: Tensor, gain: Tensor) -> Tensor:
+        """(B, T, 3, S, S) normalised crops."""
+        side = self.image_size
+        out = np.empty((row_of.numel(), side, side, 3), dtype=np.uint8)
+        for position, (picture, matrix) in enumerate(self._crops(row_of, stored_from_out)):
             cv2.warpAffine(
                 picture,
                 matrix,
@@ -175,6 +192,6 @@ class ClipDataset(Dataset):
         return decoded
 
 
-def keep_batch(batch: ClipBatch) -> ClipBatch:
+def keep_batch(batch: ClipBatch | StoredBatch) -> ClipBatch | StoredBatch:
     """Collate function of a `ClipDataset`, whose batches are complete."""
     return batch

@@ -66,10 +66,11 @@ def recorded_protocols(shards_dir: Path | str) -> dict[str, Protocol]:
     """
     path = Path(shards_dir) / PROTOCOLS_FILE
     try:
-        return {name: Protocol(**values) for name, values in json.loads(path.read_text()).items()}
+        stored = json.loads(path.read_text())
+        return {name: Protocol(**{**values, "views": tuple(values["views"])}) for name, values in stored.items()}
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}); run `hawor-pipeline prepare` again, it rewrites it.") from error
 
 

@@ -15,6 +15,7 @@ from hawor_pipeline.data.shards import shards_version
 from hawor_pipeline.data.splits import main_protocol, recorded_protocols
 from hawor_pipeline.errors import CheckpointError
 from hawor_pipeline.provenance import StageResult, hash_json
+from hawor_pipeline.training.progress import Progress
 from hawor_pipeline.training.runs import RunPlan, finish_run, plan_run, prepare_run
 
 
@@ -51,13 +52,16 @@ def plan(config: TrainingConfig, start: Path | None = None) -> RunPlan:
     return plan_run(config, dataset_version_of(config), Path(config.output_dir), start=start)
 
 
-def train(config: TrainingConfig, *, resume: str = "auto") -> tuple[StageResult | None, int]:
+def train(
+    config: TrainingConfig, *, resume: str = "auto", on_progress: Progress | None = None
+) -> tuple[StageResult | None, int]:
     """Train, or find the finished run.
 
     Args:
         config: resolved configuration.
         resume: "auto" continues an unfinished run of the same settings and data; a path goes on from that checkpoint in
             a folder of its own, and continues there after an interruption.
+        on_progress: called with a dict per line of progress; several processes print theirs as JSON instead.
 
     Returns:
         The result (None where a signal stopped training; its checkpoint is kept), and the exit code.
@@ -72,7 +76,10 @@ def train(config: TrainingConfig, *, resume: str = "auto") -> tuple[StageResult 
         path = prepare_run(run, config)
         begin = start if start is not None and run.state == "new" else None
         processes = processes_of(config)
-        stopped_by = _run_here(config, run, begin) if processes == 1 else _run_on_all(path, run, begin, processes)
+        if processes == 1:
+            stopped_by = _run_here(config, run, begin, on_progress)
+        else:
+            stopped_by = _run_on_all(path, run, begin, processes)
         if stopped_by is not None:
             return None, 128 + stopped_by
     return finish_run(run), 0
@@ -90,11 +97,11 @@ def processes_of(config: TrainingConfig) -> int:
     return max(torch.accelerator.device_count(), 1) if accelerated else 1
 
 
-def _run_here(config: TrainingConfig, run: RunPlan, start: Path | None) -> int | None:
+def _run_here(config: TrainingConfig, run: RunPlan, start: Path | None, on_progress: Progress | None) -> int | None:
     """Train in this process; returns the signal that stopped it."""
     from hawor_pipeline.training.fit import TrainingPipeline
 
-    pipeline = TrainingPipeline(config, run.run_dir, echo=True)
+    pipeline = TrainingPipeline(config, run.run_dir, on_progress)
     pipeline.train(start or "auto")
     return pipeline.stopped_by
 

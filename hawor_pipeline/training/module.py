@@ -20,6 +20,7 @@ from hawor_pipeline.core.metrics import mpjpe, pa_mpjpe
 from hawor_pipeline.core.types import ClipBatch, HandPrediction, take_clips
 from hawor_pipeline.core.units import MM_PER_M
 from hawor_pipeline.data.datamodule import ClipSampler, HandData
+from hawor_pipeline.data.stored_crops import StoredBatch
 from hawor_pipeline.errors import CheckpointError, ConfigError, NumericalError
 from hawor_pipeline.models.checkpoints import build_for_training
 from hawor_pipeline.models.hawor import HaworModel
@@ -141,9 +142,13 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         """Validation batches."""
         return self.data.validation_loader(self.global_rank, self.trainer.world_size)
 
-    def transfer_batch_to_device(self, batch: ClipBatch, device: torch.device, dataloader_idx: int) -> ClipBatch:
-        """Move a batch; on the CPU it is already where it belongs."""
-        return batch if device.type == "cpu" else batch.to(device)
+    def transfer_batch_to_device(
+        self, batch: ClipBatch | StoredBatch, device: torch.device, dataloader_idx: int
+    ) -> ClipBatch:
+        """Move a batch, and make its pictures where that was left to the device."""
+        if isinstance(batch, ClipBatch) and device.type == "cpu":
+            return batch  # it is already where it belongs
+        return batch.to(device)
 
     # steps
 

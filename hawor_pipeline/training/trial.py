@@ -101,7 +101,7 @@ class Trial:
             batch = next(batches)
             waited += time.perf_counter() - before
             loss = self.step(batch)  # reading the loss waits for the device
-            frames += batch.images.shape[0] * batch.images.shape[1]
+            frames += len(batch) * self.config.clip_length
         total = time.perf_counter() - began
         return Pace(total / steps, waited / total, self._peak(), round(frames / steps), loss)
 

@@ -19,6 +19,7 @@ from hawor_pipeline.data.mirror import mirror_intrinsics, to_true_side
 from hawor_pipeline.data.rows import load_rows
 from hawor_pipeline.data.shard_schema import as_numpy, to_arrow
 from hawor_pipeline.data.shards import open_shards
+from hawor_pipeline.data.stored_crops import warp_crops
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline_tests.training.hand_shards import STORED, TIPS, write_mano, write_shards
 
@@ -342,3 +343,35 @@ def test_decoded_crops_are_kept_up_to_the_limit(shards):
     for _ in range(2):
         assert torch.equal(dataset[[0, 1, 2]].images, plain[[0, 1, 2]].images)
     assert 0 < dataset._decoded_bytes <= 3 * one
+
+
+@pytest.mark.parametrize("augmentation", [None, STRONG])
+def test_pictures_made_on_the_device_are_those_of_the_loader(shards, augmentation):
+    """Up to the loader's rounding to 8 bits and OpenCV's steps of 1/32 px; labels are the same bits."""
+    rows = load_rows(shards.table)
+    clips = training_clips(shards.table, 3, 2, rows.valid.numpy())
+    options = {"augmentation": augmentation, "seed": 1}
+    keys = [(2, clip) for clip in range(len(clips))]
+    loader = ClipDataset(shards, rows, clips, 64, **options)[keys]
+    stored = ClipDataset(shards, rows, clips, 64, warps_later=True, **options)[keys]
+    assert stored.crops.dtype == torch.uint8 and len(stored) == len(loader)
+    device = stored.to("cpu")
+    levels = (device.images - loader.images).abs() * 255 * IMAGENET_STD[:, None, None]
+    assert levels.mean() < 1.5 and levels.quantile(0.99) < 8  # noise pictures: the hardest case for 1/32 px
+    for name in ("box_center_px", "box_size_px", "intrinsics", "sample_index", "is_right"):
+        assert torch.equal(getattr(device, name), getattr(loader, name)), name
+    assert torch.equal(device.target.joints_crop, loader.target.joints_crop)
+
+
+def test_warping_finds_each_pixel_and_pads_around():
+    """A shift by whole pixels copies pixels exactly; outside lies the padding, which normalises to about 0."""
+    crops = torch.arange(2 * 5 * 6 * 3, dtype=torch.uint8).view(2, 5, 6, 3)
+    maps = torch.tensor([[[1.0, 0, 2], [0, 1, 1]], [[1.0, 0, -4], [0, 1, 0]]], dtype=torch.float64)
+    images = warp_crops(crops, maps, torch.ones(1, 3), 4)
+    assert images.shape == (1, 2, 3, 4, 4)
+    values = (images * IMAGENET_STD[:, None, None] + IMAGENET_MEAN[:, None, None]) * 255
+    torch.testing.assert_close(values[0, 0].permute(1, 2, 0), crops[0, 1:5, 2:6].float(), atol=1e-3, rtol=0)
+    assert images[0, 1].abs().max() < 0.01  # from 4 to 1 px left of the crop
+    brighter = warp_crops(crops, maps, torch.tensor([[1.0, 1.5, 1.0]]), 4)
+    again = (brighter * IMAGENET_STD[:, None, None] + IMAGENET_MEAN[:, None, None]) * 255
+    torch.testing.assert_close(again[0, 0, 1], 1.5 * values[0, 0, 1], atol=1e-3, rtol=0)
