@@ -34,7 +34,7 @@ from hawor_pipeline.provenance import atomic_write_json, atomic_write_text
 from hawor_pipeline.training.averaging import WeightAverage
 from hawor_pipeline.training.callbacks import MetricsRecorder, StepTimer
 from hawor_pipeline.training.keeping import CheckpointKeeper
-from hawor_pipeline.training.loggers import TrainingTable, build_loggers
+from hawor_pipeline.training.loggers import TrainingTable, build_loggers, close_loggers
 from hawor_pipeline.training.memory import explain_out_of_memory
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 from hawor_pipeline.training.pictures import PredictionPictures
@@ -112,7 +112,10 @@ class TrainingPipeline:
         trainer = build_trainer(config, self.run_dir, [recorder, *optional, stopper, keeper, timer])
         with warnings.catch_warnings(), explain_out_of_memory(config):
             warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")
-            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+            try:
+                trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+            finally:
+                close_loggers(trainer.loggers)
         if trainer.is_global_zero:
             table.flush()
             keeper.ensure_best()

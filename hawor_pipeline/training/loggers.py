@@ -5,7 +5,7 @@ import logging
 import math
 import netrc
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -92,6 +92,13 @@ def build_loggers(config: TrainingConfig, run_dir: Path) -> list[Logger]:
     if config.use_wandb:
         loggers.append(_wandb(config, run_dir, folder))
     return loggers
+
+
+def close_loggers(loggers: Iterable[Logger]) -> None:
+    """Let each write what it still holds; another run of this process then begins a log of its own."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
 
 
 def _wandb(config: TrainingConfig, run_dir: Path, folder: Path) -> WandbLogger:
