@@ -272,7 +272,7 @@ class HandData:
     def some_training_clips(self, count: int) -> ClipBatch:
         """A few training clips as they are, without augmentation, spread over all of them, as one batch."""
         dataset = ClipDataset(self.shards, self.rows, self.training_clips, self.config.image_size)
-        return dataset[np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()]
+        return _spread_clips(dataset, count)
 
     def _validation_dataset(self, cache_bytes: int = 0) -> ClipDataset:
         shards, rows, clips = self.validation_shards, self.validation_rows, self.validation_clips
@@ -281,7 +281,7 @@ class HandData:
     def some_validation_clips(self, count: int) -> ClipBatch:
         """A few validation clips, spread over all of them, as one batch."""
         dataset = self._validation_dataset()
-        return dataset[np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()]
+        return _spread_clips(dataset, count)
 
     def _loader(self, dataset: ClipDataset, sampler: Sampler | Sequence[list]) -> DataLoader:
         config = self.config
@@ -322,6 +322,12 @@ class HandData:
             rows.translation_m, rows.box_center_px, rows.box_size_px, focal, rows.intrinsics[:, :2, 2]
         )
         return rotmat_to_rot6d(mean).flatten().float(), rows.betas.mean(0), camera.median(0).values
+
+
+def _spread_clips(dataset: ClipDataset, count: int) -> ClipBatch:
+    batch = dataset[np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()]
+    assert isinstance(batch, ClipBatch)  # this data set warps its crops itself
+    return batch
 
 
 def _open(path: str) -> ShardSet:

@@ -1,5 +1,7 @@
 """The learning rate: warm-up, and a plateau that is torch's own."""
 
+import json
+
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -35,3 +37,13 @@ def test_the_rate_warms_up_and_falls_on_a_plateau(tiny, tmp_path, monkeypatch):
     used = [rates[step] / 1e-3 for step in range(1, 11)]  # logged after the step, so of the step that follows
     assert used[0] == pytest.approx(2 / 3) and used[1:4] == [1.0] * 3
     assert used[4:8] == [1.0] * 4 and used[8:] == [0.5] * 2  # epochs of four: the second validation is no better
+
+
+def test_early_stopping_counts_validations_without_improvement(tiny, tmp_path):
+    """No improvement is large enough: the first validation sets the mark, the second and third miss it."""
+    config = tiny(max_steps=40, val_check_interval=2, early_stopping_patience=2, early_stopping_min_delta=1e9)
+    TrainingPipeline(config, tmp_path).train()
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["status"], result["ended_by"], result["step"]) == ("completed", "early_stopping", 6)
+    rows = pq.read_table(tmp_path / "training.parquet").to_pylist()
+    assert {row["step"] for row in rows if row["split"] == "val"} == {2, 4, 6}
