@@ -162,3 +162,29 @@ def test_a_pickle_that_runs_something_is_refused(mano_dir, tmp_path):
     with pytest.raises(DataError, match=r"0001\.pkl"):
         prepare_dataset("ho3d", tmp_path / "raw", tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
     assert not mark.exists()
+
+
+def test_a_mixture_of_data_sets_feeds_one_network(mano_dir, sample_shards, tmp_path):
+    """Batches draw from both, by weight; left and right hands arrive as right hands with the joints of their labels."""
+    from hawor_pipeline.config import TrainingConfig
+    from hawor_pipeline.core.mano import ManoLayer, load_mano
+    from hawor_pipeline.data.datamodule import HandData
+
+    WRITERS["dexycb"](tmp_path / "raw", mano_dir, 6)
+    prepare_dataset("dexycb", tmp_path / "raw", tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
+    mixture = [{"path": str(sample_shards), "weight": 0.5}, {"path": str(tmp_path / "out"), "weight": 0.5}]
+    config = TrainingConfig(
+        image_size=64, clip_length=2, clip_stride=1, batch_size=8, num_workers=0, training_data_dir=mixture
+    )
+    data = HandData(config)
+    first_of_dexycb = int(data.shards.starts[1])
+    layer = ManoLayer(load_mano(mano_dir, "right")).float()
+    drawn = Counter()
+    for batch in data.training_loader(0):
+        rows = batch.sample_index[batch.sample_index >= 0]
+        drawn.update(np.where(rows.numpy() < first_of_dexycb, "sample", "dexycb").tolist())
+        target = batch.target
+        posed = layer(target.rotmats, target.betas).joints + target.translation_m[..., None, :]
+        use = target.valid & (batch.sample_index >= 0)
+        assert float((posed - target.joints_m)[use].norm(dim=-1).mean()) < 2e-3
+    assert 0.35 < drawn["dexycb"] / sum(drawn.values()) < 0.65
