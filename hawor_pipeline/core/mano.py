@@ -37,8 +37,8 @@ TIP_SETS = {
 # Joints by knuckle: the root, the five first knuckles, the five second ones, the five third ones.
 _BY_KNUCKLE = (0, *(1 + 3 * finger + knuckle for knuckle in range(3) for finger in range(5)))
 _POSE_FEATURES = 9 * (MANO_JOINT_COUNT - 1)
-# Hands: larger batches run in pieces whose temporaries stay in the cache.
-_PIECE, _PIECE_WITH_GRADIENT = 64, 256
+# Hands: the surfaces of larger batches are made in pieces whose temporaries stay in the cache.
+_PIECE, _PIECE_WITH_GRADIENT = 48, 256
 
 
 @dataclass(slots=True)
@@ -196,33 +196,33 @@ class ManoLayer(nn.Module):
         dtype = self._template.dtype
         turns = rotmats.reshape(-1, MANO_JOINT_COUNT, 3, 3).to(dtype)
         shapes = betas.reshape(-1, SHAPE_COUNT).to(dtype)
-        learning = torch.is_grad_enabled() and (turns.requires_grad or shapes.requires_grad)
-        piece = _PIECE_WITH_GRADIENT if learning else _PIECE
-        if len(turns) <= piece:
-            vertices, joints = self._posed(turns, shapes)
-        elif learning:
-            pieces = [self._posed(*part) for part in zip(turns.split(piece), shapes.split(piece), strict=True)]
-            vertices, joints = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-        else:
-            vertices = turns.new_empty(len(turns), VERTEX_COUNT, 3)
-            joints = turns.new_empty(len(turns), JOINT_COUNT, 3)
-            for start in range(0, len(turns), piece):
-                part = slice(start, start + piece)
-                vertices[part], joints[part] = self._posed(turns[part], shapes[part])
+        rest = torch.addmm(self._joint_template, shapes, self._joint_directions).view(-1, MANO_JOINT_COUNT, 1, 3)
+        motion = self._joint_motions(turns.index_select(1, self._by_knuckle), rest)  # (B, 16, 5, 4)
+        columns = motion[:, :, :4, :3].permute(0, 2, 3, 1).reshape(-1, 12, MANO_JOINT_COUNT)
+        features = torch.cat((shapes, turns.flatten(1)[:, 9:]), 1)  # (B, 145)
+        vertices = self._surfaces(features, columns)
+        tips = vertices.index_select(1, self._tips)
+        joints = torch.cat((motion[:, :, 4, :3], tips), 1).index_select(1, self._order)
         return ManoOutput(vertices.reshape(*batch, VERTEX_COUNT, 3), joints.reshape(*batch, JOINT_COUNT, 3))
 
-    def _posed(self, rotmats: Tensor, betas: Tensor) -> tuple[Tensor, Tensor]:
-        count = len(rotmats)
-        features = torch.cat((betas, rotmats.flatten(1)[:, 9:]), 1)  # (B, 145)
-        shaped = torch.addmm(self._template, features, self._directions).view(count, 3, VERTEX_COUNT)
-        rest = torch.addmm(self._joint_template, betas, self._joint_directions).view(count, MANO_JOINT_COUNT, 1, 3)
-        motion = self._joint_motions(rotmats.index_select(1, self._by_knuckle), rest)  # (B, 16, 5, 4)
-        columns = motion[:, :, :4, :3].permute(0, 2, 3, 1).reshape(-1, MANO_JOINT_COUNT)
-        blended = (columns @ self._skin).view(count, 4, 3, VERTEX_COUNT)
-        surface = _moved(blended, shaped)  # (B, 3, 778)
-        tips = surface.index_select(2, self._tips).transpose(1, 2)
-        joints = torch.cat((motion[:, :, 4, :3], tips), 1).index_select(1, self._order)
-        return surface.transpose(1, 2), joints
+    def _surfaces(self, features: Tensor, columns: Tensor) -> Tensor:
+        """(B, 145) features and (B, 12, 16) motions of the joints to (B, 778, 3) vertices, in pieces."""
+        learning = torch.is_grad_enabled() and (features.requires_grad or columns.requires_grad)
+        piece = _PIECE_WITH_GRADIENT if learning else _PIECE
+        if len(features) <= piece:
+            return self._surface(features, columns)
+        parts = zip(features.split(piece), columns.split(piece), strict=True)
+        if learning:
+            return torch.cat([self._surface(*part) for part in parts])
+        vertices = features.new_empty(len(features), VERTEX_COUNT, 3)
+        for target, part in zip(vertices.split(piece), parts, strict=True):
+            target.copy_(self._surface(*part))
+        return vertices
+
+    def _surface(self, features: Tensor, columns: Tensor) -> Tensor:
+        shaped = torch.addmm(self._template, features, self._directions).view(-1, 3, VERTEX_COUNT)
+        blended = (columns.flatten(0, 1) @ self._skin).view(-1, 4, 3, VERTEX_COUNT)
+        return _moved(blended, shaped).transpose(1, 2)
 
     def _joint_motions(self, rotmats: Tensor, rest: Tensor) -> Tensor:
         """How each joint moves the rest pose, all its ancestors included, and where that puts it.
