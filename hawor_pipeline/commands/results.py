@@ -1,9 +1,11 @@
 """Commands that look at results: report."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from hawor_pipeline.commands.printing import print_report
+from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import DataPaths
 
 
@@ -51,8 +53,14 @@ def _compare(arguments: argparse.Namespace, metrics: Path, output: Path) -> int:
     run, other = arguments.run_dir.name, Path(arguments.against).name
     compare_runs(metrics, run, other, ["mpjpe_mm"])  # refuse what cannot be compared before anything is drawn
     sample = read_table(metrics, "samples", run, ["sample_id"])["sample_id"][0].as_py()
-    shards = find_shards(arguments.data, sample)
-    pictures = pair_pictures(shards, find_mano(arguments.mano_dir, shards), metrics, run, other)
+    pictures = []
+    try:
+        shards = find_shards(arguments.data, sample)
+        pictures = pair_pictures(shards, find_mano(arguments.mano_dir, shards), metrics, run, other)
+    except ConfigError as error:
+        if arguments.data is not None:
+            raise
+        print(f"without pictures: {error}", file=sys.stderr)
     result = build_comparison(run, other, metrics, output, runs_dir=arguments.run_dir.parent, pictures=pictures)
     for item in result.info["differences"][:3]:
         if item["difference"] is not None:

@@ -185,7 +185,7 @@ def _measure_checkpoint(
     measured = evaluate_predictions(setting.shards_dir, setting.mano_dir, setting.metrics_dir, identity, subjects)
     if robustness_samples:
         write_robustness(task, setting.metrics_dir, identity, subjects, device, robustness_samples)
-    write_gallery(setting.shards_dir, setting.mano_dir, setting.metrics_dir, identity, subjects)
+    write_gallery(setting.shards_dir, setting.mano_dir, setting.metrics_dir, identity)
     return measured
 
 

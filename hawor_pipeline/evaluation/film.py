@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pyarrow.compute as pc
 import torch
 
 from hawor_pipeline.core.units import ARCTIC_FPS
@@ -140,18 +139,17 @@ def open_recording(
     if sequence.count("/") != 1:
         raise ConfigError(f"{sequence!r} is not the name of a recording; expected subject/sequence, s05/box_grab_01.")
     subject, name = sequence.split("/")
-    shards = open_shards(shards_dir, [subject])
-    known = sorted(set(shards.table["sequence"].to_pylist()))
+    known = sorted(set(open_shards(shards_dir, [subject], ["sequence"]).table["sequence"].to_pylist()))
     if name not in known:
         raise ConfigError(
             f"no recording {sequence!r} in {shards_dir}.{nearest(name, known)} It has {', '.join(known)}."
         )
-    of_sequence = pc.equal(shards.table["sequence"], name).to_numpy()
+    shards = open_shards(shards_dir, [subject], None, [name])
     views = shards.column("view")
-    if not (of_sequence & (views == view)).any():
-        there = sorted(set(views[of_sequence].tolist()))
+    if not (views == view).any():
+        there = sorted(set(views.tolist()))
         raise ConfigError(f"{sequence} has no view {view}; it has {', '.join(map(str, there))}.")
-    part = shards.select(of_sequence & (views == view))
+    part = shards.select(views == view)
     ids = part.table["sample_id"].to_pylist()
     run = last_run(metrics_dir, "predictions", ids) if run_id is None else run_id
     if run is None:

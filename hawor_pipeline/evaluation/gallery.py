@@ -5,7 +5,6 @@ predicted mesh whose wrist is put on the true one, as in the error that they are
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hawor_pipeline.data.shards import open_shards
-from hawor_pipeline.evaluation.hand_pictures import SampleHand, decode_crop, predictions_of
+from hawor_pipeline.evaluation.hand_pictures import SampleHand, predictions_of, stored_samples
 from hawor_pipeline.evaluation.hands import HandModels
 from hawor_pipeline.evaluation.pictures import jpeg, side_by_side
 from hawor_pipeline.evaluation.tables import RunIdentity, partition_dir, read_table
@@ -51,16 +49,14 @@ def write_gallery(
     mano_dir: Path | str,
     metrics_dir: Path | str,
     identity: RunIdentity,
-    subjects: Sequence[str] | None = None,
     per_rank: int = 4,
 ) -> Path:
     """Publish pictures and `gallery.json` of a run under `gallery/run_id=...`; returns that folder."""
     samples = read_table(metrics_dir, "samples", identity.run_id, _COLUMNS)
     samples = samples.filter(pc.is_valid(samples["mpjpe_mm"]))
-    shards = open_shards(shards_dir, subjects)
-    row_of = {name: row for row, name in enumerate(shards.table["sample_id"].to_pylist())}
     picks = pick_samples(samples, per_rank)
     names = [samples["sample_id"][int(row)].as_py() for rows in picks.values() for row in rows]
+    stored = stored_samples(shards_dir, names)
     predictions = predictions_of(metrics_dir, identity.run_id, names)
     models = HandModels.load(mano_dir)
     items, meshes = [], []
@@ -69,9 +65,9 @@ def write_gallery(
         for rank, rows in picks.items():
             for number, row in enumerate(rows, 1):
                 facts = {name: samples[name][int(row)].as_py() for name in _COLUMNS}
-                shard_row = row_of[facts["sample_id"]]
-                hand = SampleHand(models, shards.table.slice(shard_row, 1), predictions[facts["sample_id"]])
-                picture = side_by_side(hand.panels(decode_crop(shards, shard_row)))
+                annotation, crop = stored[facts["sample_id"]]
+                hand = SampleHand(models, annotation, predictions[facts["sample_id"]])
+                picture = side_by_side(hand.panels(crop))
                 name = f"{rank}-{number}.jpg"
                 (staged / name).write_bytes(jpeg(picture))
                 size = {"height": picture.shape[0], "width": picture.shape[1]}

@@ -1,16 +1,17 @@
 """One sample's true and predicted hand: its meshes, and the panels in which they are drawn over its crop."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from hawor_pipeline.core.units import m_to_mm
-from hawor_pipeline.data.shards import ShardSet
+from hawor_pipeline.data.shards import ShardSet, open_shards
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHands, read_predictions, read_truth
 from hawor_pipeline.evaluation.pictures import (
@@ -22,7 +23,7 @@ from hawor_pipeline.evaluation.pictures import (
     draw_skeleton,
     resized,
 )
-from hawor_pipeline.evaluation.tables import read_table
+from hawor_pipeline.evaluation.runs import rows_of
 
 PANEL_PX = 256
 
@@ -40,11 +41,33 @@ def decode_crop(shards: ShardSet, row: int) -> np.ndarray:
     return crop
 
 
-def predictions_of(metrics_dir, run_id: str, sample_ids) -> dict[str, PredictedHands]:
+def stored_samples(shards_dir: Path | str, sample_ids: Iterable[str]) -> dict[str, tuple[pa.Table, np.ndarray]]:
+    """Annotation (one row) and crop (BGR) of a few samples; one recording is in memory at a time.
+
+    Raises:
+        ConfigError: shards of a subject are not there.
+        DataError: a sample is not in the shards, or damaged.
+    """
+    by_recording: dict[tuple[str, str], list[str]] = {}
+    for name in sample_ids:
+        subject, sequence, *_ = name.split("/")
+        by_recording.setdefault((subject, sequence), []).append(name)
+    found = {}
+    for (subject, sequence), names in by_recording.items():
+        shards = open_shards(shards_dir, [subject], None, [sequence])
+        row_of = {name: row for row, name in enumerate(shards.table["sample_id"].to_pylist())}
+        for name in names:
+            if name not in row_of:
+                raise DataError(f"{shards_dir} has no sample {name}; the tables are of other shards. Evaluate again.")
+            annotation = shards.table.slice(row_of[name], 1).combine_chunks()
+            found[name] = (annotation, decode_crop(shards, row_of[name]))
+    return found
+
+
+def predictions_of(metrics_dir: Path | str, run_id: str, sample_ids: Iterable[str]) -> dict[str, PredictedHands]:
     """A run's predictions for these samples, those that it made."""
-    table = read_table(metrics_dir, "predictions", run_id)
-    wanted = table.filter(pc.is_in(table["sample_id"], value_set=pa.array(sorted(set(sample_ids)), pa.string())))
-    hands = read_predictions(wanted.combine_chunks())
+    wanted = rows_of(metrics_dir, "predictions", run_id, sample_ids)
+    hands = read_predictions(wanted)
     return {name: hands.take(slice(i, i + 1)) for i, name in enumerate(wanted["sample_id"].to_pylist())}
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.evaluation.gallery import first_of_each_track
-from hawor_pipeline.evaluation.hand_pictures import PANEL_PX, SampleHand, decode_crop, predictions_of
+from hawor_pipeline.evaluation.hand_pictures import PANEL_PX, SampleHand, predictions_of, stored_samples
 from hawor_pipeline.evaluation.hands import HandModels
 from hawor_pipeline.evaluation.pictures import OTHER_RGB, PREDICTED_RGB, TRUE_RGB, jpeg, resized, side_by_side
 from hawor_pipeline.evaluation.tables import read_table
@@ -62,18 +61,16 @@ def pair_pictures(
     picks = pick_pairs(samples, other, per_rank)
     names = [samples["sample_id"][int(row)].as_py() for rows in picks.values() for row in rows]
     hands = [predictions_of(metrics_dir, run, names) for run in (run_id, other_run_id)]
-    shards = open_shards(shards_dir, sorted({name.split("/")[0] for name in names})) if names else None
-    row_of = {name: row for row, name in enumerate(shards.table["sample_id"].to_pylist())} if shards else {}
+    stored = stored_samples(shards_dir, names)
     models = HandModels.load(mano_dir)
     items = []
     for rank, rows in picks.items():
         for row in rows:
             facts = {name: samples[name][int(row)].as_py() for name in _COLUMNS}
             name = facts["sample_id"]
-            assert shards is not None
-            annotation = shards.table.slice(row_of[name], 1)
+            annotation, crop = stored[name]
             pair = [SampleHand(models, annotation, predictions.get(name)) for predictions in hands]
-            picture = _picture(decode_crop(shards, row_of[name]), pair)
+            picture = _picture(crop, pair)
             facts |= {"rank": rank, "other_mpjpe_mm": other["mpjpe_mm"][int(row)].as_py(), "jpeg": jpeg(picture)}
             items.append({**facts, "height": picture.shape[0], "width": picture.shape[1]})
     return items

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hawor_pipeline.evaluation.tables import PART_NAME, list_runs, partition_dir, read_table
+from hawor_pipeline.evaluation.tables import PART_NAME, iterate_table, list_runs, partition_dir, read_table
 
 BASELINE_PREFIX = "baseline-"
 
@@ -35,8 +35,18 @@ def last_run(metrics_dir: Path | str, table: str, sample_ids: Sequence[str]) -> 
     return newest(metrics_dir, table, (run for run in list_runs(metrics_dir, table) if has_any(run)))
 
 
+def rows_of(
+    metrics_dir: Path | str, table: str, run_id: str, sample_ids: Iterable[str], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The rows of a few samples, in the order of the table; memory does not grow with the table."""
+    wanted = pa.array(sorted(set(sample_ids)), pa.string())
+    batches = []
+    for batch in iterate_table(metrics_dir, table, run_id, columns):
+        batches.append(batch.filter(pc.is_in(batch["sample_id"], value_set=wanted)))
+    return pa.Table.from_batches([batch for batch in batches if batch.num_rows] or batches[:1]).combine_chunks()
+
+
 def errors_of(metrics_dir: Path | str, run_id: str, sample_ids: Sequence[str]) -> dict[str, float | None]:
     """mpjpe_mm of these samples by name, of those that the run measured."""
-    table = read_table(metrics_dir, "samples", run_id, ["sample_id", "mpjpe_mm"])
-    table = table.filter(pc.is_in(table["sample_id"], value_set=pa.array(sample_ids, pa.string())))
+    table = rows_of(metrics_dir, "samples", run_id, sample_ids, ["sample_id", "mpjpe_mm"])
     return dict(zip(table["sample_id"].to_pylist(), table["mpjpe_mm"].to_pylist(), strict=True))

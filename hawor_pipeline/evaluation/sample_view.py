@@ -19,7 +19,7 @@ from hawor_pipeline.errors import ConfigError, nearest
 from hawor_pipeline.evaluation.hand_pictures import SampleHand, decode_crop, predictions_of
 from hawor_pipeline.evaluation.hands import HandModels
 from hawor_pipeline.evaluation.pictures import PREDICTED_RGB, jpeg, resized
-from hawor_pipeline.evaluation.runs import newest
+from hawor_pipeline.evaluation.runs import newest, rows_of
 from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.evaluation.tables import list_runs, read_table
 
@@ -121,7 +121,7 @@ def look_at_sample(
 
 
 def find_sample(shards_dir: Path | str, sample_id: str) -> tuple[ShardSet, int]:
-    """The shards of a sample's subject, and its row there.
+    """The shards of a sample's recording, and its row there.
 
     Raises:
         ConfigError: it is not a sample's name, or there is none of that name; near names are suggested.
@@ -132,20 +132,20 @@ def find_sample(shards_dir: Path | str, sample_id: str) -> tuple[ShardSet, int]:
             f"{sample_id!r} is not the name of a sample; expected subject/sequence/view/frame/side, such as "
             "s01/box_grab_01/0/00012/right. Tables have it in the column sample_id."
         )
-    shards = open_shards(shards_dir, [parts[0]])
-    names = shards.table["sample_id"]
-    row = pc.index(names, sample_id).as_py()
+    shards = open_shards(shards_dir, [parts[0]], None, [parts[1]])
+    row = pc.index(shards.table["sample_id"], sample_id).as_py()
     if row < 0:
-        near = [name for name in names.to_pylist() if name.startswith("/".join(parts[:2]))] or names.to_pylist()
+        known = shards if len(shards) else open_shards(shards_dir, [parts[0]], ["sample_id"])
+        near = known.table["sample_id"].to_pylist()
         raise ConfigError(f"no sample {sample_id!r} in {shards_dir}.{nearest(sample_id, near)}")
     return shards, row
 
 
 def _run_on_sample(metrics_dir: Path | str, run_id: str, annotation: pa.Table) -> RunOnSample | None:
     """A run's numbers for the sample of `annotation`, None where it did not measure it."""
-    keys = ["sample_id", "subject", "sequence", "view", "side", "frame"]
+    keys = ["sample_id", "subject", "sequence", "view", "side", "frame", "mpjpe_mm"]
     about = ["protocol", "dataset_version", "checkpoint_sha256"]
-    table = read_table(metrics_dir, "samples", run_id, [*keys, *SAMPLE_METRICS, *about])
+    table = read_table(metrics_dir, "samples", run_id, keys)
     row = pc.index(table["sample_id"], annotation["sample_id"][0]).as_py()
     if row < 0:
         return None
@@ -153,14 +153,14 @@ def _run_on_sample(metrics_dir: Path | str, run_id: str, annotation: pa.Table) -
     for name in ("subject", "sequence", "view", "side"):
         same = pc.and_(same, pc.equal(table[name], annotation[name][0].as_py()))
     track = table.filter(same)
+    whole = rows_of(metrics_dir, "samples", run_id, [annotation["sample_id"][0].as_py()]).to_pylist()[0]
     errors = table["mpjpe_mm"].to_numpy()
     own = errors[row]
     known = errors[np.isfinite(errors)]
     return RunOnSample(
         run_id=run_id,
-        **{name: table[name][row].as_py() for name in about},
-        # tables of an older version lack newer metrics
-        metrics={name: table[name][row].as_py() if name in table.column_names else None for name in SAMPLE_METRICS},
+        **{name: whole[name] for name in about},
+        metrics={name: whole.get(name) for name in SAMPLE_METRICS},  # tables of an older version lack newer ones
         worse_share=float((known > own).mean()) if np.isfinite(own) else None,
         track=dict(zip(track["frame"].to_pylist(), track["mpjpe_mm"].to_pylist(), strict=True)),
     )
@@ -193,8 +193,8 @@ def _joints(
         )
     ]
     if run is not None:
-        table = read_table(metrics_dir, "joints", run.run_id, ["sample_id", "joint", "error_mm", "error_px"])
-        own = table.filter(pc.equal(table["sample_id"], sample_id)).to_pylist()
+        columns = ["sample_id", "joint", "error_mm", "error_px"]
+        own = rows_of(metrics_dir, "joints", run.run_id, [sample_id], columns).to_pylist()
         errors = {row["joint"]: row for row in own}
         for row in rows:
             row |= {name: errors[row["joint"]][name] for name in ("error_mm", "error_px") if row["joint"] in errors}
