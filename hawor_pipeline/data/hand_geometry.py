@@ -13,6 +13,7 @@ import torch
 
 from hawor_pipeline.core.camera import MIN_DEPTH_M, project_distorted, project_pinhole, transform_points
 from hawor_pipeline.core.mano import ManoArrays, ManoLayer, Side, find_mano, load_mano
+from hawor_pipeline.core.mano_convention import ARCTIC
 from hawor_pipeline.core.rotations import rotmat_to_axis_angle
 from hawor_pipeline.core.units import m_to_mm
 from hawor_pipeline.data.arctic import EGO_VIEW, SubjectCameras
@@ -62,7 +63,10 @@ def load_hand_models(mano_dir: Path) -> HandModels:
     ConfigError: a side is not in the folder.
     DataError: a file is damaged or refused.
     """
-    arrays: dict[str, ManoArrays] = {side: load_mano(mano_dir, side) for side in _MODEL_SIDES}
+    arrays: dict[str, ManoArrays] = {
+        "left": load_mano(mano_dir, "left", fix_left_shapedirs=ARCTIC.left_shapedirs_fixed),
+        "right": load_mano(mano_dir, "right"),
+    }
     return HandModels(arrays, {side: ManoLayer(arrays[side]).double() for side in arrays})
 
 
@@ -93,7 +97,7 @@ def pose_hand(models: HandModels, side: str, raw: RawHand) -> WorldHand:
     layer = models.layers[side]
     betas = torch.tensor(raw.betas)
     rotmats = layer.absolute_rotmats(
-        torch.from_numpy(raw.global_orient), torch.from_numpy(raw.pose), mean_included=False
+        torch.from_numpy(raw.global_orient), torch.from_numpy(raw.pose), mean_included=ARCTIC.mean_included
     )
     surface = layer(rotmats, betas)
     shift = raw.translation_m[:, None]
@@ -102,7 +106,7 @@ def pose_hand(models: HandModels, side: str, raw: RawHand) -> WorldHand:
         vertices_m=surface.vertices.numpy() + shift,
         joints_m=surface.joints.numpy() + shift,
         global_rotmat=rotmats[:, 0].numpy(),
-        hand_pose=raw.pose + models.arrays[side].hands_mean,
+        hand_pose=ARCTIC.to_absolute(raw.pose, models.arrays[side].hands_mean),
         betas=raw.betas,
         betas_as_right=as_right,
         betas_as_right_residual_mm=residual,

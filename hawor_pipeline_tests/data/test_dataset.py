@@ -248,6 +248,42 @@ def test_clips_cover_every_row_once(shards):
     assert runs_of_frames(gap)[:3] == [(0, 2), (2, 5), (5, 7)]
 
 
+@pytest.mark.parametrize("length", [2, 4, 16])
+def test_no_clip_reaches_across_a_gap(shards, length):
+    """Frames 2 of every run are taken out: consecutive in the table, not in time."""
+    table = shards.table.filter(np.array([i % 6 != 2 for i in range(shards.table.num_rows)]))
+    frame = as_numpy(table, "frame").astype(int)
+    track = np.array([name.rsplit("/", 2)[0] + name.rsplit("/", 1)[1] for name in as_numpy(table, "sample_id")])
+    for clips in (covering_clips(table, length), training_clips(table, length, 1, np.ones(table.num_rows, bool))):
+        steps = np.diff(frame[clips.rows], axis=1)
+        both = clips.counted[:, 1:] & clips.counted[:, :-1]
+        assert (steps[both] == 1).all() and (steps[~clips.counted[:, 1:]] <= 1).all()
+        assert (track[clips.rows] == track[clips.rows[:, :1]]).all()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
+def test_ranks_share_an_epoch_without_loss_or_duplicates(world):
+    groups = [np.arange(84)]
+    ranks = [list(ClipSampler(groups, None, 84 // world, seed=3, rank=rank, world=world)) for rank in range(world)]
+    assert len({len(batches) for batches in ranks}) == 1  # every rank takes as many steps
+    drawn = [clip for batches in ranks for batch in batches for _, clip in batch]
+    assert sorted(drawn) == list(range(84))
+    small = [list(ClipSampler(groups, None, 2, seed=3, rank=rank, world=world)) for rank in range(world)]
+    drawn = [clip for batches in small for batch in batches for _, clip in batch]
+    assert len(set(drawn)) == len(drawn) == 84 // (2 * world) * 2 * world
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_validation_over_ranks_counts_every_clip_once(data, world):
+    hands = HandData(_config(data))
+    seen = []
+    for rank in range(world):
+        for batch in hands.validation_loader(rank, world):
+            seen += batch.sample_index[batch.sample_index >= 0].tolist()
+    alone = [i for b in hands.validation_loader() for i in b.sample_index[b.sample_index >= 0].tolist()]
+    assert sorted(seen) == sorted(alone) and len(set(seen)) == len(seen)
+
+
 def test_filtered_rows_carry_no_loss_but_stay_in_their_clips(shards):
     rows = load_rows(shards.table, DataFiltering(min_confidence=1.0))
     assert rows.valid.all()
