@@ -133,7 +133,7 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N L C"]:
         """Windows to tokens, row by row of the grid."""
         grid = self.patch_embed(images)  # (N, C, h, w)
-        tokens = grid.flatten(2).transpose(1, 2)  # (N, L, C)
+        tokens = grid.flatten(2).transpose(1, 2).contiguous()  # (N, L, C)
         tokens = tokens + self.positions[:, 1:] + self.positions[:, :1]
         for block in self.blocks:
             if self.activation_checkpointing and self.training:

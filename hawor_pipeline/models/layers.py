@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+CPU_TOKENS = 2048
+
 
 def norm_linear(tokens: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
     """`linear(norm(tokens))`, keeping for the backward pass only the tokens and their mean and spread."""
@@ -59,19 +61,29 @@ class _GeluLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(hidden, weight)
-        return F.linear(F.gelu(hidden), weight, bias)
+        parts = [F.linear(F.gelu(part), weight, bias) for part in in_parts(hidden.flatten(0, -2))]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).unflatten(0, hidden.shape[:-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         hidden, weight = ctx.saved_tensors
+        rows, by_out = hidden.flatten(0, -2), gradient.flatten(0, -2)
         by_weight = by_bias = by_hidden = None
         if ctx.needs_input_grad[1]:
-            by_weight, by_bias = _linear_gradients(gradient, F.gelu(hidden), weight, ctx.needs_input_grad[2])
+            by_weight = sum(out.T @ F.gelu(part).to(out.dtype) for out, part in zip(in_parts(by_out), in_parts(rows), strict=True))
+            by_weight = by_weight.to(weight.dtype)
+            by_bias = by_out.sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None
         if ctx.needs_input_grad[0]:
-            by_active = (gradient @ weight.to(gradient.dtype)).to(hidden.dtype)
-            by_hidden = torch.ops.aten.gelu_backward(by_active, hidden)
+            by_hidden = (by_out @ weight.to(by_out.dtype)).to(hidden.dtype)
+            torch.ops.aten.gelu_backward.grad_input(by_hidden, rows, grad_input=by_hidden)  # in place
+            by_hidden = by_hidden.unflatten(0, hidden.shape[:-1])
         return by_hidden, by_weight, by_bias
+
+
+def in_parts(rows: Tensor, tokens_per_row: int = 1) -> tuple[Tensor, ...]:
+    """On the CPU a few thousand tokens at a time: what is computed again is small and stays in the cache."""
+    return rows.split(max(CPU_TOKENS // tokens_per_row, 1)) if rows.device.type == "cpu" else (rows,)
 
 
 def _linear_gradients(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hawor_pipeline.models.layers import Attention, FeedForward
+from hawor_pipeline.models.layers import Attention, FeedForward, in_parts
 
 HEADS = 4
 STORED_POSITIONS = 100  # rows of the table in released checkpoints; longer clips compute theirs
@@ -101,7 +101,8 @@ class TemporalAttention(nn.Module):
         hidden = F.dropout(hidden + self._positions(frames).to(hidden.dtype), self.dropout, self.training)
         for layer in self.layers:
             if self.recompute and self.training:
-                hidden = checkpoint(layer, hidden, use_reentrant=False)
+                parts = [checkpoint(layer, part, use_reentrant=False) for part in in_parts(hidden, frames)]
+                hidden = parts[0] if len(parts) == 1 else torch.cat(parts)
             else:
                 hidden = layer(hidden)
         hidden = hidden.view(clips, tracks, frames, -1).transpose(1, 2)  # (B, T, K, hidden)

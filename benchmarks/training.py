@@ -1,0 +1,226 @@
+"""One training step of the network against a straightforward implementation of the same network.
+
+The other side is the plain twin of the tests: attention with its matrix of weights, nothing computed twice, nothing
+fused; its outputs and gradients are compared before anything is timed. On the CPU the width is that of the released
+network and the depth is reduced, in float32. With a CUDA device both have full size and bf16, and ours is compiled.
+"""
+
+import copy
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from _measure import Row, from_rounds, run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the twin is part of the tests, which are not installed
+
+from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
+from hawor_pipeline.models.released_names import our_name, to_ours
+from hawor_pipeline_tests.models.plain_hawor import PlainHawor, PlainSizes, randomise
+
+FRAMES = 16
+GOALS = {"train_cpu": 1.0, "train_cpu_memory": 0.6, "train_gpu": 1.5, "train_gpu_memory": 1.0, "train_gpu_mfu": 0.45}
+DROP_PATH = 0.55  # largest rate of stochastic depth in the released network
+
+
+@dataclass(frozen=True)
+class Case:
+    """A size of the network and a batch."""
+
+    depth: int
+    layers: int  # of each temporal module and of the head
+    clips: int
+
+    def plain(self) -> PlainHawor:
+        """The straightforward network, with weights that all have an effect."""
+        layers = self.layers
+        torch.manual_seed(0)
+        sizes = PlainSizes(depth=self.depth, head_depth=layers, st=(512, layers), motion=(384, layers))
+        with torch.no_grad():
+            return randomise(PlainHawor(sizes), spread=0.5)
+
+    def ours(self, drop_path: float = 0.0) -> HaworModel:
+        """Our network of the same size."""
+        layers = self.layers
+        network = replace(
+            NetworkConfig(), depth=self.depth, drop_path=drop_path, head_depth=layers, st_nlayer=layers,
+            motion_nlayer=layers,
+        )  # fmt: skip
+        return HaworModel(network)
+
+    def inputs(self, device: str = "cpu") -> dict[str, torch.Tensor]:
+        """A batch of noise with boxes and cameras."""
+        torch.manual_seed(1)
+        shape = (self.clips, FRAMES)
+        batch = {
+            "images": torch.randn(*shape, 3, 256, 256),
+            "box_center_px": torch.rand(*shape, 2) * 800,
+            "box_size_px": 100 + 100 * torch.rand(shape),
+            "focal_px": torch.full(shape, 900.0),
+            "principal_point_px": torch.full((*shape, 2), 400.0),
+        }
+        return {name: value.to(device) for name, value in batch.items()}
+
+
+CPU_CASE, CPU_QUICK = Case(depth=3, layers=1, clips=3), Case(depth=2, layers=1, clips=1)
+
+
+def outputs(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The results of either network in one order."""
+    result = model(**batch)
+    if isinstance(result, tuple):
+        return result
+    return result.rotmats, result.betas, result.camera, result.translation_m
+
+
+def step(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> None:
+    """Forward and backward."""
+    model.zero_grad(set_to_none=True)
+    rotmats, betas, camera, translation = outputs(model, batch)
+    (rotmats[..., 0].sum() + betas.sum() + camera.sum() + 0.01 * translation.sum()).backward()
+
+
+def check_equal(case: Case) -> None:
+    """Stop if the two networks do not give the same results and gradients under the same weights.
+
+    Raises:
+        AssertionError: they do not.
+    """
+    small = replace(case, clips=1)
+    plain, ours, batch = small.plain(), small.ours(), small.inputs()
+    ours.load_state_dict({k: v for k, v in to_ours(plain.state_dict()).items() if k != "initialized"})
+    ours.eval(), plain.eval()  # no dropout
+    for left, right in zip(outputs(ours, batch), outputs(plain, batch), strict=True):
+        torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-4)
+    step(ours, batch), step(plain, batch)
+    gradients = {name: p.grad for name, p in ours.named_parameters()}
+    for name, parameter in plain.named_parameters():
+        bound = 1e-3 * float(parameter.grad.abs().max()) + 1e-6
+        torch.testing.assert_close(gradients[our_name(name)], parameter.grad, atol=bound, rtol=0, msg=name)
+
+
+def peak_megabytes(which: str, case: Case) -> float:
+    """Memory of one training step in a process of its own: weights, gradients and all that is kept between."""
+    command = [sys.executable, __file__, "--one", which, str(case.depth), str(case.layers), str(case.clips)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def _one(which: str, case: Case) -> None:
+    """The process behind `peak_megabytes`."""
+    torch.ones(4, 4) @ torch.ones(4, 4)  # what the first product allocates is not the network's
+    before = _peak_kilobytes()
+    model = (case.plain() if which == "plain" else case.ours()).train()
+    step(model, case.inputs())
+    print((_peak_kilobytes() - before) / 1024)
+
+
+def _peak_kilobytes() -> int:
+    """Most memory this process ever held (its own: `getrusage` starts a process with its parent's value)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1])
+
+
+def seconds(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:
+    """Time of one step."""
+    began = time.perf_counter()
+    step(model, batch)
+    if batch["images"].is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def measure_cpu(quick: bool) -> list[Row]:
+    """Time in one process, in turns; memory in a process each."""
+    case = CPU_QUICK if quick else CPU_CASE
+    rounds = 3 if quick else 5
+    check_equal(case)
+    memory = [peak_megabytes("ours", case) / peak_megabytes("plain", case) for _ in range(2)]
+    plain, ours, batch = case.plain().train(), case.ours().train(), case.inputs()
+    dropping = case.ours(DROP_PATH).train()
+    speed, depth = [], []
+    seconds(plain, batch), seconds(ours, batch)
+    for _ in range(rounds):
+        slow, fast = seconds(plain, batch), seconds(ours, batch)
+        speed.append(slow / fast)
+        depth.append(fast / seconds(dropping, batch))
+    print(f"CPU: width 1280, {case}, float32; the released network has depth 32 and 6 layers in each other part")
+    return [
+        from_rounds("train_cpu", speed, "plain / ours, time", GOALS["train_cpu"], "higher"),
+        from_rounds("train_cpu_memory", memory, "ours / plain, peak", GOALS["train_cpu_memory"], "lower"),
+        from_rounds("train_cpu_stochastic_depth", depth, "without / with, time", 1.1, "higher"),
+    ]
+
+
+def step_flops(model: HaworModel, frames: int) -> float:
+    """Multiplications and additions of one step's matrix products: three passes over each weight that meets a token."""
+    tokens = model.backbone.grid[0] * model.backbone.grid[1]
+    dim = model.backbone.dim
+    per_frame = sum(p.numel() for p in model.backbone.blocks.parameters() if p.ndim > 1) * tokens
+    per_frame += model.network.depth * 2 * tokens * tokens * dim  # scores and their sum over values
+    per_frame += model.backbone.patch_embed.projection.weight.numel() * tokens  # type: ignore[union-attr]
+    if model.st_module is not None:
+        per_frame += sum(p.numel() for p in model.st_module.parameters() if p.ndim > 1) * tokens
+    return 6.0 * per_frame * frames
+
+
+def product_rate(device: str) -> float:
+    """Operations per second of a large bf16 matrix product, measured."""
+    left, right = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
+    rates = []
+    for _ in range(20):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(10):
+            left @ right
+        torch.cuda.synchronize()
+        rates.append(10 * 2 * 8192.0**3 / (time.perf_counter() - began))
+    return sorted(rates)[len(rates) // 2]
+
+
+def measure_gpu(quick: bool) -> list[Row]:
+    """Full size in bf16, ours compiled; the share of the measured matrix-product rate beside it."""
+    case = Case(depth=32, layers=6, clips=2 if quick else 4)
+    batch, rounds = case.inputs("cuda"), 5 if quick else 15
+    plain, ours = case.plain().cuda().train(), case.ours().cuda().train()
+    fast = torch.compile(copy.copy(ours))
+    rate, flops = product_rate("cuda"), step_flops(ours, case.clips * FRAMES)
+    peaks, times = {}, {}
+    with torch.autocast("cuda", torch.bfloat16):
+        for name, model in (("plain", plain), ("ours", fast)):
+            for _ in range(3):
+                seconds(model, batch)
+            torch.cuda.reset_peak_memory_stats()
+            idle = torch.cuda.memory_allocated()
+            seconds(model, batch)
+            peaks[name], times[name] = torch.cuda.max_memory_allocated() - idle, []
+            model.zero_grad(set_to_none=True)
+        for _ in range(rounds):
+            for name, model in (("plain", plain), ("ours", fast)):
+                times[name].append(seconds(model, batch))
+    speed = [slow / ours for slow, ours in zip(times["plain"], times["ours"], strict=True)]
+    share = [flops / value / rate for value in times["ours"]]
+    print(f"GPU: {torch.cuda.get_device_name()}, {case}, bf16; matrix products at {rate / 1e12:.0f} TFLOP/s")
+    return [
+        from_rounds("train_gpu", speed, "plain / ours, time", GOALS["train_gpu"], "higher"),
+        from_rounds("train_gpu_memory", [peaks["ours"] / peaks["plain"]], "ours / plain, peak", 1.0, "lower"),
+        from_rounds("train_gpu_mfu", share, "of the measured product rate", GOALS["train_gpu_mfu"], "higher"),
+    ]
+
+
+def measure(quick: bool) -> list[Row]:
+    """The rows of the CPU, and those of the GPU where there is one."""
+    rows = measure_cpu(quick)
+    if torch.cuda.is_available():
+        return rows + measure_gpu(quick)
+    print("no CUDA device: train_gpu, train_gpu_memory and train_gpu_mfu were not measured")
+    return rows
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        _one(sys.argv[2], Case(*map(int, sys.argv[3:6])))
+    else:
+        run(measure, "One training step against a straightforward implementation")
