@@ -20,8 +20,8 @@ from hawor_pipeline.models.temporal import TemporalAttention
 
 BOX_INFO = 3
 # Image attention keeps much and computes little beside a large backbone: below this share of the backbone's parameters
-# its layers are computed again in the backward pass (at most 2 % more work).
-RECOMPUTE_BELOW = 0.05
+# its layers are computed again in the backward pass (at most 3 % more work).
+RECOMPUTE_BELOW = 0.1
 # Mean and spread of box size over focal length, and the scale of the offset, as in the released network.
 BOX_SIZE_MEAN, BOX_SIZE_SPREAD, BOX_OFFSET_SCALE = 0.24, 0.06, 2.8
 

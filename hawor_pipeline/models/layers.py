@@ -71,7 +71,9 @@ class _GeluLinear(torch.autograd.Function):
         rows, by_out = hidden.flatten(0, -2), gradient.flatten(0, -2)
         by_weight = by_bias = by_hidden = None
         if ctx.needs_input_grad[1]:
-            by_weight = sum(out.T @ F.gelu(part).to(out.dtype) for out, part in zip(in_parts(by_out), in_parts(rows), strict=True))
+            by_weight = sum(
+                out.T @ F.gelu(part).to(out.dtype) for out, part in zip(in_parts(by_out), in_parts(rows), strict=True)
+            )
             by_weight = by_weight.to(weight.dtype)
             by_bias = by_out.sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None
         if ctx.needs_input_grad[0]:

@@ -216,7 +216,7 @@ class PlainManoHead(nn.Module):
 
     def forward(self, grid):
         context = grid.flatten(2).transpose(1, 2)
-        token = self.transformer(torch.zeros(len(grid), 1, 1), context).squeeze(1)
+        token = self.transformer(grid.new_zeros(len(grid), 1, 1), context).squeeze(1)
         return (
             self.decpose(token) + self.init_hand_pose,
             self.decshape(token) + self.init_betas,

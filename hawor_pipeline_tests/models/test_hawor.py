@@ -171,3 +171,19 @@ def test_clips_longer_than_the_stored_positions():
     assert module(torch.randn(1, 130, 2, 8), torch.randn(1, 130, 3)).shape == (1, 130, 2, 8)
     torch.testing.assert_close(sinusoidal_positions(130, 16)[:100], module.positions)
     assert sinusoidal_positions(2, 4)[1].tolist() == pytest.approx([0.841471, 0.540302, 0.0099998, 0.99995], abs=1e-6)
+
+
+@pytest.mark.parametrize("network", [TWIN, COMPACT])
+def test_compiles_as_one_graph(network):
+    """Without a break, with the same outputs and gradients (traced, not compiled: that needs a C++ compiler)."""
+    torch.manual_seed(0)
+    model = HaworModel(network).train()
+    inputs = clip_inputs()
+    gradients = []
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        model.zero_grad()
+        output = run(**inputs)
+        (output.rotmats[..., 0].sum() + output.translation_m.sum()).backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for plain, compiled in zip(*gradients, strict=True):
+        torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-4)
