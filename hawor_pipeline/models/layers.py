@@ -71,10 +71,10 @@ class _GeluLinear(torch.autograd.Function):
         rows, by_out = hidden.flatten(0, -2), gradient.flatten(0, -2)
         by_weight = by_bias = by_hidden = None
         if ctx.needs_input_grad[1]:
-            by_weight = sum(
-                out.T @ F.gelu(part).to(out.dtype) for out, part in zip(in_parts(by_out), in_parts(rows), strict=True)
-            )
-            by_weight = by_weight.to(weight.dtype)
+            total = torch.zeros_like(weight, dtype=by_out.dtype)
+            for out, part in zip(in_parts(by_out), in_parts(rows), strict=True):
+                total.addmm_(out.T, F.gelu(part).to(out.dtype))
+            by_weight = total.to(weight.dtype)
             by_bias = by_out.sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None
         if ctx.needs_input_grad[0]:
             by_hidden = (by_out @ weight.to(by_out.dtype)).to(hidden.dtype)

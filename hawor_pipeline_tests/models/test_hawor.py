@@ -183,7 +183,7 @@ def test_compiles_as_one_graph(network):
     for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
         model.zero_grad()
         output = run(**inputs)
-        (output.rotmats[..., 0].sum() + output.translation_m.sum()).backward()
+        (output.rotmats[..., 0].sum() + output.betas.sum() + output.translation_m.sum()).backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     for plain, compiled in zip(*gradients, strict=True):
         torch.testing.assert_close(compiled, plain, atol=1e-5, rtol=1e-4)
