@@ -2,6 +2,8 @@
 
 import copy
 import math
+import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from hawor_pipeline.core import losses
 from hawor_pipeline.core.loss import EnhancedTrainingLoss
-from hawor_pipeline.core.mano import ManoLayer
+from hawor_pipeline.core.mano import ManoLayer, load_mano
 from hawor_pipeline.core.rotations import rot6d_to_rotmat
 from hawor_pipeline.core.types import HandPrediction, HandTarget
 from hawor_pipeline.core.weighting import (
@@ -42,22 +44,27 @@ def decode(layer: ManoLayer, numbers: Tensor) -> HandPrediction:
     return HandPrediction(rotmats, betas, camera, translation, joints, vertices, crop)
 
 
-@pytest.fixture(scope="module")
-def truth(mano_layer: ManoLayer) -> tuple[HandTarget, Tensor]:
+def a_truth(layer: ManoLayer, clips: int = B) -> tuple[HandTarget, Tensor]:
+    """Some clips and their vertices."""
     generator = torch.Generator().manual_seed(7)
-    hand = decode(mano_layer, NEUTRAL + torch.randn(B, T, 109, generator=generator) * 0.2)
+    hand = decode(layer, NEUTRAL + torch.randn(clips, T, 109, generator=generator) * 0.2)
     target = HandTarget(
         rotmats=hand.rotmats,
         betas=hand.betas,
         translation_m=hand.translation_m,
         joints_m=hand.joints_m,
         joints_crop=hand.joints_crop,
-        joint_visible=torch.rand(B, T, 21, generator=generator) < 0.7,
-        joint_in_frame=torch.rand(B, T, 21, generator=generator) < 0.9,
-        valid=torch.ones(B, T, dtype=torch.bool),
-        frame=torch.arange(T).expand(B, T),
+        joint_visible=torch.rand(clips, T, 21, generator=generator) < 0.7,
+        joint_in_frame=torch.rand(clips, T, 21, generator=generator) < 0.9,
+        valid=torch.ones(clips, T, dtype=torch.bool),
+        frame=torch.arange(T).expand(clips, T),
     )
     return target, hand.vertices_m
+
+
+@pytest.fixture(scope="module")
+def truth(mano_layer: ManoLayer) -> tuple[HandTarget, Tensor]:
+    return a_truth(mano_layer)
 
 
 @pytest.fixture
@@ -329,6 +336,42 @@ def test_a_hand_can_be_fitted(mano_layer, truth, mode) -> None:
     assert errors[-1] < 0.2 * errors[0]
 
 
+class _Fit(torch.nn.Module):
+    """Free parameters under the loss: what a training step wraps for distribution."""
+
+    def __init__(self, layer: ManoLayer) -> None:
+        super().__init__()
+        self.numbers = torch.nn.Parameter(NEUTRAL.expand(1, T, 109).clone())
+        self.layer, self.loss = layer, full(layer)
+        self.loss.accumulate_grad_batches = 2
+
+    def forward(self, target: HandTarget, vertices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(decode(self.layer, self.numbers), target, vertices)
+
+
+def _train_in_two(rank: int, folder: str) -> None:
+    """Three steps of two passes each under DDP, every pass on its own clip; keeps terms, weights and parameters."""
+    layer = ManoLayer(load_mano(Path(folder), "right"))
+    target, vertices = a_truth(layer, clips=12)
+    fit = torch.nn.parallel.DistributedDataParallel(_Fit(layer))
+    optimizer = torch.optim.Adam(fit.parameters(), lr=0.01)
+    seen, weights = [], []
+    for step in range(3):
+        for part in range(2):
+            clip = slice(4 * step + 2 * part + rank, 4 * step + 2 * part + rank + 1)
+            mine = HandTarget(*(getattr(target, name)[clip] for name in HandTarget.__slots__))
+            if (step, part, rank) == (2, 0, 1):  # one process has a pass without a joint in the picture
+                mine = replace(mine, joint_in_frame=torch.zeros_like(mine.joint_in_frame))
+            with nullcontext() if part else fit.no_sync():
+                total, terms = fit(mine, vertices[clip])
+                (total / 2).backward()
+            seen.append(torch.stack([terms[name] for name in TERMS]))
+        optimizer.step()
+        optimizer.zero_grad()
+        weights.append(fit.module.loss.weighting().clone())
+    torch.save((torch.stack(seen), torch.stack(weights), fit.module.numbers.detach()), f"{folder}/fit{rank}.pt")
+
+
 def _two_processes(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.set_num_threads(1)
@@ -340,12 +383,21 @@ def _two_processes(rank: int, folder: str) -> None:
         weights = weighting()
         weighting.end_pass()
     torch.save((weights, weighting.state_dict()), f"{folder}/{rank}.pt")
+    _train_in_two(rank, folder)
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_hold_the_same_weights(tmp_path: Path) -> None:
-    mp.spawn(_two_processes, (str(tmp_path),), nprocs=2)
-    (first, state_a), (second, state_b) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+@pytest.fixture(scope="module")
+def two_processes(mano_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with what two processes that train together have left."""
+    folder = tmp_path_factory.mktemp("two")
+    shutil.copy(mano_dir / "MANO_RIGHT.npz", folder)
+    mp.spawn(_two_processes, (str(folder),), nprocs=2)
+    return folder
+
+
+def test_two_processes_hold_the_same_weights(two_processes: Path) -> None:
+    (first, state_a), (second, state_b) = (torch.load(two_processes / f"{r}.pt", weights_only=True) for r in (0, 1))
     assert torch.equal(first, second)
     assert all(torch.equal(state_a[name], state_b[name]) for name in state_a)
     alone = LossWeighting(DEFAULT_WEIGHTS)
@@ -356,3 +408,18 @@ def test_two_processes_hold_the_same_weights(tmp_path: Path) -> None:
         weights = alone()
         alone.end_pass()
     torch.testing.assert_close(first, weights)
+
+
+def test_distributed_accumulated_training_weighs_by_the_mean_over_passes_and_processes(two_processes: Path) -> None:
+    (seen_a, weights_a, numbers_a), (seen_b, weights_b, numbers_b) = (
+        torch.load(two_processes / f"fit{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    assert torch.equal(weights_a, weights_b) and torch.equal(numbers_a, numbers_b)
+    assert not torch.equal(seen_a, seen_b)
+    alone = LossWeighting(DEFAULT_WEIGHTS)
+    for step, expected in enumerate(weights_a):
+        four = torch.cat((seen_a, seen_b)).unflatten(0, (2, 3, 2))[:, step].flatten(0, 1)  # (passes, terms)
+        assert four.isnan().sum().item() == (step == 2)
+        alone.observe(four.nanmean(0), torch.ones(len(TERMS), dtype=torch.bool))
+        alone.end_pass()
+        torch.testing.assert_close(alone(), expected)

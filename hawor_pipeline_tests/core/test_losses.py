@@ -24,7 +24,7 @@ Term = Callable[[Tensor, Tensor, Tensor], Tensor]
 POINT_TERMS: dict[str, Term] = {
     "keypoints_3d": lambda p, t, m: losses.keypoints_3d_loss(p, t, m[..., None]),
     "keypoints_2d": lambda p, t, m: losses.keypoints_2d_loss(p[..., :2], t[..., :2], m[..., None]),
-    "procrustes": lambda p, t, m: losses.procrustes_keypoints_loss(p, t, m),
+    "procrustes": lambda p, t, m: losses.procrustes_keypoints_loss(p, t, m[..., None]),
     "vertices": lambda p, t, m: losses.vertices_loss(p, t, m[..., None]),
     "topology": lambda p, t, m: losses.topology_loss(p, t, TOPOLOGY, m),
     "chamfer": lambda p, t, m: losses.chamfer_loss(p, t, m),
@@ -84,6 +84,17 @@ def test_procrustes_term_ignores_similarities_and_its_gradient_is_exact() -> Non
     x = p[:1, :1, :6].clone().requires_grad_()
     # the alignment is a constant backwards; the numerical gradient sees it move, and agrees
     assert torch.autograd.gradcheck(lambda c: losses.procrustes_keypoints_loss(c, t[:1, :1, :6], scale_m=1.0), (x,))
+
+
+def test_procrustes_term_aligns_on_the_joints_that_count() -> None:
+    p, t = clouds(torch.float64)
+    mask = torch.rand(2, 5, 21) < 0.5
+    turn = torch.from_numpy(Rotation.random(random_state=0).as_matrix())
+    moved = torch.where(mask[..., None], 1.7 * t @ turn.mT + 0.3, p)
+    assert losses.procrustes_keypoints_loss(moved, t, mask).item() < 1e-20 < 1 < losses.procrustes_keypoints_loss(p, t)
+    alone = [losses.procrustes_keypoints_loss(a[m], b[m]) * m.sum() for a, b, m in zip(p[0], t[0], mask[0], strict=True)]
+    found = losses.procrustes_keypoints_loss(p[0], t[0], mask[0])
+    torch.testing.assert_close(found, torch.stack(alone).sum() / mask[0].sum())
 
 
 def test_chamfer_term_equals_a_tree_search() -> None:

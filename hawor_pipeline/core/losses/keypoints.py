@@ -84,7 +84,7 @@ def keypoints_2d_loss(
 def procrustes_keypoints_loss(
     pred: Float[Tensor, "*batch joints 3"],
     target: Float[Tensor, "*batch joints 3"],
-    mask: Bool[Tensor, "*#batch"] | None = None,
+    mask: Bool[Tensor, "*#batch #joints"] | None = None,
     *,
     scale_m: float = KEYPOINT_SCALE_M,
 ) -> Float[Tensor, ""]:
@@ -99,11 +99,11 @@ def procrustes_keypoints_loss(
     Args:
         pred: (*batch, joints, 3), metres.
         target: (*batch, joints, 3), metres.
-        mask: (*batch), samples that count.
+        mask: (*batch, joints), joints that are aligned and count; (*batch, 1) masks whole samples.
         scale_m: the distance that counts as 1, metres.
 
     Returns:
-        Scalar without unit: mean over joints and masked samples of (distance / scale)^2.
+        Scalar without unit: mean over masked joints of (distance / scale)^2.
 
     Source:
         Umeyama 1991 for the alignment; the envelope theorem for the gradient.
@@ -115,10 +115,8 @@ def procrustes_keypoints_loss(
     """
     pred, target = promote(pred), promote(target)
     if mask is not None:
-        keep = mask[..., None, None]
-        pred, target = (
-            torch.where(keep, pred, torch.zeros_like(pred)),
-            torch.where(keep, target, torch.zeros_like(target)),
-        )
-    aligned = apply_similarity(pred, *procrustes(pred, target))
-    return masked_mean(((aligned - target) / scale_m).square().sum(-1).mean(-1), mask)
+        mask = mask.expand(pred.shape[:-1])
+        keep, zero = mask.unsqueeze(-1), pred.new_zeros(())
+        pred, target = torch.where(keep, pred, zero), torch.where(keep, target, zero.to(target.dtype))
+    aligned = apply_similarity(pred, *procrustes(pred, target, mask=mask))
+    return masked_mean(((aligned - target) / scale_m).square().sum(-1), mask)

@@ -1,0 +1,339 @@
+"""Whether adaptive weights and the enhanced loss pay: optimiser steps and final error on the sample's own problem.
+
+Makes a sample, converts it, and trains small HaWoR networks on crops of five subjects. Learning rates are picked on two
+other subjects (validation), then every figure comes from two more (test), which nothing was tuned on. Curves are errors
+on held-out subjects every few steps; a run's final error is the mean of its last three.
+
+ema_steps_ratio: steps until `ema` first is at static's final MPJPE, over static's own steps to it; same seed, same
+learning rate, the one best for static. ema_pa_ratio: final PA-MPJPE, ema over static. enhanced_vs_mse: final MPJPE of
+the enhanced loss as it comes (ema, static's learning rate) over that of mean squared errors of keypoints, rotations and
+shape, which has a learning rate and a choice of units of its own, both picked on validation.
+"""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads sleep
+
+import multiprocessing
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from _measure import Row, from_rounds, run
+from torch import Tensor
+
+from hawor_pipeline.core.loss import EnhancedTrainingLoss
+from hawor_pipeline.core.losses.robust import ANGLE_SCALE_RAD, BETAS_SCALE, CROP_SCALE, KEYPOINT_SCALE_M, masked_mean
+from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.metrics import mpjpe, pa_mpjpe
+from hawor_pipeline.core.types import ClipBatch, HandPrediction, HandTarget
+from hawor_pipeline.core.units import MM_PER_M
+from hawor_pipeline.core.weighting import DEFAULT_WEIGHTS
+from hawor_pipeline.data.clips import training_clips
+from hawor_pipeline.data.dataset import ClipDataset
+from hawor_pipeline.data.prepare import prepare
+from hawor_pipeline.data.rows import load_rows
+from hawor_pipeline.data.sample import SampleSpec, ensure_sample
+from hawor_pipeline.data.shards import open_shards
+from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
+from hawor_pipeline.training.module import with_mano
+
+TRAIN, VALIDATION, TEST = ("s01", "s02", "s04", "s06", "s07"), ("s05", "s08"), ("s09", "s10")
+IMAGE_PX = 64
+CLIP = 3  # frames: the fewest that have an acceleration
+CLIPS_PER_STEP = 10
+HELD_OUT_CLIPS = 160
+NETWORK = NetworkConfig(
+    image_size=IMAGE_PX,
+    dim=64,
+    depth=1,
+    heads=2,
+    drop_path=0.0,
+    patch_embed="conv_stem",
+    head_dim=128,
+    head_depth=1,
+    head_feedforward=256,
+    head_query="grid",
+    st_hdim=0,
+    motion_hdim=64,
+    motion_nlayer=1,
+    motion_residual=True,
+    temporal_feedforward=128,
+    temporal_dropout=0.0,
+)
+STEPS, WARMUP, EVERY = 700, 40, 20
+WEIGHT_DECAY, CLIP_NORM = 0.01, 1.0
+FINAL = 3  # evaluations whose mean is a run's final error
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+TUNING_SEEDS, TEST_SEEDS = (100, 101), (0, 1, 2, 3, 4, 5)
+
+Loss = Callable[[HandPrediction, HandTarget, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training run."""
+
+    method: str  # key of `LOSSES`
+    rate: float
+    seed: int
+    subjects: tuple[str, ...]  # that the curve is measured on
+    steps: int = STEPS
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Errors on the held-out subjects in the course of a run, mm."""
+
+    steps: tuple[int, ...]
+    mpjpe_mm: tuple[float, ...]
+    pa_mpjpe_mm: tuple[float, ...]
+
+    def final(self, name: str = "mpjpe_mm") -> float:
+        """Mean of the last evaluations."""
+        return statistics.mean(getattr(self, name)[-FINAL:])
+
+    def steps_to(self, target_mm: float) -> float:
+        """First step whose MPJPE is no higher than the target; infinite where there is none."""
+        reached = [step for step, error in zip(self.steps, self.mpjpe_mm, strict=True) if error <= target_mm]
+        return reached[0] if reached else float("inf")
+
+
+# the losses that are compared
+
+
+def _enhanced(mano: ManoLayer, **settings) -> Loss:
+    loss = EnhancedTrainingLoss(faces=mano.faces, **settings)
+    return lambda pred, target, vertices: loss(pred, target, vertices)[0]
+
+
+def _squares(weights: tuple[float, float, float, float]) -> Loss:
+    """Mean squared errors of root-relative joints (m), joints in the crop, rotation matrices and shape."""
+
+    def loss(pred: HandPrediction, target: HandTarget, _: Tensor) -> Tensor:
+        def relative(joints: Tensor) -> Tensor:
+            return joints - joints[..., :1, :]
+
+        joint = target.valid[..., None, None]
+        parts = (
+            masked_mean((relative(pred.joints_m) - relative(target.joints_m)).square(), joint),
+            masked_mean((pred.joints_crop - target.joints_crop).square(), joint & target.joint_in_frame[..., None]),
+            masked_mean((pred.rotmats - target.rotmats).square(), joint[..., None]),
+            masked_mean((pred.betas - target.betas).square(), target.valid[..., None]),
+        )
+        return sum((w * part for w, part in zip(weights, parts, strict=True)), torch.zeros(()))
+
+    return loss
+
+
+def _squares_in_units(_: ManoLayer) -> Loss:
+    """The same in the enhanced loss's units with its static weights."""
+    w = DEFAULT_WEIGHTS
+    scales = (KEYPOINT_SCALE_M, CROP_SCALE, ANGLE_SCALE_RAD, BETAS_SCALE)
+    names = ("KEYPOINTS_3D", "KEYPOINTS_2D", "HAND_POSE", "BETAS")
+    return _squares(tuple(w[name] / scale**2 for name, scale in zip(names, scales, strict=True)))
+
+
+LOSSES: dict[str, Callable[[ManoLayer], Loss]] = {
+    "static": lambda mano: _enhanced(mano, use_adaptive_weights=False),
+    "ema": _enhanced,
+    "mse_si": lambda _: _squares((1.0, 1.0, 1.0, 1.0)),
+    "mse_units": _squares_in_units,
+}
+
+
+# the problem
+
+
+def make_shards(folder: Path) -> tuple[Path, Path]:
+    """A sample in ARCTIC's layout and its shards; returns the folders of shards and of the hand model."""
+    spec = SampleSpec(
+        subjects=TRAIN + VALIDATION + TEST, sequences_per_subject=6, frames=9, image_scale=0.25, tempo=4.0
+    )
+    ensure_sample(folder, spec, progress=_progress("sequences drawn"))
+    mano = folder / "body_models" / "mano"
+    settings = {"target_resolution": (IMAGE_PX, IMAGE_PX)}
+    prepare(folder / "arctic", folder / "shards", settings=settings, mano_dir=mano)
+    return folder / "shards", mano
+
+
+def load_clips(shards_dir: Path, subjects: tuple[str, ...], at_most: int | None = None) -> ClipBatch:
+    """All clips of some subjects as one batch, or as many as said, spread evenly."""
+    shards = open_shards(shards_dir, subjects)
+    rows = load_rows(shards.table)
+    clips = training_clips(shards.table, CLIP, CLIP, rows.valid.numpy())
+    if at_most is not None and len(clips) > at_most:
+        clips = clips.take(np.linspace(0, len(clips) - 1, at_most).round().astype(np.int64))
+    return ClipDataset(shards, rows, clips, IMAGE_PX)[range(len(clips))]
+
+
+def take(batch, index: Tensor):
+    """Some clips of a batch."""
+    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return replace(
+        batch, **{name: take(v, index) if isinstance(v, HandTarget) else v[index] for name, v in parts.items()}
+    )
+
+
+class Problem:
+    """Clips in memory and the hand model; one in each process."""
+
+    def __init__(self, shards: Path, mano: Path) -> None:
+        torch.set_num_threads(1)
+        self.shards = shards
+        self.mano = ManoLayer(load_mano(mano, "right"))
+        self.training = load_clips(shards, TRAIN)
+        self._held_out: dict[tuple[str, ...], ClipBatch] = {}
+
+    def held_out(self, subjects: tuple[str, ...]) -> ClipBatch:
+        """Clips to measure on; read when first asked for."""
+        if subjects not in self._held_out:
+            self._held_out[subjects] = load_clips(self.shards, subjects, HELD_OUT_CLIPS)
+        return self._held_out[subjects]
+
+    def train(self, job: Job) -> Curve:
+        """One run; the batches are a function of the seed, so that methods see the same ones."""
+        torch.manual_seed(job.seed)
+        model, loss = HaworModel(NETWORK), LOSSES[job.method](self.mano)
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        groups = [
+            {"params": decayed},
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=job.rate, weight_decay=WEIGHT_DECAY, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, job.steps))
+        batches = _batches(len(self.training), job.seed)
+        points = [(0, *self.measure(model, job.subjects))]
+        for step in range(1, job.steps + 1):
+            batch = take(self.training, next(batches))
+            with torch.no_grad():
+                vertices = self.mano(batch.target.rotmats, batch.target.betas).vertices
+                vertices = vertices + batch.target.translation_m[..., None, :]
+            total = loss(with_mano(model, self.mano, batch), batch.target, vertices)
+            optimizer.zero_grad()
+            total.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM, error_if_nonfinite=True)
+            optimizer.step()
+            schedule.step()
+            if step % EVERY == 0 or step == job.steps:
+                points.append((step, *self.measure(model, job.subjects)))
+        return Curve(*zip(*points, strict=True))
+
+    @torch.no_grad()
+    def measure(self, model: HaworModel, subjects: tuple[str, ...]) -> tuple[float, float]:
+        """MPJPE and PA-MPJPE on held-out subjects, mm."""
+        batch = self.held_out(subjects)
+        prediction = with_mano(model.eval(), self.mano, batch)
+        model.train()
+        errors = (f(prediction.joints_m, batch.target.joints_m)[batch.target.valid] for f in (mpjpe, pa_mpjpe))
+        mean, aligned = (MM_PER_M * error.mean().item() for error in errors)
+        return mean, aligned
+
+
+def _rate_factor(step: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine to 1 %."""
+    warmup = min(WARMUP, steps // 4)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * (step - warmup) / (steps - warmup))))
+
+
+def _batches(clips: int, seed: int) -> Iterable[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        for chosen in torch.randperm(clips, generator=generator).split(CLIPS_PER_STEP):
+            if len(chosen) == CLIPS_PER_STEP:
+                yield chosen
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    def say(done: int, total: int) -> None:
+        if done == total or done % 10 == 0:
+            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+
+    return say
+
+
+# the comparison
+
+_PROBLEM: Problem
+
+
+def _open(shards: Path, mano: Path) -> None:
+    global _PROBLEM
+    _PROBLEM = Problem(shards, mano)
+
+
+def _train(job: Job) -> Curve:
+    return _PROBLEM.train(job)
+
+
+def train_all(pool: ProcessPoolExecutor, jobs: list[Job]) -> dict[Job, Curve]:
+    """Run jobs, a few at a time, with a line on each as it ends."""
+    curves: dict[Job, Curve] = {}
+    for job, curve in zip(jobs, pool.map(_train, jobs), strict=True):
+        curves[job] = curve
+        print(
+            f"{len(curves)} of {len(jobs)}: {job.method} rate {job.rate:g} seed {job.seed} on {' '.join(job.subjects)}: "
+            f"MPJPE {curve.final():.1f} mm, PA {curve.final('pa_mpjpe_mm'):.2f} mm",
+            file=sys.stderr,
+            flush=True,
+        )
+    return curves
+
+
+def best_setting(curves: dict[Job, Curve], methods: tuple[str, ...]) -> tuple[str, float]:
+    """Method and rate with the lowest final validation MPJPE, mean over seeds."""
+    settings = {(job.method, job.rate) for job in curves if job.method in methods}
+
+    def error(setting: tuple[str, float]) -> float:
+        return statistics.mean(c.final() for job, c in curves.items() if (job.method, job.rate) == setting)
+
+    return min(sorted(settings), key=error)
+
+
+def compare(curves: dict[Job, Curve], plain: str, seeds: tuple[int, ...]) -> list[Row]:
+    """The rows, from paired runs."""
+    by = {(job.method, job.seed): curve for job, curve in curves.items()}
+    steps, aligned, squares = [], [], []
+    for seed in seeds:
+        static, ema, mse = (by[method, seed] for method in ("static", "ema", plain))
+        target = static.final()
+        steps.append(ema.steps_to(target) / static.steps_to(target))
+        aligned.append(ema.final("pa_mpjpe_mm") / static.final("pa_mpjpe_mm"))
+        squares.append(ema.final() / mse.final())
+    return [
+        from_rounds("ema_steps_ratio", steps, "ratio", 0.85, "lower"),
+        Row("ema_steps_ratio_worst_seed", max(steps), "ratio", 1.0, "lower", (min(steps), max(steps))),
+        from_rounds("ema_pa_ratio", aligned, "ratio", 1.01, "lower"),
+        from_rounds("enhanced_vs_mse", squares, "ratio", 0.85, "lower"),
+    ]
+
+
+def measure(quick: bool) -> list[Row]:
+    """Pick rates on the validation subjects, then train every seed and measure on the test subjects."""
+    steps, rates = (160, RATES[1:3]) if quick else (STEPS, RATES)
+    tuning, seeds = (TUNING_SEEDS[:1], TEST_SEEDS[:2]) if quick else (TUNING_SEEDS, TEST_SEEDS)
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        places = make_shards(Path(folder))
+        with ProcessPoolExecutor(min(os.cpu_count() or 1, 2), context, _open, places) as pool:
+            tuned = ("static", "mse_si", "mse_units")
+            search = [Job(m, rate, seed, VALIDATION, steps) for m in tuned for rate in rates for seed in tuning]
+            curves = train_all(pool, search)
+            _, rate = best_setting(curves, ("static",))
+            plain, plain_rate = best_setting(curves, ("mse_si", "mse_units"))
+            print(f"picked on validation: static at {rate:g}, {plain} at {plain_rate:g}", file=sys.stderr, flush=True)
+            settings = (("static", rate), ("ema", rate), (plain, plain_rate))
+            final = train_all(pool, [Job(m, r, seed, TEST, steps) for seed in seeds for m, r in settings])
+    return compare(final, plain, seeds)
+
+
+if __name__ == "__main__":
+    run(measure, "Adaptive weights against static ones, and the enhanced loss against mean squared errors")
