@@ -92,7 +92,9 @@ def test_procrustes_term_aligns_on_the_joints_that_count() -> None:
     turn = torch.from_numpy(Rotation.random(random_state=0).as_matrix())
     moved = torch.where(mask[..., None], 1.7 * t @ turn.mT + 0.3, p)
     assert losses.procrustes_keypoints_loss(moved, t, mask).item() < 1e-20 < 1 < losses.procrustes_keypoints_loss(p, t)
-    alone = [losses.procrustes_keypoints_loss(a[m], b[m]) * m.sum() for a, b, m in zip(p[0], t[0], mask[0], strict=True)]
+    alone = [
+        losses.procrustes_keypoints_loss(a[m], b[m]) * m.sum() for a, b, m in zip(p[0], t[0], mask[0], strict=True)
+    ]
     found = losses.procrustes_keypoints_loss(p[0], t[0], mask[0])
     torch.testing.assert_close(found, torch.stack(alone).sum() / mask[0].sum())
 
