@@ -24,43 +24,29 @@ import multiprocessing
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from _hand_problem import TEST, TRAIN, VALIDATION, Clips, Network, load_clips, make_shards
 from _measure import Row, from_rounds, run
 from torch import Tensor, nn
 
-from hawor_pipeline.core.camera import camera_from_translation, full_translation, project_pinhole
 from hawor_pipeline.core.loss import EnhancedTrainingLoss
 from hawor_pipeline.core.losses.robust import ANGLE_SCALE_RAD, BETAS_SCALE, CROP_SCALE, KEYPOINT_SCALE_M, masked_mean
 from hawor_pipeline.core.mano import ManoLayer, load_mano
 from hawor_pipeline.core.metrics import mpjpe, pa_mpjpe
-from hawor_pipeline.core.rotations import rot6d_to_rotmat, rotmat_to_rot6d
-from hawor_pipeline.core.types import ClipBatch, HandPrediction, HandTarget
+from hawor_pipeline.core.types import HandPrediction, HandTarget
 from hawor_pipeline.core.units import MM_PER_M
 from hawor_pipeline.core.weighting import DEFAULT_WEIGHTS
-from hawor_pipeline.data.clips import training_clips
-from hawor_pipeline.data.dataset import ClipDataset
-from hawor_pipeline.data.prepare import prepare
-from hawor_pipeline.data.rows import load_rows
-from hawor_pipeline.data.sample import SampleSpec, ensure_sample
-from hawor_pipeline.data.shards import open_shards
-from hawor_pipeline.models.hawor import box_info
 
-TRAIN, VALIDATION, TEST = ("s01", "s02", "s04", "s06", "s07"), ("s05", "s08"), ("s09", "s10")
-SEQUENCES, FRAMES, TEMPO = 6, 9, 4.0  # of the sample, as the demo's
-SMALLEST_PX = 8  # side of the crops, which nobody looks at
-CLIP = 3  # frames: the fewest that have an acceleration
+SEQUENCES = 6  # of each subject
 CLIPS_PER_STEP = 6
 HELD_OUT_CLIPS = 120
 CROP_PX = 256  # in which errors in the picture are stated
-HIDDEN = 256
-VISIBLE_ERROR, HIDDEN_ERROR = 0.02, 0.08  # of a detected joint, standard deviation in box sides
 STEPS, WARMUP, EVERY = 400, 40, 10
 WEIGHT_DECAY, CLIP_NORM = 0.01, 1.0
 FINAL = 3  # evaluations whose mean is a run's final error
@@ -147,96 +133,7 @@ LOSSES: dict[str, Callable[[ManoLayer], Loss]] = {
 PLAIN = ("mse", "mse_weighted")
 
 
-# the problem
-
-
-def make_shards(folder: Path, sequences: int) -> tuple[Path, Path]:
-    """A sample in ARCTIC's layout and its shards; returns the folders of shards and of the hand model."""
-    spec = SampleSpec(TRAIN + VALIDATION + TEST, sequences, FRAMES, tempo=TEMPO)
-    ensure_sample(folder, spec, progress=_progress("sequences drawn"))
-    mano = folder / "body_models" / "mano"
-    settings = {"target_resolution": (64, 64)}
-    prepare(folder / "arctic", folder / "shards", settings=settings, mano_dir=mano)
-    return folder / "shards", mano
-
-
-@dataclass(slots=True)
-class Clips:
-    """The truth of some clips."""
-
-    vertices_m: Tensor  # (B, T, 778, 3)
-    batch: ClipBatch  # without pictures
-
-    def __len__(self) -> int:
-        return len(self.vertices_m)
-
-    def take(self, index: Tensor) -> "Clips":
-        """Some of the clips."""
-        return Clips(self.vertices_m[index], _take(self.batch, index))
-
-    def detect(self, generator: torch.Generator) -> Tensor:
-        """What a keypoint detector may say of each frame: (B, T, 66)."""
-        target, box = self.batch.target, self.batch
-        spread = torch.where(target.joint_visible, VISIBLE_ERROR, HIDDEN_ERROR)[..., None]
-        joints = target.joints_crop + spread * torch.randn(target.joints_crop.shape, generator=generator)
-        where = box_info(box.box_center_px, box.box_size_px, box.focal_px, box.principal_point_px)
-        return torch.cat((joints.flatten(-2), target.joint_visible.float(), where), -1)
-
-
-def _take(struct, index: Tensor):
-    parts = {field.name: getattr(struct, field.name) for field in fields(struct)}
-    return replace(struct, **{n: _take(v, index) if isinstance(v, HandTarget) else v[index] for n, v in parts.items()})
-
-
-def load_clips(shards_dir: Path, mano: ManoLayer, subjects: tuple[str, ...], at_most: int | None = None) -> Clips:
-    """All clips of some subjects, or as many as said, spread evenly."""
-    shards = open_shards(shards_dir, subjects)
-    rows = load_rows(shards.table)
-    clips = training_clips(shards.table, CLIP, CLIP, rows.valid.numpy())
-    if at_most is not None and len(clips) > at_most:
-        clips = clips.take(np.linspace(0, len(clips) - 1, at_most).round().astype(np.int64))
-    batch = ClipDataset(shards, rows, clips, SMALLEST_PX)[range(len(clips))]
-    vertices = mano(batch.target.rotmats, batch.target.betas).vertices + batch.target.translation_m[..., None, :]
-    return Clips(vertices, replace(batch, images=batch.images[..., :0]))
-
-
-class Network(nn.Module):
-    """Perceptron from the features of a frame to MANO parameters and camera, as offsets from the training mean."""
-
-    feature_mean: Tensor
-    feature_spread: Tensor
-    start: Tensor
-
-    def __init__(self, training: Clips) -> None:
-        super().__init__()
-        batch, target, valid = training.batch, training.batch.target, training.batch.target.valid
-        features = training.detect(torch.Generator().manual_seed(0))[valid]
-        camera = camera_from_translation(
-            target.translation_m, batch.box_center_px, batch.box_size_px, batch.focal_px, batch.principal_point_px
-        )
-        pose = rotmat_to_rot6d(target.rotmats[valid].mean(0)).flatten()  # made a rotation when it is decoded
-        start = torch.cat((pose, target.betas[valid].mean(0), camera[valid].median(0).values))
-        self.register_buffer("start", start)
-        self.register_buffer("feature_mean", features.mean(0))
-        self.register_buffer("feature_spread", features.std(0).clamp_min(1e-3))
-        sizes = (features.shape[-1], HIDDEN, HIDDEN, len(start))
-        first, second, last = (nn.Linear(a, b) for a, b in pairwise(sizes))
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(first, nn.GELU(), second, nn.GELU(), last)
-
-    def forward(self, features: Tensor, clips: Clips, mano: ManoLayer) -> HandPrediction:
-        """Hands of some clips."""
-        b = clips.batch
-        out = self.layers((features - self.feature_mean) / self.feature_spread) + self.start
-        rotmats, betas = rot6d_to_rotmat(out[..., :96].unflatten(-1, (16, 6))), out[..., 96:106]
-        camera = out[..., 106:]
-        translation = full_translation(camera, b.box_center_px, b.box_size_px, b.focal_px, b.principal_point_px)
-        hand = mano(rotmats, betas)
-        joints, vertices = hand.joints + translation[..., None, :], hand.vertices + translation[..., None, :]
-        pixels = project_pinhole(joints, b.intrinsics)
-        crop = (pixels - b.box_center_px[..., None, :]) / b.box_size_px[..., None, None]
-        return HandPrediction(rotmats, betas, camera, translation, joints, vertices, crop)
+# training
 
 
 class Problem:
@@ -297,20 +194,12 @@ def _rate_factor(step: int, steps: int) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * (step - warmup) / (steps - warmup))))
 
 
-def _batches(clips: int, seed: int) -> Iterable[Tensor]:
+def _batches(clips: int, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     while True:
         for chosen in torch.randperm(clips, generator=generator).split(CLIPS_PER_STEP):
             if len(chosen) == CLIPS_PER_STEP:
                 yield chosen
-
-
-def _progress(what: str) -> Callable[[int, int], None]:
-    def say(done: int, total: int) -> None:
-        if done == total or done % 10 == 0:
-            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
-
-    return say
 
 
 # the comparison
