@@ -1,19 +1,17 @@
 """Whether adaptive weights and the enhanced loss pay: optimiser steps and final error on the sample's own hands.
 
-Makes a sample, converts it, and trains on the hands of five subjects. Learning rates are picked on two other subjects
-(validation), then every figure comes from two more (test), which nothing was tuned on. So that many runs fit into
-minutes on two cores, there are no pixels in it: a perceptron sees what a keypoint detector would give it, the joints in
-the crop with errors (larger where the sample's pictures hide the joint) and which of them are visible. Poses, shapes,
-cameras, occlusion, hand model, losses, weighting and metrics are those of the project. Curves are errors on held-out
-subjects every few steps; a run's final error is the mean of its last three.
+Makes a sample, converts it, and trains on the hands of five subjects. Learning rates and shares were picked on two
+other subjects (validation) and are fixed; every figure comes from two more (test), which nothing was tuned on. So that
+many runs fit into minutes on two cores, there are no pixels in it: a perceptron sees what a keypoint detector would
+give it (see `_hand_problem.py`). Hand model, losses, weighting and metrics are those of the project. Curves are errors
+on held-out subjects every few steps; a run's final error is the mean of its last three.
 
 ema_steps_ratio: steps until `ema` first is at static's final MPJPE, over static's own steps to it; same seed, same
 learning rate, the one best for static; a run that never gets there counts as one evaluation past its end.
 ema_pa_ratio and ema_crop_error_ratio: final PA-MPJPE and final error in the crop, ema over static. enhanced_vs_mse:
 final MPJPE of the enhanced loss as it comes (ema, static's learning rate) over that of plain mean squared errors of
-keypoints, rotations and shape in SI units, whose learning rate and weights (all 1, or those of the loss) are picked on
-validation. enhanced_vs_scaled_mse: the same against squares in the units of the enhanced loss, to tell what the units
-give from what the rest gives.
+keypoints, rotations and shape in SI units, at a learning rate of their own. enhanced_vs_scaled_mse: the same against
+squares in the units and with the weights of the enhanced loss, to tell what the units give from what the rest gives.
 """
 
 import os
@@ -24,14 +22,14 @@ import multiprocessing
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from _hand_problem import TEST, TRAIN, VALIDATION, Clips, Network, load_clips, make_shards
+from _hand_problem import TEST, TRAIN, Clips, Network, load_clips, make_shards
 from _measure import Row, from_rounds, run
 from torch import Tensor, nn
 
@@ -50,8 +48,10 @@ CROP_PX = 256  # in which errors in the picture are stated
 STEPS, WARMUP, EVERY = 400, 40, 10
 WEIGHT_DECAY, CLIP_NORM = 0.01, 1.0
 FINAL = 3  # evaluations whose mean is a run's final error
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-TUNING_SEEDS, TEST_SEEDS = (100, 101), (0, 1, 2, 3, 4, 5)
+SEEDS = (0, 1, 2, 3, 4, 5)
+# The learning rate of each method, picked on the validation subjects by `_convergence_rates.py` before any run was
+# measured on the test subjects; ema takes static's.
+PICKED = {"static": 2e-3, "ema": 2e-3, "mse": 1e-3, "mse_scaled": 2e-3}
 
 Loss = Callable[[HandPrediction, HandTarget, Tensor], Tensor]
 
@@ -94,7 +94,7 @@ def _enhanced(mano: ManoLayer, **settings) -> Loss:
     return lambda pred, target, vertices: loss(pred, target, vertices)[0]
 
 
-def _squares(weights: tuple[float, float, float, float]) -> Loss:
+def _squares(weights: Sequence[float]) -> Loss:
     """Mean squared errors of root-relative joints (m), joints in the crop, rotation matrices and shape."""
 
     def loss(pred: HandPrediction, target: HandTarget, _: Tensor) -> Tensor:
@@ -113,24 +113,19 @@ def _squares(weights: tuple[float, float, float, float]) -> Loss:
     return loss
 
 
-def _loss_weights() -> tuple[float, float, float, float]:
-    return tuple(DEFAULT_WEIGHTS[name] for name in ("KEYPOINTS_3D", "KEYPOINTS_2D", "HAND_POSE", "BETAS"))
-
-
-def _in_units(weights: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    """Weights of squares in units of the enhanced loss's scales."""
+def _squares_in_units() -> Loss:
+    """The same in the units and with the static weights of the enhanced loss."""
+    names = ("KEYPOINTS_3D", "KEYPOINTS_2D", "HAND_POSE", "BETAS")
     scales = (KEYPOINT_SCALE_M, CROP_SCALE, ANGLE_SCALE_RAD, BETAS_SCALE)
-    return tuple(w / scale**2 for w, scale in zip(weights, scales, strict=True))
+    return _squares([DEFAULT_WEIGHTS[name] / scale**2 for name, scale in zip(names, scales, strict=True)])
 
 
 LOSSES: dict[str, Callable[[ManoLayer], Loss]] = {
     "static": lambda mano: _enhanced(mano, use_adaptive_weights=False),
     "ema": _enhanced,
-    "mse": lambda _: _squares((1.0, 1.0, 1.0, 1.0)),
-    "mse_weighted": lambda _: _squares(_loss_weights()),
-    "mse_scaled": lambda _: _squares(_in_units(_loss_weights())),
+    "mse": lambda _: _squares([1.0] * 4),
+    "mse_scaled": lambda _: _squares_in_units(),
 }
-PLAIN = ("mse", "mse_weighted")
 
 
 # training
@@ -230,17 +225,7 @@ def train_all(pool: ProcessPoolExecutor, jobs: list[Job]) -> dict[Job, Curve]:
     return curves
 
 
-def best_setting(curves: dict[Job, Curve], methods: tuple[str, ...]) -> tuple[str, float]:
-    """Method and rate with the lowest final validation MPJPE, mean over seeds."""
-    settings = {(job.method, job.rate) for job in curves if job.method in methods}
-
-    def error(setting: tuple[str, float]) -> float:
-        return statistics.mean(c.final() for job, c in curves.items() if (job.method, job.rate) == setting)
-
-    return min(sorted(settings), key=error)
-
-
-def compare(curves: dict[Job, Curve], plain: str, seeds: tuple[int, ...]) -> list[Row]:
+def compare(curves: dict[Job, Curve], seeds: tuple[int, ...]) -> list[Row]:
     """The rows, from paired runs."""
     by = {(job.method, job.seed): curve for job, curve in curves.items()}
     steps = []
@@ -257,27 +242,25 @@ def compare(curves: dict[Job, Curve], plain: str, seeds: tuple[int, ...]) -> lis
         Row("ema_steps_ratio_worst_seed", max(steps), "ratio", 1.0, "lower", (min(steps), max(steps))),
         final("ema_pa_ratio", "static", "pa_mpjpe_mm", 1.01),
         final("ema_crop_error_ratio", "static", "mpjpe_crop_px", 1.01),
-        final("enhanced_vs_mse", plain, "mpjpe_mm", 0.85),
+        final("enhanced_vs_mse", "mse", "mpjpe_mm", 0.85),
         final("enhanced_vs_scaled_mse", "mse_scaled", "mpjpe_mm", 1.0),
     ]
 
 
-def measure(quick: bool) -> list[Row]:
-    """Pick rates on the validation subjects, then train every seed and measure on the test subjects."""
-    steps, rates, sequences = (160, RATES[1:3], 2) if quick else (STEPS, RATES, SEQUENCES)
-    tuning, seeds = (TUNING_SEEDS[:1], TEST_SEEDS[:2]) if quick else (TUNING_SEEDS, TEST_SEEDS)
+def workers(places: tuple[Path, Path]) -> ProcessPoolExecutor:
+    """Two processes at most, each with the problem in memory."""
     context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(min(os.cpu_count() or 1, 2), context, _open, places)
+
+
+def measure(quick: bool) -> list[Row]:
+    """Train every method on every seed and measure on the test subjects."""
+    steps, seeds, sequences = (160, SEEDS[:2], 2) if quick else (STEPS, SEEDS, SEQUENCES)
     with tempfile.TemporaryDirectory() as folder:
         places = make_shards(Path(folder), sequences)
-        with ProcessPoolExecutor(min(os.cpu_count() or 1, 2), context, _open, places) as pool:
-            tuned = [method for method in LOSSES if method != "ema"]
-            search = [Job(m, rate, seed, VALIDATION, steps) for m in tuned for rate in rates for seed in tuning]
-            curves = train_all(pool, search)
-            picked = [best_setting(curves, methods) for methods in (("static",), PLAIN, ("mse_scaled",))]
-            print(f"picked on validation: {picked}", file=sys.stderr, flush=True)
-            settings = [*picked, ("ema", picked[0][1])]
-            final = train_all(pool, [Job(m, r, seed, TEST, steps) for seed in seeds for m, r in settings])
-    return compare(final, picked[1][0], seeds)
+        with workers(places) as pool:
+            jobs = [Job(method, rate, seed, TEST, steps) for seed in seeds for method, rate in PICKED.items()]
+            return compare(train_all(pool, jobs), seeds)
 
 
 if __name__ == "__main__":
