@@ -90,8 +90,6 @@ def procrustes_keypoints_loss(
 ) -> Float[Tensor, ""]:
     """Penalise the squared distance of joints that is left after the best similarity alignment.
 
-    Formula: mean over masked joints of |s R p + t - g|^2 / scale^2, with s, R, t from `procrustes`.
-
     The alignment is a constant in the backward pass. For a squared residual that is the exact gradient (the derivative
     by the alignment vanishes at its optimum), and it stays finite for collinear and zero clouds, where that of an SVD
     is not.

@@ -139,8 +139,6 @@ def chamfer_loss(
 ) -> Float[Tensor, ""]:
     """Penalise the distance to the nearest point, both ways; for surfaces without correspondence.
 
-    Formula: mean over i of min over j of |p_i - g_j| / scale, plus the same with the roles exchanged.
-
     The nearest points are searched without gradient, a few meshes at a time; distances to them are then taken exactly,
     so the memory that the backward pass keeps is linear in the number of points.
 

@@ -62,8 +62,6 @@ def erasing_consistency_loss(
 ) -> Float[Tensor, ""]:
     """Penalise how far the joints move when part of the picture is erased.
 
-    Formula: mean over masked joints of rho(|(p - p0) - (c - c0)| / scale), c from the whole picture.
-
     The prediction from the whole picture is the teacher: no gradient flows into it.
 
     Formula: mean over joints of rho(|p_erased - p_clean| / scale), root-relative, rho the `mixed_penalty`.
