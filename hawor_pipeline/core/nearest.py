@@ -139,26 +139,29 @@ def _matrix_search(pred: Tensor, target: Tensor, enough: float) -> tuple[Tensor,
     far = None
     if enough > 0 and pred.shape == target.shape:
         far = torch.linalg.vector_norm(pred - target, dim=-1) >= enough
+    tile = torch.empty(_TILE_ROWS, max(pred.shape[1], target.shape[1]))  # one for all: fresh memory costs page faults
     found = []
     for asking, asked in ((0, 1), (1, 0)):
         index = torch.arange(rows[asking].shape[1]).repeat(len(pred), 1)  # partners, until there is someone nearer
         for number, column in enumerate(columns[asked].contiguous()):
             if far is None:
-                index[number] = _nearest_columns(rows[asking][number], column)
+                index[number] = _nearest_columns(rows[asking][number], column, tile)
             else:
-                index[number, far[number]] = _nearest_columns(rows[asking][number, far[number]], column)
+                index[number, far[number]] = _nearest_columns(rows[asking][number, far[number]], column, tile)
         found.append(index)
     return found[0], found[1]
 
 
-def _nearest_columns(rows: Tensor, columns: Tensor) -> Tensor:
-    """(n,) index of the least entry of each row of rows (n, 4) times columns (4, m)."""
-    distance = torch.empty(min(len(rows), _TILE_ROWS), columns.shape[1])
-    view, parts = distance.numpy(), []
-    for part in rows.split(_TILE_ROWS):
-        torch.mm(part, columns, out=distance[: len(part)])
-        parts.append(view[: len(part)].argmin(1))
-    return torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, dtype=torch.int64)
+def _nearest_columns(rows: Tensor, columns: Tensor, tile: Tensor) -> Tensor:
+    """(n,) index of the least entry of each row of rows (n, 4) times columns (4, m); `tile` is overwritten."""
+    index = np.empty(len(rows), np.int64)
+    memory = tile.view(-1)
+    for start in range(0, len(rows), _TILE_ROWS):
+        part = rows[start : start + _TILE_ROWS]
+        distance = memory[: len(part) * columns.shape[1]].view(len(part), columns.shape[1])
+        torch.mm(part, columns, out=distance)
+        distance.numpy().argmin(1, out=index[start : start + len(part)])
+    return torch.from_numpy(index)
 
 
 def _tree_search(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

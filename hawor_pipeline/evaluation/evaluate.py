@@ -6,7 +6,7 @@ protocol, subjects and the version of this code. Whatever can be wrong is looked
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Setting:
         dataset_version: from the manifest of the shards.
         subjects: those evaluated, in any order.
         protocol: name in `protocols.PROTOCOLS`.
+        leave_out: sequences of these subjects that do not count, as "subject/sequence".
     """
 
     shards_dir: Path
@@ -54,6 +55,7 @@ class Setting:
     dataset_version: str
     subjects: tuple[str, ...]
     protocol: str = DEFAULT_PROTOCOL
+    leave_out: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -78,7 +80,9 @@ class Setting:
         """
         protocol = find_protocol(self.protocol)
         source = check_fits(protocol, self.shards_dir, self.subjects)
-        plan_recordings(self.shards_dir, self.subjects, protocol.views, protocol.consecutive_frames)
+        plan_recordings(
+            self.shards_dir, self.subjects, protocol.views, protocol.consecutive_frames, leave_out=self.leave_out
+        )
         return protocol, source
 
     def hashes(self, other_subjects: Sequence[str] = ()) -> dict[str, str]:
@@ -125,8 +129,8 @@ def evaluate_checkpoint(
         registry_dir: write the run down in this registry.
 
     Returns:
-        `path` is `metrics_dir`; `info` has `run_id`, `checkpoint_sha256`, `samples`, `sequences`, `source`, `protocol`
-        and `metrics` (overall metric name to value).
+        `path` is `metrics_dir`; `info` has `run_id`, `checkpoint_sha256`, `samples`, `sequences`, `source`, `protocol`,
+        `metrics` (overall metric name to value) and `left_out_sequences`: those that the checkpoint was trained on.
 
     Raises:
         ConfigError: something named does not exist, or the protocol does not fit; nothing was done.
@@ -138,7 +142,7 @@ def evaluate_checkpoint(
     setting = Setting.of(shards_dir, mano_dir, metrics_dir, dataset_version, subjects, protocol)
     partition_dir(metrics_dir, "samples", run_id)
     digest = _checkpoint_digest(checkpoint_path)
-    check_unseen(checkpoint_path, setting.subjects)
+    setting = replace(setting, leave_out=trained_sequences(checkpoint_path, setting.subjects))
     rules, source = setting.check()
     identity = RunIdentity(run_id, protocol, dataset_version, source, digest)
     curves = Path(training_table) if training_table is not None else None
@@ -163,11 +167,13 @@ def evaluate_checkpoint(
             clip_length=clip_length_of(checkpoint_path),
             views=rules.views,
             num_workers=num_workers,
+            leave_out=setting.leave_out,
         )
         measured = _measure_checkpoint(task, setting, identity, device, devices, robustness_samples)
         if curves is not None:
             publish_training(curves, metrics_dir, identity)
         info = {"run_id": run_id, "checkpoint_sha256": digest, "source": source, "protocol": protocol, **measured}
+        info["left_out_sequences"] = list(setting.leave_out)
         extra = [*(["training"] if curves else []), *(["robustness"] if robustness_samples else [])]
         pictures = os.path.relpath(partition_dir(metrics_dir, "gallery", run_id) / GALLERY_FILE, stage)
         mark_done(stage, key, info, [*outputs_of(stage, metrics_dir, run_id, (*MEASURED_TABLES, *extra)), pictures])
@@ -182,10 +188,11 @@ def _measure_checkpoint(
 ) -> dict[str, Any]:
     subjects = setting.subjects
     predict_checkpoint(task, setting.metrics_dir, identity, subjects=subjects, device=device, devices=devices)
-    measured = evaluate_predictions(setting.shards_dir, setting.mano_dir, setting.metrics_dir, identity, subjects)
+    folders = (setting.shards_dir, setting.mano_dir, setting.metrics_dir)
+    measured = evaluate_predictions(*folders, identity, subjects, setting.leave_out)
     if robustness_samples:
         write_robustness(task, setting.metrics_dir, identity, subjects, device, robustness_samples)
-    write_gallery(setting.shards_dir, setting.mano_dir, setting.metrics_dir, identity)
+    write_gallery(*folders, identity)
     return measured
 
 
@@ -273,15 +280,19 @@ def clip_length_of(checkpoint_path: Path | str) -> int:
     return length
 
 
-def check_unseen(checkpoint_path: Path | str, subjects: Sequence[str]) -> None:
-    """Refuse to call an evaluation what would be a look at the training data."""
+def trained_sequences(checkpoint_path: Path | str, subjects: Sequence[str]) -> tuple[str, ...]:
+    """Sequences of these subjects that a checkpoint was trained on, as "subject/sequence": they may not count.
+
+    Raises:
+        ConfigError: it was trained on all of a subject, so that an evaluation would be a look at the training data.
+    """
     split = load_checkpoint(checkpoint_path).get("split")
-    trained = split.get("training", ()) if isinstance(split, dict) else ()
-    seen = {str(name).split("/")[0] for name in trained}
-    if overlap := sorted(seen & set(subjects)):
+    trained = [str(name) for name in (split.get("training", ()) if isinstance(split, dict) else ())]
+    if overlap := sorted(set(trained) & set(subjects)):
         raise ConfigError(
             f"{checkpoint_path} was trained on {', '.join(overlap)}; evaluate subjects that it never saw (--subjects)."
         )
+    return tuple(sorted(name for name in trained if "/" in name and name.split("/")[0] in subjects))
 
 
 def _checkpoint_digest(path: Path | str) -> str:

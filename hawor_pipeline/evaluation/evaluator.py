@@ -4,7 +4,7 @@ Predictions come first and everything else is computed from them, so a stored pr
 rules. Memory holds one sequence and a few sums, however many samples there are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -51,6 +51,7 @@ def evaluate_predictions(
     metrics_dir: Path | str,
     identity: RunIdentity,
     subjects: Sequence[str] | None = None,
+    leave_out: Collection[str] = (),
 ) -> dict[str, Any]:
     """Compute samples, joints and summary from a run's predictions table by its protocol, and publish them.
 
@@ -60,6 +61,7 @@ def evaluate_predictions(
         metrics_dir: where `predictions/run_id=...` lies and the other tables go.
         identity: the run, and the protocol: its views and conventions.
         subjects: whose rows; None takes all.
+        leave_out: sequences that do not count, as "subject/sequence".
 
     Returns:
         `samples`, `sequences` and `metrics` (overall metric name to value).
@@ -68,7 +70,7 @@ def evaluate_predictions(
         DataError: the predictions are not those of exactly these rows, in their order.
     """
     protocol = find_protocol(identity.protocol)
-    recordings = plan_recordings(shards_dir, subjects, protocol.views, protocol.consecutive_frames)
+    recordings = plan_recordings(shards_dir, subjects, protocol.views, protocol.consecutive_frames, leave_out)
     models = HandModels.load(mano_dir)
     predictions = PredictionReader(metrics_dir, identity.run_id)
     summary = Summary()

@@ -47,6 +47,7 @@ class Prediction:
         views: pictures of which cameras; None takes all.
         num_workers: processes that decode crops, per device; 0 decodes in the process itself.
         frames_per_batch: how many frames go through the network at once; changes no number.
+        leave_out: sequences that do not count, as "subject/sequence".
     """
 
     checkpoint: Path
@@ -56,6 +57,7 @@ class Prediction:
     views: tuple[int, ...] | None = None
     num_workers: int = 0
     frames_per_batch: int = FRAMES_PER_BATCH
+    leave_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ def predict_checkpoint(
         NumericalError: the network says something that is not finite.
     """
     names = choose_devices(device, devices)
-    groups = in_groups(plan_recordings(task.shards_dir, subjects, task.views), ROWS_PER_GROUP)
+    groups = in_groups(plan_recordings(task.shards_dir, subjects, task.views, leave_out=task.leave_out), ROWS_PER_GROUP)
     if len(names) == 1:
         return _predict_groups(task, metrics_dir, identity, groups, names[0])
     groups = in_groups([recording for group in groups for recording in group], 1)  # finer, so that all have work

@@ -4,7 +4,7 @@ What counts is known before any work is done: `plan_recordings` reads a few smal
 once where there is nothing to evaluate or a shard is damaged.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,7 @@ def plan_recordings(
     subjects: Sequence[str] | None,
     views: Sequence[int] | None = None,
     consecutive_frames: int = 1,
+    leave_out: Collection[str] = (),
 ) -> list[Recording]:
     """The recordings that have rows to evaluate, in the order in which everything is written: subject, sequence.
 
@@ -68,6 +69,7 @@ def plan_recordings(
         subjects: whose; None takes all.
         views: pictures of which cameras; None takes all.
         consecutive_frames: valid frames in a row that some hand must have.
+        leave_out: sequences that do not count, as "subject/sequence".
 
     Raises:
         ConfigError: no shards there, or an unknown subject.
@@ -76,6 +78,8 @@ def plan_recordings(
     recordings, longest = [], 0
     for subject in sorted(set(converted_subjects(shards_dir) if subjects is None else subjects)):
         for sequence in _sequences_of(shards_dir, subject):
+            if f"{subject}/{sequence}" in leave_out:
+                continue
             table = open_shards(shards_dir, [subject], list(_PLAN_COLUMNS), [sequence]).table
             table = table.filter(pa.array(in_views(table, views)))
             valid = table.filter(table["valid"])

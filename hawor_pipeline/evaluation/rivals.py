@@ -10,16 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from hawor_pipeline.errors import HaworError
 from hawor_pipeline.evaluation.compare import write_comparison
 from hawor_pipeline.evaluation.evaluate import (
     EVALUATION_VERSION,
     MEASURED_TABLES,
     Setting,
-    check_unseen,
     clip_length_of,
     outputs_of,
     stage_dir,
+    trained_sequences,
 )
 from hawor_pipeline.evaluation.evaluator import PredictionReader, evaluate_predictions, tracks_of
 from hawor_pipeline.evaluation.gate import find_champion, find_champion_tables
@@ -35,6 +37,7 @@ from hawor_pipeline.evaluation.tables import (
     list_runs,
     partition_file,
     read_identity,
+    read_table,
     table_writer,
 )
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file
@@ -120,14 +123,15 @@ def evaluate_smoothed(run_id: str, setting: Setting) -> str:
     rival = RunIdentity(baseline_run_id("smoothed", setting.dataset_version), *about)
     models = HandModels.load(setting.mano_dir)
     predictions = PredictionReader(setting.metrics_dir, run_id)
-    recordings = plan_recordings(setting.shards_dir, setting.subjects, protocol.views)
+    left_out = _left_out(setting, run_id)
+    recordings = plan_recordings(setting.shards_dir, setting.subjects, protocol.views, leave_out=left_out)
     with table_writer(setting.metrics_dir, "predictions", rival) as writer:
         for annotations in annotations_of(setting.shards_dir, recordings, protocol.views):
             said = predictions.take(annotations["sample_id"])
             hands = smooth(models, read_truth(annotations), said, tracks_of(annotations))
             writer.write(hands.columns(annotations["sample_id"].to_pylist()))
         predictions.expect_end()
-    evaluate_predictions(setting.shards_dir, setting.mano_dir, setting.metrics_dir, rival, setting.subjects)
+    evaluate_predictions(setting.shards_dir, setting.mano_dir, setting.metrics_dir, rival, setting.subjects, left_out)
     return rival.run_id
 
 
@@ -164,7 +168,7 @@ def evaluate_champion(
     if found is not None:
         return found
     checkpoint = registry.checkpoint(champion)
-    check_unseen(checkpoint, setting.subjects)
+    left_out = trained_sequences(checkpoint, setting.subjects)
     run_id = baseline_run_id("champion", dataset_version)
     identity = RunIdentity(run_id, protocol, dataset_version, source, champion.record.checkpoint_sha256)
     task = Prediction(
@@ -174,9 +178,10 @@ def evaluate_champion(
         clip_length=clip_length_of(checkpoint),
         views=rules.views,
         num_workers=num_workers,
+        leave_out=left_out,
     )
     predict_checkpoint(task, metrics_dir, identity, subjects=setting.subjects, device=device, devices=devices)
-    evaluate_predictions(shards_dir, mano_dir, metrics_dir, identity, setting.subjects)
+    evaluate_predictions(shards_dir, mano_dir, metrics_dir, identity, setting.subjects, left_out)
     return run_id
 
 
@@ -189,12 +194,28 @@ def _other_champion(registry_dir: Path | str | None, identity: RunIdentity) -> C
     return None if is_same else champion
 
 
+def _left_out(setting: Setting, run_id: str) -> list[str]:
+    """Sequences of the setting that the run was not evaluated on, because it had been trained on them."""
+    samples = read_table(setting.metrics_dir, "samples", run_id, ["subject", "sequence"])
+    pairs = samples.group_by(["subject", "sequence"]).aggregate([]).to_pylist()
+    measured = {f"{row['subject']}/{row['sequence']}" for row in pairs}
+    views = find_protocol(setting.protocol).views
+    planned = plan_recordings(setting.shards_dir, setting.subjects, views)
+    return [name for r in planned if (name := f"{r.subject}/{r.sequence}") not in measured]
+
+
 def _floors(metrics_dir: Path, identity: RunIdentity) -> list[str]:
-    """Run_ids of the floors on the same data by the same protocol; floors have no checkpoint."""
+    """Run_ids of the floors on the same samples by the same protocol; floors have no checkpoint."""
+    rows = _row_count(metrics_dir, identity.run_id)
     ending = f"-{identity.dataset_version}"
     names = [r for r in list_runs(metrics_dir, "samples") if r.startswith("baseline-") and r.endswith(ending)]
     about = {name: read_identity(metrics_dir, "samples", name) for name in names}
-    return [name for name, i in about.items() if i.checkpoint_sha256 is None and i.protocol == identity.protocol]
+    same = [name for name, i in about.items() if i.checkpoint_sha256 is None and i.protocol == identity.protocol]
+    return [name for name in same if _row_count(metrics_dir, name) == rows]
+
+
+def _row_count(metrics_dir: Path, run_id: str) -> int:
+    return pq.read_metadata(partition_file(metrics_dir, "samples", run_id)).num_rows
 
 
 def _still_of(metrics_dir: Path, run_ids: dict[str, str], identity: RunIdentity, champion: Champion | None) -> bool:

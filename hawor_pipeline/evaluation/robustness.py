@@ -59,7 +59,7 @@ def write_robustness(
     """
     where = choose_device(device)
     model, models = load_hawor(task.checkpoint).to(where), HandModels.load(task.mano_dir)
-    recordings = plan_recordings(task.shards_dir, subjects, task.views)
+    recordings = plan_recordings(task.shards_dir, subjects, task.views, leave_out=task.leave_out)
     step = max(1, sum(recording.counted for recording in recordings) // max(samples, 1))
     mirror = find_protocol(identity.protocol).mirror_allowed
     curves: dict[Degradation, Summary] = {degradation: Summary() for degradation in all_degradations()}

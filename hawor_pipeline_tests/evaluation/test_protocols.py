@@ -13,11 +13,12 @@ import torch
 from hawor_pipeline.core.camera import transform_points
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError
-from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
+from hawor_pipeline.evaluation.evaluate import Setting, evaluate_checkpoint
 from hawor_pipeline.evaluation.evaluator import evaluate_predictions, write_ground_truth
 from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHands, ground_truth_predictions
 from hawor_pipeline.evaluation.measure import measure
 from hawor_pipeline.evaluation.protocols import PROTOCOLS, default_subjects, find_protocol
+from hawor_pipeline.evaluation.rivals import evaluate_rivals
 from hawor_pipeline.evaluation.schemas import ALL_METRICS
 from hawor_pipeline.evaluation.tables import RunIdentity, read_table, table_writer
 from hawor_pipeline.evaluation.tracks import Tracks
@@ -98,6 +99,26 @@ def test_checkpoint_of_another_network_is_refused(shards, mano_dir, checkpoint, 
     content["state_dict"].popitem()
     torch.save(content, tmp_path / "short.ckpt")
     refused(shards, mano_dir, tmp_path / "short.ckpt", tmp_path, CheckpointError, "does not fit")
+
+
+def test_sequences_that_were_trained_on_do_not_count(sample_shards, mano_dir, checkpoint, tmp_path) -> None:
+    """A split by share of sequences: the seen ones are left out; a subject that was seen whole is refused."""
+    (seen,) = (path.parent.name for path in (sample_shards / "s01").glob("*/annotations.parquet"))
+    content = torch.load(checkpoint, weights_only=True)
+    content["split"] = {"training": [f"s01/{seen}"]}
+    torch.save(content, tmp_path / "share.ckpt")
+    settings = {"run_id": "x", "dataset_version": "v1", "subjects": ["s01", "s05"], "device": "cpu"}
+    where = (sample_shards, mano_dir, tmp_path / "metrics")
+    result = evaluate_checkpoint(tmp_path / "share.ckpt", *where, **settings)
+    assert result.info["left_out_sequences"] == [f"s01/{seen}"]
+    assert set(read_table(tmp_path / "metrics", "samples", "x")["subject"].to_pylist()) == {"s05"}
+    setting = Setting.of(*where, "v1", ["s01", "s05"])
+    smoothed = evaluate_rivals("x", setting).info["run_ids"]["smoothed"]
+    assert read_table(tmp_path / "metrics", "samples", smoothed).num_rows == result.info["samples"]
+    content["split"] = {"training": ["s05"]}
+    torch.save(content, tmp_path / "whole.ckpt")
+    with pytest.raises(ConfigError, match="was trained on s05"):
+        evaluate_checkpoint(tmp_path / "whole.ckpt", *where, **{**settings, "run_id": "y"})
 
 
 def test_default_subjects_are_the_validation_subjects_or_all(shards: Path) -> None:
