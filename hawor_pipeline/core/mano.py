@@ -38,7 +38,7 @@ TIP_SETS = {
 _BY_KNUCKLE = (0, *(1 + 3 * finger + knuckle for knuckle in range(3) for finger in range(5)))
 _POSE_FEATURES = 9 * (MANO_JOINT_COUNT - 1)
 # Hands: the surfaces of larger batches are made in pieces whose temporaries stay in the cache.
-_PIECE, _PIECE_WITH_GRADIENT = 48, 256
+_PIECE, _PIECE_WITH_GRADIENT = 64, 256
 
 
 @dataclass(slots=True)
