@@ -26,6 +26,7 @@ from hawor_pipeline.models.checkpoints import build_for_training
 from hawor_pipeline.models.hawor import HaworModel
 from hawor_pipeline.training.averaging import split_weights
 from hawor_pipeline.training.optimisation import Plateau, build_optimizer, learning_rate_factor
+from hawor_pipeline.training.sums import MetricSums
 
 MANO_VARIABLE = "MANO_DIR"
 MAX_SKIPPED_IN_A_ROW = 10
@@ -104,7 +105,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         self.skipped_batches = 0
         self._batch: ClipBatch
         self._sampler: ClipSampler
-        self._sums: dict[str, Tensor] = {}
+        self._sums = MetricSums()
 
     def _build_loss(self, enhanced: bool, adaptive: bool) -> EnhancedTrainingLoss:
         config = self.config
@@ -252,37 +253,21 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
             "mpjpe_mm": MM_PER_M * mpjpe(prediction.joints_m, batch.target.joints_m),
             "pa_mpjpe_mm": MM_PER_M * pa_mpjpe(prediction.joints_m, batch.target.joints_m),
         }
-        self._add("", errors, use)
-        for name, value in {"loss": total, **{f"loss/{n}": v for n, v in terms.items()}}.items():
-            seen = torch.where(value.isnan(), 0, use.sum()).double()  # a term without a sample in this batch is NaN
-            self._sum(name, torch.stack((value.nan_to_num().double() * seen, seen)))
+        self._sums.add_frames(errors, use)
+        self._sums.add_means({"loss": total, **{f"loss/{name}": value for name, value in terms.items()}}, use.sum())
         for dataset, clips in self.data.clips_by_dataset(batch, validation=True).items():
-            chosen = {name: value[clips] for name, value in errors.items()}
             part, _ = self.losses(take_clips(prediction, clips), take_clips(batch, clips))
-            self._add(f"/{dataset}", {**chosen, "loss": part.expand(chosen["mpjpe_mm"].shape)}, use[clips])
-
-    def _add(self, suffix: str, values: Mapping[str, Tensor], use: Tensor) -> None:
-        """Take values of frames, where `use`, into the sums of their metrics."""
-        for name, value in values.items():
-            self._sum(name + suffix, torch.stack((value[use].double().sum(), use.sum().double())))
-
-    def _sum(self, name: str, pair: Tensor) -> None:
-        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+            values = {name: value[clips] for name, value in errors.items()}
+            values["loss"] = part.expand(values["mpjpe_mm"].shape)
+            self._sums.add_frames(values, use[clips], f"/{dataset}")
 
     def on_validation_epoch_start(self) -> None:
         """Forget the sums of the validation before."""
-        self._sums = {}
+        self._sums = MetricSums()
 
     def on_validation_epoch_end(self) -> None:
-        """Turn sums over all samples and processes into means (not means of batch means)."""
-        parts = [{name: pair.cpu() for name, pair in self._sums.items()}]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            gathered: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(gathered, parts[0])
-            parts = gathered
-        for name in sorted({name for part in parts for name in part}):
-            pair = torch.stack([part[name] for part in parts if name in part]).sum(0)
-            mean = (pair[0] / pair[1]).float()
+        """Turn sums over all samples and processes into means."""
+        for name, mean in self._sums.means().items():
             self.log(f"val/{name}", mean, rank_zero_only=False, logger=False)
             if self.config.scheduler == "plateau" and self.config.monitor == f"val/{name}":
                 self.plateau.observe(float(mean))

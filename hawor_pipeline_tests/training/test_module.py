@@ -198,6 +198,16 @@ def test_wandb_without_a_key_runs_offline_and_never_prompts(tiny, tmp_path, monk
         assert name in content, name
 
 
+def test_crops_warped_on_the_device_train_alike(tiny, tmp_path):
+    """The first losses differ by the loader's rounding only."""
+    losses = []
+    for place in ("loader", "device"):
+        TrainingPipeline(tiny(max_steps=2, warp_on=place), tmp_path / place).train()
+        rows = pq.read_table(tmp_path / place / "training.parquet").to_pylist()
+        losses.append([row["value"] for row in rows if (row["split"], row["metric"]) == ("train", "loss")])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
 def test_the_module_trains_under_any_lightning_trainer(tiny, hand_data, tmp_path):
     """As a library: a mapping for a configuration, directories as arguments, a plain Trainer."""
     config = tiny().model_dump(mode="json")

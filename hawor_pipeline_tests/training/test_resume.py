@@ -113,8 +113,12 @@ def _config(hand_data: Path):
 
 @pytest.mark.parametrize(
     ("kind", "step"),
-    [("step", 4), ("step", 5), ("validation", 4), ("step", STEPS - 1)],
-    ids=["end_of_epoch", "middle_of_epoch", "validation", "before_the_last_step"],
+    [
+        pytest.param("step", 5, id="middle_of_epoch"),
+        pytest.param("validation", 4, id="validation"),
+        pytest.param("step", 4, id="end_of_epoch", marks=pytest.mark.slow),
+        pytest.param("step", STEPS - 1, id="before_the_last_step", marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_goes_on_bit_identically(hand_data, whole, tmp_path, kind, step):
     """Also where the signal arrives during a validation, which is finished, and none is added by the stop."""
@@ -129,12 +133,13 @@ def test_a_stopped_run_goes_on_bit_identically(hand_data, whole, tmp_path, kind,
     assert set(_curve(tmp_path, "val", "mpjpe_mm")) == {4, 8}
 
 
-@pytest.mark.parametrize("kind", ["step", "validation"])
+@pytest.mark.parametrize("kind", [pytest.param("step", marks=pytest.mark.slow), "validation"])
 def test_a_signal_in_the_last_step_interrupts_nothing(hand_data, whole, tmp_path, kind):
     assert _train(_config(hand_data), tmp_path, (kind, STEPS)).stopped_by is None
     _assert_same_run(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_runs_killed_around_a_checkpoint_end_as_if_never_killed(hand_data, whole, tmp_path):
     """SIGKILL just before and just after the checkpoint of a validation, and of the last step."""
     config = _config(hand_data)
