@@ -25,7 +25,7 @@ class ManoConvention:
     def to_absolute(self, pose: np.ndarray, hands_mean: np.ndarray) -> np.ndarray:
         """Hand poses (..., 45), axis-angle, as the data set has them, to absolute ones.
 
-        >>> ARCTIC.to_absolute(np.zeros(45), np.full(45, 0.1))[0]
+        >>> ARCTIC.to_absolute(np.zeros(45), np.full(45, 0.1))[0].item()
         0.1
         """
         return pose if self.mean_included else pose + hands_mean
