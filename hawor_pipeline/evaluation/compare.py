@@ -132,6 +132,12 @@ def _lockstep(
         ours, theirs = next(first, None), next(second, None)
         if ours is None and theirs is None:
             return
+        for run, batch in ((run_id, ours), (other_run_id, theirs)):
+            if batch is not None and (absent := sorted(set(columns) - set(batch.schema.names))):
+                raise DataError(
+                    f"the samples table of run {run!r} is of an older version and lacks {', '.join(absent)}; evaluate "
+                    "the run again, or name the metrics to compare."
+                )
         if ours is None or theirs is None or ours.num_rows != theirs.num_rows:
             raise DataError(
                 f"runs {run_id!r} and {other_run_id!r} have different numbers of samples; evaluate both on the same "

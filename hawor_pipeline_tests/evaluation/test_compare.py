@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.evaluation.compare import Difference, compare_runs, write_comparison
-from hawor_pipeline.evaluation.tables import read_table
+from hawor_pipeline.evaluation.tables import partition_file, read_table
 from hawor_pipeline_tests.evaluation.made_up_runs import write_samples
 
 
@@ -98,6 +99,15 @@ def test_what_cannot_be_compared_is_an_error(tmp_path: Path) -> None:
             compare_runs(tmp_path, "a", run)
     with pytest.raises(ConfigError, match="mpjpe_cm"):
         compare_runs(tmp_path, "a", "a", ["mpjpe_cm"])
+
+
+def test_tables_of_an_older_version_are_named(tmp_path: Path) -> None:
+    written(tmp_path, 5)
+    path = partition_file(tmp_path, "samples", "a")
+    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["rte"]), path)
+    with pytest.raises(DataError, match=r"run 'a' is of an older version and lacks rte; evaluate"):
+        compare_runs(tmp_path, "b", "a")
+    assert compare_runs(tmp_path, "b", "a", ["mpjpe_mm"])[0].sequences == 5
 
 
 def test_comparison_is_published_with_every_metric(tmp_path: Path) -> None:
