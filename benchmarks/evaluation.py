@@ -240,11 +240,14 @@ def measure(quick: bool) -> list[Row]:
     ratios = [seconds / streamed for seconds in per_loop]
     spread = (min(ratios), max(ratios))
     peak_mb = max(size for _, size in memory.samples) / 1e6
-    return [
+    rows = [
         Row("evaluate_100k", statistics.median(ratios), "ratio", 5.0, "higher", spread),
-        Row("evaluate_100k_memory_growth", memory.growth(), "ratio", 1.1, "lower", (memory.growth(), memory.growth())),
         Row("evaluate_100k_peak_memory_mb", peak_mb, "MB", 1500.0, "lower", (peak_mb, peak_mb)),
     ]
+    if not quick:  # the first fifth must be longer than the rows that the table writers hold back
+        growth = memory.growth()
+        rows.append(Row("evaluate_100k_memory_growth", growth, "ratio", 1.1, "lower", (growth, growth)))
+    return rows
 
 
 if __name__ == "__main__":
