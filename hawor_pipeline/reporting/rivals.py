@@ -97,14 +97,13 @@ def paired_differences(run: RunResults) -> list[dict[str, Any]]:
 
 
 def verdict(item: Difference) -> str:
-    """In a word: `better` or `worse` beyond the interval (by sign where there is none), else `even`."""
-    if item.difference is None or item.difference == 0:
-        return "even"
+    """In a word: `better` or `worse` beyond the interval, `even` within it, `no interval` from too few sequences."""
+    if item.ci_low is None or item.ci_high is None:
+        return "no interval"
     if item.worse:
         return "worse"
     towards_better = -1.0 if item.better == "lower" else 1.0
-    ends = [item.difference, *(end for end in (item.ci_low, item.ci_high) if end is not None)]
-    return "better" if min(towards_better * end for end in ends) > 0 else "even"
+    return "better" if min(towards_better * end for end in (item.ci_low, item.ci_high)) > 0 else "even"
 
 
 def robustness_figures(run: RunResults) -> list[dict[str, Any]]:
