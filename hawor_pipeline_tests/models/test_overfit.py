@@ -18,6 +18,7 @@ FRAMES, STEPS = 4, 600
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_one_clip_to_below_a_millimetre(tmp_path: Path):
     """Joints where they are in the camera frame, learned from joints and rotations."""
     torch.manual_seed(0)
