@@ -204,9 +204,16 @@ def find_done(directory: Path | str, key: str) -> tuple[dict[str, Any] | None, s
     missing = [name for name in stage.get("outputs", []) if not (Path(directory) / name).exists()]
     if missing:
         return None, f"the earlier result is incomplete ({missing[0]} is missing)"
+    sizes = stage.get("sizes", {}).items()
+    damaged = [name for name, size in sizes if (Path(directory) / name).stat().st_size != size]
+    if damaged:
+        return None, f"the earlier result is damaged ({damaged[0]} has another size)"
     return stage["info"], "inputs, settings and code version are those of the earlier result"
 
 
 def mark_done(directory: Path | str, key: str, info: dict[str, Any], outputs: list[str] | None = None) -> None:
-    """Record finished work: `find_done` with the same key returns `info` while all `outputs` exist."""
-    atomic_write_json(Path(directory) / STAGE_FILE, {"key": key, "info": info, "outputs": outputs or []})
+    """Record finished work: `find_done` with the same key returns `info` while all `outputs` are there, unshortened."""
+    names = outputs or []
+    files = {name: Path(directory) / name for name in names}
+    sizes = {name: file.stat().st_size for name, file in files.items() if file.is_file()}
+    atomic_write_json(Path(directory) / STAGE_FILE, {"key": key, "info": info, "outputs": names, "sizes": sizes})

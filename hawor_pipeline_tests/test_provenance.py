@@ -111,6 +111,8 @@ def test_finished_work_is_found_only_under_its_key_and_while_complete(tmp_path: 
     mark_done(tmp_path, "k", {"rows": 3}, ["table"])
     assert find_done(tmp_path, "k")[0] == {"rows": 3}
     assert find_done(tmp_path, "other") == (None, "inputs, settings or code version changed since the earlier result")
+    (tmp_path / "table").write_text("")
+    assert find_done(tmp_path, "k") == (None, "the earlier result is damaged (table has another size)")
     (tmp_path / "table").unlink()
     info, why = find_done(tmp_path, "k")
     assert info is None
@@ -122,4 +124,4 @@ def test_finished_work_is_found_only_under_its_key_and_while_complete(tmp_path: 
 def test_markers_hold_no_time_host_or_path(tmp_path):
     mark_done(tmp_path, "k", {"rows": 3}, ["table"])
     stored = json.loads((tmp_path / "_stage.json").read_text())
-    assert stored == {"key": "k", "info": {"rows": 3}, "outputs": ["table"]}
+    assert stored == {"key": "k", "info": {"rows": 3}, "outputs": ["table"], "sizes": {}}

@@ -55,9 +55,13 @@ def schema_check(table: str, files: Sequence[Path], schema: Any) -> dg.AssetChec
 
 def file_problems(file: Path, schema: Any) -> list[str]:
     """What in a file contradicts a schema; reads it in batches."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    opened = pq.ParquetFile(file)
+    try:
+        opened = pq.ParquetFile(file)
+    except (OSError, pa.ArrowException) as error:
+        return [f"cannot be read: {error}"]
     found = opened.schema_arrow
     expected = {field.name: field.type for field in schema}
     actual = {field.name: field.type for field in found}

@@ -1,4 +1,4 @@
-"""A training process in which more than four clips at once are out of memory."""
+"""A training process in which more than two clips at once are out of memory."""
 
 import sys
 
@@ -7,7 +7,7 @@ import torch
 from hawor_pipeline.orchestration import training_child
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 
-MOST_CLIPS = 4
+MOST_CLIPS = 2
 _step = EnhancedHaWoRTrainer.training_step
 
 
