@@ -178,7 +178,10 @@ def _with_full_frame(hand: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class _PortablePickler(pickle._Pickler):  # type: ignore[name-defined]
+_PurePickler: Any = vars(pickle)["_Pickler"]  # the one written in Python, whose steps can be overridden
+
+
+class _PortablePickler(_PurePickler):
     """Names numpy's functions by the path that numpy 1 and 2 both know."""
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
