@@ -52,7 +52,10 @@ def latest_metadata(instance: dg.DagsterInstance, asset: str) -> dict:
 
 def test_the_first_run_made_everything(project, instance):
     for asset in ASSETS:
-        (first,) = instance.fetch_materializations(dg.AssetKey(asset), limit=1, ascending=True).records
+        # partitions of one run are recorded in no fixed order, and those without ground truth have nothing to make
+        of_s01 = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=["s01"])
+        records = of_s01 if asset in ("raw_arctic_sequences", "subject_shards") else dg.AssetKey(asset)
+        (first,) = instance.fetch_materializations(records, limit=1, ascending=True).records
         metadata = first.asset_materialization.metadata
         assert metadata["reused"].value is False, asset
         assert metadata["why"].value, asset
