@@ -11,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONWARNINGS ?= ignore
 export DO_NOT_TRACK ?= 1
 
-.PHONY: help setup demo test check ui bench docs audit test-engines clean
+.PHONY: help setup demo test test-campaigns check ui bench docs audit test-engines clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -37,7 +37,10 @@ $(ENGINES_STAMP): $(STAMP)
 	touch $(ENGINES_STAMP)
 
 test-engines: $(ENGINES_STAMP)  ## the slow tests: faults, daemon, browser, engines
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "(slow or engine) and not gpu" --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "(slow or engine) and not gpu and not campaign" --durations=10
+
+test-campaigns: $(ENGINES_STAMP)  ## the longest ones: Ray, PostgreSQL, S3, daemon, first use in a browser, many faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "campaign and not gpu" --durations=10
 
 check: $(STAMP)  ## lint, types, layers
 	$(BIN)/ruff check .

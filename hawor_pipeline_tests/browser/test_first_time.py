@@ -19,7 +19,7 @@ from hawor_pipeline_tests.browser.browser import chromium_page
 from hawor_pipeline_tests.conftest import REPOSITORY, project_environment
 from hawor_pipeline_tests.orchestration.daemon import opened_instance, wait_for
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800), pytest.mark.campaign]
 LOCATION = "hawor_pipeline_tests.browser.small_location"
 _PAGE_MS = 120_000
 _PIPELINE_S = 1200.0

@@ -8,7 +8,7 @@ import pytest
 
 from hawor_pipeline_tests.conftest import REPOSITORY, project_environment
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(3600), pytest.mark.campaign]
 
 
 def test_faults_lose_nothing_and_leave_nothing_behind(tmp_path, request):

@@ -9,7 +9,7 @@ import pytest
 from hawor_pipeline_tests.conftest import run_full_pipeline
 from hawor_pipeline_tests.orchestration.daemon import opened_instance
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500), pytest.mark.campaign]
 _DISK_MB = 400
 
 

@@ -14,7 +14,7 @@ from hawor_pipeline.data.ray_map import map_on_ray
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline_tests.conftest import project_environment
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.campaign]
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 PORT, JOBS_PORT = 6391, 8291
 

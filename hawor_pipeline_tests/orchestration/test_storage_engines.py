@@ -15,7 +15,7 @@ from hawor_pipeline.data.shards import open_shards, shards_version
 from hawor_pipeline.remote import INDEX_FILE, local_copy
 from hawor_pipeline_tests.conftest import REPOSITORY, project_environment
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.campaign]
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ from hawor_pipeline.orchestration.schedules import CONFIG_VARIABLE, CRON_VARIABL
 from hawor_pipeline_tests.conftest import REPOSITORY
 from hawor_pipeline_tests.orchestration.daemon import dagster_command, opened_instance, running_daemon, wait_for
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500), pytest.mark.campaign]
 JOB = "weekly_retraining_job"
 _RUN_S = 700.0
 
