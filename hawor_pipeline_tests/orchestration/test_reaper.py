@@ -156,9 +156,9 @@ def test_a_killed_job_does_not_block_the_next(tmp_path, monkeypatch):
         start_new_session=True,
     )
     deadline = time.monotonic() + 60
-    while not mark.exists() and time.monotonic() < deadline:
+    while not (mark.exists() and mark.read_text().endswith("\n")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    step_pid = int(mark.read_text())
+    step_pid = int(mark.read_text().split()[1])  # "begin", process id, time
     first.kill()
     first.wait()
     second = subprocess.run(
