@@ -31,6 +31,7 @@ def test_metrics_and_losses_all_have_an_example() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_shapes_in_signatures_hold_throughout_the_tests() -> None:
     """The tests of `core` once more, with every call checked against its annotations."""
     hook = "--jaxtyping-packages=hawor_pipeline.core,beartype.beartype"

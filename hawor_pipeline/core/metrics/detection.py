@@ -163,7 +163,7 @@ def binned_mean(
         As `numpy.histogram` with weights over counts.
 
     Example:
-        >>> binned_mean(torch.tensor([1.0, 3.0]), torch.tensor([0.1, 0.2]), [0, 0.5, 1])[1].tolist()
+        >>> binned_mean(torch.tensor([1.0, 3.0]), torch.tensor([0.1, 0.2]), [0.0, 0.5, 1.0])[1].tolist()
         [2.0, 0.0]
     """
     limits = torch.as_tensor(edges, dtype=key.dtype, device=key.device)
