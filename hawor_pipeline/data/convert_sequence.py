@@ -22,6 +22,8 @@ from hawor_pipeline.data.hand_geometry import SeenHand, see_hand
 from hawor_pipeline.data.left_out import (
     NO_GROUND_TRUTH_AFTER,
     NO_GROUND_TRUTH_BEFORE,
+    counted_by_reason,
+    invalid_by_reason,
     left_out_error,
     unmatched_share,
     wanted_sides,
@@ -263,22 +265,16 @@ def _rows(
 
 def _summary(task: SequenceTask, scene: Scene, blocks: list[dict], ledger: list[tuple]) -> dict[str, Any]:
     rows = sum(len(block["frame"]) for block in blocks)
-    left_out: dict[str, int] = {}
-    for *_, reason, samples in sorted(ledger):
-        left_out[reason] = left_out.get(reason, 0) + samples
+    left_out = counted_by_reason(ledger)
     possible = 2 * len(scene.raw) * len(scene.cameras)  # hands with ground truth, over all views
     without = sum(left_out.get(reason, 0) for reason in (NO_GROUND_TRUTH_BEFORE, NO_GROUND_TRUTH_AFTER))
-    invalid: dict[str, int] = {}
-    for block in blocks:
-        for reason in block["skip_reason"]:
-            if reason:
-                invalid[reason] = invalid.get(reason, 0) + 1
+    invalid = invalid_by_reason(blocks)
     return {
         "rows": rows,
         "valid_rows": rows - sum(invalid.values()),
         "ground_truth_frames": len(scene.raw),
-        "left_out": dict(sorted(left_out.items())),
-        "invalid": dict(sorted(invalid.items())),
+        "left_out": left_out,
+        "invalid": invalid,
         "unaccounted": possible - rows - (sum(left_out.values()) - without),
         "unmatched_share": unmatched_share(ledger, len(scene.raw)),
     }

@@ -51,6 +51,19 @@ def wanted_sides(seen: dict[str, SeenHand], index: int, frames: int) -> tuple[li
     return wanted, lost
 
 
+def counted_by_reason(ledger: list[tuple]) -> dict[str, int]:
+    """Reason to samples, of ledger rows that end in (.., reason, samples)."""
+    counts: dict[str, int] = {}
+    for *_, reason, samples in ledger:
+        counts[reason] = counts.get(reason, 0) + samples
+    return dict(sorted(counts.items()))
+
+
+def invalid_by_reason(blocks: list[dict[str, np.ndarray]]) -> dict[str, int]:
+    """Rule to rows that fail it, of blocks of columns."""
+    return counted_by_reason([(reason, 1) for block in blocks for reason in block["skip_reason"] if reason])
+
+
 def unmatched_share(ledger: list[tuple], frames: int) -> float:
     """Share of the moments of the views present that have only a picture or only ground truth.
 

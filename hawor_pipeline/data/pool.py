@@ -42,13 +42,13 @@ def map_tasks(
     if workers == 0:
         with one_thread():
             for task in tasks:
-                yield task, _guarded(function, task)
+                yield task, guarded(function, task)
         return
     count = max(1, min(workers or usable_cores(), len(tasks)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(preload)
     with single_threaded_environment(), ProcessPoolExecutor(count, context, start_worker) as pool:
-        waiting: dict[Future, Task] = {pool.submit(_guarded, function, task): task for task in tasks}
+        waiting: dict[Future, Task] = {pool.submit(guarded, function, task): task for task in tasks}
         try:
             while waiting:
                 finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
@@ -68,7 +68,8 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _guarded(function: Callable[[Task], Any], task: Task) -> Any:
+def guarded(function: Callable[[Task], Any], task: Task) -> Any:
+    """What a function makes of a task, or the HaworError that it raised."""
     try:
         return function(task)
     except HaworError as error:

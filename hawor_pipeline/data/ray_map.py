@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from hawor_pipeline.errors import ConfigError, HaworError, WorkerLost
+from hawor_pipeline.data.pool import guarded
+from hawor_pipeline.errors import ConfigError, WorkerLost
 
 Task = TypeVar("Task")
 ATTEMPTS = 3  # per task, where a worker or its machine is lost
@@ -57,10 +58,7 @@ def map_on_ray(
 
 def _run(function: Callable[[Any], Any], task: Any, prepare_worker: Callable[[], Any]) -> Any:
     prepare_worker()
-    try:
-        return function(task)
-    except HaworError as error:
-        return error
+    return guarded(function, task)
 
 
 def _ray() -> Any:

@@ -266,8 +266,6 @@ def _special(dotted: str, name: str, value: Any) -> tuple[KeyFate, dict[str, Any
         }
     if name == "device":
         return KeyFate(dotted, "renamed", "now accelerator"), {"accelerator": value}
-    if name == "use_ema" and "ema_decay" not in TrainingConfig.model_fields:
-        return KeyFate(dotted, "dropped", "not offered"), {}
     if name == "use_ema":
         return KeyFate(dotted, "renamed", "now ema_decay (0 is off)"), {"ema_decay": 0.999 if value else 0.0}
     return None

@@ -16,10 +16,10 @@ from hawor_pipeline.orchestration.tracking import WANDB_LINK_FILE, TensorBoardRe
 
 def test_tensorboard_is_linked_with_the_run_chosen(monkeypatch):
     monkeypatch.delenv(TENSORBOARD_VARIABLE, raising=False)
-    run = Path("/work/data/runs/demo-1a2b")
+    run = Path("/shared/data/runs/demo-1a2b")
     link = TensorBoardResource().link(run)
     assert link["tensorboard"].url == "http://127.0.0.1:6006/?runFilter=%5Edemo-1a2b%2F#timeseries"
-    assert link["tensorboard_command"].text == "tensorboard --logdir /work/data/runs"
+    assert link["tensorboard_command"].text == "tensorboard --logdir /shared/data/runs"
     monkeypatch.setenv(TENSORBOARD_VARIABLE, "http://board:80")
     assert TensorBoardResource().link(run)["tensorboard"].url.startswith("http://board:80/")
     assert TensorBoardResource(enabled=False).link(run) == {}

@@ -29,7 +29,7 @@ from hawor_pipeline.data.hand_geometry import (
     pose_hand,
     see_hand,
 )
-from hawor_pipeline.data.left_out import BEHIND_CAMERA, OUTSIDE_PICTURE
+from hawor_pipeline.data.left_out import BEHIND_CAMERA, OUTSIDE_PICTURE, counted_by_reason, invalid_by_reason
 from hawor_pipeline.data.picture_frame import full_frame
 from hawor_pipeline.data.raw_sequence import RawHand
 from hawor_pipeline.data.shard_schema import (
@@ -277,20 +277,14 @@ def _joined(blocks: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 def _info(blocks: list[dict], ledger: list[tuple], pictures: int, expected: int) -> dict[str, Any]:
     rows = sum(len(block["frame"]) for block in blocks)
-    left_out: dict[str, int] = {}
-    for *_, reason, samples in sorted(ledger):
-        left_out[reason] = left_out.get(reason, 0) + samples
-    invalid: dict[str, int] = {}
-    for block in blocks:
-        for reason in block["skip_reason"]:
-            if reason:
-                invalid[reason] = invalid.get(reason, 0) + 1
+    left_out = counted_by_reason(ledger)
+    invalid = invalid_by_reason(blocks)
     return {
         "rows": rows,
         "valid_rows": rows - sum(invalid.values()),
         "ground_truth_frames": pictures,
-        "left_out": dict(sorted(left_out.items())),
-        "invalid": dict(sorted(invalid.items())),
+        "left_out": left_out,
+        "invalid": invalid,
         "unaccounted": expected - rows - sum(left_out.values()),
     }
 
