@@ -77,9 +77,9 @@ def test_s03_is_a_partition_without_rows_and_with_a_reason(instance):
 
 
 def test_training_was_watched_while_it_ran(instance):
-    records = instance.fetch_observations(dg.AssetKey("trained_checkpoint"), limit=10).records
-    assert records
-    assert any("mpjpe" in name for name in records[0].asset_observation.metadata)
+    # other tests train on this instance too, and are cancelled before they validate
+    records = instance.fetch_observations(dg.AssetKey("trained_checkpoint"), limit=100).records
+    assert any("mpjpe" in name for record in records for name in record.asset_observation.metadata)
 
 
 def test_a_second_run_reuses_everything_and_says_so(project, instance):
