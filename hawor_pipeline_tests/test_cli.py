@@ -219,7 +219,7 @@ def test_doctor_says_what_is_there(capsys, monkeypatch, tmp_path):
 
 
 def test_training_shows_plain_lines_where_there_is_no_terminal(capsys):
-    from hawor_pipeline.commands.printing import show_training
+    from hawor_pipeline.training.progress import show_training
 
     show = show_training()
     show({"kind": "start", "step": 40, "total_steps": 400, "frames_per_step": 32, "training_clips": 7,

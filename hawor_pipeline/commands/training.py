@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hawor_pipeline.commands.printing import print_result, show_training
+from hawor_pipeline.commands.printing import print_result
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import experiment_file
 
@@ -79,6 +79,7 @@ def _add_train(commands) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.config import load_config
     from hawor_pipeline.training.launch import train
+    from hawor_pipeline.training.progress import show_training
 
     config = load_config(arguments.config, _overrides(arguments))
     result, code = train(config, resume=arguments.resume, on_progress=show_training())

@@ -30,7 +30,8 @@ ROOT_MOTION_SCALE_M = 0.050  # one unit of the root's motion error: depth from o
 class EnhancedTrainingLoss(nn.Module):
     """Weighted sum of nine terms, each a pure function of `hawor_pipeline.core.losses`.
 
-    KEYPOINTS_3D root-relative joints; KEYPOINTS_2D joints in crop units; GLOBAL_ORIENT and HAND_POSE rotations by their
+    KEYPOINTS_3D root-relative joints; KEYPOINTS_2D joints in crop units, pose and place apart where the prediction has
+    `joints_crop_apart`; GLOBAL_ORIENT and HAND_POSE rotations by their
     chord; BETAS; MESH_VERTICES root-relative; MESH_FACES edges, normals and Laplacian; TEMPORAL_CONSISTENCY velocity
     and acceleration errors of root-relative joints and of the root; OCCLUSION_ROBUSTNESS joints, hidden ones weighing
     more.
@@ -169,7 +170,7 @@ class EnhancedTrainingLoss(nn.Module):
         in_frame = target.joint_in_frame & joint
         makers = {
             "KEYPOINTS_3D": lambda: keypoints_3d_loss(pred.joints_m, target.joints_m, joint),
-            "KEYPOINTS_2D": lambda: keypoints_2d_loss(pred.joints_crop, target.joints_crop, in_frame),
+            "KEYPOINTS_2D": lambda: _in_crop(pred, target, in_frame),
             "GLOBAL_ORIENT": lambda: rotation_loss(pred.rotmats[..., 0, :, :], target.rotmats[..., 0, :, :], valid),
             "HAND_POSE": lambda: rotation_loss(pred.rotmats[..., 1:, :, :], target.rotmats[..., 1:, :, :], joint),
             "BETAS": lambda: betas_loss(pred.betas, target.betas, valid),
@@ -209,6 +210,14 @@ class EnhancedTrainingLoss(nn.Module):
             scale_m=ROOT_MOTION_SCALE_M,
         )
         return shape + root
+
+
+def _in_crop(pred: HandPrediction, target: HandTarget, in_frame: Tensor) -> Tensor:
+    """2D error of pose and place: apart where the prediction has them so, else of the joints as they are."""
+    if pred.joints_crop_apart is None:
+        return keypoints_2d_loss(pred.joints_crop, target.joints_crop, in_frame)
+    twice = torch.cat((target.joints_crop, target.joints_crop), -2)
+    return keypoints_2d_loss(pred.joints_crop_apart, twice, torch.cat((in_frame, in_frame), -1))
 
 
 def _relative_to(vertices: Tensor, joints: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ def take_clips(struct, clips: Int[Tensor, " chosen"]):
     changes = {}
     for field in fields(struct):
         value = getattr(struct, field.name)
-        changes[field.name] = value[clips] if isinstance(value, Tensor) else take_clips(value, clips)
+        if value is not None:
+            changes[field.name] = value[clips] if isinstance(value, Tensor) else take_clips(value, clips)
     return replace(struct, **changes)
 
 
@@ -63,6 +64,8 @@ class HandPrediction:
     joints_m: Float[Tensor, "B T 21 3"]
     vertices_m: Float[Tensor, "B T 778 3"]
     joints_crop: Float[Tensor, "B T 21 2"]
+    # what training compares in the crop: the predicted pose at the true wrist, then the true pose at the predicted one
+    joints_crop_apart: Float[Tensor, "B T 42 2"] | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "HandPrediction":
         """The same struct with every tensor on `device`."""

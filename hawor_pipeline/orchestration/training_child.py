@@ -34,14 +34,22 @@ def _stop_when_orphaned(parent: int) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[dict[str, Any]], None] | None]:
-    """Where lines of progress go: to Dagster from the first process, nowhere from the others."""
+    """Where lines of progress go: to Dagster and the terminal from the first process, nowhere from the others."""
     if os.environ.get("RANK", "0") != "0":
         yield None
         return
     from dagster_pipes import open_dagster_pipes
 
+    from hawor_pipeline.training.progress import show_training
+
+    show = show_training()
     with open_dagster_pipes() as pipes:
-        yield pipes.report_custom_message
+
+        def report(line: dict[str, Any]) -> None:
+            pipes.report_custom_message(line)
+            show(line)
+
+        yield report
 
 
 def main() -> int:
@@ -58,7 +66,7 @@ def main() -> int:
 
     with _progress() as report:
         try:
-            pipeline = TrainingPipeline(load_config(arguments.config), arguments.run_dir, report, echo=True)
+            pipeline = TrainingPipeline(load_config(arguments.config), arguments.run_dir, report)
             pipeline.train()
         except Exception as error:
             shortage = is_memory_shortage(error)

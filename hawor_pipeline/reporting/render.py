@@ -100,7 +100,8 @@ def _machine_readable(context: dict[str, Any]) -> dict[str, Any]:
             for k in ("run_id", "source", "protocol", "dataset_version", "checkpoint_sha256", "headline", "targets")
         },
         "metrics": {name: {**(entry(e) or {}), "unit": m.unit} for name, (e, m) in context["metrics"].items()},
-        "floors": {row["metric"]: row["floors"] for row in context["comparison"]},
+        "floors": context["floors"],
+        "rivals": context["rivals"],
         "strata": {
             table["column"]: {row["label"]: entry(row["entry"]) for row in table["rows"]} for table in context["strata"]
         },

@@ -15,11 +15,12 @@ from hawor_pipeline.reporting import figures
 from hawor_pipeline.reporting.curves import training_figures
 from hawor_pipeline.reporting.findings import Evidence, find
 from hawor_pipeline.reporting.markdown import to_html
-from hawor_pipeline.reporting.names import METRIC_TITLES, STRATA
+from hawor_pipeline.reporting.names import METRIC_TITLES, STRATA, short_run_name
 from hawor_pipeline.reporting.origin import also_chosen_on, evaluated, provenance
 from hawor_pipeline.reporting.published import PUBLISHED
 from hawor_pipeline.reporting.render import HTML, data_uri, render_report
 from hawor_pipeline.reporting.results import (
+    FLOOR_KINDS,
     Entry,
     RunResults,
     find_floors,
@@ -107,7 +108,8 @@ def _info(context: dict[str, Any]) -> dict[str, Any]:
         "source": context["source"],
         "metrics": {tile["metric"]: tile["value"] for tile in context["tiles"]},
         "targets": context["targets"],
-        "floors": {row["metric"]: row["floors"] for row in context["comparison"] if row["metric"] in HEADLINES},
+        "floors": {metric: values for metric, values in context["floors"].items() if metric in HEADLINES},
+        "rivals": {metric: values for metric, values in context["rivals"].items() if metric in HEADLINES},
         "findings": len(context["findings"]),
     }
 
@@ -121,7 +123,7 @@ def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card:
     folder, gallery = read_gallery(run.metrics_dir, run.run_id)
     if gallery["meshes"]:
         charts["mesh"] = turnable_mesh(gallery)
-    overall = run.overall()
+    overall, comparison, paired = run.overall(), _comparison(run, floors), paired_differences(run)
     config = run_dir / "config.yaml"
     return {
         "run_id": run.run_id,
@@ -130,17 +132,19 @@ def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card:
         "protocol": run.protocol,
         "dataset_version": run.dataset_version,
         "checkpoint_sha256": run.checkpoint_sha256,
-        "headline": _headline(run, floors),
+        "headline": _headline(run, floors) | {"aligned_verdict": _aligned_verdict(paired)},
         "tiles": [_tile(metric, run, floors) for metric in HEADLINES],
         "targets": judge(
             {metric: entry.value for metric, entry in overall.items() if entry.value is not None}, run.source
         ),
         "findings": find(Evidence(run, floors, curves)),
         "floor_kinds": list(floors),
-        "comparison": _comparison(run, floors),
+        "comparison": comparison,
+        "floors": _compared_with(comparison, [kind for kind in floors if kind in FLOOR_KINDS]),
+        "rivals": _compared_with(comparison, [kind for kind in floors if kind not in FLOOR_KINDS]),
         "training": training,
         "robustness": robustness,
-        "paired": paired_differences(run),
+        "paired": paired,
         "figures": charts,
         "hand": hand_drawing(run.joint_means_mm()),
         "with_intervals": any(entry.low is not None for entry in overall.values()),
@@ -157,6 +161,18 @@ def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card:
         "config": config.read_text() if config.is_file() else "",
         "provenance": provenance(run, config),
     }
+
+
+def _compared_with(comparison: list[dict[str, Any]], kinds: list[str]) -> dict[str, dict[str, float | None]]:
+    """Values of these floors or rivals by metric."""
+    return {row["metric"]: {kind: row["floors"][kind] for kind in kinds} for row in comparison}
+
+
+def _aligned_verdict(paired: list[dict[str, Any]]) -> str | None:
+    """How the aligned error compares with that of the mean rotations sample by sample; None where not measured."""
+    pair = (short_run_name("baseline-mean_rotations"), "pa_mpjpe_mm")
+    verdicts = [row["verdict"] for row in paired if (row["other"], row["item"].metric) == pair]
+    return verdicts[0] if verdicts else None
 
 
 def _headline(run: RunResults, floors: dict[str, RunResults]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from hawor_pipeline.evaluation.tables import list_runs, partition_dir, read_tabl
 
 TRAINING_FILE = "training.parquet"
 RESULT_FILE = "result.json"
-KIND_ORDER = ("mean_pose", "mean_rotations", "subject_mean", "smoothed", "champion")
+FLOOR_KINDS = ("mean_pose", "mean_rotations", "subject_mean")  # what does not look at the picture
+KIND_ORDER = (*FLOOR_KINDS, "smoothed", "champion")
 CURVE_POINTS = 400  # more points per curve than a screen can show are thinned out
 
 

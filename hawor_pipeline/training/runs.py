@@ -23,7 +23,7 @@ from hawor_pipeline.provenance import (
     sha256_file,
 )
 
-TRAINING_VERSION = "2"  # raise it when training code changes numbers: finished runs are then not reused
+TRAINING_VERSION = "3"  # raise it when training code changes numbers: finished runs are then not reused
 # Settings that say where and how fast a run is made, but not what comes out of it; of files their content counts.
 MACHINE_KEYS = frozenset(
     {

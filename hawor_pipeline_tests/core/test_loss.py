@@ -215,8 +215,20 @@ def test_evaluation_uses_static_weights_and_learns_nothing(mano_layer, truth, gu
     assert all(torch.equal(value, loss.state_dict()[name]) for name, value in state.items())
 
 
+def test_pose_and_place_apart_replace_the_joints_in_the_crop(mano_layer, truth, guess) -> None:
+    target, vertices = truth
+    twice = torch.cat((target.joints_crop, target.joints_crop), -2)
+    off = torch.cat((torch.full_like(target.joints_crop, 0.05), torch.zeros_like(target.joints_crop)), -2)
+    _, exact = full(mano_layer)(replace(guess, joints_crop_apart=twice), target, vertices)
+    _, half = full(mano_layer)(replace(guess, joints_crop_apart=twice + off), target, vertices)
+    assert exact["KEYPOINTS_2D"].item() == 0.0
+    assert half["KEYPOINTS_2D"].item() == pytest.approx(
+        losses.keypoints_2d_loss(torch.full((1, 2), 0.05), torch.zeros(1, 2)).item() / 2, rel=1e-4
+    )
+
+
 def test_half_precision_inputs_give_a_float32_loss(mano_layer, truth, guess) -> None:
-    half = HandPrediction(*(getattr(guess, n).bfloat16() for n in HandPrediction.__slots__))
+    half = HandPrediction(*(getattr(guess, n).bfloat16() for n in HandPrediction.__slots__ if n != "joints_crop_apart"))
     with torch.autocast("cpu", torch.bfloat16):
         total, parts = full(mano_layer)(half, *truth)
     assert total.dtype == torch.float32 and all(p.dtype == torch.float32 for p in parts.values())

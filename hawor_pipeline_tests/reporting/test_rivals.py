@@ -41,7 +41,7 @@ def test_the_gate_speaks_on_the_report(tmp_path: Path, scale: float, title: str)
     assert "champ-1" in words
     numbers = json.loads(result.path.with_name("report.json").read_text())
     champion = RunResults(tmp_path / "metrics", "champ-1")
-    assert numbers["floors"]["mpjpe_mm"]["champion"] == champion.value("mpjpe_mm")
+    assert numbers["rivals"]["mpjpe_mm"]["champion"] == champion.value("mpjpe_mm")
 
 
 def test_first_champion_and_the_champion_itself(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -10,10 +11,13 @@ import pytest
 import torch
 
 from hawor_pipeline.config import AugmentationParams
+from hawor_pipeline.core.camera import camera_from_translation, full_translation
 from hawor_pipeline.core.metrics import mpjpe
+from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.core.safe_load import load_checkpoint
 from hawor_pipeline.errors import ConfigError, NumericalError
 from hawor_pipeline.models import load_hawor
+from hawor_pipeline.models.hawor import HaworOutput
 from hawor_pipeline.training.fit import TrainingPipeline, main
 from hawor_pipeline.training.loggers import TrainingTable
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer, with_mano
@@ -37,6 +41,28 @@ def test_overfits_one_batch(tiny):
         total.backward()
         optimizer.step()
     assert error() < 0.1 * before
+
+
+def test_a_wrongly_turned_hand_does_not_pull_at_the_camera(tiny):
+    """The true camera with a pose turned by 120 degrees: the term in the crop is left with nothing to shrink."""
+    module = EnhancedHaWoRTrainer(tiny(use_augmentation=False, batch_size=4))
+    batch = next(iter(module.data.training_loader()))
+    target = batch.target
+    boxes = (batch.box_center_px, batch.box_size_px, batch.focal_px, batch.principal_point_px)
+    camera = camera_from_translation(target.translation_m, *boxes).requires_grad_()
+    turned = axis_angle_to_rotmat(torch.tensor([0.0, 2.1, 0.0])) @ target.rotmats[..., 0, :, :]
+    rotmats = torch.cat((turned[..., None, :, :], target.rotmats[..., 1:, :, :]), -3)
+    hand = HaworOutput(rotmats, target.betas, camera, full_translation(camera, *boxes))
+    prediction = with_mano(lambda *_: hand, module.mano, batch)
+    apart, together = prediction, replace(prediction, joints_crop_apart=None)
+    pulls = []
+    for one in (apart, together):
+        _, terms = module.losses(one, batch)
+        in_crop = module.loss._terms(one, target, None)[0]["KEYPOINTS_2D"]
+        pulls.append(torch.autograd.grad(in_crop, camera, retain_graph=True)[0][..., 0].mean())
+        assert terms["KEYPOINTS_2D"] > 1
+    assert pulls[1] > 0, "one projection of both would lower the scale"
+    assert abs(pulls[0]) < 0.01 * pulls[1]
 
 
 def test_same_seed_same_loss(tiny, tmp_path):

@@ -124,6 +124,7 @@ def evaluation_metrics(
     """Predictions, samples, joints and summary of exactly the checkpoint that `trained_checkpoint` produced."""
     from hawor_pipeline.evaluation.evaluate import Setting, evaluate_checkpoint
     from hawor_pipeline.evaluation.rivals import evaluate_rivals
+    from hawor_pipeline.reporting.names import short_run_name
 
     device = compute.resolve()
     with compute.watch(device) as usage:
@@ -146,9 +147,8 @@ def evaluation_metrics(
         registry = DataPaths.default().registry
         rivals = evaluate_rivals(result.info["run_id"], setting, registry_dir=registry, device=device.accelerator)
     announce(context.log, "evaluation_metrics", result)
-    context.log.info(
-        f"compared with {', '.join(rivals.info['compared_with'])} ({'reused' if rivals.reused else 'done'})"
-    )
+    others = ", ".join(short_run_name(name) for name in rivals.info["compared_with"])
+    context.log.info(f"compared with {others} ({'reused' if rivals.reused else 'done'})")
     metrics, run_id = result.info["metrics"], result.info["run_id"]
     value = {
         "run_id": run_id,
