@@ -5,6 +5,7 @@ with its worker is run again; conversion publishes by a rename, so running it tw
 """
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from hawor_pipeline.errors import ConfigError, WorkerLost
 
 Task = TypeVar("Task")
 ATTEMPTS = 3  # per task, where a worker or its machine is lost
+_KNOCK_S = 10.0
 
 
 def map_on_ray(
@@ -75,9 +77,17 @@ def _ray() -> Any:
 def _join(ray: Any) -> None:
     address = os.environ.get("RAY_ADDRESS", "auto")
     try:
+        _knock(address)
         ray.init(address=address, logging_level="warning", log_to_driver=False)
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise ConfigError(
             f"no Ray cluster answers at {address!r} ({error}); start one (`ray start --head`) and set RAY_ADDRESS, "
             "or set HAWOR_ENGINE=multiprocess"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at `host:port`; Ray itself asks a closed door for minutes, in silence."""
+    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,22 +16,12 @@ import yaml
 from hawor_pipeline.config import read_yaml
 from hawor_pipeline_tests.browser.browser import chromium_page
 from hawor_pipeline_tests.conftest import REPOSITORY, project_environment
-from hawor_pipeline_tests.orchestration.daemon import opened_instance, wait_for
+from hawor_pipeline_tests.orchestration.daemon import free_ports, opened_instance, wait_for
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800), pytest.mark.campaign]
 LOCATION = "hawor_pipeline_tests.browser.small_location"
 _PAGE_MS = 120_000
 _PIPELINE_S = 1200.0
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 @pytest.fixture
@@ -44,7 +33,7 @@ def fresh(tmp_path: Path):
     smoke = read_yaml(REPOSITORY / "configs" / "jobs" / "smoke.yaml")["ops"]["trained_checkpoint"]["config"]
     demo = read_yaml(REPOSITORY / "configs" / "experiments" / "demo.yaml")
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({**demo, **smoke["overrides"]}))
-    ports = [str(port) for port in _free_ports(3)]
+    ports = [str(port) for port in free_ports(3)]
     command = [sys.executable, "-m", "hawor_pipeline.cli", "ui", "--port", ports[0], "--reports-port", ports[1]]
     with open(tmp_path / "ui.log", "w") as log:
         process = subprocess.Popen(

@@ -3,46 +3,64 @@
 import hashlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
+import httpx
 import pytest
 
 from hawor_pipeline.data.ray_map import map_on_ray
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline_tests.conftest import project_environment
+from hawor_pipeline_tests.orchestration.daemon import free_ports, opened_instance
 
-pytestmark = [pytest.mark.engine, pytest.mark.campaign]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(150), pytest.mark.campaign]
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
-PORT, JOBS_PORT = 6391, 8291
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Environment of a cluster with two cores."""
-    environment = {**project_environment(), "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=2", f"--port={PORT}"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={JOBS_PORT}", "--include-dashboard=true"]
-    command += ["--object-store-memory=100000000", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
+def cluster() -> Iterator[dict[str, str]]:
+    """Environment of the users of a cluster with two cores, which ends with the module."""
+    programs = Path(sys.executable).parent  # jobs of the cluster call `dagster`, as in an activated environment
+    environment = {
+        **project_environment(),
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "RAY_DISABLE_IMPORT_WARNING": "1",
+    }
+    port, jobs_port = free_ports(2)
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # its sockets need a short path
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
+    command += [f"--port={port}", "--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--temp-dir={folder}"]
+    command += ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={jobs_port}"]
     head = subprocess.Popen(
-        [*command, "--block"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, "--object-store-memory=100000000"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
-    address = {"RAY_ADDRESS": f"127.0.0.1:{PORT}", "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{JOBS_PORT}"}
+    address = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{jobs_port}"}
     try:
         _wait_for_cluster(address["RAY_DASHBOARD_ADDRESS"])
         yield {**environment, **address, "HAWOR_ENGINE": "ray"}
     finally:
         head.terminate()
-        head.wait(60)
+        try:
+            head.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait_for_cluster(url: str, seconds: float = 120) -> None:
-    import time
-
-    import httpx
-
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -62,18 +80,25 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
-def test_all_subjects_convert_to_the_same_bytes(cluster, finished_project, tmp_path):
-    sample = finished_project / "data" / "sample"
+def convert(sample: Path, output: Path, environment: dict[str, str]) -> int:
+    """Convert all subjects by the command line; returns how many sequences were converted."""
     command = [sys.executable, "-m", "hawor_pipeline.cli", "prepare", "--arctic-root", str(sample / "arctic")]
     command += ["--mano-dir", str(sample / "body_models" / "mano"), "--target-resolution", "64", "64"]
-    done = subprocess.run(
-        [*command, "--output-dir", str(tmp_path / "ray")], env=cluster, capture_output=True, text=True, timeout=280
-    )
+    command += ["--output-dir", str(output)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout)["converted_sequences"] == 9
-    by_processes = tree(finished_project / "data" / "shards" / "synthetic")
+    return json.loads(done.stdout)["converted_sequences"]
+
+
+def test_all_subjects_convert_to_the_same_bytes(cluster, finished_project, tmp_path):
+    sample = finished_project / "data" / "sample"
+    assert convert(sample, tmp_path / "ray", cluster) == 9
+    assert convert(sample, tmp_path / "processes", {**cluster, "HAWOR_ENGINE": "multiprocess"}) == 9
+    by_processes = tree(tmp_path / "processes")
     assert len(by_processes) > 20
     assert tree(tmp_path / "ray") == by_processes
+    by_the_job = tree(finished_project / "data" / "shards" / "synthetic")
+    assert by_the_job.items() <= by_processes.items()  # the command also writes what the job keeps elsewhere
 
 
 def test_steps_of_a_job_run_on_the_cluster(cluster, finished_project, tmp_path):
@@ -91,9 +116,13 @@ def test_steps_of_a_job_run_on_the_cluster(cluster, finished_project, tmp_path):
     }
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "hawor_pipeline.definitions"]
     command += ["-j", "prepare_data_job", "--tags", '{"dagster/partition": "s05"}']
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=140)
     assert done.returncode == 0, done.stderr[-5000:]
-    assert "Ray" in done.stderr
+    with opened_instance(home) as instance:
+        (run,) = instance.get_runs()
+        starting = dg.DagsterEventType.STEP_WORKER_STARTING
+        messages = [record.message for record in instance.all_logs(run.run_id, of_type=starting)]
+    assert len(messages) >= 2 and all("in Ray job" in message for message in messages)
     made = tree(tmp_path / "data" / "shards" / "synthetic" / "s05")
     assert "manifest.json" in made
 

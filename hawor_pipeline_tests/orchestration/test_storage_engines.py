@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,14 +13,9 @@ import pytest
 from hawor_pipeline.data.shards import open_shards, shards_version
 from hawor_pipeline.remote import INDEX_FILE, local_copy
 from hawor_pipeline_tests.conftest import REPOSITORY, project_environment
+from hawor_pipeline_tests.orchestration.daemon import free_ports
 
 pytestmark = [pytest.mark.engine, pytest.mark.campaign]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def prepare_s05(environment: dict[str, str], where: Path) -> subprocess.CompletedProcess:
@@ -48,7 +42,7 @@ class Postgres:
 
     def __init__(self, home: Path):
         self.programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
-        self.home, self.port = home, free_port()
+        self.home, self.port = home, free_ports(1)[0]
         self.prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         self.home.mkdir(mode=0o777)
         os.chmod(self.home, 0o777)
@@ -119,7 +113,7 @@ def bucket(monkeypatch) -> Iterator[str]:
     """A bucket on an S3-compatible server of its own."""
     pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
     server_module = pytest.importorskip("moto.server", reason="moto is not installed")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=free_ports(1)[0], verbose=False)
     server.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server._server.server_port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
