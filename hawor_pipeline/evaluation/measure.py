@@ -8,6 +8,7 @@ each other. Formulas are those of `core.metrics`; this module only decides what 
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -174,10 +175,15 @@ def _fill_mesh_metrics(
         mesh, joints = models.predicted_mesh(hands.rotmats, hands.betas, nowhere, part.is_right)
         return _surface_metrics(mesh - joints[:, :1], models.true_vertices(part) - part.joints_m[:, :1], mirror_allowed)
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # the searches run outside Python's lock
-        for rows, surface in zip(parts, threads.map(compare, parts), strict=True):
-            for name, value in surface.items():
-                values[name][rows] = value.double()
+    for rows, surface in zip(parts, _threads().map(compare, parts), strict=True):
+        for name, value in surface.items():
+            values[name][rows] = value.double()
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads for searches, which run outside Python's lock; kept, because each new thread takes memory of its own."""
+    return ThreadPoolExecutor(os.cpu_count(), "surfaces")
 
 
 def _surface_metrics(ours: Tensor, theirs: Tensor, mirror_allowed: bool) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hawor_pipeline.reporting.results import Curve
-from hawor_pipeline.reporting.style import MARKED_POINTS, OTHER, RUN, TERMS, TRUE, Figure, layout, rounded
+from hawor_pipeline.reporting.style import MARKED_POINTS, OTHER, RUN, TERMS, TRUE, Figure, in_columns, layout, rounded
 
 _SPLITS = {"train": "training", "val": "validation"}
 
@@ -70,9 +70,7 @@ def training_pairs(curves: Sequence[Sequence[Curve]], names: Sequence[str]) -> l
             for curve in one
         ]
         if traces:
-            frame = layout(
-                "optimiser step", group.unit, yaxis={"type": "log"} if group.log else {"rangemode": "tozero"}
-            )
+            frame = layout("optimiser step", group.unit, yaxis=_scale(group.log))
             charts.append({"title": group.title, "caption": group.caption, "figure": {"data": traces, "layout": frame}})
     return charts
 
@@ -92,11 +90,16 @@ def _curves_figure(curves: Sequence[Curve], unit: str, log: bool) -> Figure:
     for number, curve in enumerate(curves):
         color = TERMS[number % len(TERMS)] if several else (RUN if curve.split == "val" else TRUE)
         traces.append(_trace(curve, _curve_name(curve, several), color))
-    frame = layout("optimiser step", unit, yaxis={"type": "log"} if log else {"rangemode": "tozero"})
+    frame = layout("optimiser step", unit, yaxis=_scale(log))
     frame["showlegend"] = len(traces) > 1
     if several:
-        frame["legend"] |= {"entrywidth": 74, "font": {"size": 11}}
+        frame["legend"] |= in_columns([trace["name"] for trace in traces])
     return {"data": traces, "layout": frame}
+
+
+def _scale(log: bool) -> dict[str, Any]:
+    """Whole numbers at the ticks of a logarithmic axis, powers of ten at those of small values."""
+    return {"type": "log", "tickformat": "~g"} if log else {"rangemode": "tozero", "exponentformat": "power"}
 
 
 def _trace(curve: Curve, name: str, color: str, dash: str = "solid") -> dict[str, Any]:

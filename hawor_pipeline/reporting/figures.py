@@ -10,7 +10,18 @@ import numpy as np
 from hawor_pipeline.core.skeleton import FINGERS, JOINT_NAMES
 from hawor_pipeline.reporting.names import short_run_name
 from hawor_pipeline.reporting.results import RunResults
-from hawor_pipeline.reporting.style import FLOOR_DASHES, FLOOR_GREYS, INK, RUN, TERMS, Figure, layout, rounded, vertical
+from hawor_pipeline.reporting.style import (
+    FLOOR_DASHES,
+    FLOOR_GREYS,
+    INK,
+    RUN,
+    TERMS,
+    Figure,
+    in_columns,
+    layout,
+    rounded,
+    vertical,
+)
 
 PCK_LIMIT_MM = 50
 _SCATTER_POINTS = 1500
@@ -58,6 +69,7 @@ def pck_curve(series: Sequence[Series], target_mm: float) -> Figure:
         )
     frame = layout("wrist-aligned distance, mm", "joints within, %", yaxis={"range": [0, 101]})
     frame["shapes"] = [vertical(target_mm)]
+    frame["legend"] |= in_columns([one.name for one in series])
     return {"data": traces, "layout": frame}
 
 
@@ -77,12 +89,14 @@ def error_histogram(series: Sequence[Series]) -> Figure:
                 "name": one.name,
                 "x": rounded((edges[1:] + edges[:-1]) / 2),
                 "y": rounded(counts, 3),
-                "line": {"color": one.color, "width": one.width * 0.8, "shape": "hvh"},
+                "line": {"color": one.color, "width": one.width * 0.8, "shape": "hvh", "dash": one.dash},
                 "hovertemplate": "%{y:.1f} %",
             }
         )
     traces[0] |= {"fill": "tozeroy", "fillcolor": "rgba(200,85,27,0.12)"}
-    return {"data": traces, "layout": layout("mean joint error of a sample, mm", "samples, %")}
+    frame = layout("mean joint error of a sample, mm", "samples, %")
+    frame["legend"] |= in_columns([one.name for one in series])
+    return {"data": traces, "layout": frame}
 
 
 def joint_bars(run: RunResults) -> Figure:

@@ -46,6 +46,11 @@ def layout(x: str, y: str, **extra: Any) -> dict[str, Any]:
     return frame
 
 
+def in_columns(names: Sequence[str]) -> dict[str, Any]:
+    """A legend whose entries stand in columns that are as wide as the longest name needs."""
+    return {"entrywidth": 4 + 6.6 * max(map(len, names), default=0), "font": {"size": 11}}
+
+
 def rounded(values: Sequence[float | None] | np.ndarray, digits: int = 4) -> list[float | None]:
     """Values with that many significant digits; None where not finite."""
     return [None if v is None or not np.isfinite(v) else float(f"{v:.{digits}g}") for v in values]

@@ -28,6 +28,11 @@ CUT_TEXT = """[...document.querySelectorAll('[data-figure] .main-svg text')].fil
   const place = text.closest('.plot').getBoundingClientRect(), box = text.getBoundingClientRect();
   return box.width > 0 && (box.left < place.left - 1 || box.right > place.right + 1 || box.top < place.top - 1
     || box.bottom > place.bottom + 1); }).map(text => text.closest('.plot').dataset.figure + ': ' + text.textContent)"""
+# Names in legends that are longer than their place: plotly cuts them without a word.
+CUT_NAMES = """[...document.querySelectorAll('[data-figure] .legend .traces')].filter(entry => {
+  const name = entry.querySelector('.legendtext'), place = entry.querySelector('.legendtoggle');
+  return name && name.getBoundingClientRect().right > place.getBoundingClientRect().right + 1;
+}).map(entry => entry.textContent)"""
 OPENED_MS = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
 
 
@@ -71,6 +76,7 @@ def test_pages_are_drawn_without_errors_or_requests(kind: str, width: int, pages
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(CUT_OFF) == []
         assert page.evaluate(CUT_TEXT) == []
+        assert page.evaluate(CUT_NAMES) == []
         charts = page.locator("[data-figure]").count()
         assert charts >= (8 if kind == "report" else 2)
         assert page.locator("[data-figure] .main-svg").count() >= charts

@@ -18,6 +18,8 @@
     place.dataset.drawn = "true";
     var figure = figures[place.dataset.figure];
     if (narrow && figure.layout.xaxis) { figure.layout.margin.l = 34; figure.layout.margin.r = 4; }
+    var names = figure.layout.legend;
+    place.legend = { size: names.font ? names.font.size : 12, width: names.entrywidth };
     Plotly.newPlot(place, figure.data, figure.layout, { displayModeBar: false, responsive: true });
   }
   function drawRest() {
@@ -45,17 +47,24 @@
     });
   });
   function flat(place) { return place.dataset.figure !== "mesh"; }
+  // Smaller names in legends, so that they stand in two columns on paper, too.
+  function legend(place, size) {
+    var change = { "legend.font.size": place.legend.size * size };
+    if (place.legend.width) { change["legend.entrywidth"] = place.legend.width * size; }
+    return change;
+  }
   window.addEventListener("beforeprint", function () {
     document.querySelectorAll("details").forEach(function (part) { part.open = true; });
     places.forEach(draw);
     places.filter(flat).forEach(function (place) {
       var height = place.classList.contains("high") ? paper.high : paper.height;
-      Plotly.relayout(place, { autosize: false, width: paper.width, height: height });
+      var change = { autosize: false, width: paper.width, height: height };
+      Plotly.relayout(place, Object.assign(change, legend(place, 0.8)));
     });
   });
   window.addEventListener("afterprint", function () {
     places.filter(flat).forEach(function (place) {
-      Plotly.relayout(place, { autosize: true, width: null, height: null });
+      Plotly.relayout(place, Object.assign({ autosize: true, width: null, height: null }, legend(place, 1)));
     });
   });
 })();
