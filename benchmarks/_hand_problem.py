@@ -1,6 +1,7 @@
 """The problem of `convergence.py`: hands of the sample, seen as a keypoint detector would give them, and a perceptron.
 
-Poses, shapes, cameras, views and occlusions are the sample's. Instead of pixels the network gets the joints in the crop
+Poses, shapes, cameras, views and occlusions are the sample's. The 2D term compares joints as they are projected: with
+keypoints as input the camera does not run away. Instead of pixels the network gets the joints in the crop
 with errors, larger where the sample's pictures hide the joint, which of them are visible, and where the box is.
 """
 

@@ -226,7 +226,9 @@ def test_training_shows_plain_lines_where_there_is_no_terminal(capsys):
           "validation_clips": 2, "parameters": 3_600_000, "device": "cpu"})  # fmt: skip
     for step in range(41, 401):
         show({"kind": "step", "step": step, "total_steps": 400, "epoch": 0, "loss": 2.0 if step < 400 else None})
-    show({"kind": "validation", "step": 400, "epoch": 1, "val/mpjpe_mm": 51.234, "val/loss/BETAS": 1.0})
+    show(
+        {"kind": "validation", "step": 400, "epoch": 1, "val/mpjpe_mm": 51.234, "val/loss": None, "val/loss/BETAS": 1.0}
+    )
     show({"kind": "warning", "message": "37% of the time is spent waiting for data"})
     show({"kind": "end", "status": "completed", "step": 400, "total_steps": 400, "ended_by": "steps"})
     lines = capsys.readouterr().err.splitlines()
@@ -234,7 +236,7 @@ def test_training_shows_plain_lines_where_there_is_no_terminal(capsys):
     assert 15 <= sum(line.startswith("step ") for line in lines) <= 21
     assert "step 400 of 400, loss not finite, about 0.0 min left" in lines
     assert lines[-3:] == [
-        "validation at step 400: mpjpe_mm 51.23",
+        "validation at step 400: loss not defined, mpjpe_mm 51.23",
         "37% of the time is spent waiting for data",
         "completed at step 400 of 400 (steps)",
     ]

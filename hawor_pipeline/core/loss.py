@@ -30,11 +30,14 @@ ROOT_MOTION_SCALE_M = 0.050  # one unit of the root's motion error: depth from o
 class EnhancedTrainingLoss(nn.Module):
     """Weighted sum of nine terms, each a pure function of `hawor_pipeline.core.losses`.
 
-    KEYPOINTS_3D root-relative joints; KEYPOINTS_2D joints in crop units, pose and place apart where the prediction has
-    `joints_crop_apart`; GLOBAL_ORIENT and HAND_POSE rotations by their
+    KEYPOINTS_3D root-relative joints; KEYPOINTS_2D joints in crop units; GLOBAL_ORIENT and HAND_POSE rotations by their
     chord; BETAS; MESH_VERTICES root-relative; MESH_FACES edges, normals and Laplacian; TEMPORAL_CONSISTENCY velocity
     and acceleration errors of root-relative joints and of the root; OCCLUSION_ROBUSTNESS joints, hidden ones weighing
     more.
+
+    KEYPOINTS_2D compares pose and place apart where the prediction has `joints_crop_apart`. Make it with
+    `core.reprojection.pose_and_place_in_crop` when training from random weights: without it the camera's scale can run
+    away before orientation is learned.
 
     In training mode an adaptive weighting learns from each pass; in evaluation mode the total uses the static weights
     and nothing is learned. Under gradient accumulation set `accumulate_grad_batches`.

@@ -64,7 +64,7 @@ class HandPrediction:
     joints_m: Float[Tensor, "B T 21 3"]
     vertices_m: Float[Tensor, "B T 778 3"]
     joints_crop: Float[Tensor, "B T 21 2"]
-    # what training compares in the crop: the predicted pose at the true wrist, then the true pose at the predicted one
+    # what training compares in the crop, from `core.reprojection.pose_and_place_in_crop`
     joints_crop_apart: Float[Tensor, "B T 42 2"] | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "HandPrediction":

@@ -38,7 +38,7 @@ CALIBRATION_STEPS = 100  # after which the reference level of each term is kept
 DRIFT_LIMIT = 4.0  # how far a term's weight may move from its calibrated value, against the others
 FLOOR = 1e-3  # of the calibrated level: a term that has reached zero gets no infinite weight
 GRADIENT_EVERY = 10  # optimiser steps between two measurements of gradient norms
-_VERSION = 2  # of the shares and the rule; a run goes on only under its own
+_VERSION = 3  # of the shares, the rule and the terms; a run goes on only under its own
 
 
 def resolve_weights(given: Mapping[str, float] | None) -> dict[str, float]:

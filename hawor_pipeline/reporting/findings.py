@@ -89,7 +89,7 @@ def _placement(e: Evidence) -> Iterable[Finding]:
         "The hand is placed wrongly",
         f"{percent(found)} of the hands are found where they are; their position is off by {mm_to_m(off):.2f} m on "
         f"average{in_picture}.",
-        "The crop's camera is not learned: look at the KEYPOINTS_2D curve, raise its weight, check the intrinsics.",
+        "Depth comes late in training: more steps, a higher weight of KEYPOINTS_2D; check intrinsics and boxes.",
     )
 
 
@@ -120,7 +120,7 @@ def _occlusion(e: Evidence) -> Iterable[Finding]:
             "Hidden hands are harder",
             f"{high:.1f} mm where more than half of the joints are hidden, {low:.1f} mm where hardly any is: "
             f"{entry.value:.2f} times as much.",
-            "Raise OCCLUSION_ROBUSTNESS, erase regions in training, and use longer clips.",
+            "Raise OCCLUSION_ROBUSTNESS (0 switches it off), keep hidden hands in data_filtering, use longer clips.",
         )
 
 

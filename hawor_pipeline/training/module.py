@@ -13,12 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hawor_pipeline.config import DatasetShare, TrainingConfig, build, load_config
-from hawor_pipeline.core.camera import project_pinhole
 from hawor_pipeline.core.loss import EnhancedTrainingLoss
 from hawor_pipeline.core.mano import ManoLayer, load_mano
 from hawor_pipeline.core.metrics import mpjpe, pa_mpjpe
-from hawor_pipeline.core.skeleton import JOINT_COUNT
-from hawor_pipeline.core.types import ClipBatch, HandPrediction, HandTarget, take_clips
+from hawor_pipeline.core.reprojection import joints_in_crop, pose_and_place_in_crop
+from hawor_pipeline.core.types import ClipBatch, HandPrediction, take_clips
 from hawor_pipeline.core.units import MM_PER_M
 from hawor_pipeline.data.datamodule import ClipSampler, HandData
 from hawor_pipeline.data.stored_crops import StoredBatch
@@ -40,8 +39,7 @@ def with_mano(model: HaworModel, mano: ManoLayer, batch: ClipBatch) -> HandPredi
     output = model(batch.images, batch.box_center_px, batch.box_size_px, batch.focal_px, batch.principal_point_px)
     hand = mano(output.rotmats, output.betas)
     joints = hand.joints + output.translation_m[..., None, :]
-    pixels = project_pinhole(torch.cat((joints, _apart(joints, batch.target)), -2), batch.intrinsics)
-    crop = (pixels - batch.box_center_px[..., None, :]) / batch.box_size_px[..., None, None]
+    target, boxes = batch.target, (batch.intrinsics, batch.box_center_px, batch.box_size_px)
     return HandPrediction(
         rotmats=output.rotmats,
         betas=output.betas,
@@ -49,20 +47,9 @@ def with_mano(model: HaworModel, mano: ManoLayer, batch: ClipBatch) -> HandPredi
         translation_m=output.translation_m,
         joints_m=joints,
         vertices_m=hand.vertices + output.translation_m[..., None, :],
-        joints_crop=crop[..., :JOINT_COUNT, :],
-        joints_crop_apart=crop[..., JOINT_COUNT:, :],
+        joints_crop=joints_in_crop(joints, *boxes),
+        joints_crop_apart=pose_and_place_in_crop(joints, target.joints_m, target.valid, *boxes),
     )
-
-
-def _apart(joints: Tensor, target: HandTarget) -> Tensor:
-    """Pose and place of a hand, each with the truth of the other: (*batch, 21, 3) to (*batch, 42, 3), metres.
-
-    First the predicted pose at the true wrist, then the true pose at the predicted wrist. In one projection of both, a
-    hand that is turned wrongly is nearest to the truth when it shrinks to a point, and the camera runs away.
-    """
-    true = torch.where(target.valid[..., None, None], target.joints_m, joints.detach())
-    wrist, true_wrist = joints[..., :1, :], true[..., :1, :]
-    return torch.cat((joints - wrist + true_wrist, true - true_wrist + wrist), -2)
 
 
 def find_mano_dir(config: TrainingConfig) -> Path:

@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def show_training():
+def show_training() -> Progress:
     """A callback for a run's lines of progress: one line that is rewritten on a terminal, few plain lines elsewhere."""
     terminal = sys.stderr.isatty()
     begun: dict[str, float] = {}
@@ -91,7 +91,8 @@ def _training_line(line: dict, begun: dict[str, float]) -> str:
         return f"step {line['step']} of {line['total_steps']}, loss {loss}, about {left / 60:.1f} min left"
     if kind == "validation":
         found = {name: value for name, value in line.items() if name.startswith("val/") and name.count("/") == 1}
-        shown = ", ".join(f"{name.removeprefix('val/')} {value:.2f}" for name, value in sorted(found.items()))
+        words = {name: "not defined" if value is None else f"{value:.2f}" for name, value in found.items()}
+        shown = ", ".join(f"{name.removeprefix('val/')} {text}" for name, text in sorted(words.items()))
         return f"validation at step {line['step']}: {shown}"
     if kind == "end":
         return f"{line['status']} at step {line['step']} of {line['total_steps']} ({line['ended_by']})"

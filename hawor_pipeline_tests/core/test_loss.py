@@ -256,7 +256,7 @@ def test_resuming_from_a_checkpoint_is_bit_identical(mano_layer, truth, mode, tm
 
 def test_state_of_another_weighting_is_refused(mano_layer) -> None:
     state = full(mano_layer, loss_weighting="ema").state_dict()
-    with pytest.raises(CheckpointError, match="expected '2:gradnorm_head:"):
+    with pytest.raises(CheckpointError, match="expected '3:gradnorm_head:"):
         full(mano_layer, loss_weighting="gradnorm_head").load_state_dict(state)
 
 

@@ -1,0 +1,82 @@
+"""Predicted hands in the crop: together, as they are seen, and pose and place apart, as training compares them."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hawor_pipeline.core.camera import MIN_DEPTH_M, pixels_to_crop, project_pinhole
+from hawor_pipeline.core.losses.robust import promote
+
+
+def joints_in_crop(
+    joints_m: Float[Tensor, "*batch joints 3"],
+    intrinsics: Float[Tensor, "*batch 3 3"],
+    box_center_px: Float[Tensor, "*batch 2"],
+    box_size_px: Float[Tensor, "*batch"],
+) -> Float[Tensor, "*batch joints 2"]:
+    """Project joints into the crop, in at least float32 also under autocast: half precision would cost pixels.
+
+    Args:
+        joints_m: (*batch, joints, 3), metres, camera frame.
+        intrinsics: (*batch, 3, 3), pixels.
+        box_center_px: (*batch, 2), pixels.
+        box_size_px: (*batch), pixels.
+
+    Returns:
+        (*batch, joints, 2), crop units: -0.5 and 0.5 are the sides of the box.
+
+    Source:
+        `project_pinhole`, then `pixels_to_crop`.
+
+    Example:
+        >>> K = torch.tensor([[100.0, 0, 50], [0, 100, 40], [0, 0, 1]])
+        >>> joints_in_crop(torch.tensor([[0.1, 0, 1]]), K, torch.tensor([50.0, 40]), torch.tensor(20.0)).tolist()
+        [[0.5, 0.0]]
+    """
+    with torch.autocast(joints_m.device.type, enabled=False):
+        return pixels_to_crop(project_pinhole(promote(joints_m), intrinsics), box_center_px, box_size_px)
+
+
+def pose_and_place_in_crop(
+    joints_m: Float[Tensor, "*batch joints 3"],
+    true_joints_m: Float[Tensor, "*batch joints 3"],
+    valid: Bool[Tensor, "*batch"],
+    intrinsics: Float[Tensor, "*batch 3 3"],
+    box_center_px: Float[Tensor, "*batch 2"],
+    box_size_px: Float[Tensor, "*batch"],
+) -> Float[Tensor, "*batch twice_joints 2"]:
+    """Project the predicted pose at the true wrist, and the true pose at the predicted wrist.
+
+    In one projection of both, a hand that is turned wrongly comes nearest to the truth when it shrinks to a point, and
+    the camera's scale runs away. Apart, each is nearest at the truth, whatever the other does.
+
+    Args:
+        joints_m: (*batch, joints, 3), metres, camera frame; the wrist is joint 0.
+        true_joints_m: (*batch, joints, 3), metres.
+        valid: (*batch), where the truth may be used; elsewhere the prediction stands in for it, without gradient.
+        intrinsics: (*batch, 3, 3), pixels.
+        box_center_px: (*batch, 2), pixels.
+        box_size_px: (*batch), pixels.
+
+    Returns:
+        (*batch, 2 joints, 2), crop units: first the joints of the predicted pose, then those of the true pose. Joints
+        of a predicted pose that the true wrist puts nearer than `MIN_DEPTH_M` have no place in a picture: the true
+        joint's stands there, without gradient.
+
+    Source:
+        Definition; docs/decisions/0022-pose-and-place-apart-in-the-crop.md.
+
+    Example:
+        >>> K = torch.tensor([[100.0, 0, 50], [0, 100, 40], [0, 0, 1]])
+        >>> hand = torch.tensor([[0.0, 0, 1], [0.1, 0, 1]])
+        >>> far = hand + torch.tensor([0.0, 0, 1])
+        >>> box = (torch.tensor([50.0, 40]), torch.tensor(20.0))
+        >>> pose_and_place_in_crop(far, hand, torch.tensor(True), K, *box)[:, 0].tolist()
+        [0.0, 0.5, 0.0, 0.25]
+    """
+    joints = promote(joints_m)
+    true = torch.where(valid[..., None, None], promote(true_joints_m), joints.detach())
+    wrist, true_wrist = joints[..., :1, :], true[..., :1, :]
+    pose, place = joints - wrist + true_wrist, true - true_wrist + wrist
+    pose = torch.where(pose[..., 2:] > MIN_DEPTH_M, pose, true)
+    return joints_in_crop(torch.cat((pose, place), -2), intrinsics, box_center_px, box_size_px)
