@@ -39,7 +39,7 @@ def test_the_truth_costs_nothing(hand, wrist_m) -> None:
 
 @pytest.mark.parametrize("off", [(0.5, 0.0, 0.0), (2.0, 0.0, 0.0), (1.0, 0.03, 0.0), (1.0, 0.0, -0.02)])
 def test_a_wrong_camera_is_pulled_to_the_truth(hand, wrist_m, off) -> None:
-    """Scale too small, too large, shifted: a step against the gradient comes nearer, though the pose is turned wrongly."""
+    """Scale too small, too large, shifted: a step against the gradient comes nearer, though the pose is wrong."""
     true = camera_from_translation(wrist_m, *CAMERA)
     turned = hand @ axis_angle_to_rotmat(torch.tensor([0.0, 2.1, 0.3])).T
     camera = (true * torch.tensor([off[0], 1.0, 1.0]) + torch.tensor([0.0, *off[1:]])).requires_grad_()
