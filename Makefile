@@ -39,7 +39,7 @@ $(ENGINES_STAMP): $(STAMP)
 test-engines: $(ENGINES_STAMP)  ## the slow tests: faults, daemon, browser, engines
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "(slow or engine) and not gpu and not campaign" --durations=10
 
-test-campaigns: $(ENGINES_STAMP)  ## the longest ones: Ray, PostgreSQL, S3, daemon, first use in a browser, many faults
+test-campaigns: $(ENGINES_STAMP)  ## the longest ones: PostgreSQL, daemon, full disk, first use in a browser, many faults
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "campaign and not gpu" --durations=10
 
 check: $(STAMP)  ## lint, types, layers

@@ -1,6 +1,11 @@
-"""What a Ray cluster costs over processes of one machine: the same conversion, on the same cores, by both engines."""
+"""What a Ray cluster costs over processes of one machine, and what follows for the whole of ARCTIC.
+
+The same conversion runs on the same cores by both engines, in turn. Then pictures of ARCTIC's size (painted, see
+conversion.py) are converted by one process, with visibility, and the model of docs/scale.md is filled in with the rate.
+"""
 
 import hashlib
+import math
 import os
 import shutil
 import subprocess
@@ -10,9 +15,16 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from _crops import decoders, region_library
+from _frames import MOMENTS, make_base, paint, write_source
 from _measure import Row, from_rounds, run
+from _workers import Workers
+from conversion import Job, convert, warm_up
 
 PORT, JOBS_PORT = 6393, 8293
+EMPTY_TASKS = 200
+COPIES = 4  # of the painted moments
+PICTURES, SEQUENCES, WORKERS = 2_100_000, 339, (1, 8, 64)  # ARCTIC: its paper, its list of sequences
 SUBJECTS = ("s01", "s02", "s04", "s05")
 
 
@@ -54,11 +66,32 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def measure(quick: bool) -> list[Row]:
+def _nothing(task: int) -> int:
+    return task
+
+
+def _empty_task_seconds(environment: dict[str, str]) -> float:
+    """Seconds per task of a map over tasks that do nothing, joining and leaving the cluster included."""
+    code = (
+        "import engines; from hawor_pipeline.data.ray_map import map_on_ray; import time; began = time.perf_counter(); "
+    )
+    code += f"list(map_on_ray(engines._nothing, list(range({EMPTY_TASKS})), int)); print(time.perf_counter() - began)"
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout.split()[-1]) / EMPTY_TASKS
+
+
+def measure_engines(quick: bool) -> list[Row]:
     """Interleaved rounds on one sample; each value is from one round."""
     from hawor_pipeline.data.sample import SampleSpec, ensure_sample
 
-    ratios = []
+    ratios, extra = [], []
     with tempfile.TemporaryDirectory() as directory, cluster() as on_ray:
         raw = Path(directory) / "raw"
         frames = 10 if quick else 30
@@ -66,13 +99,56 @@ def measure(quick: bool) -> list[Row]:
         by_processes = {**os.environ, "HAWOR_ENGINE": "multiprocess"}
         for _ in range(2 if quick else 5):
             alone = _convert_seconds(raw, Path(directory) / "processes", by_processes)
-            ratios.append(_convert_seconds(raw, Path(directory) / "ray", on_ray) / alone)
+            spread = _convert_seconds(raw, Path(directory) / "ray", on_ray)
+            ratios.append(spread / alone)
+            extra.append(spread - alone)
         same = _digest(Path(directory) / "processes") == _digest(Path(directory) / "ray")
+        empty = [_empty_task_seconds(on_ray) for _ in range(2 if quick else 3)]
     return [
         from_rounds("ray_over_multiprocess", ratios, "ratio of seconds", 1.3, "lower"),
+        from_rounds("ray_extra_seconds", extra, "s, the same runs", 10.0, "lower"),
+        from_rounds("ray_empty_task", empty, f"s per task, {EMPTY_TASKS} tasks and joining", 0.1, "lower"),
         Row("ray_same_bytes", float(same), "1 is yes", 1.0, "higher", (float(same), float(same))),
     ]
 
 
+def measure_rate(quick: bool) -> list[Row]:
+    """Processor time of a picture of ARCTIC's size in which both hands are seen, per way of decoding."""
+    libraries = {"whole": "off"}
+    if "region" in decoders():
+        libraries["region"] = region_library()
+    rows = []
+    with tempfile.TemporaryDirectory() as directory, Workers(1) as workers:
+        base, root = Path(directory) / "base", Path(directory) / "raw"
+        pictures = paint(base, make_base(base), "images")
+        (name,) = write_source(base, root, pictures, COPIES, 1)
+        count = COPIES * len(pictures.jpegs)
+        assert len(pictures.jpegs) == 9 * len(MOMENTS)
+        for way, library in libraries.items():
+            jobs = [Job(root, name, Path(directory) / way / str(n), library, True) for n in range(3 if quick else 6)]
+            workers.run(warm_up, [[jobs[0]]])
+            times = [1e3 * workers.run(convert, [[job]]).cpu_s / count for job in jobs[1:]]
+            rows.append(from_rounds(f"picture_{way}_ms", times, "ms of one core, visibility included", 30.0, "lower"))
+    return rows
+
+
+def print_arctic(rows: list[Row]) -> None:
+    """The model: sequences of equal length, each on one worker, workers that do not slow each other down."""
+    values = {row.name: row.value for row in rows}
+    for row in (row for row in rows if row.name.startswith("picture_")):
+        print(f"\nthe whole of ARCTIC, {row.name}:")
+        for workers in WORKERS:
+            share = math.ceil(SEQUENCES / workers) / SEQUENCES
+            hours = PICTURES * row.value / 1e3 * share / 3600 + values["ray_empty_task"] * SEQUENCES / 3600
+            print(f"  {workers:3} workers: {hours:6.2f} h, {hours * workers:5.1f} worker hours")
+
+
+def measure(quick: bool) -> list[Row]:
+    """All rows; prints what follows for the whole of ARCTIC."""
+    rows = measure_engines(quick) + measure_rate(quick)
+    print_arctic(rows)
+    return rows
+
+
 if __name__ == "__main__":
-    run(measure, "Conversion on Ray against processes of one machine")
+    run(measure, "Conversion on Ray against processes of one machine, and what the whole of ARCTIC costs")

@@ -2,8 +2,10 @@
 
     python benchmarks/faults_pipeline.py [--faults 50] [--quick] [--json PATH]
 
-One project runs without faults, another meets a fault in every run but its last. Counted is what must not be: lost
-or doubled samples, runs left unfinished, pool slots left taken, processes left over, files that differ.
+One project runs without faults, another meets several faults in every run but its last: files are damaged before it,
+steps die or lose the database while it goes on, and at one step something ends it. A fault counts where it hit. Counted
+is also what must not be: lost or doubled samples, runs left unfinished, pool slots left taken, processes left over,
+files that differ.
 """
 
 import argparse
@@ -21,19 +23,33 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
+import yaml
 from _measure import Row, machine
 
 from hawor_pipeline.provenance import sha256_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STEPS = ("raw_arctic_sequences", "subject_shards", "dataset_metadata", "trained_checkpoint", "evaluation_metrics")
+MADE = {  # by the steps, in the order in which they begin
+    "raw_arctic_sequences": "raw/synthetic/s0*",
+    "subject_shards": "shards/synthetic/s0[1-5]",
+    "dataset_metadata": "metadata/synthetic",
+    "baseline_metrics": "metrics/_stages/baselines-*",
+    "quality_stats": "quality/*",
+    "trained_checkpoint": "runs/*",
+    "exported_model": "exports/*",
+    "evaluation_metrics": "metrics/_stages/[!b]*",
+    "final_report": "reports/*",
+}
 DISK_MB = 600  # room for one project; what is free is filled up to make the disk full
 LOCKED_S = 8.0
+FULL_S = 120.0
+LATEST_S = 3.0  # after a step began
 RUN_TIMEOUT_S = 1200.0
 
 
@@ -44,6 +60,10 @@ class Project:
         self.folder, self.data = folder, folder / "data"
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / "dagster.yaml", folder)
+        self.preset = folder / "preset.yaml"
+        preset = yaml.safe_load((REPOSITORY / "configs" / "jobs" / "smoke.yaml").read_text())
+        preset["loggers"]["console"]["config"]["log_level"] = "DEBUG"  # process ids of steps are told at that level
+        self.preset.write_text(yaml.safe_dump(preset))
         self.log = folder / "run.log"
 
     def start(self) -> subprocess.Popen:
@@ -51,7 +71,7 @@ class Project:
         dropped = ("DAGSTER_HOME", "ARCTIC_ROOT", "MANO_DIR", "HAWOR_DATA_DIR", "HAWOR_DAGSTER_RUN_ID")
         environment = {name: value for name, value in os.environ.items() if name not in dropped}
         command = [sys.executable, "-W", "ignore", "-m", "dagster", "job", "execute", "-j", "full_pipeline_job"]
-        command += ["-m", "hawor_pipeline.definitions", "-c", str(REPOSITORY / "configs" / "jobs" / "smoke.yaml")]
+        command += ["-m", "hawor_pipeline.definitions", "-c", str(self.preset)]
         with open(self.log, "w") as log:
             return subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -63,58 +83,62 @@ class Project:
 
     def step_pid(self, step: str) -> int | None:
         """Process id of a step that has started in the current run."""
-        found = re.search(rf" - (\d+) - {step} - STEP_WORKER_STARTED", self.log.read_text(errors="replace"))
-        return int(found.group(1)) if found else None
+        found = re.findall(rf" - (\d+) - {step} - STEP_START ", self.log.read_text(errors="replace"))
+        return int(found[-1]) if found else None
 
     def forget(self, step: str) -> None:
         """Remove what a step made, so that it has work to do."""
-        made = {
-            "raw_arctic_sequences": "raw/synthetic/s0*",
-            "subject_shards": "shards/synthetic/s0[1-5]",
-            "dataset_metadata": "metadata/synthetic",
-            "trained_checkpoint": "runs/*",
-            "evaluation_metrics": "metrics/_stages/*",
-        }
-        for path in self.data.glob(made[step]):
-            shutil.rmtree(path)
+        for path in self.data.glob(MADE[step]):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
-def kill(pid: int | None, number: int = signal.SIGKILL) -> None:
-    """Send a signal to a process that may be gone already."""
-    if pid is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
+def kill(pid: int | None, number: int = signal.SIGKILL) -> bool:
+    """Send a signal to a process; False where it is gone already."""
+    try:
+        if pid is None or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return False
+        os.kill(pid, number)
+        return True
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
 
 
-def kill_worker(project: Project, process: subprocess.Popen, step: str) -> None:
+def kill_worker(project: Project, process: subprocess.Popen, step: str) -> bool:
     """The run's main process dies; its steps are orphans."""
-    kill(process.pid)
+    return kill(process.pid)
 
 
-def kill_step(project: Project, process: subprocess.Popen, step: str) -> None:
+def kill_step(project: Project, process: subprocess.Popen, step: str) -> bool:
     """The process of the step dies; the run goes on and tries the step again."""
-    kill(project.step_pid(step))
+    return kill(project.step_pid(step))
 
 
-def kill_training(project: Project, process: subprocess.Popen, step: str) -> None:
+def kill_training(project: Project, process: subprocess.Popen, step: str) -> bool:
     """The training process dies, where there is one; else the step."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    training = [p.pid for p in family if "training_child" in " ".join(p.cmdline())]
-    kill(training[0] if training else project.step_pid(step))
+    training = [p for p in family(process) if "training_child" in " ".join(p.cmdline())]
+    return kill(training[0].pid if training else project.step_pid(step))
 
 
-def kill_everything(project: Project, process: subprocess.Popen, step: str) -> None:
+def kill_everything(project: Project, process: subprocess.Popen, step: str) -> bool:
     """All processes die at once, as in a reboot."""
-    for member in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
-        kill(member.pid)
+    hit = [kill(member.pid) for member in [psutil.Process(process.pid), *family(process)]]
+    return any(hit)
 
 
-def ask_to_stop(project: Project, process: subprocess.Popen, step: str) -> None:
+def family(process: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that a run has started."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def ask_to_stop(project: Project, process: subprocess.Popen, step: str) -> bool:
     """SIGTERM, as CI and schedulers send it."""
-    kill(process.pid, signal.SIGTERM)
+    return kill(process.pid, signal.SIGTERM)
 
 
-def lock_database(project: Project, process: subprocess.Popen, step: str) -> None:
+def lock_database(project: Project, process: subprocess.Popen, step: str) -> bool:
     """Nobody reaches the databases of the instance for a while."""
     files = [*project.data.glob("dagster/history/*.db"), project.data / "dagster/history/runs/index.db"]
     held = [sqlite3.connect(file, timeout=60) for file in files]
@@ -123,76 +147,105 @@ def lock_database(project: Project, process: subprocess.Popen, step: str) -> Non
     time.sleep(LOCKED_S)
     for connection in held:
         connection.close()
+    return True
 
 
-def fill_disk(project: Project, process: subprocess.Popen, step: str) -> None:
+def fill_disk(project: Project, process: subprocess.Popen, step: str) -> bool:
     """Nothing is left on the project's file system until the run has ended."""
     filler = project.folder / "filler"
     with suppress(OSError), open(filler, "wb", buffering=0) as file:
         while True:
             file.write(b"\0" * 1_000_000)
     with suppress(subprocess.TimeoutExpired):
-        process.wait(120)
+        process.wait(FULL_S)
     filler.unlink()
+    return True
 
 
-def damage(project: Project, pattern: str, rng: random.Random) -> Path | None:
-    """Cut a file of the pipeline short; returns a copy of the whole one."""
+def damage(project: Project, pattern: str, rng: random.Random) -> bool:
+    """Cut a file of the pipeline short and keep a copy of the whole one; False where there is none."""
     files = sorted(project.data.glob(pattern))
     if not files:
-        return None
+        return False
     file = rng.choice(files)
-    whole = project.folder / "whole"
-    shutil.copy(file, whole)
+    shutil.copy(file, project.folder / "whole")
     with open(file, "r+b") as opened:
         opened.truncate(file.stat().st_size // 2)
     (project.folder / "damaged.txt").write_text(str(file))
-    return whole
+    return True
 
 
-Fault = Callable[[Project, subprocess.Popen, str], None]
-DURING: dict[str, Fault] = {
-    "worker killed": kill_worker,
+Fault = Callable[[Project, subprocess.Popen, str], bool]  # whether it hit
+GOES_ON: dict[str, Fault] = {
     "step killed": kill_step,
     "training killed": kill_training,
+    "database locked": lock_database,
+}
+ENDS: dict[str, Fault] = {
+    "worker killed": kill_worker,
     "everything killed": kill_everything,
     "asked to stop": ask_to_stop,
-    "database locked": lock_database,
     "disk full": fill_disk,
 }
-# Damaged before a run; the second entry says whether somebody must put the whole file back, as the message asks.
-BEFORE = {
-    "shard damaged": ("shards/synthetic/s0*/*/images.arrow", False),
-    "table damaged": ("metrics/samples/*/*.parquet", False),
-    "raw file damaged": ("sample/arctic/raw_seqs/s0*/*.mano.npy", True),
+BEFORE = {  # damaged before a run
+    "shard damaged": "shards/synthetic/s0*/*/images.arrow",
+    "table damaged": "metrics/samples/*/*.parquet",
+    "raw file damaged": "sample/arctic/raw_seqs/s0*/*.mano.npy",
 }
 
 
-def inject_during(project: Project, fault: Fault, step: str, rng: random.Random) -> None:
-    """Give a step work, start the job, and let the fault happen while the step runs."""
-    project.forget(step)
-    process = project.start()
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one run meets: damaged files before it, faults that it survives by step, and where and how it ends."""
+
+    before: tuple[str, ...]
+    during: dict[str, str]
+    end_step: str
+    end: str
+
+    @classmethod
+    def draw(cls, number: int, ends: list[str], rng: random.Random) -> "Plan":
+        """The plan of run `number`; every kind has its turn, places are drawn."""
+        if number % 4 == 3:  # refused at once, so nothing else happens to this run
+            return cls(("raw file damaged",), {}, "", "")
+        before = (tuple(BEFORE)[:2], (), ("shard damaged",))[number % 4]
+        last = rng.randrange(3, len(MADE))
+        during = {step: rng.choice(("step killed", "step killed", "database locked")) for step in list(MADE)[:last]}
+        if "trained_checkpoint" in during:
+            during["trained_checkpoint"] = ("training killed", "step killed")[number % 2]
+        return cls(before, during, list(MADE)[last], ends[(number - (number + 1) // 4) % len(ends)])
+
+
+def run_with_faults(project: Project, plan: Plan, resumed: str, rng: random.Random) -> list[str]:
+    """Give the steps work, start the job, and let everything happen; returns a word for each fault that hit.
+
+    What the step `resumed` had begun when the run before ended is kept, so that it goes on from there.
+    """
+    hit = [kind for kind in plan.before if damage(project, BEFORE[kind], rng)]
+    if "raw file damaged" in plan.before:
+        return hit + _refused(project)
+    for step in takewhile(lambda step: step != resumed, MADE):
+        if not (plan.before and step == "subject_shards"):  # a damaged shard must be found, not forgotten
+            project.forget(step)
+    process, waiting = project.start(), {**plan.during, plan.end_step: plan.end}
     deadline = time.monotonic() + RUN_TIMEOUT_S
-    while project.step_pid(step) is None and process.poll() is None and time.monotonic() < deadline:
+    while waiting and process.poll() is None and time.monotonic() < deadline:
+        for step in [step for step in waiting if project.step_pid(step) is not None]:
+            time.sleep(rng.uniform(0.0, LATEST_S))
+            kind = waiting.pop(step)
+            if process.poll() is None and {**GOES_ON, **ENDS}[kind](project, process, step):
+                hit.append(f"{kind} ({step})")
         time.sleep(0.05)
-    time.sleep(rng.uniform(0.0, 3.0))
-    if process.poll() is None:
-        fault(project, process, step)
-    if fault not in (kill_step, kill_training):
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-    if process.poll() is None:  # it goes on by itself; the next run would only wait for it
-        process.wait(RUN_TIMEOUT_S)
+    process.wait(RUN_TIMEOUT_S)
+    return hit
 
 
-def inject_before(project: Project, pattern: str, *, put_back: bool, rng: random.Random) -> None:
-    """Damage a file and run; where the pipeline cannot mend it by itself it must refuse, and the file is put back."""
-    whole = damage(project, pattern, rng)
-    code = project.run()
-    if put_back and whole is not None:
-        if code == 0:
-            raise AssertionError(f"a damaged file passed: {(project.folder / 'damaged.txt').read_text()}")
-        shutil.copy(whole, (project.folder / "damaged.txt").read_text())
+def _refused(project: Project) -> list[str]:
+    """A damaged raw file ends the run; then somebody puts the whole file back, as the message asks."""
+    if project.run() == 0:
+        raise AssertionError(f"a damaged file passed: {(project.folder / 'damaged.txt').read_text()}")
+    shutil.copy(project.folder / "whole", (project.folder / "damaged.txt").read_text())
+    return []
 
 
 def samples(project: Project) -> Counter:
@@ -236,8 +289,8 @@ def small_disk(folder: Path) -> bool:
 
 
 def campaign(count: int, seed: int, folder: Path, minutes: float) -> tuple[list[Row], list[str]]:
-    """Run the campaign, but not much longer than that; returns the rows and a line per fault."""
-    rng, lines = random.Random(seed), []
+    """Run the campaign, but not much longer than that; returns the rows and a word per fault."""
+    rng, lines = random.Random(seed), list[str]()
     deadline = time.monotonic() + 60 * minutes
     reference = Project(folder / "reference")
     if reference.run() != 0:
@@ -246,21 +299,15 @@ def campaign(count: int, seed: int, folder: Path, minutes: float) -> tuple[list[
     faulty = Project(folder / "faulty")
     shutil.copytree(reference.data, faulty.data)
     try:
-        kinds = [name for name in (*DURING, *BEFORE) if mounted or name != "disk full"]
-        for number in range(count):
-            kind, step = kinds[number % len(kinds)], rng.choice(STEPS)
-            if kind == "training killed":
-                step = "trained_checkpoint"
+        ends = [name for name in ENDS if mounted or name != "disk full"]
+        number, resumed = 0, ""
+        while len(lines) < count and time.monotonic() < deadline:
             began = time.monotonic()
-            if kind in DURING:
-                inject_during(faulty, DURING[kind], step, rng)
-            else:
-                inject_before(faulty, BEFORE[kind][0], put_back=BEFORE[kind][1], rng=rng)
-            lines.append(f"{number + 1:3} {kind} ({step if kind in DURING else 'before the run'})")
-            print(f"{lines[-1]}: {time.monotonic() - began:.0f} s", flush=True)
-            if time.monotonic() > deadline:
-                print(f"the time is up after {len(lines)} of {count} faults", flush=True)
-                break
+            plan = Plan.draw(number, ends, rng)
+            hit = run_with_faults(faulty, plan, resumed, rng)
+            number, lines, resumed = number + 1, lines + hit, plan.end_step or resumed
+            print(f"run {number}, {time.monotonic() - began:.0f} s: {', '.join(hit)}", flush=True)
+        print(f"{len(lines)} of {count} faults in {number} runs", flush=True)
         code = faulty.run()
         if code != 0:
             raise AssertionError(f"the last run, without a fault, failed: {faulty.log.read_text()[-3000:]}")

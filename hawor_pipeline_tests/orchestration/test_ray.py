@@ -21,7 +21,7 @@ from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline_tests.conftest import project_environment
 from hawor_pipeline_tests.orchestration.daemon import free_ports, opened_instance
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(150), pytest.mark.campaign]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(150)]
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 

@@ -15,7 +15,7 @@ from hawor_pipeline.remote import INDEX_FILE, local_copy
 from hawor_pipeline_tests.conftest import REPOSITORY, project_environment
 from hawor_pipeline_tests.orchestration.daemon import free_ports
 
-pytestmark = [pytest.mark.engine, pytest.mark.campaign]
+pytestmark = pytest.mark.engine
 
 
 def prepare_s05(environment: dict[str, str], where: Path) -> subprocess.CompletedProcess:
@@ -74,6 +74,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         shutil.rmtree(home, ignore_errors=True)
 
 
+@pytest.mark.campaign
 def test_postgres_holds_the_history_and_a_lost_connection_loses_nothing(postgres, deployment, tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
