@@ -10,7 +10,7 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -20,6 +20,7 @@ from hawor_pipeline.errors import HaworError, WorkerLost
 Stage = TypeVar("Stage")
 WEBHOOK_VARIABLE = "HAWOR_FAILURE_WEBHOOK"
 NOTIFIED_TAG = "hawor/failure_notified"
+GATE_CHECK = "is_no_worse_than_the_champion"  # of the asset challenger; it fails where a run is rejected
 RESUME_ADVICE = (
     "Run the same job again when the cause is mended: finished work is reused, and an interrupted training continues "
     "from its last checkpoint."
@@ -72,23 +73,58 @@ def failure_message(job_name: str, run_id: str, what: str) -> str:
     return f"{job_name} failed (run {run_id}): {what}. {RESUME_ADVICE}"
 
 
-def notify_once(instance: dg.DagsterInstance, run_id: str, what: str, *, log: Any) -> bool:
+def rejection_message(job_name: str, run_id: str, reason: str) -> str:
+    """That a gate did its work: nothing is broken, and nothing has to be done."""
+    return (
+        f"{job_name} (run {run_id}): the challenger was not promoted. {reason[:1].upper()}{reason[1:]}. "
+        "The champion stays; the report shows the comparison."
+    )
+
+
+def rejection(instance: dg.DagsterInstance, run_id: str, steps: Sequence[str]) -> str | None:
+    """Why the gate turned the challenger of a run down; None where something else failed, too."""
+    if list(steps) != ["challenger"]:
+        return None
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+        result = entry.get_dagster_event().asset_check_evaluation_data
+        if result.check_name == GATE_CHECK and not result.passed:
+            return str(result.metadata["reason"].value)
+    return None
+
+
+def notify_once(instance: dg.DagsterInstance, run_id: str, what: str, *, log: Any, steps: Sequence[str] = ()) -> bool:
     """Say that a run failed: in the log, and to the webhook in `$HAWOR_FAILURE_WEBHOOK` where one is set.
 
-    Hook, sensor and reaper may all see the same failure; the first one tells.
+    Hook, sensor and reaper may all see the same failure; the first one tells. A challenger that the gate rejected is
+    told as that; a fault of the same run is told besides.
+
+    Args:
+        instance: whose run it is.
+        run_id: the run.
+        what: what failed.
+        log: where to write.
+        steps: the steps that failed, where they are known.
 
     Returns:
         Whether this call told.
     """
     run = instance.get_run_by_id(run_id)
-    if run is None or NOTIFIED_TAG in run.tags:
+    if run is None:
         return False
-    instance.add_run_tags(run_id, {NOTIFIED_TAG: "true"})
-    message = failure_message(run.job_name, run_id, what)
-    log.error(message)
+    reason, told = rejection(instance, run_id, steps), run.tags.get(NOTIFIED_TAG)
+    if told == "true" or (told and reason):
+        return False
+    instance.add_run_tags(run_id, {NOTIFIED_TAG: "rejection" if reason else "true"})
+    if reason:
+        message = rejection_message(run.job_name, run_id, reason)
+        log.warning(message)
+    else:
+        message = failure_message(run.job_name, run_id, what)
+        log.error(message)
     if address := os.environ.get(WEBHOOK_VARIABLE):
-        problem = _post(address, {"text": message, "job": run.job_name, "run_id": run_id, "what": what})
-        if problem:  # the address may hold a secret: it is not repeated
+        kind = "rejection" if reason else "failure"
+        content = {"text": message, "kind": kind, "job": run.job_name, "run_id": run_id, "what": reason or what}
+        if problem := _post(address, content):  # the address may hold a secret: it is not repeated
             log.warning(f"the failure webhook could not be reached: {problem}")
     return True
 
@@ -112,4 +148,4 @@ def tell_of_failure(context: dg.HookContext) -> None:
     """Runs where a step failed, also without a daemon."""
     error = context.op_exception
     what = f"step {context.step_key}: {getattr(error, 'description', None) or error or 'see the run'}"
-    notify_once(context.instance, context.run_id, what, log=context.log)
+    notify_once(context.instance, context.run_id, what, log=context.log, steps=[context.step_key])

@@ -75,7 +75,7 @@ def run_failure(context: dg.RunFailureSensorContext):
     """What failed and how to resume, unless the run said it already."""
     steps = [event.step_key for event in context.get_step_failure_events() if event.step_key]
     what = f"step {', '.join(steps)}" if steps else context.failure_event.message or "its worker died"
-    told = notify_once(context.instance, context.dagster_run.run_id, what, log=context.log)
+    told = notify_once(context.instance, context.dagster_run.run_id, what, log=context.log, steps=steps)
     return None if told else dg.SkipReason("the run told of its failure itself")
 
 

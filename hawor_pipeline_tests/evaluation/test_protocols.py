@@ -87,6 +87,14 @@ def test_single_pictures_have_no_motion_to_measure(shards, mano_dir, checkpoint,
     refused(shards, mano_dir, checkpoint, tmp_path, DataError, message, protocol="hot3d-world")
 
 
+def test_shards_without_rows_are_refused(shards, mano_dir, checkpoint, tmp_path) -> None:
+    path = shards / "s05" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sequences": []}))
+    refused(shards, mano_dir, checkpoint, tmp_path, DataError, "no valid row of s05 in views")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", mano_dir, checkpoint, tmp_path, ConfigError, "no shards of s05")
+
+
 @pytest.mark.parametrize(("name", "content"), [("annotations.parquet", b"PAR1"), ("images.arrow", None)])
 def test_damaged_shards_are_refused(shards, mano_dir, checkpoint, tmp_path, name: str, content: bytes | None) -> None:
     path = next((shards / "s05").glob(f"*/{name}"))

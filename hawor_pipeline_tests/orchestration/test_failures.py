@@ -10,7 +10,9 @@ import dagster as dg
 import pytest
 
 from hawor_pipeline.errors import ConfigError, DataError, MemoryShortage, WorkerLost
+from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.failures import (
+    GATE_CHECK,
     NOTIFIED_TAG,
     WEBHOOK_VARIABLE,
     clear_failures,
@@ -140,6 +142,33 @@ def test_the_hook_tells_in_runs_without_a_daemon(webhook):
         assert not breaking_job.execute_in_process(instance=instance, raise_on_error=False).success
     (message,) = webhook.received
     assert "step broken: ConfigError: key 'x' is unknown" in message["text"]
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_a_rejection_is_told_as_one_and_a_fault_beside_it_as_a_fault(webhook, fault):
+    @dg.asset(check_specs=[dg.AssetCheckSpec(GATE_CHECK, asset="challenger", blocking=True)])
+    def challenger():
+        reason = "rejected: worse than run-1 in mpjpe_mm 12 against 10"
+        return dg.MaterializeResult(check_results=[checked(GATE_CHECK, False, reason=reason)])
+
+    @dg.asset(deps=[] if fault else [challenger])
+    def other():
+        raise dg.Failure("DataError: damaged", allow_retries=False)
+
+    job = dg.define_asset_job("promote_job", [challenger, other], hooks={tell_of_failure})
+    definitions = dg.Definitions([challenger, other], jobs=[job], executor=dg.in_process_executor)
+    with dg.instance_for_test() as instance:
+        run = definitions.resolve_job_def("promote_job").execute_in_process(instance=instance, raise_on_error=False)
+        assert not run.success
+        assert not notify_once(instance, run.run_id, "x", log=logging.getLogger("test"), steps=["challenger"])
+    texts = {message["kind"]: message["text"] for message in webhook.received}
+    if fault:
+        assert "DataError: damaged" in texts["failure"]
+    else:
+        assert set(texts) == {"rejection"}
+        assert "not promoted. Rejected: worse than run-1 in mpjpe_mm 12 against 10." in texts["rejection"]
+        for word in ("failed", "Run the same job again"):
+            assert word not in texts["rejection"]
 
 
 def test_the_sensor_tells_of_runs_that_could_not(webhook):

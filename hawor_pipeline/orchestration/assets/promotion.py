@@ -12,7 +12,7 @@ import dagster as dg
 from hawor_pipeline.orchestration.assets.training import ACCELERATOR_TAGS
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.compute import ComputeResource
-from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
+from hawor_pipeline.orchestration.failures import GATE_CHECK, RETRY_POLICY, clear_failures
 from hawor_pipeline.orchestration.metadata import table
 from hawor_pipeline.orchestration.partitions import PROMOTION_TAG
 from hawor_pipeline.orchestration.resources import RawData
@@ -36,7 +36,7 @@ def _may_promote(context: dg.AssetExecutionContext) -> bool:
     code_version="1",
     check_specs=[
         dg.AssetCheckSpec(
-            "is_no_worse_than_the_champion",
+            GATE_CHECK,
             asset="challenger",
             blocking=True,
             description="No target metric is worse than the champion's beyond the interval of the paired difference.",
@@ -84,7 +84,7 @@ def challenger(
         metadata={**shown, **({"differences": table(differences)} if differences else {})},
         check_results=[
             checked(
-                "is_no_worse_than_the_champion",
+                GATE_CHECK,
                 decision.passed,
                 warn=not _may_promote(context),
                 reason=decision.reason,
