@@ -2,8 +2,8 @@
 
 Both sides compute the same numbers (checked on the frames that both have seen): every metric of a sample, of joints,
 vertices, rotations, shape, place and picture. The streamed side computes more: motion over time, the world frame,
-means by stratum with their intervals, and it reads and writes the tables. Time is the processor's, of all threads of this
-process, which neighbours on a shared machine distort less than a clock; the clock gains from the threads besides.
+means by stratum with their intervals, and it reads and writes the tables. Time is the processor's, of all threads of
+this process, which neighbours on a shared machine distort less than a clock; the clock gains from the threads besides.
 """
 
 import json
