@@ -214,6 +214,7 @@ def find_done(directory: Path | str, key: str) -> tuple[dict[str, Any] | None, s
 def mark_done(directory: Path | str, key: str, info: dict[str, Any], outputs: list[str] | None = None) -> None:
     """Record finished work: `find_done` with the same key returns `info` while all `outputs` are there, unshortened."""
     names = outputs or []
+    Path(directory).mkdir(parents=True, exist_ok=True)  # names beside it ("../x") lead nowhere before it is there
     files = {name: Path(directory) / name for name in names}
     sizes = {name: file.stat().st_size for name, file in files.items() if file.is_file()}
     atomic_write_json(Path(directory) / STAGE_FILE, {"key": key, "info": info, "outputs": names, "sizes": sizes})

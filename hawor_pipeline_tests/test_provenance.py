@@ -121,6 +121,16 @@ def test_finished_work_is_found_only_under_its_key_and_while_complete(tmp_path: 
     assert "could not be read" in find_done(tmp_path, "k")[1]
 
 
+def test_outputs_beside_a_folder_that_was_not_there_are_noticed_when_cut_short(tmp_path):
+    table = tmp_path / "table"
+    table.write_bytes(b"whole")
+    mark_done(tmp_path / "stages" / "run", "k", {}, ["../../table"])
+    assert find_done(tmp_path / "stages" / "run", "k")[0] == {}
+    table.write_bytes(b"who")
+    info, why = find_done(tmp_path / "stages" / "run", "k")
+    assert info is None and "another size" in why
+
+
 def test_markers_hold_no_time_host_or_path(tmp_path):
     mark_done(tmp_path, "k", {"rows": 3}, ["table"])
     stored = json.loads((tmp_path / "_stage.json").read_text())

@@ -100,14 +100,21 @@ def find_champion(registry: Registry, protocol: str, dataset_version: str, sourc
 def find_champion_tables(
     metrics_dir: Path | str, champion: Champion, protocol: str, dataset_version: str
 ) -> str | None:
-    """The run_id under which the champion was evaluated by this protocol on this version of the data, or None."""
+    """The run_id under which the champion was evaluated by this protocol on this version of the data, or None.
+
+    Tables that are damaged count as not there: they are made again from the champion's checkpoint.
+    """
     runs = set(list_runs(metrics_dir, "samples"))
     wanted = (champion.record.checkpoint_sha256, protocol, dataset_version)
     for run_id in (champion.record.run_id, baseline_run_id("champion", dataset_version)):
-        if run_id in runs:
+        if run_id not in runs:
+            continue
+        try:
             identity = read_identity(metrics_dir, "samples", run_id)
-            if (identity.checkpoint_sha256, identity.protocol, identity.dataset_version) == wanted:
-                return run_id
+        except DataError:
+            continue
+        if (identity.checkpoint_sha256, identity.protocol, identity.dataset_version) == wanted:
+            return run_id
     return None
 
 

@@ -42,6 +42,8 @@ from hawor_pipeline.evaluation.tables import (
 )
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file
 
+KINDS = ("smoothed", "champion")
+
 
 def evaluate_rivals(
     run_id: str,
@@ -208,7 +210,9 @@ def _floors(metrics_dir: Path, identity: RunIdentity) -> list[str]:
     """Run_ids of the floors on the same samples by the same protocol; floors have no checkpoint."""
     rows = _row_count(metrics_dir, identity.run_id)
     ending = f"-{identity.dataset_version}"
-    names = [r for r in list_runs(metrics_dir, "samples") if r.startswith("baseline-") and r.endswith(ending)]
+    made_here = {baseline_run_id(kind, identity.dataset_version) for kind in KINDS}
+    beside = [r for r in list_runs(metrics_dir, "samples") if r.startswith("baseline-") and r.endswith(ending)]
+    names = [name for name in beside if name not in made_here]  # those may be damaged, and are made again
     about = {name: read_identity(metrics_dir, "samples", name) for name in names}
     same = [name for name, i in about.items() if i.checkpoint_sha256 is None and i.protocol == identity.protocol]
     return [name for name in same if _row_count(metrics_dir, name) == rows]

@@ -16,7 +16,7 @@ from hawor_pipeline.evaluation.hands import HandModels, HandTruth, ground_truth_
 from hawor_pipeline.evaluation.registry import Registry
 from hawor_pipeline.evaluation.rivals import evaluate_rivals
 from hawor_pipeline.evaluation.smoothing import line_weights, smooth
-from hawor_pipeline.evaluation.tables import baseline_run_id, read_identity, read_table
+from hawor_pipeline.evaluation.tables import baseline_run_id, partition_file, read_identity, read_table
 from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline_tests.evaluation.analyst import RUN, VERSION, Analysed
 
@@ -70,6 +70,19 @@ def test_rivals_are_reused_until_something_changes(analysed: Analysed) -> None:
     again = evaluate_rivals(RUN, analysed.setting, registry_dir=analysed.root / "registry", device="cpu")
     assert again.reused
     assert again.info == analysed.rivals.info
+
+
+def test_damaged_rivals_are_made_again(analysed: Analysed, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shutil.copytree(analysed.root, root)
+    setting = replace(analysed.setting, metrics_dir=root / "data" / "metrics")
+    damaged = partition_file(setting.metrics_dir, "samples", baseline_run_id("smoothed", VERSION))
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    again = evaluate_rivals(RUN, setting, registry_dir=root / "registry", device="cpu")
+    assert not again.reused
+    assert again.info == analysed.rivals.info
+    assert damaged.read_bytes() == whole
 
 
 def test_champion_of_older_data_is_evaluated_on_the_new(analysed: Analysed, tmp_path: Path, mano_dir: Path) -> None:
