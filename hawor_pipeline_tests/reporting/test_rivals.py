@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hawor_pipeline.commands.printing import print_report
 from hawor_pipeline.evaluation.compare import write_comparison
 from hawor_pipeline.evaluation.registry import Registry, RunRecord
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
@@ -130,3 +131,33 @@ def test_robustness_curves_start_at_the_reference_and_follow_the_levels(tmp_path
     (trace,) = chart["figure"]["data"]
     assert trace["y"] == [10.0, 11.0, 14.0, 25.0]
     assert trace["text"] == ["as it is", "1 px", "2 px", "4 px"]
+
+
+@pytest.mark.parametrize(("scale", "even"), [(30.0, True), (15.0, False)])
+def test_the_headline_says_where_an_aligned_gain_is_chance(tmp_path: Path, scale: float, even: bool) -> None:
+    """Mean rotations as good as the run itself, and twice as bad."""
+    metrics, floor = tmp_path / "metrics", f"baseline-mean_rotations-{VERSION}"
+    write_run(metrics, "demo-1", scale)
+    write_run(metrics, floor, 30.0, checkpoint=None)
+    write_comparison(metrics, "demo-1", [floor])
+    (tmp_path / "runs" / "demo-1").mkdir(parents=True)
+    result = build_report(tmp_path / "runs" / "demo-1", metrics, tmp_path / "reports")
+    words = " ".join(" ".join(parsed(result.path.read_text()).words).split())
+    assert ("no difference beyond chance" in words) == even
+    said = json.loads(result.path.with_name("report.json").read_text())["headline"]["aligned_verdict"]
+    assert said == ("even" if even else "better")
+
+
+def test_the_terminal_keeps_rivals_apart_from_floors(tmp_path: Path, capsys) -> None:
+    metrics = tmp_path / "metrics"
+    write_run(metrics, "demo-1", 30.0)
+    write_run(metrics, f"baseline-mean_pose-{VERSION}", 90.0, checkpoint=None)
+    (tmp_path / "runs" / "demo-1").mkdir(parents=True)
+    print_report(build_report(tmp_path / "runs" / "demo-1", metrics, tmp_path / "reports").path)
+    alone = capsys.readouterr().out
+    assert "floors: mean_pose" in alone and "rivals:" not in alone
+    registry = promoted(tmp_path, "champ-1", 40.0)
+    page = build_report(tmp_path / "runs" / "demo-1", metrics, tmp_path / "reports", registry_dir=registry.root).path
+    print_report(page)
+    line = next(text for text in capsys.readouterr().out.splitlines() if text.startswith("mpjpe_mm"))
+    assert line.index("floors: mean_pose") < line.index("rivals: champion")
