@@ -261,7 +261,7 @@ def st_mpjpe(
         True
     """
     p, t = (x - x[..., root : root + 1, :] for x in (widened(pred), widened(target)))
-    bone, true_bone = (length(x[..., scale_joint, :]) for x in (p, t))
+    bone, true_bone = (length(x[..., [scale_joint], :]).squeeze(-1) for x in (p, t))
     scale = torch.where(bone > 0, true_bone / bone, torch.full_like(bone, torch.nan))
     return masked_mean(length(scale[..., None, None] * p - t), mask)
 
