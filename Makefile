@@ -19,6 +19,7 @@ setup: $(STAMP)  ## environment only: .venv with the pinned dependencies
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version}"'
+	@echo 'Installing into $(VENV): this takes some minutes.'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifneq ($(TORCH_INDEX_URL),)
 	$(BIN)/python -m pip install --quiet --index-url $(TORCH_INDEX_URL) "$$(grep '^torch==' constraints.txt)"

@@ -44,4 +44,5 @@ def print_report(page: Path) -> None:
         print(line)
     for metric in ("pck_3d_15mm", "pck_auc", "mpjpe_crop_px"):
         print(f"{metric:14} {report['metrics'][metric]['value']:7.3f}")
+    print("Floors do not look at the picture; the rival `smoothed` is this run's own predictions, smoothed over time.")
     print(f"Report: {page}")
