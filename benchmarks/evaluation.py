@@ -4,13 +4,8 @@ Both sides compute the same numbers (checked on the frames that both have seen):
 vertices, rotations, shape, place and picture. The streamed side computes more: motion over time, the world frame,
 means by stratum with their intervals, and it reads and writes the tables.
 `evaluate_100k` is by the clock, where the threads of the streamed side count; `evaluate_100k_processor_time` adds up
-all threads, and neighbours on a shared machine distort it less. Numerical libraries get one thread each, because the
-streamed side has a thread for each core itself: with more they get in each other's way, and it is half as fast.
+all threads, and neighbours on a shared machine distort it less.
 """
-
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy and torch
 
 import json
 import tempfile
@@ -234,7 +229,7 @@ class PeakMemory:
         return self
 
     def _watch(self) -> None:
-        process = psutil.Process(os.getpid())
+        process = psutil.Process()
         while not self._stop.wait(0.05):
             self.samples.append((time.perf_counter(), process.memory_info().rss))
 

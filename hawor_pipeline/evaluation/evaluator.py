@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from threadpoolctl import threadpool_limits
 
 from hawor_pipeline.core.skeleton import FINGER_JOINTS, JOINT_NAMES
 from hawor_pipeline.errors import DataError
@@ -75,6 +76,8 @@ def evaluate_predictions(
     predictions = PredictionReader(metrics_dir, identity.run_id)
     summary = Summary()
     with ExitStack() as stack:
+        # surfaces are compared on a thread per core; NumPy's products would put threads of their own beside them
+        stack.enter_context(threadpool_limits(1, "blas"))
         samples = stack.enter_context(table_writer(metrics_dir, "samples", identity))
         joints = stack.enter_context(table_writer(metrics_dir, "joints", identity))
         for annotations in annotations_of(shards_dir, recordings, protocol.views):
