@@ -32,7 +32,7 @@ GOALS = {
 SHORT = {"images": "full", "cropped_images": "crop"}
 MARGIN = 1.0  # side of the crop over the side of the box
 OWN_CORES = 0.93  # share of the wall time that a process must have had a core for wall times to mean anything
-COPIES = 8  # of the three moments, in a sequence
+COPIES = 32  # of the three moments, in a sequence: 96 frames, where ARCTIC has some 700
 PLAIN_COPIES = 2  # the plain script gets a shorter one: rates are compared
 
 

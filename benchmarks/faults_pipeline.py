@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -204,8 +204,8 @@ class Plan:
     end: str
 
     @classmethod
-    def draw(cls, number: int, ends: list[str], rng: random.Random) -> "Plan":
-        """The plan of run `number`; every kind has its turn, places are drawn."""
+    def draw(cls, number: int, end: str, rng: random.Random) -> "Plan":
+        """The plan of run `number`, which is to end so; places are drawn."""
         if number % 4 == 3:  # refused at once, so nothing else happens to this run
             return cls(("raw file damaged",), {}, "", "")
         before = (tuple(BEFORE)[:2], (), ("shard damaged",))[number % 4]
@@ -213,7 +213,7 @@ class Plan:
         during = {step: rng.choice(("step killed", "step killed", "database locked")) for step in list(MADE)[:last]}
         if "trained_checkpoint" in during:
             during["trained_checkpoint"] = ("training killed", "step killed")[number % 2]
-        return cls(before, during, list(MADE)[last], ends[(number - (number + 1) // 4) % len(ends)])
+        return cls(before, during, list(MADE)[last], end)
 
 
 def run_with_faults(project: Project, plan: Plan, resumed: str, rng: random.Random) -> list[str]:
@@ -299,12 +299,14 @@ def campaign(count: int, seed: int, folder: Path, minutes: float) -> tuple[list[
     faulty = Project(folder / "faulty")
     shutil.copytree(reference.data, faulty.data)
     try:
-        ends = [name for name in ENDS if mounted or name != "disk full"]
+        ends = deque(name for name in ENDS if mounted or name != "disk full")
         number, resumed = 0, ""
         while len(lines) < count and time.monotonic() < deadline:
             began = time.monotonic()
-            plan = Plan.draw(number, ends, rng)
+            plan = Plan.draw(number, ends[0], rng)
             hit = run_with_faults(faulty, plan, resumed, rng)
+            if any(word.startswith(f"{plan.end} (") for word in hit):
+                ends.rotate(-1)  # each kind has its turn, and keeps it until it has hit
             number, lines, resumed = number + 1, lines + hit, plan.end_step or resumed
             print(f"run {number}, {time.monotonic() - began:.0f} s: {', '.join(hit)}", flush=True)
         print(f"{len(lines)} of {count} faults in {number} runs", flush=True)

@@ -193,9 +193,7 @@ def see_hand(
     _, vertices_px, vertices_ok = camera.project(hand.vertices_m)
     inside = vertices_ok & shows(vertices_px)
     enough = vertices_ok.mean(1) >= _LEAST_PROJECTED
-    known = vertices_ok[..., None]
-    low = np.where(known, vertices_px, np.inf).min(1)
-    high = np.where(known, vertices_px, -np.inf).max(1)
+    low, high = _bounds(vertices_px, vertices_ok)
     low, high = np.where(enough[:, None], low, np.nan), np.where(enough[:, None], high, np.nan)
     size = high - low
     # the root joint of the rest pose is the point that MANO's global rotation turns about
@@ -211,3 +209,11 @@ def see_hand(
         overlaps=inside.any(1),
         truncation=1.0 - inside.mean(1),
     )
+
+
+def _bounds(pixels: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest (T, 2) of the known points (T, N, 2); infinite where none is known."""
+    by_axis = np.moveaxis(pixels, -1, 0).copy()  # NumPy is slow along all but the last axis
+    if not known.all():
+        return np.where(known, by_axis, np.inf).min(-1).T, np.where(known, by_axis, -np.inf).max(-1).T
+    return by_axis.min(-1).T, by_axis.max(-1).T

@@ -34,13 +34,21 @@ class PictureFrame:
         A cropped file may reach past the full frame, where it shows nothing, and a hand may be in the full frame but
         not in the cropped file.
         """
+        inside = _within(pixels, self.full_size)
+        if self._whole:
+            return inside
         in_file = pixels * self.scale[:, None, None] + self.shift[:, None]
-        return _within(pixels, self.full_size) & _within(in_file, self.size)
+        return inside & _within(in_file, self.size)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the file is the full frame."""
+        return self.size == self.full_size and bool((self.scale == 1).all()) and not self.shift.any()
 
 
 def _within(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    height, width = size
-    return np.all((pixels >= -0.5) & (pixels < (width - 0.5, height - 0.5)), axis=-1)
+    x, y = pixels[..., 0], pixels[..., 1]
+    return (x >= -0.5) & (x < size[1] - 0.5) & (y >= -0.5) & (y < size[0] - 0.5)
 
 
 def picture_frame(image_source: str, camera: ViewCamera, object_world: np.ndarray) -> PictureFrame:
