@@ -7,6 +7,7 @@ from hawor_pipeline.orchestration.partitions import (
     ALL_SUBJECTS_TAGS,
     PROMOTION_TAG,
     PURPOSE_TAG,
+    datasets_partitions,
     subjects_partitions,
 )
 
@@ -74,6 +75,14 @@ weekly_retraining_job = dg.define_asset_job(
         "Convert what is new, train, evaluate, report, compare with the champion and promote. The schedule "
         "weekly_retraining launches it with configs/jobs/weekly_retraining.yaml."
     ),
+)
+external_data_job = dg.define_asset_job(
+    "external_data_job",
+    selection=dg.AssetSelection.assets("external_shards"),
+    partitions_def=datasets_partitions,
+    tags={PURPOSE_TAG: "data"},
+    hooks=HOOKS,
+    description="Conversion of another data set. There where the folder of one is named; choose the partition.",
 )
 ALL_JOBS = [
     full_pipeline_job,

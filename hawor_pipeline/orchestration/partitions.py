@@ -1,9 +1,26 @@
-"""The ten subjects of ARCTIC as partitions, and the run tags that jobs carry."""
+"""The ten subjects of ARCTIC and the other data sets as partitions, and the run tags that jobs carry."""
+
+import os
 
 import dagster as dg
 
 SUBJECTS = tuple(f"s{number:02d}" for number in range(1, 11))
 subjects_partitions = dg.StaticPartitionsDefinition(list(SUBJECTS))
+DATASETS = ("freihand", "ho3d", "dexycb", "interhand")
+
+
+def root_variable(dataset: str) -> str:
+    """The environment variable that names the folder of another data set."""
+    return f"{dataset.upper()}_ROOT"
+
+
+def named_datasets() -> list[str]:
+    """The other data sets whose folder is named."""
+    return [dataset for dataset in DATASETS if os.environ.get(root_variable(dataset))]
+
+
+# Only what is there, because a backfill of everything takes every partition.
+datasets_partitions = dg.StaticPartitionsDefinition(named_datasets() or list(DATASETS))
 # Job tags that make one run cover all subjects, from the command line and from the UI alike.
 ALL_SUBJECTS_TAGS = {
     "dagster/asset_partition_range_start": SUBJECTS[0],
