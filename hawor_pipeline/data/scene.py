@@ -13,6 +13,7 @@ from hawor_pipeline.data.raw_sequence import RawSequence, load_sequence
 from hawor_pipeline.data.visibility import SkinFaces, joint_visibility
 
 EVERY_PICTURE = slice(None)
+_COARSE = 16  # every so many vertices of a hand bound its distance
 
 
 @dataclass(slots=True)
@@ -75,16 +76,27 @@ def open_scene(
 
 def measure_contacts(scene: Scene, mesh: ObjectMesh, skin: SkinFaces, moments: list[int]) -> None:
     """Visibility in all views and distance to the object, at the moments that are shown."""
-    from scipy.spatial import cKDTree
-
     centres = np.stack([camera.centres_m for camera in scene.cameras.values()])  # (views, T, 3)
     for index in moments:
         vertices = {side: scene.hands[side].vertices_m[index] for side in SIDES}
         joints = {side: scene.hands[side].joints_m[index] for side in SIDES}
         obstacle = scene.object_vertices[index]
         seen = joint_visibility(vertices, joints, centres[:, index], skin, (obstacle, mesh.faces))
-        # corners and middles of the triangles stand for the object's surface
-        surface = cKDTree(np.concatenate((obstacle, obstacle[mesh.faces].mean(1))))
+        gaps = _least_distances(obstacle, mesh.faces, vertices)
         for side in SIDES:
             scene.visible[side][:, index] = seen[side]
-            scene.distances.append((index, side, float(surface.query(vertices[side])[0].min())))
+            scene.distances.append((index, side, gaps[side]))
+
+
+def _least_distances(points: np.ndarray, faces: np.ndarray, hands: dict[str, np.ndarray]) -> dict[str, float]:
+    """From each hand's nearest vertex to the object, metres; its triangles' corners and middles are its surface."""
+    from scipy.spatial import cKDTree
+
+    middles = (points[faces[:, 0]] + points[faces[:, 1]] + points[faces[:, 2]]) / 3
+    surface = cKDTree(np.concatenate((points, middles)), leafsize=32, compact_nodes=False, balanced_tree=False)
+    least = {}
+    for side, vertices in hands.items():
+        bound = surface.query(vertices[::_COARSE])[0].min()  # what is farther than this need not be searched
+        exact = surface.query(vertices, distance_upper_bound=np.nextafter(bound, np.inf))[0].min()
+        least[side] = float(min(bound, exact))
+    return least
