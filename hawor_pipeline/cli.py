@@ -57,7 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole grammar of the command line."""
-    parser = argparse.ArgumentParser(prog="hawor-pipeline", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="hawor-pipeline", description="3D hand meshes from video: data, training, evaluation and reports."
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in TOPICS:

@@ -91,8 +91,8 @@ class DataFiltering(Settings):
 class DatasetShare(Settings):
     """One member of a mixture of datasets."""
 
-    path: str
-    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    path: str = Field(description="Folder or URL of its shards.")
+    weight: Annotated[float, Field(gt=0.0, description="Its share of the clips, relative to the others'.")] = 1.0
 
 
 class TrainingConfig(Settings):
@@ -102,58 +102,87 @@ class TrainingConfig(Settings):
     image_size: Annotated[int, Field(multiple_of=64, ge=64)] = Field(
         256, description="Side of the square crop, px; the network sees the middle 3/4 of its width."
     )
-    backbone_type: Literal["vit"] = "vit"
-    backbone_size: Literal["tiny", "small", "base", "large", "huge"] = "base"
+    backbone_type: Literal["vit"] = Field("vit", description="Kind of backbone; there is one.")
+    backbone_size: Literal["tiny", "small", "base", "large", "huge"] = Field(
+        "base", description="Depth and width of the ViT, from tiny (5 M weights) to huge (632 M, as released)."
+    )
     patch_embed: Literal["auto", "conv_stem", "patch16"] = Field(
         "auto", description="How pixels become tokens; auto: conv_stem for tiny and small, patch16 above."
     )
-    pretrained_weights: str | None = None
+    pretrained_weights: str | None = Field(
+        None,
+        description="Checkpoint to start from, ours or of HaWoR, HaMeR, WiLoR or ViTPose; null: random weights.",
+    )
     from_scratch: bool = Field(False, description="Allow a huge backbone without pretrained weights.")
-    frozen_backbone: bool = False
-    activation_checkpointing: bool = False
+    frozen_backbone: bool = Field(False, description="Train only what is behind the backbone; saves memory and time.")
+    activation_checkpointing: bool = Field(
+        False,
+        description="Compute the backbone's layers again in the backward pass instead of keeping them: less memory.",
+    )
     torch_compile: int = Field(0, ge=0, le=1, description="1 compiles the network.")
     st_module: bool = Field(True, description="Image attention over time.")
     motion_module: bool = Field(True, description="Pose attention over time.")
-    st_hdim: PositiveInt = 512
-    motion_hdim: PositiveInt = 384
-    st_nlayer: PositiveInt = 6
-    motion_nlayer: PositiveInt = 6
+    st_hdim: PositiveInt = Field(512, description="Width of the image attention over time.")
+    motion_hdim: PositiveInt = Field(384, description="Width of the pose attention over time.")
+    st_nlayer: PositiveInt = Field(6, description="Layers of the image attention over time.")
+    motion_nlayer: PositiveInt = Field(6, description="Layers of the pose attention over time.")
     clip_length: PositiveInt = Field(16, description="Frames per clip.")
     clip_stride: PositiveInt = Field(8, description="Frames between the starts of training clips.")
     # optimisation
-    max_epochs: PositiveInt = 100
+    max_epochs: PositiveInt = Field(100, description="Passes over the training clips.")
     max_steps: int = Field(-1, ge=-1, description="Optimiser steps; -1: no limit besides max_epochs.")
-    max_hours: float | None = Field(None, gt=0.0)
+    max_hours: float | None = Field(
+        None,
+        gt=0.0,
+        description="Training stops after this long, over all pieces of an interrupted run; null: no limit.",
+    )
     batch_size: PositiveInt = Field(8, description="Clips per step and device.")
     micro_batches: PositiveInt = Field(
         1, description="Parts that a batch is computed in, to save memory: same clips per optimiser step."
     )
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-5
-    weight_decay: NonNegative = 1e-4
-    min_lr: NonNegative = 1e-7
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        1e-5, description="Highest learning rate, after the warm-up."
+    )
+    weight_decay: NonNegative = Field(1e-4, description="Of the optimiser; norms and biases have none.")
+    min_lr: NonNegative = Field(1e-7, description="Learning rate that the schedule ends at.")
     warmup_epochs: NonNegative = Field(1.0, description="May be a fraction of an epoch.")
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    scheduler: Literal["cosine", "plateau", "constant"] = "cosine"
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="The optimiser.")
+    scheduler: Literal["cosine", "plateau", "constant"] = Field(
+        "cosine", description="Course of the learning rate after the warm-up."
+    )
     plateau_patience: Annotated[int, Field(ge=0)] = Field(
         3, description="Scheduler plateau: validations without a better `monitor` before the rate falls."
     )
     plateau_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.5, description="Scheduler plateau: what the rate is multiplied by, down to min_lr."
     )
-    grad_clip_val: NonNegative = 1.0
-    accumulate_grad_batches: PositiveInt = 1
+    grad_clip_val: NonNegative = Field(
+        1.0, description="Longest gradient (norm over all weights); longer ones are shortened. 0: never."
+    )
+    accumulate_grad_batches: PositiveInt = Field(1, description="Batches that one optimiser step adds up.")
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="Average the weights with this decay; validation and checkpoints use the average. 0: off."
     )
     early_stopping_patience: Annotated[int, Field(ge=0)] = Field(10, description="Validations; 0 switches it off.")
-    early_stopping_min_delta: NonNegative = 0.0
-    nonfinite_policy: Literal["stop", "skip"] = "stop"
-    seed: Annotated[int, Field(ge=0)] = 42
-    deterministic: bool = True
+    early_stopping_min_delta: NonNegative = Field(
+        0.0, description="By how much `monitor` must be better to count, in its unit."
+    )
+    nonfinite_policy: Literal["stop", "skip"] = Field(
+        "stop",
+        description="A loss that is not finite: stop and name it, or skip the batch (and stop after 10 in a row).",
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(42, description="Of weights, order, augmentation and dropout.")
+    deterministic: bool = Field(True, description="Use only operations whose result does not vary from run to run.")
     # losses
-    use_enhanced_loss: bool = True
-    use_adaptive_weights: bool = True
-    temporal_window: PositiveInt = 5
+    use_enhanced_loss: bool = Field(
+        True, description="All nine loss terms; false: keypoints, rotations and shape only."
+    )
+    use_adaptive_weights: bool = Field(
+        True, description="Whether weights follow the levels of the losses; `loss_weighting` says how."
+    )
+    temporal_window: PositiveInt = Field(
+        5, description="The temporal term compares frames up to this many less one apart."
+    )
     loss_weights: dict[str, Weight] | str | None = Field(
         None, description="Term to weight (a partial mapping changes only what it names), or the path of a YAML file."
     )
@@ -161,37 +190,52 @@ class TrainingConfig(Settings):
         None, description="null: ema with adaptive weights, static without."
     )
     # data
-    training_data_dir: str | list[DatasetShare] = "data/shards/synthetic"
-    validation_data_dir: str | None = None
+    training_data_dir: str | list[DatasetShare] = Field(
+        "data/shards/synthetic",
+        description="Shards to train on: a folder or URL, or a list of `{path, weight}` to mix.",
+    )
+    validation_data_dir: str | None = Field(
+        None, description="Shards to validate on; null: those of training, by subject."
+    )
     val_subjects: list[str] | None = Field(None, description="null: the validation subjects of the protocol.")
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
         None, description="Validate on this share of whole sequences instead of on subjects."
     )
-    num_workers: Annotated[int, Field(ge=0)] = 4
-    pin_memory: bool = True
-    prefetch_factor: PositiveInt = 2
-    persistent_workers: bool = True
-    use_augmentation: bool = True
+    num_workers: Annotated[int, Field(ge=0)] = Field(
+        4, description="Loader processes; 0 reads in the training process."
+    )
+    pin_memory: bool = Field(True, description="Page-locked batches, which reach a GPU faster.")
+    prefetch_factor: PositiveInt = Field(2, description="Batches that each loader process keeps ready.")
+    persistent_workers: bool = Field(True, description="Keep loader processes between epochs.")
+    use_augmentation: bool = Field(
+        True, description="Whether training crops are changed at random, as `augmentation_params` says."
+    )
     warp_on: Literal["loader", "device"] = Field(
         "loader", description="Where training crops are warped and coloured: loader processes, or the device."
     )
-    augmentation_params: AugmentationParams = AugmentationParams()
-    data_filtering: DataFiltering = DataFiltering()
+    augmentation_params: AugmentationParams = Field(
+        AugmentationParams(), description="How far training crops are changed."
+    )
+    data_filtering: DataFiltering = Field(DataFiltering(), description="Which samples train and validate.")
     mano_model_path: str | None = Field(None, description="Folder or file of the MANO models.")
     # machine
-    devices: int | list[int] | Literal["auto"] = "auto"
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    devices: int | list[int] | Literal["auto"] = Field(
+        "auto", description="How many, which (a list of numbers), or auto."
+    )
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
+        "auto", description="Kind of device; auto takes a GPU where there is one."
+    )
     precision: str = Field("32", description="16, bf16, 32, or one of Lightning's names.")
-    strategy: str = "auto"
-    num_nodes: PositiveInt = 1
+    strategy: str = Field("auto", description="Lightning's strategy for several devices, e.g. ddp; auto chooses.")
+    num_nodes: PositiveInt = Field(1, description="Machines that train together.")
     num_threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of torch; 0 leaves it to torch.")
     # logging
-    use_tensorboard: bool = True
-    use_wandb: bool = False
-    wandb_project: str = "hawor-pipeline"
-    wandb_entity: str | None = None
-    experiment_name: str = "hawor"
-    log_every_n_steps: PositiveInt = 50
+    use_tensorboard: bool = Field(True, description="Write TensorBoard's files into the run's folder.")
+    use_wandb: bool = Field(False, description="Log to Weights & Biases; without a key it stays on this machine.")
+    wandb_project: str = Field("hawor-pipeline", description="Project at Weights & Biases.")
+    wandb_entity: str | None = Field(None, description="Team or user at Weights & Biases; null: your default.")
+    experiment_name: str = Field("hawor", description="Beginning of the run's name.")
+    log_every_n_steps: PositiveInt = Field(50, description="Optimiser steps between logged values.")
     log_images_every_n_steps: Annotated[int, Field(ge=0)] = Field(
         0, description="Draw predictions for a few validation hands this often (optimiser steps); 0: never."
     )
@@ -201,13 +245,19 @@ class TrainingConfig(Settings):
         1.0, gt=0, description="Share (float) or number (int) of an epoch's batches."
     )
     limit_val_batches: int | float = Field(1.0, gt=0, description="Share (float) or number (int) of the batches.")
-    output_dir: str = "data/runs"
-    log_dir: str = "logs"
-    save_top_k: Annotated[int, Field(ge=0)] = 1
-    save_every_n_epochs: PositiveInt = 1
+    output_dir: str = Field("data/runs", description="Where runs are written, a folder each.")
+    log_dir: str = Field("logs", description="Folder of the loggers' files, inside the run's.")
+    save_top_k: Annotated[int, Field(ge=0)] = Field(
+        1, description="How many of the best checkpoints are kept, by `monitor`."
+    )
+    save_every_n_epochs: PositiveInt = Field(1, description="Epochs between checkpoints.")
     save_every_n_steps: Annotated[int, Field(ge=0)] = Field(0, description="Also save `last` this often; 0: by epochs.")
-    monitor: str = "val/mpjpe_mm"
-    mode: Literal["min", "max"] = "min"
+    monitor: str = Field(
+        "val/mpjpe_mm", description="Validation metric that chooses the best checkpoint and stops early."
+    )
+    mode: Literal["min", "max"] = Field(
+        "min", description="Whether a smaller (min) or a larger (max) `monitor` is better."
+    )
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -279,9 +329,11 @@ class ConversionConfig(Settings):
         1.2, description="Side of the box over max(h, 4w/3) of the hand."
     )
     crop_margin: Annotated[float, Field(ge=1.0)] = Field(1.5, description="Side of the stored crop over the box.")
-    jpeg_quality: Annotated[int, Field(ge=50, le=100)] = 95
+    jpeg_quality: Annotated[int, Field(ge=50, le=100)] = Field(95, description="Of the stored crops.")
     sequences: tuple[str, ...] | None = Field(None, description="Only these sequence names; null: all.")
-    max_sequences_per_subject: PositiveInt | None = None
+    max_sequences_per_subject: PositiveInt | None = Field(
+        None, description="At most so many sequences of each subject; null: all."
+    )
     max_left_out_share: Share = Field(
         0.2, description="Conversion fails when a larger share of frames with ground truth is left out."
     )

@@ -31,6 +31,12 @@ class DataError(HaworError):
     """Data that is damaged, refused or contradictory, or a disk that is full."""
 
 
+class UnknownRun(DataError):
+    """A run that was named has no such results; asking for it is wrong usage."""
+
+    exit_code = 2
+
+
 class WorkerLost(DataError):
     """A worker process died: killed, or out of memory. Finished work is kept, and another try may succeed."""
 

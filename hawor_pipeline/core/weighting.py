@@ -20,7 +20,7 @@ Mode = Literal["static", "ema", "gradnorm_head"]
 TERMS = tuple(DEFAULT_WEIGHTS)
 # Share of the total that each term is to have under adaptive weighting. A share of the value is not one of the
 # gradient: per unit of value the terms in the crop and over time pull ten times as hard on the head as the others,
-# hence their small shares (docs/decisions/0010-shares-of-the-loss-terms.md).
+# hence their small shares (docs/decisions/0014-shares-of-the-loss-terms.md).
 SHARES = {
     "KEYPOINTS_3D": 0.26,
     "KEYPOINTS_2D": 0.10,

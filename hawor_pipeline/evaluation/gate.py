@@ -68,7 +68,7 @@ def decide(
     about = (identity.protocol, identity.dataset_version, identity.source)
     champion = find_champion(registry, *about)
     if champion is None:
-        reason = f"first champion of {identity.protocol} on this data: there was none to compare with"
+        reason = f"nothing was champion of {identity.protocol} on this data before it"
         return Decision(run_id, None, *about, "first", reason)
     name = champion.record.run_id
     if champion.record.checkpoint_sha256 == identity.checkpoint_sha256:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.errors import ConfigError, DataError, UnknownRun, nearest
 from hawor_pipeline.evaluation.schemas import arrow_schema
 from hawor_pipeline.provenance import staging_dir
 
@@ -108,7 +108,8 @@ def iterate_table(
 def _open_table(metrics_dir: Path | str, table: str, run_id: str) -> pq.ParquetFile:
     path = partition_dir(metrics_dir, table, run_id) / PART_NAME
     if not path.is_file():
-        raise DataError(f"run {run_id!r} has no {table} table: {path} is missing. Evaluate the run first.")
+        hint = nearest(run_id, list_runs(metrics_dir, table))
+        raise UnknownRun(f"run {run_id!r} has no {table} table: {path} is missing.{hint} Evaluate the run first.")
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:

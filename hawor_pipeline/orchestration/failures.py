@@ -70,7 +70,7 @@ def clear_failures(stage: Callable[..., Stage]) -> Callable[..., Stage]:
 
 def failure_message(job_name: str, run_id: str, what: str) -> str:
     """What failed, why, and how to go on."""
-    return f"{job_name} failed (run {run_id}): {what}. {RESUME_ADVICE}"
+    return f"{job_name} failed (run {run_id}): {what.rstrip('.')}. {RESUME_ADVICE}"
 
 
 def rejection_message(job_name: str, run_id: str, reason: str) -> str:

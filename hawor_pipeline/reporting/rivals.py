@@ -15,7 +15,7 @@ from hawor_pipeline.reporting.style import TERMS, Figure, layout, rounded
 
 PAIRED = ("mpjpe_mm", "pa_mpjpe_mm")
 OUTCOMES = {
-    "first": "No champion yet",
+    "first": "May become the first champion",
     "better_or_equal": "Passes the gate",
     "rejected": "Does not take the champion's place",
     "is_champion": "Is the champion",

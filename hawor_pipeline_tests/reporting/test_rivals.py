@@ -51,7 +51,7 @@ def test_first_champion_and_the_champion_itself(tmp_path: Path) -> None:
     assert decision(run, None) is None
     first = decision(run, tmp_path / "nothing")
     assert first is not None
-    assert first["title"] == "No champion yet"
+    assert first["title"] == "May become the first champion"
     registry = promoted(tmp_path, "champ-1", 40.0)
     itself = decision(RunResults(tmp_path / "metrics", "champ-1"), registry.root)
     assert itself is not None
