@@ -4,7 +4,8 @@ Both sides compute the same numbers (checked on the frames that both have seen):
 vertices, rotations, shape, place and picture. The streamed side computes more: motion over time, the world frame,
 means by stratum with their intervals, and it reads and writes the tables.
 `evaluate_100k` is by the clock, where the threads of the streamed side count; `evaluate_100k_processor_time` adds up
-all threads, and neighbours on a shared machine distort it less.
+all threads, and neighbours on a shared machine distort it less. The
+loop has one numerical thread, as ours has in each of its threads.
 """
 
 import json
@@ -19,10 +20,12 @@ import torch
 from _measure import Row, from_rounds, run
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
+from threadpoolctl import threadpool_limits
 
 from hawor_pipeline.core.camera import project_distorted
 from hawor_pipeline.core.mano import ManoLayer, load_mano
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
+from hawor_pipeline.data.pool import one_thread
 from hawor_pipeline.data.sample.hand import write_mano_models
 from hawor_pipeline.data.shard_schema import COLUMNS, to_arrow
 from hawor_pipeline.data.shards import ImageWriter, write_parquet
@@ -273,7 +276,8 @@ def measure(quick: bool) -> list[Row]:
 
         def timed_loop() -> np.ndarray:
             began = _now()
-            found.extend(slow.measure(loops))
+            with one_thread(), threadpool_limits(1):
+                found.extend(slow.measure(loops))
             return (_now() - began) / loops
 
         per_loop = [timed_loop(), timed_loop()]

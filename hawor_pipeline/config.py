@@ -104,7 +104,7 @@ class TrainingConfig(Settings):
     )
     backbone_type: Literal["vit"] = Field("vit", description="Kind of backbone; there is one.")
     backbone_size: Literal["tiny", "small", "base", "large", "huge"] = Field(
-        "base", description="Depth and width of the ViT, from tiny (5 M weights) to huge (632 M, as released)."
+        "base", description="Depth and width of the ViT, from tiny (1.6 M weights) to huge (631 M, as released)."
     )
     patch_embed: Literal["auto", "conv_stem", "patch16"] = Field(
         "auto", description="How pixels become tokens; auto: conv_stem for tiny and small, patch16 above."
@@ -129,7 +129,9 @@ class TrainingConfig(Settings):
     clip_length: PositiveInt = Field(16, description="Frames per clip.")
     clip_stride: PositiveInt = Field(8, description="Frames between the starts of training clips.")
     # optimisation
-    max_epochs: PositiveInt = Field(100, description="Passes over the training clips.")
+    max_epochs: PositiveInt = Field(
+        100, description="Passes over as many clips as there are; a mixture draws them by weight."
+    )
     max_steps: int = Field(-1, ge=-1, description="Optimiser steps; -1: no limit besides max_epochs.")
     max_hours: float | None = Field(
         None,
@@ -144,7 +146,7 @@ class TrainingConfig(Settings):
         1e-5, description="Highest learning rate, after the warm-up."
     )
     weight_decay: NonNegative = Field(1e-4, description="Of the optimiser; norms and biases have none.")
-    min_lr: NonNegative = Field(1e-7, description="Learning rate that the schedule ends at.")
+    min_lr: NonNegative = Field(1e-7, description="Least learning rate: where cosine ends, what plateau stops at.")
     warmup_epochs: NonNegative = Field(1.0, description="May be a fraction of an epoch.")
     optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="The optimiser.")
     scheduler: Literal["cosine", "plateau", "constant"] = Field(
@@ -159,7 +161,7 @@ class TrainingConfig(Settings):
     grad_clip_val: NonNegative = Field(
         1.0, description="Longest gradient (norm over all weights); longer ones are shortened. 0: never."
     )
-    accumulate_grad_batches: PositiveInt = Field(1, description="Batches that one optimiser step adds up.")
+    accumulate_grad_batches: PositiveInt = Field(1, description="Batches whose gradients one optimiser step averages.")
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="Average the weights with this decay; validation and checkpoints use the average. 0: off."
     )
@@ -172,7 +174,10 @@ class TrainingConfig(Settings):
         description="A loss that is not finite: stop and name it, or skip the batch (and stop after 10 in a row).",
     )
     seed: Annotated[int, Field(ge=0)] = Field(42, description="Of weights, order, augmentation and dropout.")
-    deterministic: bool = Field(True, description="Use only operations whose result does not vary from run to run.")
+    deterministic: bool = Field(
+        True,
+        description="Prefer operations whose result does not vary from run to run; on a GPU those without one warn.",
+    )
     # losses
     use_enhanced_loss: bool = Field(
         True, description="All nine loss terms; false: keypoints, rotations and shape only."
@@ -181,7 +186,7 @@ class TrainingConfig(Settings):
         True, description="Whether weights follow the levels of the losses; `loss_weighting` says how."
     )
     temporal_window: PositiveInt = Field(
-        5, description="The temporal term compares frames up to this many less one apart."
+        5, description="The temporal term takes velocities and accelerations over 1 to this many less one frames."
     )
     loss_weights: dict[str, Weight] | str | None = Field(
         None, description="Term to weight (a partial mapping changes only what it names), or the path of a YAML file."
@@ -195,7 +200,7 @@ class TrainingConfig(Settings):
         description="Shards to train on: a folder or URL, or a list of `{path, weight}` to mix.",
     )
     validation_data_dir: str | None = Field(
-        None, description="Shards to validate on; null: those of training, by subject."
+        None, description="Shards to validate on; null: part of those of training, see val_subjects and val_fraction."
     )
     val_subjects: list[str] | None = Field(None, description="null: the validation subjects of the protocol.")
     val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
@@ -248,9 +253,9 @@ class TrainingConfig(Settings):
     output_dir: str = Field("data/runs", description="Where runs are written, a folder each.")
     log_dir: str = Field("logs", description="Folder of the loggers' files, inside the run's.")
     save_top_k: Annotated[int, Field(ge=0)] = Field(
-        1, description="How many of the best checkpoints are kept, by `monitor`."
+        1, description="How many of the best checkpoints are kept, by `monitor`; at least one is."
     )
-    save_every_n_epochs: PositiveInt = Field(1, description="Epochs between checkpoints.")
+    save_every_n_epochs: PositiveInt = Field(1, description="Epochs between saves of `last` at the end of an epoch.")
     save_every_n_steps: Annotated[int, Field(ge=0)] = Field(0, description="Also save `last` this often; 0: by epochs.")
     monitor: str = Field(
         "val/mpjpe_mm", description="Validation metric that chooses the best checkpoint and stops early."

@@ -3,6 +3,7 @@
 HaworError                 something a person can act on; carries the exit code of the command line
 ├── ConfigError            wrong usage, configuration, missing path, unknown subject        exit 2
 ├── DataError              damaged or contradictory data, full disk                          exit 1
+│   ├── UnknownRun         no results of the run that was named                              exit 2
 │   └── WorkerLost         a worker process died; another try may well succeed               exit 1
 ├── CheckpointError        a checkpoint that cannot be read or does not fit                  exit 1
 ├── NumericalError         a number that must be finite is not                               exit 1
@@ -32,7 +33,7 @@ class DataError(HaworError):
 
 
 class UnknownRun(DataError):
-    """A run that was named has no such results; asking for it is wrong usage."""
+    """There are no results of the run that was named; asking for it is wrong usage."""
 
     exit_code = 2
 

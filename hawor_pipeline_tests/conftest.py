@@ -42,9 +42,12 @@ def sample_shards(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     return output
 
 
+DATASET_ROOTS = ("FREIHAND_ROOT", "HO3D_ROOT", "DEXYCB_ROOT", "INTERHAND_ROOT")
+
+
 def project_environment() -> dict[str, str]:
     """The environment of a person who never set anything for this project."""
-    dropped = ("DAGSTER_HOME", "ARCTIC_ROOT", "MANO_DIR", "HAWOR_DATA_DIR", "HAWOR_DAGSTER_RUN_ID")
+    dropped = ("DAGSTER_HOME", "ARCTIC_ROOT", "MANO_DIR", "HAWOR_DATA_DIR", "HAWOR_DAGSTER_RUN_ID", *DATASET_ROOTS)
     environment = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**environment, "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(REPOSITORY), "OMP_WAIT_POLICY": "PASSIVE"}
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from hawor_pipeline.core.skeleton import FINGER_JOINTS, JOINT_NAMES
+from hawor_pipeline.data.pool import one_thread
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.evaluation.hands import (
     HandModels,
@@ -76,7 +77,8 @@ def evaluate_predictions(
     predictions = PredictionReader(metrics_dir, identity.run_id)
     summary = Summary()
     with ExitStack() as stack:
-        # surfaces are compared on a thread per core; NumPy's products would put threads of their own beside them
+        # surfaces are compared on a thread per core; numerical libraries would put threads of their own beside each
+        stack.enter_context(one_thread())
         stack.enter_context(threadpool_limits(1, "blas"))
         samples = stack.enter_context(table_writer(metrics_dir, "samples", identity))
         joints = stack.enter_context(table_writer(metrics_dir, "joints", identity))

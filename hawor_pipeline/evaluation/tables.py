@@ -108,8 +108,10 @@ def iterate_table(
 def _open_table(metrics_dir: Path | str, table: str, run_id: str) -> pq.ParquetFile:
     path = partition_dir(metrics_dir, table, run_id) / PART_NAME
     if not path.is_file():
-        hint = nearest(run_id, list_runs(metrics_dir, table))
-        raise UnknownRun(f"run {run_id!r} has no {table} table: {path} is missing.{hint} Evaluate the run first.")
+        known = any(Path(metrics_dir).glob(f"*/run_id={run_id}"))
+        hint = "" if known else nearest(run_id, list_runs(metrics_dir, table))
+        message = f"run {run_id!r} has no {table} table: {path} is missing.{hint} Evaluate the run first."
+        raise DataError(message) if known else UnknownRun(message)
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:

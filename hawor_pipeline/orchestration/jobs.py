@@ -5,6 +5,7 @@ import dagster as dg
 from hawor_pipeline.orchestration.failures import tell_of_failure
 from hawor_pipeline.orchestration.partitions import (
     ALL_SUBJECTS_TAGS,
+    BESIDE_PIPELINE,
     PROMOTION_TAG,
     PURPOSE_TAG,
     datasets_partitions,
@@ -14,7 +15,7 @@ from hawor_pipeline.orchestration.partitions import (
 PREPARED = ["raw_arctic_sequences", "subject_shards"]
 # One group for all assets: with several, the UI's first page shows closed boxes instead of the graph.
 PROMOTION = dg.AssetSelection.assets("challenger", "champion")
-PIPELINE = dg.AssetSelection.groups("hand_mesh") - PROMOTION
+PIPELINE = dg.AssetSelection.groups("hand_mesh") - PROMOTION - dg.AssetSelection.tag(BESIDE_PIPELINE, "other_data")
 HOOKS = frozenset({tell_of_failure})
 
 full_pipeline_job = dg.define_asset_job(

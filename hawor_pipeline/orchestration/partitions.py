@@ -1,6 +1,7 @@
 """The ten subjects of ARCTIC and the other data sets as partitions, and the run tags that jobs carry."""
 
 import os
+from collections.abc import Mapping
 
 import dagster as dg
 
@@ -14,12 +15,12 @@ def root_variable(dataset: str) -> str:
     return f"{dataset.upper()}_ROOT"
 
 
-def named_datasets() -> list[str]:
+def named_datasets(environment: Mapping[str, str] = os.environ) -> list[str]:
     """The other data sets whose folder is named."""
-    return [dataset for dataset in DATASETS if os.environ.get(root_variable(dataset))]
+    return [dataset for dataset in DATASETS if environment.get(root_variable(dataset))]
 
 
-# Only what is there, because a backfill of everything takes every partition.
+# Only what is named, because a backfill of everything takes every partition. Where none is, the asset is left out.
 datasets_partitions = dg.StaticPartitionsDefinition(named_datasets() or list(DATASETS))
 # Job tags that make one run cover all subjects, from the command line and from the UI alike.
 ALL_SUBJECTS_TAGS = {
@@ -27,4 +28,5 @@ ALL_SUBJECTS_TAGS = {
     "dagster/asset_partition_range_end": SUBJECTS[-1],
 }
 PROMOTION_TAG = "hawor/promotion"  # "allowed" in the jobs that may make a challenger the champion
+BESIDE_PIPELINE = "hawor/beside_the_pipeline"  # of assets in the graph that the pipeline does not make
 PURPOSE_TAG = "hawor/purpose"  # what a run is for; filters the list of runs

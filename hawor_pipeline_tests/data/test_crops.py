@@ -1,15 +1,18 @@
 """Cutting and resampling: the recorded mapping is the one that was applied, nothing aliases, damage is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 from skimage.measure import blur_effect
 
 from hawor_pipeline.data.crops import (
     PAD_RGB,
+    Cut,
     crop_from_file,
     cut_crop,
     encode_crop,
@@ -115,3 +118,27 @@ def test_encoding_keeps_colour_and_is_repeatable():
 def test_black_frames_are_recognised():
     black = simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(np.zeros((100, 100, 3), np.uint8), colorspace="RGB"))
     assert is_black(black) and not is_black(blob_image((300, 200)))
+
+
+@pytest.mark.parametrize(("ratio", "reduce"), [(1.6, 1), (1.7, 2), (2.4, 2), (2.9, 2), (3.1, 3), (4.2, 4)])
+def test_the_average_leaves_no_fewer_pixels_than_the_crop_from_twice_its_side_on(ratio, reduce):
+    cut = plan_cut(np.array([900.0, 900.0]), ratio * 256, 256)
+    assert cut.reduce == reduce
+    assert cut.side % reduce == 0
+    assert ratio < 2 or cut.side // reduce >= 256
+
+
+def test_large_boxes_come_near_to_exact_resampling():
+    """Exact is Pillow's bilinear filter with support, in float32. Rounding the factor up would be farther from it."""
+    rng = np.random.default_rng(4)
+    noise = cv2.GaussianBlur(rng.normal(size=(900, 900, 3)).astype(np.float32), (0, 0), 2.0)
+    image = np.clip(128 + 50 * noise / noise.std(), 0, 255).astype(np.uint8)
+    cut = plan_cut(np.array([450.0, 450.0]), 2.7 * 256, 256)
+
+    def error(cut: Cut) -> float:
+        box = (cut.left, cut.top, cut.left + cut.side, cut.top + cut.side)
+        channels = [Image.fromarray(channel) for channel in image.astype(np.float32).transpose(2, 0, 1)]
+        exact = [np.asarray(c.resize((256, 256), Image.Resampling.BILINEAR, box=box)) for c in channels]
+        return float(np.sqrt(np.mean((cut_crop(Part.whole(image), cut, 256) - np.stack(exact, -1)) ** 2)))
+
+    assert error(cut) < 0.75 * error(replace(cut, reduce=3, side=cut.side // 3 * 3))

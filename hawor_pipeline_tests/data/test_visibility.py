@@ -6,6 +6,7 @@ import pytest
 from hawor_pipeline.core.skeleton import JOINT_NAMES, MANO_PARENTS, OPENPOSE_FROM_MANO
 from hawor_pipeline.data.hand_geometry import load_hand_models, pose_hand
 from hawor_pipeline.data.raw_sequence import RawHand
+from hawor_pipeline.data.scene import _least_distances
 from hawor_pipeline.data.visibility import SKIN_DEPTH_M, SkinFaces, joint_visibility
 
 WRIST, TIPS = 0, [4, 8, 12, 16, 20]
@@ -128,3 +129,15 @@ def test_no_joint_of_a_visible_wrist_depends_on_units(models, skin):
         {"right": vertices * 100}, {"right": joints * 100}, (vertices.mean(0) * 100 + 100 * away)[None], skin
     )
     assert not big["right"][0, WRIST]
+
+
+def test_the_least_distance_to_the_object_is_that_of_a_full_search():
+    rng = np.random.default_rng(8)
+    for gap in (0.0, 0.003, 0.2):
+        points = rng.normal(size=(200, 3)) * 0.05
+        faces = rng.integers(0, 200, (300, 3))
+        hands = {side: rng.normal(size=(778, 3)) * 0.04 + (0.1 + gap, 0, 0) for side in ("left", "right")}
+        surface = np.concatenate((points, points[faces].mean(1)))
+        for side, found in _least_distances(points, faces, hands).items():
+            apart = np.linalg.norm(hands[side][:, None] - surface[None], axis=-1)
+            assert found == pytest.approx(apart.min(), abs=1e-12)

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.errors import ConfigError, DataError, UnknownRun
 from hawor_pipeline.evaluation import schemas, tables
 
 IDENTITY = tables.RunIdentity("demo-1", "arctic-all-val", "v1", "synthetic", "abc")
@@ -121,8 +121,13 @@ def test_many_small_writes_make_few_row_groups(tmp_path: Path) -> None:
 
 
 def test_missing_and_damaged_tables_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Evaluate the run first"):
+    write(tmp_path, predictions(2))
+    with pytest.raises(DataError, match="Evaluate the run first") as missing:
         tables.read_table(tmp_path, "summary", "demo-1")
+    assert missing.value.exit_code == 1
+    with pytest.raises(UnknownRun, match=r"Did you mean 'demo-1'\? Evaluate the run first") as unknown:
+        tables.read_table(tmp_path, "predictions", "demo-2")
+    assert unknown.value.exit_code == 2
     folder = tables.partition_dir(tmp_path, "summary", "demo-1")
     folder.mkdir(parents=True)
     (folder / tables.PART_NAME).write_bytes(b"PAR1 but not really")

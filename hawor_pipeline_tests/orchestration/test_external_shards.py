@@ -1,5 +1,8 @@
 """The asset of other data sets: there where one is named, converted once, and clear about what is missing."""
 
+import subprocess
+import sys
+
 import dagster as dg
 import pytest
 
@@ -8,7 +11,8 @@ from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.definitions import defs
 from hawor_pipeline.orchestration.assets.external import external_shards
 from hawor_pipeline.orchestration.build import build_defs
-from hawor_pipeline.orchestration.partitions import DATASETS, root_variable
+from hawor_pipeline.orchestration.partitions import DATASETS, named_datasets, root_variable
+from hawor_pipeline_tests.conftest import DATASET_ROOTS, project_environment
 from hawor_pipeline_tests.data.external.layouts import WRITERS
 
 SMALL = {"ops": {"external_shards": {"config": {"overrides": {"target_resolution": [64, 64]}, "workers": 0}}}}
@@ -20,8 +24,22 @@ def materialize(dataset: str) -> dg.ExecuteInProcessResult:
 
 def test_every_reader_has_a_partition():
     assert DATASETS == READ
+    assert tuple(root_variable(dataset) for dataset in DATASETS) == DATASET_ROOTS
 
 
+def test_only_data_sets_whose_folder_is_named_are_partitions(tmp_path):
+    """As a person has it: the definitions of a process that was started with these variables."""
+    code = (
+        "from hawor_pipeline.definitions import defs\n"
+        "asset = defs.resolve_assets_def('external_shards')\n"
+        "print(*asset.partitions_def.get_partition_keys())"
+    )
+    environment = {**project_environment(), "DEXYCB_ROOT": str(tmp_path), "HO3D_ROOT": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["ho3d", "dexycb"]
+
+
+@pytest.mark.skipif(bool(named_datasets()), reason="a data set is named in the environment of these tests")
 def test_it_is_in_the_graph_only_where_a_folder_is_named(monkeypatch, tmp_path):
     assert "external_shards" not in {key.to_user_string() for key in defs.resolve_all_asset_keys()}
     monkeypatch.setenv("DEXYCB_ROOT", str(tmp_path))
@@ -34,6 +52,7 @@ def test_it_is_in_the_graph_only_where_a_folder_is_named(monkeypatch, tmp_path):
     assert with_it.resolve_job_def("external_data_job").partitions_def == external_shards.partitions_def
 
 
+@pytest.mark.skipif(bool(named_datasets()), reason="a data set is named in the environment of these tests")
 @pytest.mark.parametrize("dataset", ["freihand", "interhand"])
 def test_a_data_set_is_converted_once(dataset, sample_root, tmp_path, monkeypatch):
     mano = sample_root / "body_models" / "mano"

@@ -10,7 +10,7 @@ from pydantic import Field
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
 from hawor_pipeline.orchestration.metadata import announce, describe
-from hawor_pipeline.orchestration.partitions import datasets_partitions, root_variable
+from hawor_pipeline.orchestration.partitions import BESIDE_PIPELINE, datasets_partitions, root_variable
 from hawor_pipeline.orchestration.resources import said
 from hawor_pipeline.orchestration.tables import schema_check, schema_check_specs, table_metadata
 from hawor_pipeline.paths import DataPaths
@@ -27,7 +27,8 @@ class ExternalShardsConfig(dg.Config):
 
 
 @dg.asset(
-    group_name="other_datasets",
+    group_name="hand_mesh",
+    tags={BESIDE_PIPELINE: "other_data"},
     kinds={"arrow", "parquet"},
     owners=["team:hand-mesh"],
     partitions_def=datasets_partitions,
@@ -44,11 +45,14 @@ def external_shards(context: dg.AssetExecutionContext, config: ExternalShardsCon
     configuration mixes them, with weights, in `training_data_dir`.
     """
     from hawor_pipeline.data.shard_schema import ANNOTATIONS_FILE, annotations_schema
+    from hawor_pipeline.data.shards import read_manifest
 
     dataset = context.partition_key
     result = _convert(dataset, config, said("sequence", context.log.info))
     announce(context.log, "external_shards", result)
-    files = sorted(result.path.glob(f"*/*/{ANNOTATIONS_FILE}"))
+    subjects = {subject: read_manifest(result.path, subject) or {} for subject in result.info["subjects"]}
+    sequences = [(subject, entry["sequence"]) for subject in subjects for entry in subjects[subject]["sequences"]]
+    files = [result.path / subject / sequence / ANNOTATIONS_FILE for subject, sequence in sorted(sequences)]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(result.key),
         metadata=describe(result, **table_metadata(files, partition=True)),
