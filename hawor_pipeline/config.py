@@ -274,6 +274,13 @@ class TrainingConfig(Settings):
             raise ValueError(f"found {value!r}, expected one of 16, bf16, 32, {', '.join(sorted(lightning))}")
         return text
 
+    @field_validator("experiment_name", "log_dir")
+    @classmethod
+    def _stays_inside(cls, value: str) -> str:
+        if not value.strip() or Path(value).is_absolute() or ".." in Path(value).parts:
+            raise ValueError(f"found {value!r}, expected a name below the folder that it belongs to, without '..'")
+        return value
+
     @field_validator("loss_weights")
     @classmethod
     def _known_terms(cls, value: dict[str, float] | str | None) -> dict[str, float] | str | None:
@@ -519,7 +526,7 @@ def commented_yaml(config: Settings) -> str:
         value = getattr(config, name)
         comment = f"  # {info.description}" if info.description else ""
         if isinstance(value, Settings):
-            lines.append(f"{name}:")
+            lines.append(f"{name}:{comment}")
             lines += [f"  {line}" if line else line for line in commented_yaml(value).splitlines()]
         elif isinstance(value, dict):
             lines.append(f"{name}:{comment}")

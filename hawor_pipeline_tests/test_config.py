@@ -170,3 +170,10 @@ def test_a_mixture_may_be_judged_by_one_of_its_members():
     assert config.dataset_names == ["arctic", "ho3d"]
     alike = resolve_config({"training_data_dir": [{"path": "a/x"}, {"path": "b/x"}]}, origin="t")
     assert alike.dataset_names == ["a_x", "b_x"]
+
+
+@pytest.mark.parametrize("key", ["experiment_name", "log_dir"])
+@pytest.mark.parametrize("value", ["../elsewhere", "/tmp/elsewhere", "a/../../b", ""])
+def test_names_cannot_lead_out_of_their_folder(key, value):
+    with pytest.raises(ConfigError, match=f"{key}.*without '..'"):
+        build(TrainingConfig, {key: value}, origin="test")
