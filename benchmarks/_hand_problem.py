@@ -50,7 +50,7 @@ class Clips:
     """The truth of some clips."""
 
     vertices_m: Tensor  # (B, T, 778, 3)
-    batch: ClipBatch  # without pictures
+    batch: ClipBatch
 
     def __len__(self) -> int:
         return len(self.vertices_m)
@@ -73,16 +73,18 @@ def _take(struct, index: Tensor):
     return replace(struct, **{n: _take(v, index) if isinstance(v, HandTarget) else v[index] for n, v in parts.items()})
 
 
-def load_clips(shards_dir: Path, mano: ManoLayer, subjects: tuple[str, ...], at_most: int | None = None) -> Clips:
-    """All clips of some subjects, or as many as said, spread evenly."""
+def load_clips(
+    shards_dir: Path, mano: ManoLayer, subjects: tuple[str, ...], at_most: int | None = None, picture_px: int = 0
+) -> Clips:
+    """All clips of some subjects, or as many as said, spread evenly; with pictures of this side, or without."""
     shards = open_shards(shards_dir, subjects)
     rows = load_rows(shards.table)
     clips = training_clips(shards.table, CLIP, CLIP, rows.valid.numpy())
     if at_most is not None and len(clips) > at_most:
         clips = clips.take(np.linspace(0, len(clips) - 1, at_most).round().astype(np.int64))
-    batch = ClipDataset(shards, rows, clips, SMALLEST_PX)[range(len(clips))]
+    batch = ClipDataset(shards, rows, clips, picture_px or SMALLEST_PX)[range(len(clips))]
     vertices = mano(batch.target.rotmats, batch.target.betas).vertices + batch.target.translation_m[..., None, :]
-    return Clips(vertices, replace(batch, images=batch.images[..., :0]))
+    return Clips(vertices, batch if picture_px else replace(batch, images=batch.images[..., :0]))
 
 
 class Network(nn.Module):

@@ -303,6 +303,10 @@ class TrainingConfig(Settings):
             raise ValueError(f"micro_batches {self.micro_batches} must divide batch_size {self.batch_size}")
         if self.val_subjects is not None and self.val_fraction is not None:
             raise ValueError("val_subjects and val_fraction exclude each other; set one of them")
+        if self.min_lr > self.learning_rate:
+            raise ValueError(f"min_lr {self.min_lr:g} is above learning_rate {self.learning_rate:g}; lower it")
+        if self.mode == "max":
+            raise ValueError("mode max would keep the worst checkpoint: every monitor is an error or a loss; use min")
         metric, _, dataset = self.monitor.rpartition("/")
         per_dataset = metric in PER_DATASET and dataset in self.dataset_names
         if self.monitor not in MONITORS and not per_dataset:

@@ -177,3 +177,9 @@ def test_a_mixture_may_be_judged_by_one_of_its_members():
 def test_names_cannot_lead_out_of_their_folder(key, value):
     with pytest.raises(ConfigError, match=f"{key}.*without '..'"):
         build(TrainingConfig, {key: value}, origin="test")
+
+
+@pytest.mark.parametrize(("values", "message"), [({"mode": "max"}, "worst checkpoint"), ({"min_lr": 1.0}, "min_lr 1")])
+def test_settings_that_would_undo_training_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        build(TrainingConfig, values, origin="test")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from hawor_pipeline.errors import ConfigError
@@ -48,7 +49,12 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _mano_dir(given: Path | None) -> Path:
     sample = DataPaths.default().sample / "body_models" / "mano"
-    chosen = given or os.environ.get("MANO_DIR") or (sample if sample.is_dir() else None)
-    if not chosen:
+    if chosen := given or os.environ.get("MANO_DIR"):
+        return Path(chosen)
+    if not sample.is_dir():
         raise ConfigError("MANO models not found; give --mano-dir DIR or set MANO_DIR.")
-    return Path(chosen)
+    print(
+        f"SYNTHETIC hand model: MANO_DIR is not set, so meshes are those of the sample's hand ({sample})",
+        file=sys.stderr,
+    )
+    return sample

@@ -32,7 +32,7 @@ _SPARE = 1.05  # rows, ledgers and rounding
 class _Sample:
     """One timed conversion of part of a sequence."""
 
-    pictures: int
+    pictures: int  # that have ground truth
     crops: int
     bytes: int  # of the finished shard, without what is written once per file
     seconds: float
@@ -166,7 +166,8 @@ def _convert_part(task: "SequenceTask", pictures: int, start: int, folder: Path)
     path = folder / "images.arrow"
     with ImageWriter(path) as writer:
         blocks, _, _ = convert_views(task, scene, writer)
-    taken = sum(len(images) for images in scene.images.values())
+    known = range(scene.offset, scene.offset + len(scene.raw))  # others are left out, and cost next to nothing
+    taken = sum(frame in known for images in scene.images.values() for frame in images)
     crops = sum(len(block["frame"]) for block in blocks)
     row_bytes = sum(values.nbytes for block in blocks for values in block.values()) / 2  # doubles become singles
     return _Sample(taken, crops, path.stat().st_size + round(row_bytes), time.perf_counter() - began)
