@@ -1,7 +1,6 @@
 """The ten subjects of ARCTIC and the other data sets as partitions, and the run tags that jobs carry."""
 
 import os
-from collections.abc import Mapping
 
 import dagster as dg
 
@@ -15,9 +14,9 @@ def root_variable(dataset: str) -> str:
     return f"{dataset.upper()}_ROOT"
 
 
-def named_datasets(environment: Mapping[str, str] = os.environ) -> list[str]:
+def named_datasets() -> list[str]:
     """The other data sets whose folder is named."""
-    return [dataset for dataset in DATASETS if environment.get(root_variable(dataset))]
+    return [dataset for dataset in DATASETS if os.environ.get(root_variable(dataset))]
 
 
 # Only what is named, because a backfill of everything takes every partition. Where none is, the asset is left out.
