@@ -5,7 +5,8 @@ in all nine views, two hands each. Every process has one thread. Per-core rows c
 compare hands per second, ours on two processes against the plain script on one, without visibility, page cache warm,
 start-up excluded, 256 px crops of the box itself (no margin) from both. They are from wall time where the processes had
 their cores to themselves; on a busier machine they are from processor time, and the unit says so. Rows that end in
-`_region` decode regions, where a libturbojpeg >= 3 can be found.
+`_region` decode regions as a conversion does on this machine: they are cut out of the file, or a libturbojpeg >= 3
+decodes them where one is found; `decode_crop_encode_library` is such a library alone, as is the floor.
 """
 
 import os
@@ -16,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from _crops import CROP_PX, decoders, measure_crops, region_library
+from _crops import CROP_PX, measure_crops, region_library
 from _frames import SUBJECT, make_base, paint, write_source
 from _measure import Row, from_rounds, run
 from _plain import PlainConverter
 from _workers import Timed, Workers
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.data.region_decoder import LIBRARY_VARIABLE
+from hawor_pipeline.data.region_decoder import LIBRARY_VARIABLE, WHOLE_PICTURES
 
 GOALS = {
     "whole": {"e2e_full_lean": 2.7, "e2e_full": 4.5, "e2e_crop_lean": 3.5, "e2e_crop": 9.0},
@@ -43,7 +44,7 @@ class Job:
     root: Path
     sequence: str
     output: Path
-    library: str  # of the region decoder; "off" decodes whole pictures
+    library: str  # of the region decoder, "" for the system's; "off" decodes whole pictures
     visibility: bool = False
 
 
@@ -219,9 +220,7 @@ def _print_rates(short: str, timed: dict[str, list[Timed]]) -> None:
 def measure(quick: bool) -> list[Row]:
     """All rows."""
     rounds = 3 if quick else 5
-    libraries = {"whole": "off"}
-    if "region" in decoders():
-        libraries["region"] = region_library()
+    libraries = {"whole": WHOLE_PICTURES, "region": region_library()}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, Workers(2) as workers:
         base = Path(folder) / "base"

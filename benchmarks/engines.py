@@ -15,11 +15,13 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from _crops import decoders, region_library
+from _crops import region_library
 from _frames import MOMENTS, make_base, paint, write_source
 from _measure import Row, from_rounds, run
 from _workers import Workers
 from conversion import Job, convert, warm_up
+
+from hawor_pipeline.data.region_decoder import WHOLE_PICTURES
 
 PORT, JOBS_PORT = 6393, 8293
 EMPTY_TASKS = 200
@@ -114,9 +116,7 @@ def measure_engines(quick: bool) -> list[Row]:
 
 def measure_rate(quick: bool) -> list[Row]:
     """Processor time of a picture of ARCTIC's size in which both hands are seen, per way of decoding."""
-    libraries = {"whole": "off"}
-    if "region" in decoders():
-        libraries["region"] = region_library()
+    libraries = {"whole": WHOLE_PICTURES, "region": region_library()}
     rows = []
     with tempfile.TemporaryDirectory() as directory, Workers(1) as workers:
         base, root = Path(directory) / "base", Path(directory) / "raw"

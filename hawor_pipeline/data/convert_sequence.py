@@ -30,6 +30,7 @@ from hawor_pipeline.data.left_out import (
     without_picture,
 )
 from hawor_pipeline.data.picture_frame import PictureFrame, picture_frame
+from hawor_pipeline.data.pictures import PictureFile
 from hawor_pipeline.data.scene import Scene, open_scene
 from hawor_pipeline.data.shard_schema import (
     ANNOTATIONS_FILE,
@@ -147,6 +148,7 @@ def _convert_view(
     camera, images, frames = scene.cameras[view], scene.images[view], len(scene.raw)
     pictures = picture_frame(ArcticRoot(task.root).image_source, camera, scene.object_vertices)
     seen = {side: see_hand(scene.hands[side], camera, task.settings.box_scale, pictures.shows) for side in SIDES}
+    squares = {side: _squares(seen[side], pictures, task.settings.crop_margin) for side in SIDES}
     crops: dict[str, list[_StoredCrop]] = {side: [] for side in SIDES}
     ledger += without_picture(view, images, scene.offset, frames)
     hashes = PictureHashes()
@@ -159,14 +161,20 @@ def _convert_view(
         if task.image_digests is None:
             hashes.add(picture, data)
         if wanted:
-            hands = {side: seen[side] for side in wanted}
-            _cut_frame(task, (str(picture), data), (frame, frame - scene.offset), hands, pictures, crops)
+            boxes = {side: squares[side][frame - scene.offset] for side in wanted}
+            _cut_frame(task.settings, (picture, data, pictures.size), (frame, frame - scene.offset), boxes, crops)
     blocks = []
     for side in SIDES:
         for crop in crops[side]:
             writer.append(crop.jpeg)
-        blocks.append(_rows(task, scene, (position, view, side), seen[side], crops[side]))
+        blocks.append(_rows(task, scene, (position, view, side), seen[side], pictures, crops[side]))
     return blocks, hashes.digest
+
+
+def _squares(hand: SeenHand, pictures: PictureFrame, margin: float) -> list[tuple[list[float], float]]:
+    """Centre and side of what to cut out, for each frame, in pixels of the files."""
+    centers = hand.box_center_px * pictures.scale[:, None] + pictures.shift
+    return list(zip(centers.tolist(), (hand.box_size_px * margin * pictures.scale).tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,39 +182,43 @@ class _StoredCrop:
     frame: int
     index: int
     jpeg: bytes
-    crop_from_image: np.ndarray  # (2, 3)
+    crop_from_file: np.ndarray  # (2, 3)
     blur: float
     black: bool
 
 
 def _cut_frame(
-    task: SequenceTask,
-    source: tuple[str, bytes],
+    settings: ConversionConfig,
+    source: tuple[PictureFile, bytes, tuple[int, int]],
     number: tuple[int, int],
-    seen: dict[str, SeenHand],
-    pictures: PictureFrame,
+    boxes: dict[str, tuple[list[float], float]],
     crops: dict[str, list[_StoredCrop]],
 ) -> None:
-    """Decode one picture once and cut the hands out of it."""
-    (name, data), (frame, index) = source, number
-    settings = task.settings
+    """Decode one picture once and cut the hands out of it.
+
+    Args:
+        settings: of the conversion.
+        source: the picture, its bytes, and the size (height, width) that it must have.
+        number: of the picture and of its ground truth.
+        boxes: side to centre and side of the square to cut, pixels of the file.
+        crops: gets what was cut.
+    """
     crop_px = round(settings.crop_margin * settings.target_resolution[0])
-    scale, shift = pictures.scale[index], pictures.shift[index]
-    boxes = [
-        (hand.box_center_px[index] * scale + shift, float(hand.box_size_px[index]) * settings.crop_margin * scale)
-        for hand in seen.values()
-    ]
-    for side, crop in zip(seen, cut_crops(data, name, pictures.size, boxes, crop_px, thread_decoder()), strict=True):
-        affine = crop.crop_from_file.copy()
-        affine[:, 2] += affine[:, :2] @ shift
-        affine[:, :2] *= scale
-        jpeg = encode_crop(crop.pixels, settings.jpeg_quality)
+    name, data, size = source
+    found = cut_crops(data, name, size, list(boxes.values()), crop_px, thread_decoder())
+    for side, crop in zip(boxes, found, strict=True):
         blur = measure_blur(crop.pixels, settings.crop_margin)
-        crops[side].append(_StoredCrop(frame, index, jpeg, affine, blur, crop.black))
+        jpeg = encode_crop(crop.pixels, settings.jpeg_quality)
+        crops[side].append(_StoredCrop(*number, jpeg, crop.crop_from_file, blur, crop.black))
 
 
 def _rows(
-    task: SequenceTask, scene: Scene, where: tuple[int, int, str], seen: SeenHand, crops: list[_StoredCrop]
+    task: SequenceTask,
+    scene: Scene,
+    where: tuple[int, int, str],
+    seen: SeenHand,
+    pictures: PictureFrame,
+    crops: list[_StoredCrop],
 ) -> dict[str, np.ndarray]:
     """Columns of one view and side."""
     position, view, side = where
@@ -238,7 +250,7 @@ def _rows(
         "gt_index": index,
         "box_center_px": seen.box_center_px[index],
         "box_size_px": seen.box_size_px[index],
-        "crop_from_image": np.array([crop.crop_from_image for crop in crops]).reshape(count, 2, 3),
+        "crop_from_image": _from_image([crop.crop_from_file for crop in crops], pictures, index),
         "intrinsics": np.broadcast_to(camera.intrinsics, (count, 3, 3)),
         "cam_from_world": camera.cam_from_world[index],
         "distortion": np.broadcast_to(camera.distortion, (count, 8)),
@@ -261,6 +273,14 @@ def _rows(
         "valid": skip == "",
         "skip_reason": skip,
     }
+
+
+def _from_image(from_file: list[np.ndarray], pictures: PictureFrame, index: np.ndarray) -> np.ndarray:
+    """(N, 2, 3) maps from full frames to crops, of those from files to crops at moments (N,)."""
+    affine = np.array(from_file).reshape(len(index), 2, 3)
+    affine[:, :, 2] += np.einsum("nij,nj->ni", affine[:, :, :2], pictures.shift[index])
+    affine[:, :, :2] *= pictures.scale[index, None, None]
+    return affine
 
 
 def _summary(task: SequenceTask, scene: Scene, blocks: list[dict], ledger: list[tuple]) -> dict[str, Any]:

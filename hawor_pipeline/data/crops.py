@@ -6,6 +6,7 @@ does the rest. `crop_from_image` of a row is the exact mapping of what was done,
 of it follows from the boxes alone, never from the decoder.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,17 +50,18 @@ def plan_shrink(sizes: Sequence[float], crop_px: int) -> int:
     return next((shrink for shrink in _SHRINKS if min(sizes) >= shrink * crop_px), 1)
 
 
-def plan_cut(center: np.ndarray, size: float, crop_px: int, shrink: int = 1) -> Cut:
+def plan_cut(center: Sequence[float] | np.ndarray, size: float, crop_px: int, shrink: int = 1) -> Cut:
     """Args:
     center: (2,), pixels of the file.
     size: side of the square to cut, pixels of the file.
     crop_px: side of the crop.
     shrink: of the picture.
     """
-    size, center = size / shrink, (np.asarray(center) + 0.5) / shrink - 0.5
+    size = size / shrink
     reduce = max(2, int(size / crop_px)) if size >= _REDUCE_FROM * crop_px else 1
     side = reduce * max(1, round(size / reduce))
-    left, top = (int(np.floor(c + 1.0 - side / 2)) for c in center)  # the square's centre is nearest to `center`
+    # the square's centre is nearest to `center`
+    left, top = (math.floor((c + 0.5) / shrink - 0.5 + 1.0 - side / 2) for c in center)
     return Cut(left, top, side, reduce, shrink)
 
 
@@ -75,7 +77,7 @@ def cut_crops(
     data: bytes,
     name: object,
     expected: tuple[int, int] | None,
-    boxes: Sequence[tuple[np.ndarray, float]],
+    boxes: Sequence[tuple[Sequence[float] | np.ndarray, float]],
     crop_px: int,
     decoder: Decoder,
 ) -> list[Crop]:
@@ -101,12 +103,21 @@ def cut_crops(
         max(cut.top + cut.side for cut in cuts),
     )
     part = decoder.decode(data, name, expected, shrink, region)
-    return [Crop(cut_crop(part, cut, crop_px), crop_from_file(cut, crop_px), _is_black(part, cut)) for cut in cuts]
+    return [_crop(part, cut, crop_px) for cut in cuts]
+
+
+def _crop(part: Part, cut: Cut, crop_px: int) -> Crop:
+    shown, left, top = _shown(part, cut)
+    black = shown.size > 0 and is_black(shown)
+    return Crop(_resampled(shown, left, top, cut, crop_px), crop_from_file(cut, crop_px), black)
 
 
 def cut_crop(part: Part, cut: Cut, crop_px: int) -> np.ndarray:
     """The crop (crop_px, crop_px, 3) of a decoded picture; what lies past the picture's edge is `PAD_RGB`."""
-    shown, left, top = _shown(part, cut)
+    return _resampled(*_shown(part, cut), cut, crop_px)
+
+
+def _resampled(shown: np.ndarray, left: int, top: int, cut: Cut, crop_px: int) -> np.ndarray:
     below, beside = cut.side - top - shown.shape[0], cut.side - left - shown.shape[1]
     region = shown
     if not shown.size:
@@ -130,11 +141,6 @@ def _shown(part: Part, cut: Cut) -> tuple[np.ndarray, int, int]:
         return np.zeros((0, 0, 3), np.uint8), 0, 0
     pixels = part.pixels[y0 - part.top : y1 - part.top, x0 - part.left : x1 - part.left]
     return pixels, x0 - cut.left, y0 - cut.top
-
-
-def _is_black(part: Part, cut: Cut) -> bool:
-    shown, _, _ = _shown(part, cut)
-    return shown.size > 0 and is_black(shown)
 
 
 def encode_crop(crop: np.ndarray, quality: int) -> bytes:
@@ -171,8 +177,8 @@ def _blur_down(gray: np.ndarray) -> float:
 
     Sums over windows that overlap differ by what enters and what leaves, so no window is summed.
     """
-    smooth = cv2.add(gray[:, 1:-1], gray[:, 2:])
-    smooth = cv2.add(cv2.add(smooth, gray[:, 1:-1]), gray[:, :-2])[:, 1:]  # as Sobel's filter does across
+    across = cv2.add(gray[:, 2:], gray[:, 1:-1])
+    smooth = cv2.add(across[:, 1:], across[:, :-1])  # one, two, one: as Sobel's filter does across
     sharp = cv2.absdiff(smooth[3:], smooth[1:-2])
     scaled = sharp * np.uint16(_BLUR_WINDOW)
     reach = _BLUR_WINDOW // 2

@@ -1,20 +1,29 @@
 """Decoding no more of a picture than its crops need, strictly: a damaged picture is refused.
 
-Large crops are shrunk while they are decoded (by 2, 4 or 8, inside the cosine transform), and where the machine has a
-libturbojpeg that can, only the part around the hands is decoded. Both ways give the same pixels.
+Large crops are shrunk while they are decoded (by 2, 4 or 8, inside the cosine transform), and only the part around the
+hands is decoded: cut out of the file beforehand where it is a plain JPEG and numba is there, else by a libturbojpeg
+that can. Every way gives the same pixels.
 """
 
+import os
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
 
-from hawor_pipeline.data.region_decoder import RegionDecoder, find_region_decoder
+from hawor_pipeline.data.region_decoder import LIBRARY_VARIABLE, WHOLE_PICTURES, RegionDecoder, find_region_decoder
 from hawor_pipeline.errors import DataError
+
+if TYPE_CHECKING:
+    from hawor_pipeline.data.jpeg_cut import JpegCutter
 
 _END = b"\xff\xd9"
 _END_WITHIN = 64  # bytes; some writers pad the file
+_LARGE_SHARE = (
+    0.35  # of what is above its lower edge; from here on a library that decodes regions is faster than cutting
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +46,17 @@ class Decoder:
 
     Args:
         regions: what decodes regions; None decodes whole pictures.
+        cutter: what cuts regions out of files beforehand; comes first.
     """
 
-    def __init__(self, regions: RegionDecoder | None) -> None:
-        self._regions = regions
+    def __init__(self, regions: RegionDecoder | None, cutter: "JpegCutter | None" = None) -> None:
+        self._regions, self._cutter = regions, cutter
         self._buffer = np.empty(0, np.uint8)
+
+    @property
+    def decodes_regions(self) -> bool:
+        """Whether less than a whole picture may be decoded."""
+        return self._regions is not None or self._cutter is not None
 
     def decode(
         self,
@@ -88,15 +103,46 @@ class Decoder:
     def _pixels(
         self, data: bytes, shrink: int, shrunk: tuple[int, int], region: tuple[int, int, int, int] | None
     ) -> Part:
-        if self._regions is not None:
-            wanted = _inside(region, shrunk) or (0, 0, shrunk[1], shrunk[0])
-            return Part(*self._regions.decode(data, shrink, wanted, self._buffer), shrunk)
-        pixels = simplejpeg.decode_jpeg(
-            data, "RGB", min_height=shrunk[0], min_width=shrunk[1], buffer=self._buffer, strict=True
+        wanted = _inside(region, shrunk)
+        part = (
+            self._cut_out(data, shrink, shrunk, wanted) if wanted is not None and self._cuts(wanted, shrunk) else None
         )
+        if part is not None:
+            return part
+        if self._regions is not None:
+            everything = (0, 0, shrunk[1], shrunk[0])
+            return Part(*self._regions.decode(data, shrink, wanted or everything, self._buffer), shrunk)
+        pixels = self._all_pixels(data, shrunk)
         if pixels.shape[:2] != shrunk:
             raise ValueError(f"the decoder made it {pixels.shape[1]}x{pixels.shape[0]}, not {shrunk[1]}x{shrunk[0]}")
         return Part(pixels, 0, 0, shrunk)
+
+    def _all_pixels(self, data: bytes, shrunk: tuple[int, int]) -> np.ndarray:
+        return simplejpeg.decode_jpeg(
+            data, "RGB", min_height=shrunk[0], min_width=shrunk[1], buffer=self._buffer, strict=True
+        )
+
+    def _cuts(self, wanted: tuple[int, int, int, int], shrunk: tuple[int, int]) -> bool:
+        """Whether cutting is the fastest way: blocks of the region are read twice, those above it only once."""
+        left, top, right, bottom = wanted
+        large = (right - left) * (bottom - top) > _LARGE_SHARE * bottom * shrunk[1]
+        return self._cutter is not None and not (large and self._regions is not None)
+
+    def _cut_out(
+        self, data: bytes, shrink: int, shrunk: tuple[int, int], wanted: tuple[int, int, int, int]
+    ) -> Part | None:
+        """The part by way of a smaller file; None where that is not possible, and a decoder has to see all of it."""
+        assert self._cutter is not None
+        found = self._cutter.cut(data, shrink, wanted)
+        if found is None:
+            return None
+        size = (-(-found.size[0] // shrink), -(-found.size[1] // shrink))
+        try:
+            pixels = self._all_pixels(found.data, size)
+        except ValueError:
+            return None
+        whole = pixels.shape[:2] == size
+        return Part(pixels, found.left // shrink, found.top // shrink, shrunk) if whole else None
 
 
 def _inside(region: tuple[int, int, int, int] | None, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
@@ -111,10 +157,21 @@ _of_thread = threading.local()
 
 
 def thread_decoder() -> Decoder:
-    """This thread's decoder, with region decoding where the machine has it."""
+    """This thread's decoder, with what this machine has to decode regions."""
     if not hasattr(_of_thread, "decoder"):
-        _of_thread.decoder = Decoder(find_region_decoder())
+        _of_thread.decoder = Decoder(find_region_decoder(), _find_cutter())
     return _of_thread.decoder
+
+
+def _find_cutter() -> "JpegCutter | None":
+    """None without numba (it follows new versions of Python and NumPy late), or where whole pictures are asked for."""
+    if os.environ.get(LIBRARY_VARIABLE) == WHOLE_PICTURES:
+        return None
+    try:
+        from hawor_pipeline.data.jpeg_cut import JpegCutter
+    except ImportError:
+        return None
+    return JpegCutter()
 
 
 def decode_image(data: bytes, name: object, expected: tuple[int, int] | None) -> np.ndarray:

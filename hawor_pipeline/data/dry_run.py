@@ -57,8 +57,8 @@ def dry_run(
         ConfigError: root, MANO, subject or sequence not found.
         DataError: a picture that was measured is damaged.
     """
+    from hawor_pipeline.data.decode import thread_decoder
     from hawor_pipeline.data.hand_geometry import hash_hand_models
-    from hawor_pipeline.data.region_decoder import find_region_decoder
 
     root, output = ArcticRoot.locate(arctic_root), Path(output_dir)
     chosen = list(root.subjects() if subjects is None else subjects)
@@ -91,7 +91,7 @@ def dry_run(
         "enough_disk": size < free,
         "hours": round(seconds / 3600, 3),
         "workers": processes,
-        "region_decoding": find_region_decoder() is not None,
+        "region_decoding": thread_decoder().decodes_regions,
         "measured": cost.measured,
         "problems": problems,
         "subjects_without_samples": _empty(plans),

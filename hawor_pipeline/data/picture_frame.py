@@ -83,7 +83,8 @@ def cropped_frame(camera: ViewCamera, object_px: np.ndarray | None) -> PictureFr
     if camera.view == EGO_VIEW or object_px is None:
         size = tuple(round(side * _EGO_SCALE) for side in camera.image_size)
         return PictureFrame((size[0], size[1]), camera.image_size, np.full(frames, _EGO_SCALE), np.zeros((frames, 2)))
-    low, high = object_px.min(1), object_px.max(1)
+    by_axis = np.moveaxis(object_px, -1, 0).copy()  # NumPy is slow along all but the last axis
+    low, high = by_axis.min(-1).T, by_axis.max(-1).T
     side = _CUT_MARGIN * np.maximum(_OBJECT_BOX_SCALE * (high - low).max(1), _LEAST_BOX_PX)
     scale = _CUT_PX / side
     corner = (low + high) / 2 - side[:, None] / 2

@@ -83,8 +83,7 @@ def one_thread() -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    limit_threads()
     try:
         yield
     finally:
@@ -109,7 +108,11 @@ def single_threaded_environment() -> Iterator[None]:
 
 def limit_threads() -> None:
     """One thread for torch and OpenCV, for the rest of this process."""
-    one_thread().__enter__()
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
 
 def start_worker() -> None:

@@ -1,16 +1,20 @@
 """Decoding parts of pictures: the same pixels whichever decoder is found, and the same refusals."""
 
 import importlib.util
+import io
 import os
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 
 from hawor_pipeline.data.crops import cut_crops, plan_shrink
-from hawor_pipeline.data.decode import Decoder
+from hawor_pipeline.data.decode import Decoder, _find_cutter
+from hawor_pipeline.data.jpeg_cut import JpegCutter
 from hawor_pipeline.data.region_decoder import LIBRARY_VARIABLE, RegionDecoder, find_region_decoder, load_library
 from hawor_pipeline.errors import DataError
 
@@ -32,6 +36,12 @@ def regions() -> RegionDecoder:
     return RegionDecoder(library)
 
 
+@pytest.fixture(scope="module", params=["cut", "library"])
+def partial(request) -> Decoder:
+    """A decoder that decodes regions, each way by itself."""
+    return Decoder(None, JpegCutter()) if request.param == "cut" else Decoder(request.getfixturevalue("regions"))
+
+
 def photograph(width: int, height: int, seed: int = 0) -> np.ndarray:
     """Smooth colours with edges and some noise."""
     rng = np.random.default_rng(seed)
@@ -51,7 +61,7 @@ BOXES = [
 
 @pytest.mark.parametrize("subsampling", ["420", "444", "422", "gray"])
 @pytest.mark.parametrize("boxes", BOXES)
-def test_region_and_whole_decoding_give_the_same_crops(regions, boxes, subsampling):
+def test_region_and_whole_decoding_give_the_same_crops(partial, boxes, subsampling):
     image = photograph(701, 503)
     if subsampling == "gray":
         data = simplejpeg.encode_jpeg(image[..., :1].copy(), quality=90, colorspace="GRAY", colorsubsampling="gray")
@@ -59,16 +69,16 @@ def test_region_and_whole_decoding_give_the_same_crops(regions, boxes, subsampli
         data = simplejpeg.encode_jpeg(image, quality=90, colorspace="RGB", colorsubsampling=subsampling)
     asked = [(np.array(center), size) for center, size in boxes]
     whole = cut_crops(data, "a", (503, 701), asked, 192, Decoder(None))
-    part = cut_crops(data, "a", (503, 701), asked, 192, Decoder(regions))
+    part = cut_crops(data, "a", (503, 701), asked, 192, partial)
     for first, second in zip(whole, part, strict=True):
         np.testing.assert_array_equal(first.pixels, second.pixels)
         np.testing.assert_array_equal(first.crop_from_file, second.crop_from_file)
         assert first.black == second.black
 
 
-def test_region_decoding_reads_no_more_than_it_needs(regions):
+def test_region_decoding_reads_no_more_than_it_needs(partial):
     data = simplejpeg.encode_jpeg(photograph(701, 503), quality=90, colorspace="RGB", colorsubsampling="420")
-    part = Decoder(regions).decode(data, "a", None, 1, (300, 100, 340, 140))
+    part = partial.decode(data, "a", None, 1, (300, 100, 340, 140))
     assert part.pixels.shape[0] <= 40 + 32 and part.pixels.shape[1] <= 40 + 32 + 16
     assert part.size == (503, 701)
 
@@ -101,9 +111,9 @@ def test_shrunk_pictures_keep_the_mapping(size):
     assert np.abs(centroid - expected).max() < 0.15
 
 
-@pytest.mark.parametrize("way", ["whole", "region"])
-def test_damage_is_refused_by_name_in_both_ways(way, regions):
-    decoder = Decoder(regions if way == "region" else None)
+@pytest.mark.parametrize("way", ["whole", "region", "cut"])
+def test_damage_is_refused_by_name_in_every_way(way, regions):
+    decoder = Decoder(regions if way == "region" else None, JpegCutter() if way == "cut" else None)
     data = simplejpeg.encode_jpeg(photograph(300, 200), quality=90, colorspace="RGB")
     boxes = [(np.array([150.0, 60.0]), 60.0)]
     assert len(cut_crops(data, "x/00012.jpg", (200, 300), boxes, 64, decoder)) == 1
@@ -116,6 +126,75 @@ def test_damage_is_refused_by_name_in_both_ways(way, regions):
 
 def test_the_library_can_be_named_and_switched_off(monkeypatch, tmp_path):
     monkeypatch.setenv(LIBRARY_VARIABLE, "off")
-    assert find_region_decoder() is None
+    assert find_region_decoder() is None and _find_cutter() is None
+    monkeypatch.delenv(LIBRARY_VARIABLE)
+    assert isinstance(_find_cutter(), JpegCutter)
+    monkeypatch.setitem(sys.modules, "hawor_pipeline.data.jpeg_cut", None)  # as where numba is missing
+    assert _find_cutter() is None
     (tmp_path / "libturbojpeg.so").write_bytes(b"not a library")
     assert load_library(str(tmp_path / "libturbojpeg.so")) is None
+
+
+def coloured(subsampling: str, quality: int, size: tuple[int, int], **options: object) -> bytes:
+    """A JPEG of Pillow's, whose writer differs from simplejpeg's in tables and options."""
+    file = io.BytesIO()
+    samplings = {"444": 0, "422": 1, "420": 2}
+    picture = Image.fromarray(photograph(*size, seed=quality))
+    picture.save(file, "jpeg", quality=quality, subsampling=samplings[subsampling], **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 4, 8])
+@pytest.mark.parametrize("subsampling", ["444", "422", "420"])
+@pytest.mark.parametrize("quality", [12, 75, 98])
+def test_what_is_cut_out_holds_the_same_pixels(subsampling, quality, shrink):
+    """Code tables made for the picture, large and small coefficients, any place: as in the whole picture."""
+    size = (533, 389)
+    data = coloured(subsampling, quality, size, optimize=True)
+    rng = np.random.default_rng(quality)
+    width, height = (-(-side // shrink) for side in size)
+    whole = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
+    decoder, cut = Decoder(None, JpegCutter()), 0
+    for _ in range(12):
+        (left, right), (top, bottom) = (np.sort(rng.choice(side, 2, replace=False)) for side in (width, height))
+        part = decoder.decode(data, "a", None, shrink, (int(left), int(top), int(right), int(bottom)))
+        rows, columns = slice(top - part.top, bottom - part.top), slice(left - part.left, right - part.left)
+        np.testing.assert_array_equal(part.pixels[rows, columns], whole[top:bottom, left:right])
+        assert part.size == (height, width)
+        cut += part.pixels.shape != whole.shape
+    assert cut >= 9  # a file's own code tables may lack what the first block of a row needs
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_blocks": 3}, {"restart_marker_rows": 1}])
+def test_what_cannot_be_cut_is_decoded_whole(options):
+    data = coloured("420", 80, (301, 203), **options)
+    assert JpegCutter().cut(data, 1, (20, 20, 60, 60)) is None
+    part = Decoder(None, JpegCutter()).decode(data, "a", None, 1, (20, 20, 60, 60))
+    np.testing.assert_array_equal(part.pixels, simplejpeg.decode_jpeg(data))
+
+
+def test_pictures_of_four_colours_are_not_cut():
+    file = io.BytesIO()
+    Image.fromarray(photograph(120, 90)).convert("CMYK").save(file, "jpeg")
+    assert JpegCutter().cut(file.getvalue(), 1, (20, 20, 60, 60)) is None
+
+
+def test_damage_never_harms_the_cutter():
+    """Bits turned over, bytes lost: it gives nothing, or a JPEG of the right size; it works as before afterwards."""
+    data = coloured("420", 60, (301, 203))
+    rng = np.random.default_rng(0)
+    cutter, region = JpegCutter(), (100, 90, 180, 150)
+    sound = cutter.cut(data, 1, region)
+    refused = 0
+    for _ in range(1500):
+        damaged = bytearray(data)
+        if rng.random() < 0.2:
+            del damaged[int(rng.integers(len(data))) :]
+        else:
+            for position in rng.integers(2, len(data), int(rng.integers(1, 6))):
+                damaged[position] ^= 1 << int(rng.integers(8))
+        found = cutter.cut(bytes(damaged), 1, region)
+        refused += found is None
+        assert found is None or (found.data[:2] == b"\xff\xd8" and found.data[-2:] == b"\xff\xd9")
+    assert 200 < refused < 1500
+    assert cutter.cut(data, 1, region) == sound

@@ -15,15 +15,16 @@ def work(number: int):
         raise DataError("three.jpg: damaged")
     if number == 99:
         os._exit(9)
+    import cv2
     import torch
 
-    return number * number, torch.get_num_threads()
+    return number * number, torch.get_num_threads(), cv2.getNumThreads()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_results_and_user_errors_come_back(workers):
     results = dict(map_tasks(work, [1, 2, 3], workers, []))
-    assert results[1] == (1, 1) and results[2] == (4, 1)  # one thread each
+    assert results[1] == (1, 1, 1) and results[2] == (4, 1, 1)  # one thread each
     assert isinstance(results[3], DataError) and str(results[3]) == "three.jpg: damaged"
 
 

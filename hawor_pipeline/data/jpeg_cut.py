@@ -1,0 +1,210 @@
+"""Cutting a region out of a JPEG without decoding it: a smaller JPEG with the same blocks.
+
+Most of the time that a large picture takes is spent on reading blocks that no crop needs. A `JpegCutter` walks over
+them some two times faster than a decoder does, and whatever decoder is there then sees a small picture. Its pixels
+equal those of the whole one but for the outermost, where colour is upsampled across the cut.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from hawor_pipeline.data.jpeg_stream import LOOK_BITS, MAX_MCU_BYTES, SLACK, cut, look_up_tables, stuff, unstuff
+
+MARGIN_PX = 2  # of the decoded picture: as far as the upsampling of colour looks
+_BLOCK = 8
+_FRAMES, _HUFFMAN, _RESTART, _SCAN = (0xC0, 0xC1), 0xC4, 0xDD, 0xDA
+_WHOLE_SPECTRUM = (0, 63, 0)
+_END = b"\xff\xd9"
+_SIZES = 12  # of a difference in a picture of 8 bits
+
+
+@dataclass(frozen=True, slots=True)
+class _Component:
+    """How one component of a picture is stored."""
+
+    across: int  # blocks in an MCU
+    down: int
+    tables: tuple[int, int]  # its codes: numbers of the DC and the AC table
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What is before the coded blocks."""
+
+    size_at: int  # where height and width stand
+    size: tuple[int, int]  # (height, width)
+    components: tuple[_Component, ...]
+    codes: bytes  # the definitions of all code tables
+    start: int  # of the coded blocks
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What `jpeg_stream.cut` needs to know of a kind of picture."""
+
+    mcu: tuple[int, int]  # (height, width), pixels
+    parts: np.ndarray  # (blocks of an MCU,) int64, component of each
+    part_tables: np.ndarray  # (blocks of an MCU,) uint64, pair of tables of each
+    tables: tuple
+    code_words: np.ndarray  # (pairs, 12) int64
+
+
+def _read_header(data: bytes) -> _Header | None:
+    """None where the picture is not sequential, has more than one scan, or restart markers."""
+    at, codes, size_at, size, sampling = 2, b"", 0, (0, 0), {}
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        body = data[at + 4 : at + 2 + length]
+        if marker in _FRAMES:
+            size_at, size = at + 5, (int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"))
+            sampling = {body[6 + 3 * part]: body[7 + 3 * part] for part in range(body[5])}
+            if body[0] != 8:  # bits of a sample
+                return None
+        elif marker == _HUFFMAN:
+            codes += body
+        elif marker == _RESTART and any(body):
+            return None
+        elif marker == _SCAN:
+            chosen = {body[1 + 2 * part]: body[2 + 2 * part] for part in range(body[0])}
+            plain = tuple(body[-3:]) == _WHOLE_SPECTRUM and list(sampling) == list(chosen) and all(size)
+            if not plain or len(sampling) not in (1, 3):
+                return None
+            components = tuple(
+                _Component(*((1, 1) if len(sampling) == 1 else divmod(factors, 16)), divmod(chosen[number], 16))
+                for number, factors in sampling.items()
+            )
+            return _Header(size_at, size, components, codes, at + 2 + length)
+        at += 2 + length
+    return None
+
+
+@lru_cache(maxsize=16)
+def _reader(components: tuple[_Component, ...], codes: bytes) -> _Reader:
+    """Raises:
+    ValueError: a table is damaged, or one that a component needs is not there.
+    """
+    defined = _code_tables(codes)
+    pairs = list(dict.fromkeys(component.tables for component in components))
+    try:
+        by_bits = [(_by_bits(*defined[dc]), _by_bits(*defined[16 + ac])) for dc, ac in pairs]
+    except KeyError:
+        raise ValueError("a code table is missing") from None
+    ahead = [look_up_tables(dc, ac, LOOK_BITS) for dc, ac in by_bits]
+    parts = [part for part, one in enumerate(components) for _ in range(one.across * one.down)]
+    return _Reader(
+        mcu=(_BLOCK * max(one.down for one in components), _BLOCK * max(one.across for one in components)),
+        parts=np.array(parts, np.int64),
+        part_tables=np.array([pairs.index(components[part].tables) for part in parts], np.uint64),
+        tables=(
+            *(np.concatenate(of_all) for of_all in (*zip(*by_bits, strict=True), *zip(*ahead, strict=True))),
+            LOOK_BITS,
+        ),
+        code_words=np.array([_code_words(*defined[dc]) for dc, _ in pairs], np.int64),
+    )
+
+
+def _code_tables(codes: bytes) -> dict[int, tuple[bytes, bytes]]:
+    """Number of each table (16 more for AC) to how many codes have 1 to 16 bits, and their symbols."""
+    tables, at = {}, 0
+    while at < len(codes):
+        counts = codes[at + 1 : at + 17]
+        symbols = codes[at + 17 : at + 17 + sum(counts)]
+        if len(counts) < 16 or len(symbols) < sum(counts):
+            raise ValueError("a code table is cut short")
+        tables[codes[at]] = (counts, symbols)
+        at += 17 + len(symbols)
+    return tables
+
+
+def _by_bits(counts: bytes, symbols: bytes) -> np.ndarray:
+    """(65536,) int32: length << 8 | symbol of the code that 16 bits begin with; 0: none."""
+    table, code, position = np.zeros(1 << 16, np.int32), 0, 0
+    for length, count in enumerate(counts, 1):
+        for symbol in symbols[position : position + count]:
+            table[code << (16 - length) : (code + 1) << (16 - length)] = length << 8 | symbol
+            code += 1
+        position += count
+        code <<= 1
+    return table
+
+
+def _code_words(counts: bytes, symbols: bytes) -> list[int]:
+    """Code << 8 | length of each size of a difference; 0: the file has no code for it."""
+    words, code, position = [0] * _SIZES, 0, 0
+    for length, count in enumerate(counts, 1):
+        for symbol in symbols[position : position + count]:
+            if symbol < _SIZES:
+                words[symbol] = code << 8 | length
+            code += 1
+        position += count
+        code <<= 1
+    return words
+
+
+@dataclass(frozen=True, slots=True)
+class SmallJpeg:
+    """A region of a larger picture."""
+
+    data: bytes
+    size: tuple[int, int]  # (height, width)
+    left: int  # in the larger picture
+    top: int
+
+
+class JpegCutter:
+    """Cuts regions out of JPEGs, for one thread; keeps its working memory."""
+
+    def __init__(self) -> None:
+        self._stream, self._out, self._stuffed = (np.empty(0, np.uint8) for _ in range(3))
+
+    def cut(self, data: bytes, shrink: int, region: tuple[int, int, int, int]) -> SmallJpeg | None:
+        """A JPEG of the blocks that hold a region.
+
+        Args:
+            data: a JPEG.
+            shrink: 1, 2, 4 or 8; by how much it will be shrunk.
+            region: (left, top, right, bottom), pixels inside the shrunk picture.
+
+        Returns:
+            The smaller JPEG. None where this is no sequential JPEG in one scan without restart markers, or anything
+            about it is odd: then a decoder has to see all of it.
+        """
+        try:
+            header = _read_header(data)
+            reader = None if header is None else _reader(header.components, header.codes)
+        except (IndexError, ValueError):
+            return None
+        if header is None or reader is None:
+            return None
+        (height, width), (down, across) = header.size, reader.mcu
+        left, top = (
+            max(0, (edge - MARGIN_PX) * shrink) // step for edge, step in zip(region[:2], (across, down), strict=True)
+        )
+        right, bottom = (
+            -(-min(whole, (edge + MARGIN_PX) * shrink) // step)
+            for edge, whole, step in zip(region[2:], (width, height), (across, down), strict=True)
+        )
+        stream, out, stuffed = self._memory(len(data))
+        length = unstuff(np.frombuffer(data, np.uint8), header.start, stream)
+        if length < 0:
+            return None
+        grid, mcus = -(-width // across), (left, top, right, bottom)
+        bits = cut(stream, length, grid, mcus, reader.parts, reader.part_tables, reader.tables, reader.code_words, out)
+        if bits == 0:
+            out[:] = 0
+            return None
+        count = stuff(out, bits, stuffed)
+        left, top = left * across, top * down
+        size = (min(height, bottom * down) - top, min(width, right * across) - left)
+        head = bytearray(data[: header.start])
+        head[header.size_at : header.size_at + 4] = size[0].to_bytes(2, "big") + size[1].to_bytes(2, "big")
+        return SmallJpeg(b"".join((head, stuffed[:count].data, _END)), size, left, top)
+
+    def _memory(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For the stream, for what is cut out of it (zeros), and for that with its zeros stuffed."""
+        length += SLACK + MAX_MCU_BYTES
+        if self._stream.size < length:
+            self._stream, self._out, self._stuffed = (np.zeros(parts * length, np.uint8) for parts in (2, 2, 4))
+        return self._stream, self._out, self._stuffed

@@ -1,0 +1,343 @@
+"""Walking through the entropy-coded blocks of a JPEG without decoding them, compiled.
+
+A baseline JPEG has no index: to find a block one has to read all before it. Here a block is read by looking up several
+of its symbols at once, and only what is needed to go on is kept: where the next block begins and the sum of the
+differences that its average colour is coded by. The functions are compiled at their first use, and kept on disk.
+
+Source: ITU-T T.81, annexes F.1.2 and F.2.2.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numba import njit
+
+LOOK_BITS = 12  # of the stream that one look-up sees; more would not fit into the fastest cache
+SLACK = 16  # bytes past the end of a stream that may be read
+MAX_MCU_BYTES = 10 * 64 * 4  # ten blocks, 64 coefficients, at most 27 bits each
+
+_U = np.uint64
+_ONES, _HIGH = _U(0x0101010101010101), _U(0x8080808080808080)
+_BROKEN = -1
+_MOST_AHEAD = 62  # coefficients in one look-up: with one more, a block may be complete without a symbol that says so
+
+
+def _compiled(function: Callable) -> Callable:
+    """Compiled at the first call, for this process only where no folder for compiled code can be written to."""
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        return njit(nogil=True)(function)
+
+
+@njit(inline="always")
+def _load(stream, at):
+    """Eight bytes, the first one highest."""
+    return (
+        (_U(stream[at]) << _U(56))
+        | (_U(stream[at + _U(1)]) << _U(48))
+        | (_U(stream[at + _U(2)]) << _U(40))
+        | (_U(stream[at + _U(3)]) << _U(32))
+        | (_U(stream[at + _U(4)]) << _U(24))
+        | (_U(stream[at + _U(5)]) << _U(16))
+        | (_U(stream[at + _U(6)]) << _U(8))
+        | _U(stream[at + _U(7)])
+    )
+
+
+@_compiled
+def unstuff(data, start, out):
+    """Copy a scan without the zeros that follow each 0xff in it.
+
+    Args:
+        data: (n,) uint8, the file.
+        start: where the scan begins.
+        out: uint8, at least as long as what is left of the file.
+
+    Returns:
+        Bytes of the scan, -1 where the file ends before it or another marker than the last interrupts it.
+    """
+    at, to, last = _U(start), _U(0), _U(data.size)
+    while at < last:
+        if at + _U(8) <= last:
+            word = _load(data, at)
+            for byte in range(8):
+                out[to + _U(byte)] = data[at + _U(byte)]
+            if ((~word - _ONES) & word & _HIGH) == _U(0):  # none of the eight is 0xff
+                at += _U(8)
+                to += _U(8)
+                continue
+        while at < last and data[at] != 255:
+            out[to] = data[at]
+            at += _U(1)
+            to += _U(1)
+        if at + _U(1) >= last:
+            break
+        if data[at + _U(1)] != 0:
+            return np.int64(to) if data[at + _U(1)] == 0xD9 else np.int64(_BROKEN)
+        out[to] = 255
+        at += _U(2)
+        to += _U(1)
+    return np.int64(_BROKEN)
+
+
+@njit(inline="always")
+def _is_odd(symbol):
+    """Whether a symbol of coefficients is none of a sequential JPEG: no bits, and neither the end nor 16 zeros."""
+    return symbol & 15 == 0 and symbol != 0xF0
+
+
+@_compiled
+def _runs(codes, window, used, look):
+    """How far the symbols of coefficients go that begin and end inside a window.
+
+    Returns:
+        Bits, coefficients, whether the block ended.
+    """
+    coefficients, mask = 0, (1 << look) - 1
+    while True:
+        code = codes[((window << used) & mask) << (16 - look)]
+        symbol = code & 255
+        bits = (code >> 8) + (symbol & 15)
+        if code == 0 or used + bits > look:
+            return used, coefficients, 0
+        if symbol == 0:
+            return used + bits, coefficients, 1
+        if _is_odd(symbol) or coefficients + (symbol >> 4) + 1 > _MOST_AHEAD:
+            return used, coefficients, 0
+        used += bits
+        coefficients += (symbol >> 4) + 1
+
+
+@_compiled
+def look_up_tables(dc_codes, ac_codes, look):
+    """What can be known from the next bits of the stream.
+
+    Args:
+        dc_codes: (65536,) int32, length << 8 | symbol by the next 16 bits; 0: no such code.
+        ac_codes: the same of the other coefficients.
+        look: bits that one look-up sees.
+
+    Returns:
+        Two int32 tables (2**look,). Of a block's beginning: difference << 16 | coefficients << 8 | ended << 7 | bits;
+        of what follows: coefficients << 8 | ended << 7 | bits. An entry is 0 where not even one symbol is complete.
+    """
+    count = 1 << look
+    first, further = np.zeros(count, np.int32), np.zeros(count, np.int32)
+    for window in range(count):
+        used, coefficients, ended = _runs(ac_codes, window, 0, look)
+        further[window] = coefficients << 8 | ended << 7 | used
+        code = dc_codes[window << (16 - look)]
+        length, size = code >> 8, code & 255
+        if code == 0 or size > 11 or length + size > look:
+            continue
+        difference = (window >> (look - length - size)) & ((1 << size) - 1)
+        if size > 0 and difference < 1 << (size - 1):
+            difference -= (1 << size) - 1
+        used, coefficients, ended = _runs(ac_codes, window, length + size, look)
+        first[window] = difference << 16 | coefficients << 8 | ended << 7 | used
+    return first, further
+
+
+@_compiled
+def _difference(stream, at, codes, table):
+    """Read the difference that a block begins with: its value and its bits (0: no such code)."""
+    word = _load(stream, at >> _U(3)) << (at & _U(7))
+    code = codes[(table << _U(16)) | (word >> _U(48))]
+    length, size = _U(code >> 8), _U(code & 255)
+    if code == 0 or size > _U(11):
+        return np.int64(0), _U(0)
+    if size == _U(0):
+        return np.int64(0), length
+    value = np.int64((word << length) >> (_U(64) - size))
+    if value < np.int64(1) << np.int64(size - _U(1)):
+        value -= (np.int64(1) << np.int64(size)) - 1
+    return value, length + size
+
+
+@_compiled
+def _walk(stream, at, last, count, sums, parts, part_tables, tables):
+    """Walk over MCUs.
+
+    Args:
+        stream: of `unstuff`.
+        at, last: bit to begin at, bit to end before.
+        count: MCUs.
+        sums: (components,) int64, of the differences so far; is changed.
+        parts: (blocks of an MCU,) which component each belongs to.
+        part_tables: (blocks of an MCU,) uint64, which pair of tables each is read with.
+        tables: see `cut`.
+
+    Returns:
+        The bit after them; 0 where the stream is broken.
+    """
+    dc_codes, ac_codes, first, further, look = tables
+    bits, shift, blocks = _U(look), _U(64 - look), parts.size
+    for _ in range(count):
+        for block in range(blocks):
+            table = part_tables[block]
+            word = _load(stream, at >> _U(3)) << (at & _U(7))
+            found = first[(table << bits) | (word >> shift)]
+            if found:
+                sums[parts[block]] += np.int64(found >> 16)
+                used = _U(found) & _U(127)
+                if found & 128:
+                    at += used
+                    continue
+                position = _U(1) + (_U(found >> 8) & _U(255))
+            else:
+                value, used = _difference(stream, at, dc_codes, table)
+                if used == _U(0):
+                    return _U(0)
+                sums[parts[block]] += value
+                position = _U(1)
+            word <<= used
+            while True:
+                found = further[(table << bits) | (word >> shift)]
+                step = _U(found) & _U(127)
+                reached = position + _U(found >> 8)
+                if step and reached < _U(64):
+                    word <<= step
+                    used += step
+                    position = reached
+                    if found & 128:
+                        break
+                else:
+                    code = ac_codes[(table << _U(16)) | (word >> _U(48))]
+                    if code == 0:
+                        return _U(0)
+                    symbol = _U(code & 255)
+                    step = _U(code >> 8) + (symbol & _U(15))
+                    word <<= step
+                    used += step
+                    if symbol == _U(0):
+                        break
+                    position += (symbol >> _U(4)) + _U(1)
+                    if position > _U(64) or _is_odd(code & 255):
+                        return _U(0)
+                    if position == _U(64):
+                        break
+                if used > _U(31):
+                    at += used
+                    used = _U(0)
+                    word = _load(stream, at >> _U(3)) << (at & _U(7))
+            at += used
+        if at > last:
+            return _U(0)
+    return at
+
+
+@_compiled
+def _put(out, to, value, bits):
+    """Write up to 32 bits into zeroed bytes; returns the bit after them."""
+    word = value << (_U(40) - (to & _U(7)) - bits)
+    for byte in range(5):
+        out[(to >> _U(3)) + _U(byte)] |= np.uint8((word >> _U(32 - 8 * byte)) & _U(255))
+    return to + bits
+
+
+@_compiled
+def _copy(stream, start, end, out, to):
+    """Copy bits of the stream; returns the bit after them in `out`."""
+    while start < end:
+        bits = min(_U(32), end - start)
+        word = _load(stream, start >> _U(3)) << (start & _U(7))
+        to = _put(out, to, word >> (_U(64) - bits), bits)
+        start += bits
+    return to
+
+
+@_compiled
+def _first_mcu(stream, at, last, sums, coded, parts, part_tables, tables, code_words, out, to):
+    """Copy an MCU whose neighbour on the left is no longer the one that its differences were taken from.
+
+    Returns:
+        The bit after it in the stream (0: broken, or a difference that the file's code lacks) and in `out`.
+    """
+    seen = 0
+    for block in range(parts.size):
+        part = parts[block]
+        value, bits = _difference(stream, at, tables[0], part_tables[block])
+        after = _walk(stream, at, last, 1, sums, parts[block : block + 1], part_tables[block : block + 1], tables)
+        if after == _U(0):
+            return _U(0), to
+        if not seen >> part & 1:
+            seen |= 1 << part
+            value = sums[part] - coded[part]
+            size = 0
+            while size < 12 and abs(value) >> size:
+                size += 1
+            word = code_words[part_tables[block], size]
+            if size > 11 or word == 0:
+                return _U(0), to
+            to = _put(out, to, _U(word >> 8), _U(word & 255))
+            to = _put(out, to, _U(value if value >= 0 else value + (1 << size) - 1), _U(size))
+            to = _copy(stream, at + bits, after, out, to)
+        else:
+            to = _copy(stream, at, after, out, to)
+        at = after
+    return at, to
+
+
+@_compiled
+def cut(stream, length, grid, region, parts, part_tables, tables, code_words, out):
+    """Take some MCUs out of a stream, so that they are a stream by themselves.
+
+    Args:
+        stream: (n,) uint8 of `unstuff`, with SLACK and MAX_MCU_BYTES to spare.
+        length: its bytes.
+        grid: MCUs in a row.
+        region: (left, top, right, bottom), MCUs.
+        parts: (blocks of an MCU,) int64, which component each belongs to.
+        part_tables: (blocks of an MCU,) uint64, which pair of tables each is read with.
+        tables: DC codes and AC codes of all pairs, one after the other; the two tables of `look_up_tables`, likewise;
+            the bits that a look-up sees.
+        code_words: (pairs, 12) int64, code << 8 | length of each size of a difference; 0: no such code.
+        out: zeros, uint8, as long as `stream`.
+
+    Returns:
+        Bits written, 0 where the stream is broken or the region's first differences cannot be coded.
+    """
+    left, top, right, bottom = region
+    sums, coded = np.zeros(4, np.int64), np.zeros(4, np.int64)
+    last, to = _U(8 * length), _U(0)
+    at = _walk(stream, _U(0), last, top * grid, sums, parts, part_tables, tables) if top else _U(0)
+    if top and at == _U(0):
+        return 0
+    for row in range(top, bottom):
+        if left:
+            at = _walk(stream, at, last, left, sums, parts, part_tables, tables)
+            if at == _U(0):
+                return 0
+        at, to = _first_mcu(stream, at, last, sums, coded, parts, part_tables, tables, code_words, out, to)
+        if at == _U(0):
+            return 0
+        if right - left > 1:
+            after = _walk(stream, at, last, right - left - 1, sums, parts, part_tables, tables)
+            if after == _U(0):
+                return 0
+            to = _copy(stream, at, after, out, to)
+            at = after
+        coded[:] = sums
+        if row + 1 < bottom and right < grid:
+            at = _walk(stream, at, last, grid - right, sums, parts, part_tables, tables)
+            if at == _U(0):
+                return 0
+    return np.int64(to)
+
+
+@_compiled
+def stuff(stream, bits, out):
+    """Fill the last byte up with ones and put a zero after each 0xff; returns the bytes in `out`. Clears the stream."""
+    count = (bits + 7) >> 3
+    if bits & 7:
+        stream[count - 1] |= np.uint8((1 << (8 - (bits & 7))) - 1)
+    to = 0
+    for at in range(count):
+        out[to] = stream[at]
+        to += 1
+        if stream[at] == 255:
+            out[to] = 0
+            to += 1
+        stream[at] = 0
+    return to
