@@ -13,9 +13,10 @@ import pyarrow as pa
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.data.arctic import SIDES, ArcticRoot
+from hawor_pipeline.data.blur import measure_blur
 from hawor_pipeline.data.confidence import confidence, skip_reasons
 from hawor_pipeline.data.conversion_plan import sequence_key, sequence_version
-from hawor_pipeline.data.crops import cut_crops, encode_crop, measure_blur
+from hawor_pipeline.data.crops import cut_crops, encode_crop
 from hawor_pipeline.data.decode import thread_decoder
 from hawor_pipeline.data.fingerprint import PictureHashes
 from hawor_pipeline.data.hand_geometry import SeenHand, see_hand

@@ -22,7 +22,6 @@ _SHRINKS = (8, 4, 2)
 _REDUCE_FROM = 1.65  # from here on an average over 2x2 pixels is nearer to exact resampling than linear alone
 _BLACK_LEVEL = 24  # brightest sample of what shows nothing; JPEG noise stays below
 _BLACK_STEP = 8
-_BLUR_WINDOW = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,38 +151,3 @@ def is_black(image: np.ndarray) -> bool:
     """Whether pixels show nothing, as ARCTIC's first and last frames sometimes do."""
     steps = (8 * _BLACK_STEP, _BLACK_STEP)  # nearly every picture is known by the few pixels of the coarse grid
     return all(int(image[::step, ::step].max(initial=0)) < _BLACK_LEVEL for step in steps)
-
-
-def measure_blur(crop: np.ndarray, crop_margin: float) -> float:
-    """How blurred the hand's box is at the crop's resolution: 0 sharp, 1 without any detail.
-
-    Compares the gradients along each axis with those after another blur along it: what is sharp loses much, what is
-    blurred little. The worse axis counts, so motion blur shows. Enlarged small hands are blurred by this measure, too.
-
-    Args:
-        crop: (S, S, 3) uint8 RGB, the box with its margin.
-        crop_margin: side of the crop over the side of the box.
-
-    Source: Crete et al., The blur effect, 2007, with a window of 11 pixels, as scikit-image's `blur_effect`.
-    """
-    edge = round(crop.shape[0] * (1 - 1 / crop_margin) / 2)
-    box = crop[edge : crop.shape[0] - edge, edge : crop.shape[1] - edge]
-    gray = cv2.cvtColor(box, cv2.COLOR_RGB2GRAY).astype(np.uint16)
-    return max(_blur_down(gray), _blur_down(cv2.transpose(gray)))
-
-
-def _blur_down(gray: np.ndarray) -> float:
-    """The measure along columns (H, W), in whole numbers: the blurred picture is kept as sums over the window.
-
-    Sums over windows that overlap differ by what enters and what leaves, so no window is summed.
-    """
-    across = cv2.add(gray[:, 2:], gray[:, 1:-1])
-    smooth = cv2.add(across[:, 1:], across[:, :-1])  # one, two, one: as Sobel's filter does across
-    sharp = cv2.absdiff(smooth[3:], smooth[1:-2])
-    scaled = sharp * np.uint16(_BLUR_WINDOW)
-    reach = _BLUR_WINDOW // 2
-    padded = cv2.copyMakeBorder(smooth, reach, reach, 0, 0, cv2.BORDER_REFLECT)
-    pairs = cv2.add(padded[1:], padded[:-1])
-    soft = cv2.absdiff(pairs[_BLUR_WINDOW + 1 :], pairs[1:-_BLUR_WINDOW])
-    total = cv2.sumElems(scaled)[0]
-    return 1.0 - cv2.sumElems(cv2.subtract(scaled, soft))[0] / total if total else 1.0  # subtract stops at zero

@@ -7,10 +7,9 @@ differences that its average colour is coded by. The functions are compiled at t
 Source: ITU-T T.81, annexes F.1.2 and F.2.2.
 """
 
-from collections.abc import Callable
-
 import numpy as np
-from numba import njit
+
+from hawor_pipeline.data.compiled import compiled, inlined
 
 LOOK_BITS = 12  # of the stream that one look-up sees; more would not fit into the fastest cache
 SLACK = 16  # bytes past the end of a stream that may be read
@@ -22,15 +21,7 @@ _BROKEN = -1
 _MOST_AHEAD = 62  # coefficients in one look-up: with one more, a block may be complete without a symbol that says so
 
 
-def _compiled(function: Callable) -> Callable:
-    """Compiled at the first call, for this process only where no folder for compiled code can be written to."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:
-        return njit(nogil=True)(function)
-
-
-@njit(inline="always")
+@inlined
 def _load(stream, at):
     """Eight bytes, the first one highest."""
     return (
@@ -45,7 +36,7 @@ def _load(stream, at):
     )
 
 
-@_compiled
+@compiled
 def unstuff(data, start, out):
     """Copy a scan without the zeros that follow each 0xff in it.
 
@@ -81,13 +72,13 @@ def unstuff(data, start, out):
     return np.int64(_BROKEN)
 
 
-@njit(inline="always")
+@inlined
 def _is_odd(symbol):
     """Whether a symbol of coefficients is none of a sequential JPEG: no bits, and neither the end nor 16 zeros."""
     return symbol & 15 == 0 and symbol != 0xF0
 
 
-@_compiled
+@compiled
 def _runs(codes, window, used, look):
     """How far the symbols of coefficients go that begin and end inside a window.
 
@@ -109,7 +100,7 @@ def _runs(codes, window, used, look):
         coefficients += (symbol >> 4) + 1
 
 
-@_compiled
+@compiled
 def look_up_tables(dc_codes, ac_codes, look):
     """What can be known from the next bits of the stream.
 
@@ -139,7 +130,7 @@ def look_up_tables(dc_codes, ac_codes, look):
     return first, further
 
 
-@_compiled
+@compiled
 def _difference(stream, at, codes, table):
     """Read the difference that a block begins with: its value and its bits (0: no such code)."""
     word = _load(stream, at >> _U(3)) << (at & _U(7))
@@ -155,7 +146,7 @@ def _difference(stream, at, codes, table):
     return value, length + size
 
 
-@_compiled
+@compiled
 def _walk(stream, at, last, count, sums, parts, part_tables, tables):
     """Walk over MCUs.
 
@@ -227,7 +218,7 @@ def _walk(stream, at, last, count, sums, parts, part_tables, tables):
     return at
 
 
-@_compiled
+@compiled
 def _put(out, to, value, bits):
     """Write up to 32 bits into zeroed bytes; returns the bit after them."""
     word = value << (_U(40) - (to & _U(7)) - bits)
@@ -236,7 +227,7 @@ def _put(out, to, value, bits):
     return to + bits
 
 
-@_compiled
+@compiled
 def _copy(stream, start, end, out, to):
     """Copy bits of the stream; returns the bit after them in `out`."""
     while start < end:
@@ -247,7 +238,7 @@ def _copy(stream, start, end, out, to):
     return to
 
 
-@_compiled
+@compiled
 def _first_mcu(stream, at, last, sums, coded, parts, part_tables, tables, code_words, out, to):
     """Copy an MCU whose neighbour on the left is no longer the one that its differences were taken from.
 
@@ -279,7 +270,7 @@ def _first_mcu(stream, at, last, sums, coded, parts, part_tables, tables, code_w
     return at, to
 
 
-@_compiled
+@compiled
 def cut(stream, length, grid, region, parts, part_tables, tables, code_words, out):
     """Take some MCUs out of a stream, so that they are a stream by themselves.
 
@@ -326,7 +317,7 @@ def cut(stream, length, grid, region, parts, part_tables, tables, code_words, ou
     return np.int64(to)
 
 
-@_compiled
+@compiled
 def stuff(stream, bits, out):
     """Fill the last byte up with ones and put a zero after each 0xff; returns the bytes in `out`. Clears the stream."""
     count = (bits + 7) >> 3

@@ -10,6 +10,8 @@ import simplejpeg
 from PIL import Image
 from skimage.measure import blur_effect
 
+from hawor_pipeline.data.blur import array_sums, measure_blur
+from hawor_pipeline.data.blur_loops import loop_sums
 from hawor_pipeline.data.crops import (
     PAD_RGB,
     Cut,
@@ -17,7 +19,6 @@ from hawor_pipeline.data.crops import (
     cut_crop,
     encode_crop,
     is_black,
-    measure_blur,
     plan_cut,
 )
 from hawor_pipeline.data.decode import Part, decode_image
@@ -86,6 +87,16 @@ def test_blur_equals_the_published_measure():
         ours = measure_blur(np.repeat(gray[..., None], 3, 2), crop_margin=1.5)
         assert ours == pytest.approx(blur_effect(gray[32:160, 32:160], h_size=11), abs=2e-3)
     assert measure_blur(np.full((96, 96, 3), 90, np.uint8), 1.5) == 1.0
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (97, 130), (20, 15)])
+def test_compiled_blur_gives_the_same_numbers(shape):
+    """A row's sums have to stay exact in single precision, also where every gradient is as large as it can be."""
+    noise = np.random.default_rng(shape[0]).integers(0, 256, shape, dtype=np.uint8)
+    stripes = np.where(np.arange(shape[0]) // 2 % 2, 255, 0).astype(np.uint8)[:, None].repeat(shape[1], 1)
+    for gray in (noise, stripes, np.full(shape, 7, np.uint8)):
+        assert loop_sums(gray) == array_sums(gray)
+    assert array_sums(stripes)[0] > 0
 
 
 def test_blur_grows_with_motion_in_one_direction():

@@ -14,8 +14,9 @@ from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.core.mano import TIP_SETS, ManoLayer, load_mano
 from hawor_pipeline.core.units import m_to_mm
 from hawor_pipeline.data.arctic import SIDES
+from hawor_pipeline.data.blur import measure_blur
 from hawor_pipeline.data.confidence import confidence, skip_reasons
-from hawor_pipeline.data.crops import cut_crops, encode_crop, measure_blur
+from hawor_pipeline.data.crops import cut_crops, encode_crop
 from hawor_pipeline.data.decode import thread_decoder
 from hawor_pipeline.data.external.labels import HandLabel, Reader, Shot, Unit
 from hawor_pipeline.data.external.readers import open_reader
