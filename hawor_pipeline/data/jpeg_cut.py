@@ -17,6 +17,7 @@ _BLOCK = 8
 _FRAMES, _HUFFMAN, _RESTART, _SCAN = (0xC0, 0xC1), 0xC4, 0xDD, 0xDA
 _WHOLE_SPECTRUM = (0, 63, 0)
 _END = b"\xff\xd9"
+_SPARE = 1.2  # times the share of a file that the rows would take, were all alike
 _SIZES = 12  # of a difference in a picture of 8 bits
 
 
@@ -158,6 +159,7 @@ class JpegCutter:
 
     def __init__(self) -> None:
         self._stream, self._out, self._stuffed = (np.empty(0, np.uint8) for _ in range(3))
+        self._known: tuple[bytes, _Header, _Reader] | None = None
 
     def cut(self, data: bytes, shrink: int, region: tuple[int, int, int, int]) -> SmallJpeg | None:
         """A JPEG of the blocks that hold a region.
@@ -171,13 +173,10 @@ class JpegCutter:
             The smaller JPEG. None where this is no sequential JPEG in one scan without restart markers, or anything
             about it is odd: then a decoder has to see all of it.
         """
-        try:
-            header = _read_header(data)
-            reader = None if header is None else _reader(header.components, header.codes)
-        except (IndexError, ValueError):
+        known = self._header(data)
+        if known is None:
             return None
-        if header is None or reader is None:
-            return None
+        header, reader = known
         (height, width), (down, across) = header.size, reader.mcu
         left, top = (
             max(0, (edge - MARGIN_PX) * shrink) // step for edge, step in zip(region[:2], (across, down), strict=True)
@@ -186,25 +185,53 @@ class JpegCutter:
             -(-min(whole, (edge + MARGIN_PX) * shrink) // step)
             for edge, whole, step in zip(region[2:], (width, height), (across, down), strict=True)
         )
-        stream, out, stuffed = self._memory(len(data))
-        length = unstuff(np.frombuffer(data, np.uint8), header.start, stream)
-        if length < 0:
+        mcus, rows = (left, top, right, bottom), -(-height // down)
+        bits = 0
+        for share in (_SPARE * bottom / rows, 1.0):  # most often there is no need to look at all of the file
+            bits = self._copy(data, header, reader, mcus, -(-width // across), share)
+            if bits or share >= 1:
+                break
+        if not bits:
             return None
-        grid, mcus = -(-width // across), (left, top, right, bottom)
-        bits = cut(stream, length, grid, mcus, reader.parts, reader.part_tables, reader.tables, reader.code_words, out)
-        if bits == 0:
-            out[:] = 0
-            return None
-        count = stuff(out, bits, stuffed)
+        stuffed = self._stuffed
+        count = stuff(self._out, bits, stuffed)
         left, top = left * across, top * down
         size = (min(height, bottom * down) - top, min(width, right * across) - left)
         head = bytearray(data[: header.start])
         head[header.size_at : header.size_at + 4] = size[0].to_bytes(2, "big") + size[1].to_bytes(2, "big")
         return SmallJpeg(b"".join((head, stuffed[:count].data, _END)), size, left, top)
 
-    def _memory(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For the stream, for what is cut out of it (zeros), and for that with its zeros stuffed."""
-        length += SLACK + MAX_MCU_BYTES
+    def _header(self, data: bytes) -> tuple[_Header, _Reader] | None:
+        """What the file begins with, mostly the same as of the last one; None where it cannot be cut."""
+        if self._known is None or not data.startswith(self._known[0]):
+            try:
+                header = _read_header(data)
+                if header is None:
+                    return None
+                self._known = (data[: header.start], header, _reader(header.components, header.codes))
+            except (IndexError, ValueError):
+                return None
+        return self._known[1:]
+
+    def _copy(
+        self,
+        data: bytes,
+        header: _Header,
+        reader: _Reader,
+        mcus: tuple[int, int, int, int],
+        grid: int,
+        share: float,
+    ) -> int:
+        """Copy MCUs into `_out`, looking at a share of the file; returns bits, 0 where that was not possible."""
+        length = len(data) + SLACK + MAX_MCU_BYTES
         if self._stream.size < length:
             self._stream, self._out, self._stuffed = (np.zeros(parts * length, np.uint8) for parts in (2, 2, 4))
-        return self._stream, self._out, self._stuffed
+        most = header.start + int(share * (len(data) - header.start)) + MAX_MCU_BYTES
+        found = unstuff(np.frombuffer(data, np.uint8), header.start, most, self._stream)
+        if found < 0:
+            return 0
+        tables, words = reader.tables, reader.code_words
+        bits = cut(self._stream, found, grid, mcus, reader.parts, reader.part_tables, tables, words, self._out)
+        if not bits:
+            self._out[:] = 0
+        return bits

@@ -11,7 +11,7 @@ import numpy as np
 
 from hawor_pipeline.data.compiled import compiled, inlined
 
-LOOK_BITS = 12  # of the stream that one look-up sees; more would not fit into the fastest cache
+LOOK_BITS = 13  # of the stream that one look-up sees; more would not fit into a fast cache
 SLACK = 16  # bytes past the end of a stream that may be read
 MAX_MCU_BYTES = 10 * 64 * 4  # ten blocks, 64 coefficients, at most 27 bits each
 
@@ -36,13 +36,20 @@ def _load(stream, at):
     )
 
 
+@inlined
+def _has_ff(word):
+    """Whether one of eight bytes is 0xff."""
+    return ((~word - _ONES) & word & _HIGH) != _U(0)
+
+
 @compiled
-def unstuff(data, start, out):
+def unstuff(data, start, most, out):
     """Copy a scan without the zeros that follow each 0xff in it.
 
     Args:
         data: (n,) uint8, the file.
         start: where the scan begins.
+        most: of the file's bytes to look at; then it stops, as if the scan ended there.
         out: uint8, at least as long as what is left of the file.
 
     Returns:
@@ -50,11 +57,13 @@ def unstuff(data, start, out):
     """
     at, to, last = _U(start), _U(0), _U(data.size)
     while at < last:
+        if at >= _U(most):
+            return np.int64(to)
         if at + _U(8) <= last:
             word = _load(data, at)
             for byte in range(8):
                 out[to + _U(byte)] = data[at + _U(byte)]
-            if ((~word - _ONES) & word & _HIGH) == _U(0):  # none of the eight is 0xff
+            if not _has_ff(word):
                 at += _U(8)
                 to += _U(8)
                 continue
@@ -110,11 +119,11 @@ def look_up_tables(dc_codes, ac_codes, look):
         look: bits that one look-up sees.
 
     Returns:
-        Two int32 tables (2**look,). Of a block's beginning: difference << 16 | coefficients << 8 | ended << 7 | bits;
-        of what follows: coefficients << 8 | ended << 7 | bits. An entry is 0 where not even one symbol is complete.
+        Two tables (2**look,). Of a block's beginning, int32: difference << 16 | coefficients << 8 | ended << 7 | bits;
+        of what follows, uint16: coefficients << 8 | ended << 7 | bits. 0 where not even one symbol is complete.
     """
     count = 1 << look
-    first, further = np.zeros(count, np.int32), np.zeros(count, np.int32)
+    first, further = np.zeros(count, np.int32), np.zeros(count, np.uint16)
     for window in range(count):
         used, coefficients, ended = _runs(ac_codes, window, 0, look)
         further[window] = coefficients << 8 | ended << 7 | used
@@ -230,6 +239,19 @@ def _put(out, to, value, bits):
 @compiled
 def _copy(stream, start, end, out, to):
     """Copy bits of the stream; returns the bit after them in `out`."""
+    if end - start > _U(64):
+        head = (_U(8) - (to & _U(7))) & _U(7)  # from there on whole bytes are written
+        word = _load(stream, start >> _U(3)) << (start & _U(7))
+        if head:
+            to = _put(out, to, word >> (_U(64) - head), head)
+            start += head
+        while start + _U(32) <= end:
+            word = _load(stream, start >> _U(3)) << (start & _U(7))
+            place = to >> _U(3)
+            for byte in range(4):
+                out[place + _U(byte)] = np.uint8((word >> _U(56 - 8 * byte)) & _U(255))
+            start += _U(32)
+            to += _U(32)
     while start < end:
         bits = min(_U(32), end - start)
         word = _load(stream, start >> _U(3)) << (start & _U(7))
@@ -320,15 +342,19 @@ def cut(stream, length, grid, region, parts, part_tables, tables, code_words, ou
 @compiled
 def stuff(stream, bits, out):
     """Fill the last byte up with ones and put a zero after each 0xff; returns the bytes in `out`. Clears the stream."""
-    count = (bits + 7) >> 3
+    last, at, to = _U((bits + 7) >> 3), _U(0), _U(0)
     if bits & 7:
-        stream[count - 1] |= np.uint8((1 << (8 - (bits & 7))) - 1)
-    to = 0
-    for at in range(count):
-        out[to] = stream[at]
-        to += 1
-        if stream[at] == 255:
+        stream[last - _U(1)] |= np.uint8((1 << (8 - (bits & 7))) - 1)
+    while at < last:
+        count = _U(8)
+        if at + count > last or _has_ff(_load(stream, at)):
+            count = _U(1)
+        for byte in range(count):
+            out[to + _U(byte)] = stream[at + _U(byte)]
+            stream[at + _U(byte)] = 0
+        to += count
+        if count == _U(1) and out[to - _U(1)] == 255:
             out[to] = 0
-            to += 1
-        stream[at] = 0
+            to += _U(1)
+        at += count
     return to
