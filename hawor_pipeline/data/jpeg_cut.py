@@ -18,6 +18,7 @@ _FRAMES, _HUFFMAN, _RESTART, _SCAN = (0xC0, 0xC1), 0xC4, 0xDD, 0xDA
 _WHOLE_SPECTRUM = (0, 63, 0)
 _END = b"\xff\xd9"
 _SPARE = 1.2  # times the share of a file that the rows would take, were all alike
+_MOST_BLOCKS = 10  # in an MCU, by the standard
 _SIZES = 12  # of a difference in a picture of 8 bits
 
 
@@ -71,6 +72,9 @@ def _read_header(data: bytes) -> _Header | None:
             chosen = {body[1 + 2 * part]: body[2 + 2 * part] for part in range(body[0])}
             plain = tuple(body[-3:]) == _WHOLE_SPECTRUM and list(sampling) == list(chosen) and all(size)
             if not plain or len(sampling) not in (1, 3):
+                return None
+            factors = [divmod(both, 16) for both in sampling.values()]
+            if not all(map(all, factors)) or sum(across * down for across, down in factors) > _MOST_BLOCKS:
                 return None
             components = tuple(
                 _Component(*((1, 1) if len(sampling) == 1 else divmod(factors, 16)), divmod(chosen[number], 16))
@@ -185,6 +189,8 @@ class JpegCutter:
             -(-min(whole, (edge + MARGIN_PX) * shrink) // step)
             for edge, whole, step in zip(region[2:], (width, height), (across, down), strict=True)
         )
+        if left >= right or top >= bottom:
+            return None
         mcus, rows = (left, top, right, bottom), -(-height // down)
         bits = 0
         for share in (_SPARE * bottom / rows, 1.0):  # most often there is no need to look at all of the file
