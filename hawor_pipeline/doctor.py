@@ -44,6 +44,7 @@ def examine() -> list[Finding]:
         _python(),
         *(_package(name, required=True) for name in REQUIRED_PACKAGES),
         *(_package(name, required=False) for name in ORCHESTRATION_PACKAGES),
+        _decoding(),
         _accelerator(),
         _disk(),
         _arctic(),
@@ -95,6 +96,16 @@ def _accelerator() -> Finding:
         f"{listed or 'driver without device'}; torch {torch.__version__} cannot use it",
         "install a CUDA build of the pinned torch: make setup TORCH_INDEX_URL=...",
     )
+
+
+def _decoding() -> Finding:
+    try:
+        from hawor_pipeline.data.decode import thread_decoder
+    except ImportError:
+        return Finding("Decoding", False, False, "packages are missing")
+    ways = thread_decoder().ways
+    found = "regions of pictures, " + " and ".join(ways) if ways else "whole pictures only"
+    return Finding("Decoding", bool(ways), False, found, "install numba, else conversion takes twice as long")
 
 
 def _disk() -> Finding:

@@ -54,9 +54,10 @@ class Decoder:
         self._buffer = np.empty(0, np.uint8)
 
     @property
-    def decodes_regions(self) -> bool:
-        """Whether less than a whole picture may be decoded."""
-        return self._regions is not None or self._cutter is not None
+    def ways(self) -> list[str]:
+        """How it decodes less than a whole picture; empty where it cannot."""
+        ways = {"cut out by numba": self._cutter, "decoded by libturbojpeg": self._regions}
+        return [name for name, way in ways.items() if way is not None]
 
     def decode(
         self,

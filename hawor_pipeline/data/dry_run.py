@@ -91,7 +91,7 @@ def dry_run(
         "enough_disk": size < free,
         "hours": round(seconds / 3600, 3),
         "workers": processes,
-        "region_decoding": thread_decoder().decodes_regions,
+        "region_decoding": bool(thread_decoder().ways),
         "measured": cost.measured,
         "problems": problems,
         "subjects_without_samples": _empty(plans),

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import cv2
+import numba
 import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
 
+from hawor_pipeline.data.compiled import compiled
 from hawor_pipeline.data.crops import cut_crops, plan_shrink
 from hawor_pipeline.data.decode import Decoder, _find_cutter
 from hawor_pipeline.data.jpeg_cut import JpegCutter
@@ -199,3 +201,17 @@ def test_damage_never_harms_the_cutter():
         assert found is None or (found.data[:2] == b"\xff\xd8" and found.data[-2:] == b"\xff\xd9")
     assert 200 < refused < 1500
     assert cutter.cut(data, 1, region) == sound
+
+
+def test_loops_are_compiled_where_no_folder_can_keep_them(monkeypatch):
+    """A container whose files are read-only, with no home folder."""
+    caching = numba.core.caching
+    for kind in (caching.CacheImpl, *caching.CacheImpl.__subclasses__()):
+        monkeypatch.setattr(kind, "_locator_classes", [], raising=False)
+
+    def twice(value):
+        return value + value
+
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(cache=True)(twice)
+    assert compiled(twice)(21) == 42
