@@ -31,7 +31,7 @@ class DataPaths:
         return self.root / "raw" / source / subject
 
     def shards(self, source: str) -> Path:
-        """Converted shards of one source (synthetic or arctic); the two never mix."""
+        """Converted shards of one source (synthetic, arctic, another data set); they never mix."""
         return self.root / "shards" / source
 
     def metadata(self, source: str) -> Path:

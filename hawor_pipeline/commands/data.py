@@ -61,7 +61,7 @@ def _add_prepare(commands) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="say crops, disk and hours, measured on some of the pictures; convert none",
+        help="say crops, disk and hours, measured on some of the pictures; convert none (ARCTIC only)",
     )
     parser.set_defaults(execute=_prepare)
 

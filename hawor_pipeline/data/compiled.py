@@ -1,4 +1,8 @@
-"""Compiling loops that no library has. Import it only where numba is known to be there, or may be missing."""
+"""Compiling loops that no library has. Importing it fails (ImportError, OSError) where numba cannot be loaded.
+
+What is kept on disk is compiled anew when the function's own file changes, and only then: whatever is compiled into a
+function belongs into its file, and a change of the options here asks for a change there.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -150,4 +150,4 @@ def encode_crop(crop: np.ndarray, quality: int) -> bytes:
 def is_black(image: np.ndarray) -> bool:
     """Whether pixels show nothing, as ARCTIC's first and last frames sometimes do."""
     steps = (8 * _BLACK_STEP, _BLACK_STEP)  # nearly every picture is known by the few pixels of the coarse grid
-    return all(int(image[::step, ::step].max(initial=0)) < _BLACK_LEVEL for step in steps)
+    return all(max(image[::step, ::step].tobytes(), default=0) < _BLACK_LEVEL for step in steps)

@@ -2,7 +2,8 @@
 
 Large crops are shrunk while they are decoded (by 2, 4 or 8, inside the cosine transform), and only the part around the
 hands is decoded: cut out of the file beforehand where it is a plain JPEG and numba is there, else by a libturbojpeg
-that can. Every way gives the same pixels.
+that can. Every way gives the same pixels of a sound picture. Of a damaged one, a way that does not look at all of it
+cannot see all damage: a file that is cut short is always refused, what else is wrong below the hands is not noticed.
 """
 
 import os
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 _END = b"\xff\xd9"
 _END_WITHIN = 64  # bytes; some writers pad the file
-_LARGE_SHARE = (
-    0.35  # of what is above its lower edge; from here on a library that decodes regions is faster than cutting
-)
+_SMALL_PX = 500_000  # of the file; smaller pictures are decoded about as fast as cut
+_LARGE_SHARE = 0.5  # of a picture; a larger region is not worth cutting, as its blocks are read twice
+_LARGE_SHARE_ABOVE = 0.35  # of what is above its lower edge; from here on a library that decodes regions is faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Decoder:
             DataError: it is cut short, damaged, or of another size.
         """
         try:
-            size = self._size(data)
+            size = simplejpeg.decode_jpeg_header(data)[:2]
             if expected is not None and size != expected:
                 raise DataError(
                     f"{name}: {size[1]}x{size[0]} pixels, expected {expected[1]}x{expected[0]} as meta/misc.json says."
@@ -96,21 +97,19 @@ class Decoder:
                 f"{name}: damaged JPEG ({error}); expected a complete picture. Get the file again."
             ) from None
 
-    def _size(self, data: bytes) -> tuple[int, int]:
-        if self._regions is not None:
-            return self._regions.size(data)
-        return simplejpeg.decode_jpeg_header(data)[:2]
-
     def _pixels(
         self, data: bytes, shrink: int, shrunk: tuple[int, int], region: tuple[int, int, int, int] | None
     ) -> Part:
         wanted = _inside(region, shrunk)
         part = (
-            self._cut_out(data, shrink, shrunk, wanted) if wanted is not None and self._cuts(wanted, shrunk) else None
+            self._cut_out(data, shrink, shrunk, wanted)
+            if wanted is not None and self._cuts(wanted, shrunk, shrink)
+            else None
         )
         if part is not None:
             return part
         if self._regions is not None:
+            self._regions.size(data)
             everything = (0, 0, shrunk[1], shrunk[0])
             return Part(*self._regions.decode(data, shrink, wanted or everything, self._buffer), shrunk)
         pixels = self._all_pixels(data, shrunk)
@@ -123,11 +122,13 @@ class Decoder:
             data, "RGB", min_height=shrunk[0], min_width=shrunk[1], buffer=self._buffer, strict=True
         )
 
-    def _cuts(self, wanted: tuple[int, int, int, int], shrunk: tuple[int, int]) -> bool:
+    def _cuts(self, wanted: tuple[int, int, int, int], shrunk: tuple[int, int], shrink: int) -> bool:
         """Whether cutting is the fastest way: blocks of the region are read twice, those above it only once."""
         left, top, right, bottom = wanted
-        large = (right - left) * (bottom - top) > _LARGE_SHARE * bottom * shrunk[1]
-        return self._cutter is not None and not (large and self._regions is not None)
+        region, (height, width) = (right - left) * (bottom - top), shrunk
+        if self._cutter is None or height * width * shrink**2 < _SMALL_PX or region > _LARGE_SHARE * height * width:
+            return False
+        return self._regions is None or region < _LARGE_SHARE_ABOVE * bottom * width
 
     def _cut_out(
         self, data: bytes, shrink: int, shrunk: tuple[int, int], wanted: tuple[int, int, int, int]
@@ -170,7 +171,7 @@ def _find_cutter() -> "JpegCutter | None":
         return None
     try:
         from hawor_pipeline.data.jpeg_cut import JpegCutter
-    except ImportError:
+    except (ImportError, OSError):
         return None
     return JpegCutter()
 

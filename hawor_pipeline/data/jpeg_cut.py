@@ -10,9 +10,19 @@ from functools import lru_cache
 
 import numpy as np
 
-from hawor_pipeline.data.jpeg_stream import LOOK_BITS, MAX_MCU_BYTES, SLACK, cut, look_up_tables, stuff, unstuff
+from hawor_pipeline.data.jpeg_stream import (
+    LOOK_BITS,
+    MAX_MCU_BYTES,
+    MAX_ROW_BYTES,
+    SLACK,
+    cut,
+    look_up_tables,
+    stuff,
+    unstuff,
+)
 
 MARGIN_PX = 2  # of the decoded picture: as far as the upsampling of colour looks
+_LEAST_ACROSS = 3  # MCUs: libjpeg does not upsample pictures smoothly that have but two columns of colour
 _BLOCK = 8
 _FRAMES, _HUFFMAN, _RESTART, _SCAN = (0xC0, 0xC1), 0xC4, 0xDD, 0xDA
 _WHOLE_SPECTRUM = (0, 63, 0)
@@ -189,15 +199,18 @@ class JpegCutter:
             -(-min(whole, (edge + MARGIN_PX) * shrink) // step)
             for edge, whole, step in zip(region[2:], (width, height), (across, down), strict=True)
         )
+        grid = -(-width // across)
+        right = min(grid, max(right, left + _LEAST_ACROSS))
+        left = max(0, min(left, right - _LEAST_ACROSS))
         if left >= right or top >= bottom:
             return None
         mcus, rows = (left, top, right, bottom), -(-height // down)
         bits = 0
         for share in (_SPARE * bottom / rows, 1.0):  # most often there is no need to look at all of the file
-            bits = self._copy(data, header, reader, mcus, -(-width // across), share)
+            bits = self._copy(data, header, reader, mcus, grid, share)
             if bits or share >= 1:
                 break
-        if not bits:
+        if bits <= 0:
             return None
         stuffed = self._stuffed
         count = stuff(self._out, bits, stuffed)
@@ -228,16 +241,13 @@ class JpegCutter:
         grid: int,
         share: float,
     ) -> int:
-        """Copy MCUs into `_out`, looking at a share of the file; returns bits, 0 where that was not possible."""
-        length = len(data) + SLACK + MAX_MCU_BYTES
-        if self._stream.size < length:
-            self._stream, self._out, self._stuffed = (np.zeros(parts * length, np.uint8) for parts in (2, 2, 4))
+        """Copy MCUs into `_out`, looking at a share of the file; returns what `jpeg_stream.cut` does."""
+        length = len(data) + SLACK + MAX_MCU_BYTES + MAX_ROW_BYTES * mcus[3]
+        if self._out.size < length:
+            self._stream, self._out, self._stuffed = (np.zeros(parts * length, np.uint8) for parts in (1, 1, 2))
         most = header.start + int(share * (len(data) - header.start)) + MAX_MCU_BYTES
         found = unstuff(np.frombuffer(data, np.uint8), header.start, most, self._stream)
         if found < 0:
             return 0
         tables, words = reader.tables, reader.code_words
-        bits = cut(self._stream, found, grid, mcus, reader.parts, reader.part_tables, tables, words, self._out)
-        if not bits:
-            self._out[:] = 0
-        return bits
+        return cut(self._stream, found, grid, mcus, reader.parts, reader.part_tables, tables, words, self._out)

@@ -13,7 +13,8 @@ from hawor_pipeline.data.compiled import compiled, inlined
 
 LOOK_BITS = 13  # of the stream that one look-up sees; more would not fit into a fast cache
 SLACK = 16  # bytes past the end of a stream that may be read
-MAX_MCU_BYTES = 10 * 64 * 4  # ten blocks, 64 coefficients, at most 27 bits each
+MAX_MCU_BYTES = 10 * 64 * 4  # ten blocks, 64 coefficients, at most 31 bits each
+MAX_ROW_BYTES = 3 * 4  # by which the first differences of a row may grow, one of each component
 
 _U = np.uint64
 _ONES, _HIGH = _U(0x0101010101010101), _U(0x8080808080808080)
@@ -229,10 +230,12 @@ def _walk(stream, at, last, count, sums, parts, part_tables, tables):
 
 @compiled
 def _put(out, to, value, bits):
-    """Write up to 32 bits into zeroed bytes; returns the bit after them."""
-    word = value << (_U(40) - (to & _U(7)) - bits)
-    for byte in range(5):
-        out[(to >> _U(3)) + _U(byte)] |= np.uint8((word >> _U(32 - 8 * byte)) & _U(255))
+    """Write up to 32 bits, whatever is there; returns the bit after them."""
+    word, place = value << (_U(40) - (to & _U(7)) - bits), to >> _U(3)
+    before = _U(out[place]) & ~(_U(255) >> (to & _U(7)))
+    out[place] = np.uint8(before | (word >> _U(32)))
+    for byte in range(1, 5):
+        out[place + _U(byte)] = np.uint8((word >> _U(32 - 8 * byte)) & _U(255))
     return to + bits
 
 
@@ -265,7 +268,7 @@ def _first_mcu(stream, at, last, sums, coded, parts, part_tables, tables, code_w
     """Copy an MCU whose neighbour on the left is no longer the one that its differences were taken from.
 
     Returns:
-        The bit after it in the stream (0: broken, or a difference that the file's code lacks) and in `out`.
+        The bit after it in the stream (0: broken) and in `out` (0: a difference that the file's code lacks).
     """
     seen = 0
     for block in range(parts.size):
@@ -280,9 +283,9 @@ def _first_mcu(stream, at, last, sums, coded, parts, part_tables, tables, code_w
             size = 0
             while size < 12 and abs(value) >> size:
                 size += 1
-            word = code_words[part_tables[block], size]
-            if size > 11 or word == 0:
-                return _U(0), to
+            word = code_words[part_tables[block], size] if size < 12 else 0
+            if word == 0:
+                return at, _U(0)
             to = _put(out, to, _U(word >> 8), _U(word & 255))
             to = _put(out, to, _U(value if value >= 0 else value + (1 << size) - 1), _U(size))
             to = _copy(stream, at + bits, after, out, to)
@@ -306,10 +309,11 @@ def cut(stream, length, grid, region, parts, part_tables, tables, code_words, ou
         tables: DC codes and AC codes of all pairs, one after the other; the two tables of `look_up_tables`, likewise;
             the bits that a look-up sees.
         code_words: (pairs, 12) int64, code << 8 | length of each size of a difference; 0: no such code.
-        out: zeros, uint8, as long as `stream`.
+        out: uint8, longer than `stream` by MAX_ROW_BYTES for each row of MCUs.
 
     Returns:
-        Bits written, 0 where the stream is broken or the region's first differences cannot be coded.
+        Bits written; 0 where the stream is broken or ends too early, -1 where the region's first differences cannot be
+        coded.
     """
     left, top, right, bottom = region
     sums, coded = np.zeros(4, np.int64), np.zeros(4, np.int64)
@@ -323,8 +327,8 @@ def cut(stream, length, grid, region, parts, part_tables, tables, code_words, ou
             if at == _U(0):
                 return 0
         at, to = _first_mcu(stream, at, last, sums, coded, parts, part_tables, tables, code_words, out, to)
-        if at == _U(0):
-            return 0
+        if at == _U(0) or to == _U(0):
+            return 0 if at == _U(0) else -1
         if right - left > 1:
             after = _walk(stream, at, last, right - left - 1, sums, parts, part_tables, tables)
             if after == _U(0):
@@ -341,7 +345,16 @@ def cut(stream, length, grid, region, parts, part_tables, tables, code_words, ou
 
 @compiled
 def stuff(stream, bits, out):
-    """Fill the last byte up with ones and put a zero after each 0xff; returns the bytes in `out`. Clears the stream."""
+    """Fill the last byte up with ones and put a zero after each 0xff.
+
+    Args:
+        stream: uint8, of `cut`.
+        bits: of it.
+        out: uint8, twice as long as `stream`.
+
+    Returns:
+        Bytes in `out`.
+    """
     last, at, to = _U((bits + 7) >> 3), _U(0), _U(0)
     if bits & 7:
         stream[last - _U(1)] |= np.uint8((1 << (8 - (bits & 7))) - 1)
@@ -351,7 +364,6 @@ def stuff(stream, bits, out):
             count = _U(1)
         for byte in range(count):
             out[to + _U(byte)] = stream[at + _U(byte)]
-            stream[at + _U(byte)] = 0
         to += count
         if count == _U(1) and out[to - _U(1)] == 255:
             out[to] = 0

@@ -34,11 +34,12 @@ class PictureFrame:
         A cropped file may reach past the full frame, where it shows nothing, and a hand may be in the full frame but
         not in the cropped file.
         """
-        inside = _within(pixels, self.full_size)
+        x, y = np.moveaxis(pixels, -1, 0).copy()  # NumPy is slow where values do not lie side by side
+        inside = _within(x, y, self.full_size)
         if self._whole:
             return inside
-        in_file = pixels * self.scale[:, None, None] + self.shift[:, None]
-        return inside & _within(in_file, self.size)
+        scale, shift = self.scale[:, None], self.shift[..., None]
+        return inside & _within(x * scale + shift[:, 0], y * scale + shift[:, 1], self.size)
 
     @property
     def _whole(self) -> bool:
@@ -46,8 +47,7 @@ class PictureFrame:
         return self.size == self.full_size and bool((self.scale == 1).all()) and not self.shift.any()
 
 
-def _within(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    x, y = pixels[..., 0], pixels[..., 1]
+def _within(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return (x >= -0.5) & (x < size[1] - 0.5) & (y >= -0.5) & (y < size[0] - 0.5)
 
 

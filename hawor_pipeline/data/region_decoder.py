@@ -16,7 +16,7 @@ import numpy as np
 
 LIBRARY_VARIABLE = "HAWOR_TURBOJPEG"  # path of a libturbojpeg to use, or
 WHOLE_PICTURES = "off"  # to decode whole pictures, without any way to decode regions
-MARGIN_PX = 16  # upsampling of colour looks past the region's edge
+MARGIN_PX = 4  # upsampling of colour looks one or two pixels past the edge of the region
 _DECOMPRESS, _RGB = 1, 0
 _STOP_ON_WARNING, _SUBSAMPLING, _WIDTH, _HEIGHT = 0, 4, 5, 6
 _BLOCK_WIDTHS = (8, 16, 16, 8, 8, 32, 8)  # pixels, by the library's number of the colour subsampling

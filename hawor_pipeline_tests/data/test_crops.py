@@ -10,8 +10,7 @@ import simplejpeg
 from PIL import Image
 from skimage.measure import blur_effect
 
-from hawor_pipeline.data.blur import array_sums, measure_blur
-from hawor_pipeline.data.blur_loops import loop_sums
+from hawor_pipeline.data.blur import _EXACT_COLUMNS, array_sums, loop_sums, measure_blur
 from hawor_pipeline.data.crops import (
     PAD_RGB,
     Cut,
@@ -89,7 +88,7 @@ def test_blur_equals_the_published_measure():
     assert measure_blur(np.full((96, 96, 3), 90, np.uint8), 1.5) == 1.0
 
 
-@pytest.mark.parametrize("shape", [(256, 256), (97, 130), (20, 15)])
+@pytest.mark.parametrize("shape", [(256, 256), (97, 130), (20, 15), (40, _EXACT_COLUMNS)])
 def test_compiled_blur_gives_the_same_numbers(shape):
     """A row's sums have to stay exact in single precision, also where every gradient is as large as it can be."""
     noise = np.random.default_rng(shape[0]).integers(0, 256, shape, dtype=np.uint8)

@@ -1,8 +1,10 @@
-"""Decoding parts of pictures: the same pixels whichever decoder is found, and the same refusals."""
+"""Decoding parts of pictures: the same pixels whichever way is found; what is cut short is refused in every way."""
 
+import contextlib
 import importlib.util
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from PIL import Image
 
 from hawor_pipeline.data.compiled import compiled
 from hawor_pipeline.data.crops import cut_crops, plan_shrink
-from hawor_pipeline.data.decode import Decoder, _find_cutter
+from hawor_pipeline.data.decode import _END, Decoder, _find_cutter
 from hawor_pipeline.data.jpeg_cut import JpegCutter
 from hawor_pipeline.data.region_decoder import LIBRARY_VARIABLE, RegionDecoder, find_region_decoder, load_library
 from hawor_pipeline.errors import DataError
@@ -38,10 +40,20 @@ def regions() -> RegionDecoder:
     return RegionDecoder(library)
 
 
+class AlwaysCuts(Decoder):
+    """Cuts regions out of small pictures and large regions, too."""
+
+    def __init__(self) -> None:
+        super().__init__(None, JpegCutter())
+
+    def _cuts(self, *_) -> bool:
+        return True
+
+
 @pytest.fixture(scope="module", params=["cut", "library"])
 def partial(request) -> Decoder:
     """A decoder that decodes regions, each way by itself."""
-    return Decoder(None, JpegCutter()) if request.param == "cut" else Decoder(request.getfixturevalue("regions"))
+    return AlwaysCuts() if request.param == "cut" else Decoder(request.getfixturevalue("regions"))
 
 
 def photograph(width: int, height: int, seed: int = 0) -> np.ndarray:
@@ -115,7 +127,7 @@ def test_shrunk_pictures_keep_the_mapping(size):
 
 @pytest.mark.parametrize("way", ["whole", "region", "cut"])
 def test_damage_is_refused_by_name_in_every_way(way, regions):
-    decoder = Decoder(regions if way == "region" else None, JpegCutter() if way == "cut" else None)
+    decoder = AlwaysCuts() if way == "cut" else Decoder(regions if way == "region" else None)
     data = simplejpeg.encode_jpeg(photograph(300, 200), quality=90, colorspace="RGB")
     boxes = [(np.array([150.0, 60.0]), 60.0)]
     assert len(cut_crops(data, "x/00012.jpg", (200, 300), boxes, 64, decoder)) == 1
@@ -149,29 +161,29 @@ def coloured(subsampling: str, quality: int, size: tuple[int, int], **options: o
 @pytest.mark.parametrize("shrink", [1, 2, 4, 8])
 @pytest.mark.parametrize("subsampling", ["444", "422", "420"])
 @pytest.mark.parametrize("quality", [12, 75, 98])
-def test_what_is_cut_out_holds_the_same_pixels(subsampling, quality, shrink):
+def test_a_region_holds_the_same_pixels_as_the_whole(partial, subsampling, quality, shrink):
     """Code tables made for the picture, large and small coefficients, any place: as in the whole picture."""
     size = (533, 389)
     data = coloured(subsampling, quality, size, optimize=True)
     rng = np.random.default_rng(quality)
     width, height = (-(-side // shrink) for side in size)
     whole = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
-    decoder, cut = Decoder(None, JpegCutter()), 0
+    smaller = 0
     for _ in range(12):
         (left, right), (top, bottom) = (np.sort(rng.choice(side, 2, replace=False)) for side in (width, height))
-        part = decoder.decode(data, "a", None, shrink, (int(left), int(top), int(right), int(bottom)))
+        part = partial.decode(data, "a", None, shrink, (int(left), int(top), int(right), int(bottom)))
         rows, columns = slice(top - part.top, bottom - part.top), slice(left - part.left, right - part.left)
         np.testing.assert_array_equal(part.pixels[rows, columns], whole[top:bottom, left:right])
         assert part.size == (height, width)
-        cut += part.pixels.shape != whole.shape
-    assert cut >= 9  # a file's own code tables may lack what the first block of a row needs
+        smaller += part.pixels.shape != whole.shape
+    assert smaller >= 9  # a file's own code tables may lack what the first block of a row needs
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_blocks": 3}, {"restart_marker_rows": 1}])
 def test_what_cannot_be_cut_is_decoded_whole(options):
     data = coloured("420", 80, (301, 203), **options)
     assert JpegCutter().cut(data, 1, (20, 20, 60, 60)) is None
-    part = Decoder(None, JpegCutter()).decode(data, "a", None, 1, (20, 20, 60, 60))
+    part = AlwaysCuts().decode(data, "a", None, 1, (20, 20, 60, 60))
     np.testing.assert_array_equal(part.pixels, simplejpeg.decode_jpeg(data))
 
 
@@ -181,14 +193,61 @@ def test_pictures_of_four_colours_are_not_cut():
     assert JpegCutter().cut(file.getvalue(), 1, (20, 20, 60, 60)) is None
 
 
-def test_damage_never_harms_the_cutter():
-    """Bits turned over, bytes lost: it gives nothing, or a JPEG of the right size; it works as before afterwards."""
+@pytest.mark.parametrize("shrink", [1, 2, 4, 8])
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411", "gray"])
+def test_narrow_regions_at_the_edges_hold_the_same_pixels(partial, subsampling, shrink):
+    """Colour is upsampled otherwise where only two of its columns are left; a picture may end anywhere in a block."""
+    for width in range(129, 146, 3):
+        image = photograph(width, 96, seed=width)
+        shown = image[..., :1].copy() if subsampling == "gray" else image
+        kind = "GRAY" if subsampling == "gray" else "RGB"
+        data = simplejpeg.encode_jpeg(shown, quality=85, colorspace=kind, colorsubsampling=subsampling)
+        right, bottom = (-(-side // shrink) for side in (width, 96))
+        whole = simplejpeg.decode_jpeg(data, "RGB", min_height=bottom, min_width=right)
+        for columns in range(1, 6):
+            for left in (0, right - columns):
+                part = partial.decode(data, "a", None, shrink, (left, bottom // 2, left + columns, bottom))
+                found = part.pixels[bottom // 2 - part.top :, left - part.left :][:, :columns]
+                np.testing.assert_array_equal(found, whole[bottom // 2 :, left : left + columns])
+
+
+def with_growing_codes(rows: int) -> bytes:
+    """A picture of four columns of blocks, of which the first three take more bytes when cut out than all four.
+
+    A difference of one has a code of one bit, all others of sixteen; each row of the three begins with one of these.
+    """
+    differences = bytes([0x00, 1, *[0] * 14, 4, 1, 2, 3, 0, 4])  # one bit for 1, sixteen for 2, 3, 0, 4
+    ended = bytes([0x10, 1, *[0] * 15, 0])  # one bit: the block has nothing else
+    frame = bytes([8, *(8 * rows).to_bytes(2, "big"), 0, 32, 3, 1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0])
+    parts = {
+        0xDB: bytes([0, *[1] * 64]),
+        0xC0: frame,
+        0xC4: differences + ended,
+        0xDA: bytes([3, 1, 0, 2, 0, 3, 0, 0, 63, 0]),
+    }
+    head = b"".join(bytes([0xFF, kind]) + (len(body) + 2).to_bytes(2, "big") + body for kind, body in parts.items())
+    up, down = 12 * "010", 12 * "000"  # a row of differences of one, each with the end of its block
+    bits = "".join(down if row % 2 else up for row in range(rows))
+    bits += "1" * (-len(bits) % 8)
+    scan = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\x00")
+    return b"\xff\xd8" + head + scan + _END
+
+
+def test_a_region_may_take_more_bytes_than_its_picture():
+    data = with_growing_codes(8000)
+    whole = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    found = JpegCutter().cut(data, 1, (0, 0, 20, whole.shape[0]))
+    assert found is not None and len(found.data) > 1.5 * len(data)
+    np.testing.assert_array_equal(simplejpeg.decode_jpeg(found.data, "RGB", strict=True)[:, :20], whole[:, :20])
+
+
+def harm(cutter: JpegCutter, times: int) -> tuple[int, bytes, bytes]:
+    """Cut damaged pictures; returns how many were refused, and a sound one before and after."""
     data = coloured("420", 60, (301, 203))
     rng = np.random.default_rng(0)
-    cutter, region = JpegCutter(), (100, 90, 180, 150)
-    sound = cutter.cut(data, 1, region)
+    before = cutter.cut(data, 1, (100, 90, 180, 150))
     refused = 0
-    for _ in range(1500):
+    for _ in range(times):
         damaged = bytearray(data)
         if rng.random() < 0.2:
             del damaged[int(rng.integers(len(data))) :]
@@ -196,11 +255,44 @@ def test_damage_never_harms_the_cutter():
             last = len(data) if rng.random() < 0.6 else data.index(b"\xff\xda") + 14  # else in the header
             for position in rng.integers(2, last, int(rng.integers(1, 6))):
                 damaged[position] ^= 1 << int(rng.integers(8))
-        found = cutter.cut(bytes(damaged), 1, region)
+        found = cutter.cut(bytes(damaged), 1, (100, 90, 180, 150))
         refused += found is None
-        assert found is None or (found.data[:2] == b"\xff\xd8" and found.data[-2:] == b"\xff\xd9")
-    assert 200 < refused < 1500
-    assert cutter.cut(data, 1, region) == sound
+        if found is not None:
+            with contextlib.suppress(ValueError):  # kinds of picture that no decoder knows
+                assert simplejpeg.decode_jpeg_header(found.data)[:2] == found.size
+    after = cutter.cut(data, 1, (100, 90, 180, 150))
+    assert before is not None and after is not None
+    return refused, before.data, after.data
+
+
+def test_damage_never_harms_the_cutter():
+    """Bits turned over, bytes lost: it gives nothing, or a JPEG of the size that it says, and works as before."""
+    refused, before, after = harm(JpegCutter(), 1500)
+    assert 200 < refused < 1500 and before == after
+
+
+@pytest.mark.slow
+def test_damage_never_leads_past_the_memory_of_the_cutter(tmp_path):
+    """The same with every access checked: compiled code would read and write elsewhere without a word."""
+    script = (
+        "from hawor_pipeline_tests.data.test_decode import *\n"
+        "harm(JpegCutter(), 1500)\n"
+        "test_a_region_may_take_more_bytes_than_its_picture()\n"
+    )
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=300)
+
+
+def test_damage_below_a_region_is_seen_only_by_who_looks_there(partial):
+    data = simplejpeg.encode_jpeg(photograph(301, 203), quality=90, colorspace="RGB", colorsubsampling="420")
+    half = data[: len(data) // 2] + b"\xff\xd9"  # a file cut short has no end, and is refused in every way
+    above, below = (100, 10, 160, 60), (100, 150, 160, 190)
+    np.testing.assert_array_equal(
+        *(partial.decode(each, "a", None, 1, above).pixels[10:40].copy() for each in (data, half))
+    )
+    for decoder, region in ((partial, below), (Decoder(None), above)):
+        with pytest.raises(DataError, match="damaged JPEG"):
+            decoder.decode(half, "a", None, 1, region)
 
 
 def test_loops_are_compiled_where_no_folder_can_keep_them(monkeypatch):
