@@ -27,7 +27,7 @@ LARGE_PX = 600
 
 
 def region_library() -> str:
-    """A libturbojpeg that decodes regions: as set, that of the test dependency `turbojpeg`, or "": the system's."""
+    """A libturbojpeg that decodes regions: as set, "" for the system's, or that of the test dependency `turbojpeg`."""
     if os.environ.get(LIBRARY_VARIABLE) or load_library("") is not None:
         return os.environ.get(LIBRARY_VARIABLE, "")
     spec = importlib.util.find_spec("turbojpeg")

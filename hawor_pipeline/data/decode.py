@@ -109,7 +109,6 @@ class Decoder:
         if part is not None:
             return part
         if self._regions is not None:
-            self._regions.size(data)
             everything = (0, 0, shrunk[1], shrunk[0])
             return Part(*self._regions.decode(data, shrink, wanted or everything, self._buffer), shrunk)
         pixels = self._all_pixels(data, shrunk)

@@ -193,7 +193,7 @@ def see_hand(
     _, vertices_px, vertices_ok = camera.project(hand.vertices_m)
     inside = vertices_ok & shows(vertices_px)
     enough = vertices_ok.mean(1) >= _LEAST_PROJECTED
-    low, high = _bounds(vertices_px, vertices_ok)
+    low, high = bounds(vertices_px, vertices_ok)
     low, high = np.where(enough[:, None], low, np.nan), np.where(enough[:, None], high, np.nan)
     size = high - low
     # the root joint of the rest pose is the point that MANO's global rotation turns about
@@ -211,9 +211,9 @@ def see_hand(
     )
 
 
-def _bounds(pixels: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest (T, 2) of the known points (T, N, 2); infinite where none is known."""
+def bounds(pixels: np.ndarray, known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Least and greatest (T, 2) of points (T, N, 2), or of those that are known, (T, N); infinite where none is."""
     by_axis = np.moveaxis(pixels, -1, 0).copy()  # NumPy is slow along all but the last axis
-    if not known.all():
+    if known is not None and not known.all():
         return np.where(known, by_axis, np.inf).min(-1).T, np.where(known, by_axis, -np.inf).max(-1).T
     return by_axis.min(-1).T, by_axis.max(-1).T

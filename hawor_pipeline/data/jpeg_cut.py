@@ -5,6 +5,7 @@ them some two times faster than a decoder does, and whatever decoder is there th
 equal those of the whole one but for the outermost, where colour is upsampled across the cut.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -133,28 +134,31 @@ def _code_tables(codes: bytes) -> dict[int, tuple[bytes, bytes]]:
     return tables
 
 
-def _by_bits(counts: bytes, symbols: bytes) -> np.ndarray:
-    """(65536,) int32: length << 8 | symbol of the code that 16 bits begin with; 0: none."""
-    table, code, position = np.zeros(1 << 16, np.int32), 0, 0
+def _assigned(counts: bytes, symbols: bytes) -> Iterator[tuple[int, int, int]]:
+    """Code, its bits and its symbol, in the order in which a table assigns them."""
+    code, position = 0, 0
     for length, count in enumerate(counts, 1):
         for symbol in symbols[position : position + count]:
-            table[code << (16 - length) : (code + 1) << (16 - length)] = length << 8 | symbol
+            yield code, length, symbol
             code += 1
         position += count
         code <<= 1
+
+
+def _by_bits(counts: bytes, symbols: bytes) -> np.ndarray:
+    """(65536,) int32: length << 8 | symbol of the code that 16 bits begin with; 0: none."""
+    table = np.zeros(1 << 16, np.int32)
+    for code, length, symbol in _assigned(counts, symbols):
+        table[code << (16 - length) : (code + 1) << (16 - length)] = length << 8 | symbol
     return table
 
 
 def _code_words(counts: bytes, symbols: bytes) -> list[int]:
     """Code << 8 | length of each size of a difference; 0: the file has no code for it."""
-    words, code, position = [0] * _SIZES, 0, 0
-    for length, count in enumerate(counts, 1):
-        for symbol in symbols[position : position + count]:
-            if symbol < _SIZES:
-                words[symbol] = code << 8 | length
-            code += 1
-        position += count
-        code <<= 1
+    words = [0] * _SIZES
+    for code, length, symbol in _assigned(counts, symbols):
+        if symbol < _SIZES:
+            words[symbol] = code << 8 | length
     return words
 
 

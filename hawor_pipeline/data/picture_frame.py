@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hawor_pipeline.data.arctic import EGO_VIEW
-from hawor_pipeline.data.hand_geometry import ViewCamera
+from hawor_pipeline.data.hand_geometry import ViewCamera, bounds
 
 # ARCTIC's own cropping: the object's box is widened, not made smaller than a least size, and cut with a margin.
 _OBJECT_BOX_SCALE = 1.7
@@ -83,8 +83,7 @@ def cropped_frame(camera: ViewCamera, object_px: np.ndarray | None) -> PictureFr
     if camera.view == EGO_VIEW or object_px is None:
         size = tuple(round(side * _EGO_SCALE) for side in camera.image_size)
         return PictureFrame((size[0], size[1]), camera.image_size, np.full(frames, _EGO_SCALE), np.zeros((frames, 2)))
-    by_axis = np.moveaxis(object_px, -1, 0).copy()  # NumPy is slow along all but the last axis
-    low, high = by_axis.min(-1).T, by_axis.max(-1).T
+    low, high = bounds(object_px)
     side = _CUT_MARGIN * np.maximum(_OBJECT_BOX_SCALE * (high - low).max(1), _LEAST_BOX_PX)
     scale = _CUT_PX / side
     corner = (low + high) / 2 - side[:, None] / 2

@@ -45,17 +45,12 @@ class PictureFile:
             DataError: it cannot be read, or is not what the download's checksum says.
         """
         try:
-            data = _open_zip(*_state(self.path)).read(self.member) if self.member else _all_bytes(self.path)
+            data = _open_zip(*_state(self.path)).read(self.member) if self.member else self.path.read_bytes()
         except _READ_ERRORS as error:
             raise DataError(f"{self}: cannot be read ({error}); get the file again.") from None
         if self.crc is not None and not self.member and zlib.crc32(data) != self.crc:
             raise DataError(f"{self}: differs from the one in the download's zip (CRC-32); unpack it again.")
         return data
-
-
-def _all_bytes(path: Path) -> bytes:
-    with open(path, "rb", buffering=0) as file:  # half of what Path.read_bytes costs, for small files
-        return file.readall()
 
 
 def list_images(folder: Path) -> dict[int, PictureFile]:

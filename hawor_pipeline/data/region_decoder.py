@@ -59,7 +59,7 @@ class RegionDecoder:
     def decode(
         self, data: bytes, shrink: int, region: tuple[int, int, int, int], buffer: np.ndarray
     ) -> tuple[np.ndarray, int, int]:
-        """Decode part of a picture that `size` was just asked of.
+        """Decode part of a picture.
 
         Args:
             data: the JPEG.
@@ -73,7 +73,7 @@ class RegionDecoder:
         Raises:
             ValueError: it is damaged.
         """
-        height, width = (-(-size // shrink) for size in (self._get(_HEIGHT), self._get(_WIDTH)))
+        height, width = (-(-size // shrink) for size in self.size(data))
         subsampling = self._get(_SUBSAMPLING)
         if not 0 <= subsampling < len(_BLOCK_WIDTHS):
             raise ValueError("unknown colour subsampling")
