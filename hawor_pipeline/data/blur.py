@@ -25,8 +25,8 @@ def measure_blur(crop: np.ndarray, crop_margin: float) -> float:
     edge = round(crop.shape[0] * (1 - 1 / crop_margin) / 2)
     box = crop[edge : crop.shape[0] - edge, edge : crop.shape[1] - edge]
     gray = cv2.cvtColor(box, cv2.COLOR_RGB2GRAY)
-    sums = array_sums if loop_sums is None or max(gray.shape) > _EXACT_COLUMNS else loop_sums
-    return max(_share(*sums(along)) for along in (gray, cv2.transpose(gray)))
+    down, along = (loop_sums if max(gray.shape) <= _EXACT_COLUMNS and loop_sums is not None else array_sums)(gray)
+    return max(_share(*down), _share(*along))
 
 
 def _share(gradients: float, lost: float) -> float:
@@ -55,8 +55,12 @@ def loss(gradients: np.ndarray, entering: np.ndarray, leaving: np.ndarray) -> np
     return (more + abs(more)) * _HALF
 
 
-def array_sums(gray: np.ndarray) -> tuple[float, float]:
-    """Sum of the gradients down the columns of (H, W) uint8, and of what they lose; with NumPy alone."""
+def array_sums(gray: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Of (H, W) uint8, first down the columns, then along the rows: sum of the gradients, and of what they lose."""
+    return _array_sums_down(gray), _array_sums_down(gray.T)
+
+
+def _array_sums_down(gray: np.ndarray) -> tuple[float, float]:
     values = gray.astype(np.float32)
     smooth = across(values[:, 1:-2], values[:, 2:-1], values[:, 3:])
     padded = np.pad(smooth, ((REACH, REACH), (0, 0)), "symmetric")
@@ -67,17 +71,17 @@ def array_sums(gray: np.ndarray) -> tuple[float, float]:
 
 
 # Twice as fast, with the same numbers; None where numba is missing.
-loop_sums: Callable[[np.ndarray], tuple[float, float]] | None = None
+loop_sums: Callable[[np.ndarray], tuple[tuple[float, float], tuple[float, float]]] | None = None
 try:
-    from hawor_pipeline.data.compiled import compiled_any_order, inlined
+    from hawor_pipeline.data.compiled import compiled, compiled_any_order, inlined
 except (ImportError, OSError):
     pass
 else:
     _across, _gradient, _loss = (inlined(formula) for formula in (across, gradient, loss))
 
     @compiled_any_order
-    def _loop_sums(gray):
-        """`array_sums` in one pass."""
+    def _sums_down(gray):
+        """`_array_sums_down` in one pass."""
         height, width = gray.shape
         width -= 3  # the published measure leaves out one column on one side, two on the other
         smooth = np.empty((height + 2 * REACH, width), np.float32)
@@ -102,5 +106,32 @@ else:
             total += row_total
             lost += row_lost
         return total, lost
+
+    @compiled_any_order
+    def _sums_along(gray):
+        """`_sums_down` of the transposed picture, without transposing it."""
+        height, width = gray.shape
+        smooth = np.empty(width + 2 * REACH, np.float32)
+        total, lost = np.float64(0), np.float64(0)
+        for y in range(2, height - 1):
+            before, here, after = gray[y - 1], gray[y], gray[y + 1]
+            for x in range(width):
+                smooth[x + REACH] = _across(np.float32(before[x]), np.float32(here[x]), np.float32(after[x]))
+            for edge in range(REACH):
+                smooth[REACH - 1 - edge] = smooth[REACH + edge]
+                smooth[width + REACH + edge] = smooth[width + REACH - 1 - edge]
+            row_total, row_lost = np.float32(0), np.float32(0)
+            for x in range(2, width - 1):
+                found = _gradient(smooth[x + REACH + 1], smooth[x + REACH - 1])
+                row_total += found
+                row_lost += _loss(found, smooth[x + 1 + 2 * REACH] + smooth[x + 2 * REACH], smooth[x] + smooth[x - 1])
+            total += row_total
+            lost += row_lost
+        return total, lost
+
+    @compiled
+    def _loop_sums(gray):
+        """`array_sums`, row by row."""
+        return _sums_down(gray), _sums_along(gray)
 
     loop_sums = _loop_sums

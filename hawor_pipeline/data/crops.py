@@ -95,14 +95,9 @@ def cut_crops(
     """
     shrink = plan_shrink([size for _, size in boxes], crop_px)
     cuts = [plan_cut(center, size, crop_px, shrink) for center, size in boxes]
-    region = (
-        min(cut.left for cut in cuts),
-        min(cut.top for cut in cuts),
-        max(cut.left + cut.side for cut in cuts),
-        max(cut.top + cut.side for cut in cuts),
-    )
-    part = decoder.decode(data, name, expected, shrink, region)
-    return [_crop(part, cut, crop_px) for cut in cuts]
+    regions = [(cut.left, cut.top, cut.left + cut.side, cut.top + cut.side) for cut in cuts]
+    parts = decoder.decode_parts(data, name, expected, shrink, regions)
+    return [_crop(part, cut, crop_px) for part, cut in zip(parts, cuts, strict=True)]
 
 
 def _crop(part: Part, cut: Cut, crop_px: int) -> Crop:
@@ -143,8 +138,8 @@ def _shown(part: Part, cut: Cut) -> tuple[np.ndarray, int, int]:
 
 
 def encode_crop(crop: np.ndarray, quality: int) -> bytes:
-    """JPEG of an RGB crop with full colour resolution, which at crop size matters more than the quality setting."""
-    return simplejpeg.encode_jpeg(crop, quality=quality, colorspace="RGB", colorsubsampling="444")
+    """JPEG of an RGB crop with colour at half the resolution, as cameras write it: a third faster to write and read."""
+    return simplejpeg.encode_jpeg(crop, quality=quality, colorspace="RGB", colorsubsampling="420")
 
 
 def is_black(image: np.ndarray) -> bool:

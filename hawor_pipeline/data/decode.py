@@ -8,6 +8,7 @@ cannot see all damage: a file that is cut short is always refused, what else is 
 
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ _END_WITHIN = 64  # bytes; some writers pad the file
 _SMALL_PX = 500_000  # of the file; smaller pictures are decoded about as fast as cut
 _LARGE_SHARE = 0.5  # of a picture; a larger region is not worth cutting, as its blocks are read twice
 _LARGE_SHARE_ABOVE = 0.35  # of what is above its lower edge; from here on a library that decodes regions is faster
+_EACH_PX = 10_000  # what a further small picture costs, in pixels that could be decoded in the meantime
+Region = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,19 @@ class Decoder:
         name: object,
         expected: tuple[int, int] | None = None,
         shrink: int = 1,
-        region: tuple[int, int, int, int] | None = None,
+        region: Region | None = None,
     ) -> Part:
+        """`decode_parts` of one region, or of the whole picture."""
+        return self.decode_parts(data, name, expected, shrink, [] if region is None else [region])[0]
+
+    def decode_parts(
+        self,
+        data: bytes,
+        name: object,
+        expected: tuple[int, int] | None,
+        shrink: int,
+        regions: Sequence[Region],
+    ) -> list[Part]:
         """Decode one JPEG, refusing damaged ones.
 
         Args:
@@ -75,7 +89,10 @@ class Decoder:
             name: for messages.
             expected: (height, width) of the file, or None where any size will do.
             shrink: 1, 2, 4 or 8.
-            region: (left, top, right, bottom) in pixels of the shrunk picture that must be there; None for all.
+            regions: (left, top, right, bottom) in pixels of the shrunk picture that must be there.
+
+        Returns:
+            What holds each region; several may be in the same part. The whole picture where no region is asked for.
 
         Raises:
             DataError: it is cut short, damaged, or of another size.
@@ -88,68 +105,86 @@ class Decoder:
                 )
             if data.rfind(_END, -_END_WITHIN) < 0:
                 raise ValueError("it has no end marker")
-            shrunk = (-(-size[0] // shrink), -(-size[1] // shrink))
-            if self._buffer.size < 3 * shrunk[0] * shrunk[1]:
-                self._buffer = np.empty(3 * shrunk[0] * shrunk[1], np.uint8)
-            return self._pixels(data, shrink, shrunk, region)
+            parts = self._parts(data, shrink, (-(-size[0] // shrink), -(-size[1] // shrink)), regions)
+            return parts if len(parts) == len(regions) else parts * max(1, len(regions))
         except ValueError as error:
             raise DataError(
                 f"{name}: damaged JPEG ({error}); expected a complete picture. Get the file again."
             ) from None
 
-    def _pixels(
-        self, data: bytes, shrink: int, shrunk: tuple[int, int], region: tuple[int, int, int, int] | None
-    ) -> Part:
-        wanted = _inside(region, shrunk)
-        part = (
-            self._cut_out(data, shrink, shrunk, wanted)
-            if wanted is not None and self._cuts(wanted, shrunk, shrink)
-            else None
-        )
-        if part is not None:
-            return part
+    def _parts(self, data: bytes, shrink: int, shrunk: tuple[int, int], regions: Sequence[Region]) -> list[Part]:
+        """A part for each region, or one that holds all of them."""
+        inside = [found for region in regions if (found := _inside(region, shrunk)) is not None]
+        together = _around(inside) if inside else (0, 0, shrunk[1], shrunk[0])
+        apart = inside if len(inside) == len(regions) and _better_apart(inside, together) else [together]
+        if inside and self._cuts(apart, shrunk, shrink):
+            parts = self._cut_out(data, shrink, shrunk, apart)
+            if parts is not None:
+                return parts
+        buffer = self._room(shrunk[0] * shrunk[1])
         if self._regions is not None:
-            everything = (0, 0, shrunk[1], shrunk[0])
-            return Part(*self._regions.decode(data, shrink, wanted or everything, self._buffer), shrunk)
-        pixels = self._all_pixels(data, shrunk)
+            return [Part(*self._regions.decode(data, shrink, together, buffer), shrunk)]
+        pixels = _all_pixels(data, shrunk, buffer)
         if pixels.shape[:2] != shrunk:
             raise ValueError(f"the decoder made it {pixels.shape[1]}x{pixels.shape[0]}, not {shrunk[1]}x{shrunk[0]}")
-        return Part(pixels, 0, 0, shrunk)
+        return [Part(pixels, 0, 0, shrunk)]
 
-    def _all_pixels(self, data: bytes, shrunk: tuple[int, int]) -> np.ndarray:
-        return simplejpeg.decode_jpeg(
-            data, "RGB", min_height=shrunk[0], min_width=shrunk[1], buffer=self._buffer, strict=True
-        )
+    def _room(self, count: int) -> np.ndarray:
+        """Memory for pixels."""
+        if self._buffer.size < 3 * count:
+            self._buffer = np.empty(3 * count, np.uint8)
+        return self._buffer
 
-    def _cuts(self, wanted: tuple[int, int, int, int], shrunk: tuple[int, int], shrink: int) -> bool:
-        """Whether cutting is the fastest way: blocks of the region are read twice, those above it only once."""
-        left, top, right, bottom = wanted
-        region, (height, width) = (right - left) * (bottom - top), shrunk
-        if self._cutter is None or height * width * shrink**2 < _SMALL_PX or region > _LARGE_SHARE * height * width:
+    def _cuts(self, regions: Sequence[Region], shrunk: tuple[int, int], shrink: int) -> bool:
+        """Whether cutting is the fastest way: blocks of the regions are read twice, those above them only once."""
+        wanted, (height, width) = sum(map(_area, regions)), shrunk
+        if self._cutter is None or height * width * shrink**2 < _SMALL_PX or wanted > _LARGE_SHARE * height * width:
             return False
-        return self._regions is None or region < _LARGE_SHARE_ABOVE * bottom * width
+        return self._regions is None or wanted < _LARGE_SHARE_ABOVE * max(region[3] for region in regions) * width
 
     def _cut_out(
-        self, data: bytes, shrink: int, shrunk: tuple[int, int], wanted: tuple[int, int, int, int]
-    ) -> Part | None:
-        """The part by way of a smaller file; None where that is not possible, and a decoder has to see all of it."""
+        self, data: bytes, shrink: int, shrunk: tuple[int, int], regions: Sequence[Region]
+    ) -> list[Part] | None:
+        """The parts by way of smaller files; None where that is not possible, and a decoder has to see all of it."""
         assert self._cutter is not None
-        found = self._cutter.cut(data, shrink, wanted)
+        found = self._cutter.cut(data, shrink, regions)
         if found is None:
             return None
-        size = (-(-found.size[0] // shrink), -(-found.size[1] // shrink))
-        try:
-            pixels = self._all_pixels(found.data, size)
-        except ValueError:
-            return None
-        whole = pixels.shape[:2] == size
-        return Part(pixels, found.left // shrink, found.top // shrink, shrunk) if whole else None
+        sizes = [(-(-small.size[0] // shrink), -(-small.size[1] // shrink)) for small in found]
+        ends = np.cumsum([height * width for height, width in sizes]).tolist()
+        room, parts = self._room(ends[-1]), []
+        for small, size, end in zip(found, sizes, ends, strict=True):
+            try:
+                pixels = _all_pixels(small.data, size, room[3 * (end - size[0] * size[1]) : 3 * end])
+            except ValueError:
+                return None
+            if pixels.shape[:2] != size:
+                return None
+            parts.append(Part(pixels, small.left // shrink, small.top // shrink, shrunk))
+        return parts
 
 
-def _inside(region: tuple[int, int, int, int] | None, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+def _all_pixels(data: bytes, size: tuple[int, int], buffer: np.ndarray) -> np.ndarray:
+    return simplejpeg.decode_jpeg(data, "RGB", min_height=size[0], min_width=size[1], buffer=buffer, strict=True)
+
+
+def _area(region: Region) -> int:
+    left, top, right, bottom = region
+    return (right - left) * (bottom - top)
+
+
+def _around(regions: Sequence[Region]) -> Region:
+    left, top, right, bottom = zip(*regions, strict=True)
+    return min(left), min(top), max(right), max(bottom)
+
+
+def _better_apart(regions: Sequence[Region], together: Region) -> bool:
+    """Whether regions are decoded faster each by itself than all at once."""
+    return sum(map(_area, regions)) + _EACH_PX * len(regions) < _area(together)
+
+
+def _inside(region: Region, size: tuple[int, int]) -> Region | None:
     """The region cut to the picture; None where nothing is left of it."""
-    if region is None:
-        return None
     left, top, right, bottom = max(region[0], 0), max(region[1], 0), min(region[2], size[1]), min(region[3], size[0])
     return (left, top, right, bottom) if right > left and bottom > top else None
 

@@ -1,11 +1,11 @@
-"""Cutting a region out of a JPEG without decoding it: a smaller JPEG with the same blocks.
+"""Cutting regions out of a JPEG without decoding it: smaller JPEGs with the same blocks.
 
 Most of the time that a large picture takes is spent on reading blocks that no crop needs. A `JpegCutter` walks over
 them some two times faster than a decoder does, and whatever decoder is there then sees a small picture. Its pixels
 equal those of the whole one but for the outermost, where colour is upsampled across the cut.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -176,53 +176,50 @@ class JpegCutter:
     """Cuts regions out of JPEGs, for one thread; keeps its working memory."""
 
     def __init__(self) -> None:
-        self._stream, self._out, self._stuffed = (np.empty(0, np.uint8) for _ in range(3))
+        self._stream, self._stuffed = np.empty(0, np.uint8), np.empty(0, np.uint8)
+        self._out = np.empty((0, 0), np.uint8)
         self._known: tuple[bytes, _Header, _Reader] | None = None
 
-    def cut(self, data: bytes, shrink: int, region: tuple[int, int, int, int]) -> SmallJpeg | None:
-        """A JPEG of the blocks that hold a region.
+    def cut(self, data: bytes, shrink: int, regions: Sequence[tuple[int, int, int, int]]) -> list[SmallJpeg] | None:
+        """For each region a JPEG of the blocks that hold it.
 
         Args:
             data: a JPEG.
             shrink: 1, 2, 4 or 8; by how much it will be shrunk.
-            region: (left, top, right, bottom), pixels inside the shrunk picture.
+            regions: (left, top, right, bottom) of each, pixels inside the shrunk picture.
 
         Returns:
-            The smaller JPEG. None where this is no sequential JPEG in one scan without restart markers, or anything
+            The smaller JPEGs. None where this is no sequential JPEG in one scan without restart markers, or anything
             about it is odd: then a decoder has to see all of it.
         """
         known = self._header(data)
         if known is None:
             return None
         header, reader = known
-        (height, width), (down, across) = header.size, reader.mcu
-        left, top = (
-            max(0, (edge - MARGIN_PX) * shrink) // step for edge, step in zip(region[:2], (across, down), strict=True)
-        )
-        right, bottom = (
-            -(-min(whole, (edge + MARGIN_PX) * shrink) // step)
-            for edge, whole, step in zip(region[2:], (width, height), (across, down), strict=True)
-        )
-        grid = -(-width // across)
-        right = min(grid, max(right, left + _LEAST_ACROSS))
-        left = max(0, min(left, right - _LEAST_ACROSS))
-        if left >= right or top >= bottom:
+        mcus = [_in_mcus(region, shrink, header.size, reader.mcu) for region in regions]
+        if any(left >= right or top >= bottom for left, top, right, bottom in mcus):
             return None
-        mcus, rows = (left, top, right, bottom), -(-height // down)
-        bits = 0
-        for share in (_SPARE * bottom / rows, 1.0):  # most often there is no need to look at all of the file
-            bits = self._copy(data, header, reader, mcus, grid, share)
-            if bits or share >= 1:
-                break
-        if bits <= 0:
+        bits = self._copy(data, header, reader, mcus)
+        if bits is None:
             return None
-        stuffed = self._stuffed
-        count = stuff(self._out, bits, stuffed)
-        left, top = left * across, top * down
-        size = (min(height, bottom * down) - top, min(width, right * across) - left)
-        head = bytearray(data[: header.start])
-        head[header.size_at : header.size_at + 4] = size[0].to_bytes(2, "big") + size[1].to_bytes(2, "big")
-        return SmallJpeg(b"".join((head, stuffed[:count].data, _END)), size, left, top)
+        return [self._small(data, known, *one) for one in zip(mcus, bits, self._out[: len(mcus)], strict=True)]
+
+    def _small(
+        self,
+        data: bytes,
+        known: tuple[_Header, _Reader],
+        region: tuple[int, int, int, int],
+        bits: np.uint64,
+        stream: np.ndarray,
+    ) -> SmallJpeg:
+        """The JPEG of a stream, which holds a region in MCUs; all but its size is as in the larger one."""
+        header, (down, across) = known[0], known[1].mcu
+        left, top = region[0] * across, region[1] * down
+        size = (min(header.size[0], region[3] * down) - top, min(header.size[1], region[2] * across) - left)
+        sized = data[: header.size_at] + size[0].to_bytes(2, "big") + size[1].to_bytes(2, "big")
+        count = stuff(stream, bits, self._stuffed)
+        coded = self._stuffed[:count].data
+        return SmallJpeg(b"".join((sized, data[header.size_at + 4 : header.start], coded, _END)), size, left, top)
 
     def _header(self, data: bytes) -> tuple[_Header, _Reader] | None:
         """What the file begins with, mostly the same as of the last one; None where it cannot be cut."""
@@ -237,21 +234,43 @@ class JpegCutter:
         return self._known[1:]
 
     def _copy(
-        self,
-        data: bytes,
-        header: _Header,
-        reader: _Reader,
-        mcus: tuple[int, int, int, int],
-        grid: int,
-        share: float,
-    ) -> int:
-        """Copy MCUs into `_out`, looking at a share of the file; returns what `jpeg_stream.cut` does."""
-        length = len(data) + SLACK + MAX_MCU_BYTES + MAX_ROW_BYTES * mcus[3]
-        if self._out.size < length:
-            self._stream, self._out, self._stuffed = (np.zeros(parts * length, np.uint8) for parts in (1, 1, 2))
-        most = header.start + int(share * (len(data) - header.start)) + MAX_MCU_BYTES
-        found = unstuff(np.frombuffer(data, np.uint8), header.start, most, self._stream)
-        if found < 0:
-            return 0
-        tables, words = reader.tables, reader.code_words
-        return cut(self._stream, found, grid, mcus, reader.parts, reader.part_tables, tables, words, self._out)
+        self, data: bytes, header: _Header, reader: _Reader, regions: list[tuple[int, int, int, int]]
+    ) -> np.ndarray | None:
+        """Copy MCUs of each region into a row of `_out`; returns their bits, (regions,) uint64, or None."""
+        (height, width), (down, across) = header.size, reader.mcu
+        bottom = max(region[3] for region in regions)
+        length = len(data) + SLACK + MAX_MCU_BYTES + MAX_ROW_BYTES * bottom
+        if self._out.shape[0] < len(regions) or self._out.shape[1] < length:
+            self._out = np.zeros((max(len(regions), self._out.shape[0]), max(length, self._out.shape[1])), np.uint8)
+            self._stream, self._stuffed = (np.zeros(parts * self._out.shape[1], np.uint8) for parts in (1, 2))
+        wanted, bits, coded = np.array(regions, np.int64), np.zeros(len(regions), np.uint64), len(data) - header.start
+        for share in (_SPARE * bottom / -(-height // down), 1.0):  # most often there is no need to look at all of it
+            most = header.start + int(share * coded) + MAX_MCU_BYTES
+            found = unstuff(np.frombuffer(data, np.uint8), header.start, most, self._stream)
+            grid, tables, words = -(-width // across), reader.tables, reader.code_words
+            done = (
+                0
+                if found < 0
+                else cut(
+                    self._stream, found, grid, wanted, reader.parts, reader.part_tables, tables, words, self._out, bits
+                )
+            )
+            if done or share >= 1:
+                return bits if done > 0 else None
+        return None
+
+
+def _in_mcus(
+    region: tuple[int, int, int, int], shrink: int, size: tuple[int, int], mcu: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """A region with its margin in MCUs (height, width), of a picture of a size (height, width)."""
+    (height, width), (down, across) = size, mcu
+    left, top = (
+        max(0, (edge - MARGIN_PX) * shrink) // step for edge, step in zip(region[:2], (across, down), strict=True)
+    )
+    right, bottom = (
+        -(-min(whole, (edge + MARGIN_PX) * shrink) // step)
+        for edge, whole, step in zip(region[2:], (width, height), (across, down), strict=True)
+    )
+    right = min(-(-width // across), max(right, left + _LEAST_ACROSS))
+    return max(0, min(left, right - _LEAST_ACROSS)), top, right, bottom

@@ -296,51 +296,72 @@ def _first_mcu(stream, at, last, sums, coded, parts, part_tables, tables, code_w
 
 
 @compiled
-def cut(stream, length, grid, region, parts, part_tables, tables, code_words, out):
-    """Take some MCUs out of a stream, so that they are a stream by themselves.
+def cut(stream, length, grid, regions, parts, part_tables, tables, code_words, out, bits):
+    """Take some MCUs out of a stream, so that they are streams by themselves. All is read but once.
 
     Args:
         stream: (n,) uint8 of `unstuff`, with SLACK and MAX_MCU_BYTES to spare.
         length: its bytes.
         grid: MCUs in a row.
-        region: (left, top, right, bottom), MCUs.
+        regions: (R, 4) int64, left, top, right, bottom, in MCUs. They may overlap.
         parts: (blocks of an MCU,) int64, which component each belongs to.
         part_tables: (blocks of an MCU,) uint64, which pair of tables each is read with.
         tables: DC codes and AC codes of all pairs, one after the other; the two tables of `look_up_tables`, likewise;
             the bits that a look-up sees.
         code_words: (pairs, 12) int64, code << 8 | length of each size of a difference; 0: no such code.
-        out: uint8, longer than `stream` by MAX_ROW_BYTES for each row of MCUs.
+        out: (R, m) uint8, m larger than n by MAX_ROW_BYTES for each row of MCUs.
+        bits: (R,) uint64, is set to the bits written of each region.
 
     Returns:
-        Bits written; 0 where the stream is broken or ends too early, -1 where the region's first differences cannot be
-        coded.
+        1; 0 where the stream is broken or ends too early, -1 where a region's first differences cannot be coded.
     """
-    left, top, right, bottom = region
-    sums, coded = np.zeros(4, np.int64), np.zeros(4, np.int64)
-    last, to = _U(8 * length), _U(0)
-    at = _walk(stream, _U(0), last, top * grid, sums, parts, part_tables, tables) if top else _U(0)
-    if top and at == _U(0):
-        return 0
+    count, last = regions.shape[0], _U(8 * length)
+    sums, ahead = np.zeros(4, np.int64), np.zeros(4, np.int64)
+    coded, began = np.zeros((count, 4), np.int64), np.zeros(count, np.uint64)
+    bits[:] = _U(0)
+    top, bottom, at = regions[:, 1].min(), regions[:, 3].max(), _U(0)
+    if top:
+        at = _walk(stream, at, last, top * grid, sums, parts, part_tables, tables)
+        if at == _U(0):
+            return 0
     for row in range(top, bottom):
-        if left:
-            at = _walk(stream, at, last, left, sums, parts, part_tables, tables)
+        column = 0
+        while column < grid:
+            stop, needed = grid, row + 1 < bottom
+            for region in range(count):
+                if not regions[region, 1] <= row < regions[region, 3]:
+                    continue
+                left, right = regions[region, 0], regions[region, 2]
+                if left == column:
+                    ahead[:] = sums
+                    began[region], bits[region] = _first_mcu(
+                        stream,
+                        at,
+                        last,
+                        ahead,
+                        coded[region],
+                        parts,
+                        part_tables,
+                        tables,
+                        code_words,
+                        out[region],
+                        bits[region],
+                    )
+                    if began[region] == _U(0) or bits[region] == _U(0):
+                        return 0 if began[region] == _U(0) else -1
+                if right > column:
+                    stop, needed = min(stop, left if left > column else right), True
+            if not needed:
+                break
+            at = _walk(stream, at, last, stop - column, sums, parts, part_tables, tables)
             if at == _U(0):
                 return 0
-        at, to = _first_mcu(stream, at, last, sums, coded, parts, part_tables, tables, code_words, out, to)
-        if at == _U(0) or to == _U(0):
-            return 0 if at == _U(0) else -1
-        if right - left > 1:
-            after = _walk(stream, at, last, right - left - 1, sums, parts, part_tables, tables)
-            if after == _U(0):
-                return 0
-            to = _copy(stream, at, after, out, to)
-            at = after
-        coded[:] = sums
-        if row + 1 < bottom and right < grid:
-            at = _walk(stream, at, last, grid - right, sums, parts, part_tables, tables)
-            if at == _U(0):
-                return 0
-    return np.int64(to)
+            column = stop
+            for region in range(count):
+                if regions[region, 1] <= row < regions[region, 3] and regions[region, 2] == column:
+                    bits[region] = _copy(stream, began[region], at, out[region], bits[region])
+                    coded[region] = sums
+    return 1
 
 
 @compiled

@@ -1,5 +1,6 @@
 """Cutting and resampling: the recorded mapping is the one that was applied, nothing aliases, damage is refused."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def test_compiled_blur_gives_the_same_numbers(shape):
     stripes = np.where(np.arange(shape[0]) // 2 % 2, 255, 0).astype(np.uint8)[:, None].repeat(shape[1], 1)
     for gray in (noise, stripes, np.full(shape, 7, np.uint8)):
         assert loop_sums(gray) == array_sums(gray)
-    assert array_sums(stripes)[0] > 0
+    assert array_sums(stripes)[0][0] > 0 and array_sums(stripes) == array_sums(stripes.T)[::-1]
 
 
 def test_blur_grows_with_motion_in_one_direction():
@@ -114,15 +115,16 @@ def test_damaged_and_wrongly_sized_pictures_are_refused_by_name():
         decode_image(data, path, (480, 640))
 
 
-def test_encoding_keeps_colour_and_is_repeatable():
-    crop = np.random.default_rng(3).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+def test_encoding_is_repeatable_and_no_worse_than_opencvs():
+    """Against the files that cv2.imwrite makes by default, decoded by another library."""
+    crop = np.random.default_rng(3).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     crop = cv2.resize(crop, (128, 128), interpolation=cv2.INTER_CUBIC)
     data = encode_crop(crop, 95)
     assert data == encode_crop(crop.copy(), 95)
-    assert simplejpeg.decode_jpeg_header(data)[3] == "444"
-    halved = simplejpeg.encode_jpeg(crop, quality=95, colorspace="RGB", colorsubsampling="420")
-    error, error_halved = (np.abs(simplejpeg.decode_jpeg(d).astype(int) - crop).mean() for d in (data, halved))
-    assert error < 0.5 * error_halved
+    written = cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))[1].tobytes()
+    pixels = [np.asarray(Image.open(io.BytesIO(file))).astype(int) for file in (data, written)]
+    ours, theirs = (np.abs(each - crop).mean() for each in pixels)
+    assert ours < 1.05 * theirs and ours < 3
 
 
 def test_black_frames_are_recognised():

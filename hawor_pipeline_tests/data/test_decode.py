@@ -179,10 +179,39 @@ def test_a_region_holds_the_same_pixels_as_the_whole(partial, subsampling, quali
     assert smaller >= 9  # a file's own code tables may lack what the first block of a row needs
 
 
+@pytest.mark.parametrize("subsampling", ["444", "422", "420"])
+def test_several_regions_are_found_in_one_pass(partial, subsampling):
+    """Apart, overlapping, one inside another, side by side, at the edges: the pixels of the whole picture."""
+    size = (533, 389)
+    data = coloured(subsampling, 80, size, optimize=True)
+    whole = simplejpeg.decode_jpeg(data)
+    rng = np.random.default_rng(3)
+    asked = [[(0, 0, 40, 40), (493, 349, 533, 389)], [(64, 64, 128, 128), (128, 64, 192, 128), (96, 0, 100, 389)]]
+    for count in (2, 2, 2, 3, 5):
+        edges = [np.sort(rng.choice(side, (count, 2)), axis=1) for side in size]
+        asked.append([(int(x[0]), int(y[0]), int(x[1]) + 1, int(y[1]) + 1) for x, y in zip(*edges, strict=True)])
+    apart = 0
+    for regions in asked:
+        parts = partial.decode_parts(data, "a", None, 1, regions)
+        apart += len({id(part) for part in parts}) > 1
+        for part, (left, top, right, bottom) in zip(parts, regions, strict=True):
+            rows, columns = slice(top - part.top, bottom - part.top), slice(left - part.left, right - part.left)
+            np.testing.assert_array_equal(part.pixels[rows, columns], whole[top:bottom, left:right])
+    assert apart >= 2 or partial.ways != ["cut out by numba"]
+
+
+def test_a_region_outside_the_picture_takes_no_others_part_away(partial):
+    data = coloured("420", 80, (301, 203))
+    inside, outside = partial.decode_parts(data, "a", None, 1, [(10, 10, 50, 50), (400, 10, 440, 50)])
+    found = inside.pixels[10 - inside.top : 50 - inside.top, 10 - inside.left : 50 - inside.left]
+    np.testing.assert_array_equal(found, simplejpeg.decode_jpeg(data)[10:50, 10:50])
+    assert outside.size == (203, 301)
+
+
 @pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_blocks": 3}, {"restart_marker_rows": 1}])
 def test_what_cannot_be_cut_is_decoded_whole(options):
     data = coloured("420", 80, (301, 203), **options)
-    assert JpegCutter().cut(data, 1, (20, 20, 60, 60)) is None
+    assert JpegCutter().cut(data, 1, [(20, 20, 60, 60)]) is None
     part = AlwaysCuts().decode(data, "a", None, 1, (20, 20, 60, 60))
     np.testing.assert_array_equal(part.pixels, simplejpeg.decode_jpeg(data))
 
@@ -190,7 +219,7 @@ def test_what_cannot_be_cut_is_decoded_whole(options):
 def test_pictures_of_four_colours_are_not_cut():
     file = io.BytesIO()
     Image.fromarray(photograph(120, 90)).convert("CMYK").save(file, "jpeg")
-    assert JpegCutter().cut(file.getvalue(), 1, (20, 20, 60, 60)) is None
+    assert JpegCutter().cut(file.getvalue(), 1, [(20, 20, 60, 60)]) is None
 
 
 @pytest.mark.parametrize("shrink", [1, 2, 4, 8])
@@ -236,16 +265,19 @@ def with_growing_codes(rows: int) -> bytes:
 def test_a_region_may_take_more_bytes_than_its_picture():
     data = with_growing_codes(8000)
     whole = simplejpeg.decode_jpeg(data, "RGB", strict=True)
-    found = JpegCutter().cut(data, 1, (0, 0, 20, whole.shape[0]))
+    (found,) = JpegCutter().cut(data, 1, [(0, 0, 20, whole.shape[0])]) or [None]
     assert found is not None and len(found.data) > 1.5 * len(data)
     np.testing.assert_array_equal(simplejpeg.decode_jpeg(found.data, "RGB", strict=True)[:, :20], whole[:, :20])
 
 
-def harm(cutter: JpegCutter, times: int) -> tuple[int, bytes, bytes]:
-    """Cut damaged pictures; returns how many were refused, and a sound one before and after."""
+HARMED = [(100, 90, 180, 150), (150, 40, 230, 110)]  # they overlap
+
+
+def harm(cutter: JpegCutter, times: int) -> tuple[int, list[bytes], list[bytes]]:
+    """Cut damaged pictures; returns how many were refused, and parts of a sound one before and after."""
     data = coloured("420", 60, (301, 203))
     rng = np.random.default_rng(0)
-    before = cutter.cut(data, 1, (100, 90, 180, 150))
+    before = cutter.cut(data, 1, HARMED)
     refused = 0
     for _ in range(times):
         damaged = bytearray(data)
@@ -255,14 +287,14 @@ def harm(cutter: JpegCutter, times: int) -> tuple[int, bytes, bytes]:
             last = len(data) if rng.random() < 0.6 else data.index(b"\xff\xda") + 14  # else in the header
             for position in rng.integers(2, last, int(rng.integers(1, 6))):
                 damaged[position] ^= 1 << int(rng.integers(8))
-        found = cutter.cut(bytes(damaged), 1, (100, 90, 180, 150))
+        found = cutter.cut(bytes(damaged), 1, HARMED)
         refused += found is None
-        if found is not None:
+        for small in found or []:
             with contextlib.suppress(ValueError):  # kinds of picture that no decoder knows
-                assert simplejpeg.decode_jpeg_header(found.data)[:2] == found.size
-    after = cutter.cut(data, 1, (100, 90, 180, 150))
+                assert simplejpeg.decode_jpeg_header(small.data)[:2] == small.size
+    after = cutter.cut(data, 1, HARMED)
     assert before is not None and after is not None
-    return refused, before.data, after.data
+    return refused, [small.data for small in before], [small.data for small in after]
 
 
 def test_damage_never_harms_the_cutter():
