@@ -16,6 +16,7 @@ from hawor_pipeline.data.pictures import PictureFile
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import atomic_write_json, hash_json, sha256_file
 
+_PICTURE_HASH = "xxh3_128"
 _THREADS = 2  # hashing releases the interpreter lock; more threads only fight over the disk
 
 
@@ -77,12 +78,12 @@ class DigestCache:
     def known(self, label: str, state: str) -> str | None:
         """The digest that belongs to a state, if it was seen before."""
         entry = self._known.get(label, {})
-        return entry.get("digest") if entry.get("state") == state else None
+        return entry.get("digest") if (entry.get("hash"), entry.get("state")) == (_PICTURE_HASH, state) else None
 
     def remember(self, label: str, state: str, digest: str) -> None:
         """Keep the digest of a state."""
         if self.known(label, state) != digest:
-            self._known[label] = {"state": state, "digest": digest}
+            self._known[label] = {"state": state, "digest": digest, "hash": _PICTURE_HASH}
             self._changed = True
 
     def save(self) -> None:

@@ -52,6 +52,8 @@ def test_cache_knows_a_digest_only_for_the_state_it_belongs_to(tmp_path):
     cache.save()
     assert DigestCache(path).known("a", "state 1") == "digest 1"
     assert DigestCache(path).known("a", "state 2") is None and DigestCache(path).known("b", "state 1") is None
+    path.write_text(path.read_text().replace("xxh3_128", "sha256"))  # of a version that hashed otherwise
+    assert DigestCache(path).known("a", "state 1") is None
     path.write_text("{ damaged")
     assert DigestCache(path).known("a", "state 1") is None
 
