@@ -131,10 +131,24 @@ def read_webdataset(tars: Sequence[str | Path]) -> Iterator[tuple[str, bytes, li
     """
     for path in tars:
         try:
+            _check_end(Path(path))
             with tarfile.open(path, "r:") as tar:
                 yield from _samples(tar, Path(path))
         except (tarfile.TarError, EOFError, OSError) as error:
             raise DataError(f"{path}: damaged or missing ({error}); export it again.") from None
+
+
+def _check_end(path: Path) -> None:
+    """A tar ends in two blocks of zeros; `tarfile` takes one that was cut inside a member's header for a complete one.
+
+    Raises:
+        EOFError: it was cut.
+    """
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 2 * tarfile.BLOCKSIZE))
+        end = file.read()
+    if len(end) < 2 * tarfile.BLOCKSIZE or end.strip(b"\0"):
+        raise EOFError("it was cut short: the end of the archive is missing")
 
 
 def _samples(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, bytes, list[dict[str, Any]]]]:

@@ -92,9 +92,10 @@ def test_a_pickle_that_runs_something_is_refused(tmp_path):
     assert not mark.exists()
 
 
-def test_a_cut_tar_is_a_clear_error(exported, tmp_path):
+@pytest.mark.parametrize("blocks", [0, 0.6, 1, 3.4, *np.arange(8, 12, 0.5)])  # in a header, between members, in a file
+def test_a_cut_tar_is_a_clear_error(exported, tmp_path, blocks):
     _, tars = exported
-    (tmp_path / "cut.tar").write_bytes(tars[0].read_bytes()[:5000])
+    (tmp_path / "cut.tar").write_bytes(tars[0].read_bytes()[: int(512 * blocks)])
     with pytest.raises(DataError, match=r"cut\.tar"):
         list(read_webdataset([tmp_path / "cut.tar"]))
 
