@@ -248,16 +248,11 @@ class JpegCutter:
             most = header.start + int(share * coded) + MAX_MCU_BYTES
             found = unstuff(np.frombuffer(data, np.uint8), header.start, most, self._stream)
             grid, tables, words = -(-width // across), reader.tables, reader.code_words
-            done = (
-                0
-                if found < 0
-                else cut(
-                    self._stream, found, grid, wanted, reader.parts, reader.part_tables, tables, words, self._out, bits
-                )
-            )
+            kind = (reader.parts, reader.part_tables, tables, words)
+            done = cut(self._stream, found, grid, wanted, *kind, self._out, bits) if found >= 0 else 0
             if done or share >= 1:
-                return bits if done > 0 else None
-        return None
+                break
+        return bits if done > 0 else None
 
 
 def _in_mcus(
