@@ -7,11 +7,13 @@ known name. What belongs to a machine (roots, devices present) is not configured
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from types import NoneType
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hawor_pipeline.config_problems import explain_problems
 from hawor_pipeline.errors import ConfigError, nearest
 
 LOSS_TERMS = (
@@ -453,24 +455,7 @@ def build(schema: type[Settings], values: Mapping[str, Any], *, origin: str) -> 
     try:
         return schema.model_validate(dict(values))
     except ValidationError as error:
-        lines = [_explain(schema, problem) for problem in error.errors()]
-        raise ConfigError(f"{origin}: " + "; ".join(lines)) from error
-
-
-def _explain(schema: type[BaseModel], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    where = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        model: Any = schema
-        for part in location[:-1]:
-            inner = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-            model = inner.annotation if inner is not None else None
-        known = list(model.model_fields) if hasattr(model, "model_fields") else []
-        return f"unknown key '{where}'.{nearest(location[-1], known)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{where + ': ' if where else ''}{message}" + (
-        "" if problem["type"] == "value_error" else f" (found {problem['input']!r})"
-    )
+        raise ConfigError(f"{origin}: " + "; ".join(explain_problems(schema, error.errors()))) from error
 
 
 def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) -> TrainingConfig:
@@ -528,7 +513,9 @@ def commented_yaml(config: Settings) -> str:
     lines = []
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
-        comment = f"  # {info.description}" if info.description else ""
+        choices = _choices(info.annotation)
+        said = " ".join(filter(None, (info.description, f"One of {', '.join(choices)}." if len(choices) > 1 else "")))
+        comment = f"  # {said}" if said else ""
         if isinstance(value, Settings):
             lines.append(f"{name}:{comment}")
             lines += [f"  {line}" if line else line for line in commented_yaml(value).splitlines()]
@@ -538,6 +525,14 @@ def commented_yaml(config: Settings) -> str:
         else:
             lines.append(f"{name}: {_scalar(value)}{comment}")
     return "\n".join(lines) + "\n"
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a setting may be, of those that may be words only."""
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    members = [member for member in get_args(annotation) if member is not NoneType]
+    return _choices(members[0]) if len(members) == 1 else []
 
 
 def _scalar(value: Any) -> str:

@@ -98,6 +98,11 @@ def test_a_word_with_an_e_stays_a_word():
         ("backbone_size: huge", "--from-scratch"),
         ("{seed: 1, seed: 2}", "twice"),
         ("{val_subjects: [s05], val_fraction: 0.1}", "exclude each other"),
+        ("devices: abc", r"devices: expected int or list\[int\] or 'auto' \(found 'abc'\)$"),
+        ("devices: [0, one]", r"yaml: devices\.1: [^;]* \(found 'one'\)$"),
+        ("val_check_interval: often", r"yaml: val_check_interval: expected int or float \(found 'often'\)$"),
+        ("training_data_dir: [{path: a, weigth: 2}]", r"yaml: unknown key 'training_data_dir\.0\.weigth'.*'weight'\?$"),
+        ("val_subjects: [5]", r"yaml: val_subjects\.0: "),
     ],
 )
 def test_mistakes_are_explained(tmp_path, key, expected):

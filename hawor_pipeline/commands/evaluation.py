@@ -86,7 +86,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.evaluation.gate import describe
 
     metrics_dir = arguments.metrics_dir or DataPaths.default().metrics
-    for item in compare_runs(metrics_dir, arguments.run_id, arguments.other_run_id, arguments.metrics):
-        mark = "worse  " if item.worse else "       "
-        print(mark + (describe(item) if item.difference is not None else f"{item.metric}: {item.note}"))
+    differences = compare_runs(metrics_dir, arguments.run_id, arguments.other_run_id, arguments.metrics)
+    print(f"{arguments.run_id} against {arguments.other_run_id}; better, worse: beyond the interval of the difference")
+    for item in differences:
+        mark = "worse" if item.worse else "better" if item.improved else ""
+        print(f"{mark:8}{describe(item) if item.difference is not None else f'{item.metric}: {item.note}'}")
     return 0

@@ -23,6 +23,7 @@ from hawor_pipeline.provenance import staging_dir
 
 PART_NAME = "part-0.parquet"
 _ROW_GROUP = 16_384  # rows held back until a row group is written
+_RUNS_NAMED = 8  # in a message
 _RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 
@@ -109,13 +110,21 @@ def _open_table(metrics_dir: Path | str, table: str, run_id: str) -> pq.ParquetF
     path = partition_dir(metrics_dir, table, run_id) / PART_NAME
     if not path.is_file():
         known = any(Path(metrics_dir).glob(f"*/run_id={run_id}"))
-        hint = "" if known else nearest(run_id, list_runs(metrics_dir, table))
+        hint = "" if known else _others(run_id, list_runs(metrics_dir, table))
         message = f"run {run_id!r} has no {table} table: {path} is missing.{hint} Evaluate the run first."
         raise DataError(message) if known else UnknownRun(message)
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet ({error}). Evaluate the run again.") from error
+
+
+def _others(run_id: str, runs: Sequence[str]) -> str:
+    """What could have been meant instead: the nearest name, or some of those that there are."""
+    if not runs:
+        return ""
+    shown = ", ".join(runs[:_RUNS_NAMED]) + (f" and {len(runs) - _RUNS_NAMED} more" if len(runs) > _RUNS_NAMED else "")
+    return nearest(run_id, runs) or f" There are {shown}."
 
 
 class TableWriter:

@@ -152,7 +152,10 @@ def write_released(path: Path, state: Mapping[str, Tensor], network: NetworkConf
             if path.suffix == SAFETENSORS:
                 from safetensors.torch import save_file
 
+                temporary.touch()  # its mode follows the umask; a file of safetensors is its owner's alone
+                mode = temporary.stat().st_mode
                 save_file(named, temporary, metadata={"format": "pt", CARD: card})
+                temporary.chmod(mode)
             else:
                 torch.save(_as_lightning(named, card), temporary)
             fsync_path(temporary)

@@ -74,6 +74,11 @@ def test_worse_needs_the_whole_interval(tmp_path: Path) -> None:
         assert Difference(**{**plain, **changes}).worse is worse, changes
     drop = Difference("pck_3d_15mm", "1", "higher", 0.8, 0.9, -0.1, -0.15, -0.05, 100, 9, None)
     assert drop.worse
+    assert not drop.improved
+    assert not base.improved
+    gain = Difference("pck_3d_15mm", "1", "higher", 0.9, 0.8, 0.1, 0.05, 0.15, 100, 9, None)
+    assert gain.improved
+    assert not gain.worse
 
 
 def test_few_recordings_have_no_interval_and_say_so(tmp_path: Path) -> None:

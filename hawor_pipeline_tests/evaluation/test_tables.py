@@ -128,6 +128,8 @@ def test_missing_and_damaged_tables_are_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownRun, match=r"Did you mean 'demo-1'\? Evaluate the run first") as unknown:
         tables.read_table(tmp_path, "predictions", "demo-2")
     assert unknown.value.exit_code == 2
+    with pytest.raises(UnknownRun, match=r"There are demo-1\. Evaluate the run first"):
+        tables.read_table(tmp_path, "predictions", "else")
     folder = tables.partition_dir(tmp_path, "summary", "demo-1")
     folder.mkdir(parents=True)
     (folder / tables.PART_NAME).write_bytes(b"PAR1 but not really")

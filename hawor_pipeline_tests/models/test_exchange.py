@@ -141,6 +141,8 @@ def test_export_round_trip(tmp_path, capsys):
         assert loaded.network == COMPACT
         with torch.no_grad():
             assert torch.equal(loaded(**inputs).rotmats, network(**inputs).rotmats)
+    modes = {(tmp_path / name).stat().st_mode for name in ("hawor.ckpt", "hawor.safetensors")}
+    assert modes == {own.stat().st_mode}  # a team reads them as it reads any other file
     with safe_open(tmp_path / "hawor.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["hawor_pipeline"])["network"]["dim"] == 64
         assert "mano_head.decpose.weight" in file.keys()  # noqa: SIM118
