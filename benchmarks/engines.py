@@ -36,8 +36,11 @@ def cluster():
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={PORT}"]
     command += [f"--num-cpus={len(os.sched_getaffinity(0))}", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
     command += [f"--dashboard-port={JOBS_PORT}", "--object-store-memory=100000000"]
-    head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    environment = {**os.environ, "HAWOR_ENGINE": "ray", "RAY_ADDRESS": f"127.0.0.1:{PORT}"}
+    path = os.pathsep.join(
+        filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))
+    )  # its workers import us
+    environment = {**os.environ, "PYTHONPATH": path, "HAWOR_ENGINE": "ray", "RAY_ADDRESS": f"127.0.0.1:{PORT}"}
+    head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
         ask = [sys.executable, "-m", "ray.scripts.scripts", "status", f"--address=127.0.0.1:{PORT}"]
@@ -78,14 +81,7 @@ def _empty_task_seconds(environment: dict[str, str]) -> float:
         "import engines; from hawor_pipeline.data.ray_map import map_on_ray; import time; began = time.perf_counter(); "
     )
     code += f"list(map_on_ray(engines._nothing, list(range({EMPTY_TASKS})), int)); print(time.perf_counter() - began)"
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**environment, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1]) / EMPTY_TASKS
 
 
