@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hawor_pipeline.data.convert_sequence import SequenceTask
 
 # Raise it with every change that alters the bytes of a shard.
-CONVERTER_VERSION = 4
+CONVERTER_VERSION = 5
 NO_PICTURES = "no_pictures"
 # Settings that choose or judge sequences, but do not change the bytes of one.
 _SELECTION = {"sequences", "max_sequences_per_subject", "max_left_out_share"}

@@ -7,6 +7,7 @@ import numpy as np
 
 from hawor_pipeline.core.units import mm_to_m
 from hawor_pipeline.data.arctic import ArcticRoot
+from hawor_pipeline.data.object_part import ObjectPart, PosedPart
 from hawor_pipeline.errors import DataError
 
 # The top part turns about this axis of the object's own frame by the articulation angle (ARCTIC's convention).
@@ -34,15 +35,33 @@ class ObjectMesh:
 
         Source: ARCTIC's object model: articulate the top part, then move both parts rigidly.
         """
-        import torch
-
-        from hawor_pipeline.core.rotations import axis_angle_to_rotmat
-
-        turns = axis_angle_to_rotmat(torch.from_numpy(articulation[:, None] * ARTICULATION_AXIS)).numpy()
-        frames = axis_angle_to_rotmat(torch.from_numpy(rotation)).numpy()
+        turns, frames = _rotations(articulation, rotation)
         top = self.vertices[: self.top_count] @ turns.transpose(0, 2, 1)  # (T, V_top, 3)
         bottom = np.broadcast_to(self.vertices[self.top_count :], (len(turns), len(self.vertices) - self.top_count, 3))
         return np.concatenate((top, bottom), 1) @ frames.transpose(0, 2, 1) + translation_m[:, None]
+
+    def posed_parts(
+        self, articulation: np.ndarray, rotation: np.ndarray, translation_m: np.ndarray
+    ) -> list[tuple[PosedPart, ...]]:
+        """The two rigid parts at each moment; arguments as of `posed`."""
+        turns, frames = _rotations(articulation, rotation)
+        of_top = (self.faces < self.top_count).all(1)
+        top = ObjectPart(self.vertices[: self.top_count], self.faces[of_top])
+        bottom = ObjectPart(self.vertices[self.top_count :], self.faces[~of_top] - self.top_count)
+        return [
+            (PosedPart(top, frame @ turn, shift), PosedPart(bottom, frame, shift))
+            for turn, frame, shift in zip(turns, frames, translation_m, strict=True)
+        ]
+
+
+def _rotations(articulation: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the top part in the object's frame and of the object in the world, (T, 3, 3) both."""
+    import torch
+
+    from hawor_pipeline.core.rotations import axis_angle_to_rotmat
+
+    turns = axis_angle_to_rotmat(torch.from_numpy(articulation[:, None] * ARTICULATION_AXIS)).numpy()
+    return turns, axis_angle_to_rotmat(torch.from_numpy(rotation)).numpy()
 
 
 def load_object(root: ArcticRoot, name: str) -> ObjectMesh:

@@ -8,12 +8,12 @@ import numpy as np
 from hawor_pipeline.data.arctic import SIDES, ArcticRoot
 from hawor_pipeline.data.hand_geometry import ViewCamera, WorldHand, load_hand_models, pose_hand, view_camera
 from hawor_pipeline.data.object_mesh import ObjectMesh, load_object
+from hawor_pipeline.data.object_part import least_distance
 from hawor_pipeline.data.pictures import PictureFile
 from hawor_pipeline.data.raw_sequence import RawSequence, load_sequence
 from hawor_pipeline.data.visibility import SkinFaces, joint_visibility
 
 EVERY_PICTURE = slice(None)
-_COARSE = 16  # every so many vertices of a hand bound its distance
 
 
 @dataclass(slots=True)
@@ -77,26 +77,12 @@ def open_scene(
 def measure_contacts(scene: Scene, mesh: ObjectMesh, skin: SkinFaces, moments: list[int]) -> None:
     """Visibility in all views and distance to the object, at the moments that are shown."""
     centres = np.stack([camera.centres_m for camera in scene.cameras.values()])  # (views, T, 3)
+    raw = scene.raw
+    parts = mesh.posed_parts(raw.object_articulation, raw.object_rotation, raw.object_translation_m)
     for index in moments:
         vertices = {side: scene.hands[side].vertices_m[index] for side in SIDES}
         joints = {side: scene.hands[side].joints_m[index] for side in SIDES}
-        obstacle = scene.object_vertices[index]
-        seen = joint_visibility(vertices, joints, centres[:, index], skin, (obstacle, mesh.faces))
-        gaps = _least_distances(obstacle, mesh.faces, vertices)
+        seen = joint_visibility(vertices, joints, centres[:, index], skin, parts[index])
         for side in SIDES:
             scene.visible[side][:, index] = seen[side]
-            scene.distances.append((index, side, gaps[side]))
-
-
-def _least_distances(points: np.ndarray, faces: np.ndarray, hands: dict[str, np.ndarray]) -> dict[str, float]:
-    """From each hand's nearest vertex to the object, metres; its triangles' corners and middles are its surface."""
-    from scipy.spatial import cKDTree
-
-    middles = (points[faces[:, 0]] + points[faces[:, 1]] + points[faces[:, 2]]) / 3
-    surface = cKDTree(np.concatenate((points, middles)), leafsize=32, compact_nodes=False, balanced_tree=False)
-    least = {}
-    for side, vertices in hands.items():
-        bound = surface.query(vertices[::_COARSE])[0].min()  # what is farther than this need not be searched
-        exact = surface.query(vertices, distance_upper_bound=np.nextafter(bound, np.inf))[0].min()
-        least[side] = float(min(bound, exact))
-    return least
+            scene.distances.append((index, side, least_distance(parts[index], vertices[side])))

@@ -3,15 +3,17 @@
 A joint lies inside the hand, so the first thing a ray towards it meets is, at best, its own skin. The joint counts as
 visible if that first hit is skin of the same hand that belongs to the joint (its own bone or a neighbour in the
 kinematic chain) and lies within `SKIN_DEPTH_M` of it along the ray, or if nothing is hit before it. Everything else in
-front of it (the other hand, the object, another finger, the far side of the palm) hides it. The search structure is
-built once per frame in the world frame and serves all views.
+front of it (the other hand, the object, another finger, the far side of the palm) hides it. The search structure of the
+hands is built once per frame in the world frame and serves all views; that of an object's rigid parts once for all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hawor_pipeline.core.skeleton import MANO_PARENTS, OPENPOSE_FROM_MANO
+from hawor_pipeline.data.object_part import PosedPart
 
 # How much tissue may lie between a joint and the skin that shows it, along a ray that may be slanted: about one and a
 # half times half the thickness of an adult's wrist, thumb root, palm and fingers (OpenPose order).
@@ -57,7 +59,7 @@ def joint_visibility(
     joints: dict[str, np.ndarray],
     cameras: np.ndarray,
     skin: SkinFaces,
-    obstacle: tuple[np.ndarray, np.ndarray] | None = None,
+    obstacles: Sequence[PosedPart] = (),
 ) -> dict[str, np.ndarray]:
     """Cast one ray per camera, hand and joint, for one moment.
 
@@ -66,7 +68,7 @@ def joint_visibility(
         joints: side to (21, 3), world frame, metres, OpenPose order.
         cameras: (C, 3), camera centres, world frame, metres.
         skin: triangles of the hands and the bones they belong to.
-        obstacle: vertices (V, 3) and faces (F, 3) of what else may hide a joint.
+        obstacles: what else may hide a joint.
 
     Returns:
         Side to (C, 21) bool.
@@ -76,20 +78,22 @@ def joint_visibility(
 
     scene = EmbreeScene()
     sides = list(vertices)
-    meshes = [(vertices[side], skin.faces[side]) for side in sides] + ([obstacle] if obstacle is not None else [])
     # the scene numbers its meshes in the order in which they are added
-    kept = [TriangleMesh(scene, np.float32(points), np.int32(triangles)) for points, triangles in meshes]
+    kept = [TriangleMesh(scene, np.float32(vertices[side]), skin.faces[side]) for side in sides]
     goals = np.stack([joints[side] for side in sides])  # (S, 21, 3)
     rays = goals[None] - cameras[:, None, None]  # (C, S, 21, 3)
     distance = np.linalg.norm(rays, axis=-1)
-    directions = (rays / distance[..., None]).reshape(-1, 3).astype(np.float32)
-    origins = np.broadcast_to(cameras[:, None, None], rays.shape).reshape(-1, 3).astype(np.float32)
-    hits = scene.run(np.ascontiguousarray(origins), np.ascontiguousarray(directions), output=True)
+    directions = (rays / distance[..., None]).reshape(-1, 3)
+    origins = np.broadcast_to(cameras[:, None, None], rays.shape).reshape(-1, 3)
+    hits = scene.run(*(np.ascontiguousarray(part, np.float32) for part in (origins, directions)), output=True)
     del kept
-    depth = hits["tfar"].reshape(distance.shape)
+    skin_depth = hits["tfar"].reshape(distance.shape)  # huge where nothing is hit
     mesh, face = hits["geomID"].reshape(distance.shape), hits["primID"].reshape(distance.shape)
-    clear = (mesh < 0) | (depth >= distance - _SLACK_M)
-    near = depth >= distance - SKIN_DEPTH_M
+    depth = skin_depth
+    for obstacle in obstacles:
+        depth = np.minimum(depth, obstacle.first_hits(origins, directions).reshape(distance.shape))
+    clear = depth >= distance - _SLACK_M
+    near = (depth == skin_depth) & (depth >= distance - SKIN_DEPTH_M)
     visible = {}
     for index, side in enumerate(sides):
         bone = skin.bones[side][np.clip(face[:, index], 0, len(skin.bones[side]) - 1)]  # (C, 21)

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from hawor_pipeline.core.skeleton import JOINT_NAMES, MANO_PARENTS, OPENPOSE_FROM_MANO
+from hawor_pipeline.data.arctic import ArcticRoot
 from hawor_pipeline.data.hand_geometry import load_hand_models, pose_hand
+from hawor_pipeline.data.object_mesh import load_object
+from hawor_pipeline.data.object_part import ObjectPart, PosedPart, least_distance
 from hawor_pipeline.data.raw_sequence import RawHand
-from hawor_pipeline.data.scene import _least_distances
 from hawor_pipeline.data.visibility import SKIN_DEPTH_M, SkinFaces, joint_visibility
 
 WRIST, TIPS = 0, [4, 8, 12, 16, 20]
@@ -44,15 +46,23 @@ def wall(center, normal, size=1.0):
     return corners, np.array([[0, 1, 2], [0, 2, 3]])
 
 
+def somewhere(vertices, faces, seed=3):
+    """A part whose own frame is turned and far away, posed so that it lies where `vertices` say."""
+    rng = np.random.default_rng(seed)
+    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    rotation *= np.linalg.det(rotation)
+    shift = rng.normal(size=3)
+    return PosedPart(ObjectPart((vertices - shift) @ rotation, faces), rotation, shift)
+
+
 def test_a_flat_hand_is_seen_from_both_broad_sides_and_not_through_a_wall(models, skin):
     vertices, joints = flat_hand(models, "right")
     away = broad_direction(vertices)
     cameras = vertices.mean(0) + np.stack([away, -away])
     seen = joint_visibility({"right": vertices}, {"right": joints}, cameras, skin)["right"]
     assert seen.all(), [JOINT_NAMES[j] for j in np.flatnonzero(~seen.all(0))]
-    hidden = joint_visibility(
-        {"right": vertices}, {"right": joints}, cameras, skin, wall(vertices.mean(0) + 0.3 * away, away)
-    )["right"]
+    before = somewhere(*wall(vertices.mean(0) + 0.3 * away, away))
+    hidden = joint_visibility({"right": vertices}, {"right": joints}, cameras, skin, [before])["right"]
     assert not hidden[0].any() and hidden[1].all()
 
 
@@ -97,7 +107,8 @@ def test_agrees_with_trying_every_triangle(models, skin):
     cameras = rng.normal(size=(6, 3))
     cameras = right.mean(0) + 0.8 * cameras / np.linalg.norm(cameras, axis=1, keepdims=True)
     vertices, joints = {"left": left, "right": right}, {"left": left_joints, "right": right_joints}
-    seen = joint_visibility(vertices, joints, cameras, skin, box)
+    boxes = [somewhere(box[0], box[1][:1], 3), somewhere(box[0], box[1][1:], 4)]
+    seen = joint_visibility(vertices, joints, cameras, skin, boxes)
     triangles = np.concatenate([left[skin.faces["left"]], right[skin.faces["right"]], box[0][box[1]]])
     owners = ["left"] * 1538 + ["right"] * 1538 + ["box"] * 2
     own_bone = {i: (OPENPOSE_FROM_MANO[i] if OPENPOSE_FROM_MANO[i] < 16 else None) for i in range(21)}
@@ -134,10 +145,27 @@ def test_no_joint_of_a_visible_wrist_depends_on_units(models, skin):
 def test_the_least_distance_to_the_object_is_that_of_a_full_search():
     rng = np.random.default_rng(8)
     for gap in (0.0, 0.003, 0.2):
-        points = rng.normal(size=(200, 3)) * 0.05
-        faces = rng.integers(0, 200, (300, 3))
-        hands = {side: rng.normal(size=(778, 3)) * 0.04 + (0.1 + gap, 0, 0) for side in ("left", "right")}
-        surface = np.concatenate((points, points[faces].mean(1)))
-        for side, found in _least_distances(points, faces, hands).items():
-            apart = np.linalg.norm(hands[side][:, None] - surface[None], axis=-1)
-            assert found == pytest.approx(apart.min(), abs=1e-12)
+        corners = [rng.normal(size=(200, 3)) * 0.05, rng.normal(size=(90, 3)) * 0.05 - (0.05, 0, 0)]
+        faces = [rng.integers(0, len(part), (300, 3)) for part in corners]
+        hand = rng.normal(size=(778, 3)) * 0.04 + (0.1 + gap, 0, 0)
+        surface = np.concatenate([*corners, *(part[of].mean(1) for part, of in zip(corners, faces, strict=True))])
+        apart = np.linalg.norm(hand[:, None] - surface[None], axis=-1)
+        found = least_distance(
+            [somewhere(*part, seed) for seed, part in enumerate(zip(corners, faces, strict=True))], hand
+        )
+        assert found == pytest.approx(apart.min(), abs=1e-12)
+
+
+def test_the_parts_of_an_object_lie_where_its_vertices_do(sample_root):
+    """The posed parts, put together, are the posed object; an articulated top is not a rigid copy of the whole."""
+    root = ArcticRoot.locate(sample_root)
+    mesh = load_object(root, "box")
+    rng = np.random.default_rng(5)
+    motion = (rng.uniform(0, 2, 4), rng.normal(size=(4, 3)), rng.normal(size=(4, 3)))
+    for parts, vertices in zip(mesh.posed_parts(*motion), mesh.posed(*motion), strict=True):
+        corners = vertices[mesh.faces].reshape(-1, 3)
+        assert max(least_distance(parts, point[None]) for point in corners[::50]) < 1e-9
+        away = vertices.mean(0) + (vertices - vertices.mean(0)) * 1.5
+        surface = np.concatenate((vertices, vertices[mesh.faces].mean(1)))
+        expected = np.linalg.norm(away[::16, None] - surface, axis=-1).min()
+        assert least_distance(parts, away[::16]) == pytest.approx(expected, abs=1e-9)

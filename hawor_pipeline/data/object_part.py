@@ -1,0 +1,61 @@
+"""Rigid parts of an object, with what rays and distances need: built once, in the part's own frame, for all moments."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_COARSE = 16  # every so many points bound the distance of all
+
+
+class ObjectPart:
+    """A triangle mesh that never changes its shape, and its search structures.
+
+    Args:
+        vertices: (V, 3), metres, in the part's own frame.
+        faces: (F, 3).
+    """
+
+    def __init__(self, vertices: np.ndarray, faces: np.ndarray):
+        from embreex.mesh_construction import TriangleMesh
+        from embreex.rtcore_scene import EmbreeScene
+        from scipy.spatial import cKDTree
+
+        self._scene = EmbreeScene()
+        self._mesh = TriangleMesh(self._scene, np.float32(vertices), np.int32(faces))
+        self._surface = cKDTree(np.concatenate((vertices, vertices[faces].mean(1))))
+
+    def first_hits(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """Depth along each ray, (N,) metres, huge where nothing is hit; origins and unit directions are (N, 3)."""
+        rays = (np.ascontiguousarray(part, np.float32) for part in (origins, directions))
+        return self._scene.run(*rays, output=True)["tfar"]
+
+    def nearest(self, points: np.ndarray, at_most: float = np.inf) -> float:
+        """Least distance of points (N, 3) to corners and middles of the triangles, infinite if above `at_most`."""
+        return float(self._surface.query(points, distance_upper_bound=np.nextafter(at_most, np.inf))[0].min())
+
+
+@dataclass(frozen=True, slots=True)
+class PosedPart:
+    """A part where it is at one moment: own point p lies at `rotation @ p + translation_m` in the world."""
+
+    part: ObjectPart
+    rotation: np.ndarray  # (3, 3)
+    translation_m: np.ndarray  # (3,)
+
+    def first_hits(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """`ObjectPart.first_hits` of rays in the world frame."""
+        return self.part.first_hits(self._own(origins), directions @ self.rotation)
+
+    def nearest(self, points: np.ndarray, at_most: float = np.inf) -> float:
+        """`ObjectPart.nearest` of points in the world frame."""
+        return self.part.nearest(self._own(points), at_most)
+
+    def _own(self, points: np.ndarray) -> np.ndarray:
+        return (points - self.translation_m) @ self.rotation
+
+
+def least_distance(parts: Sequence[PosedPart], points: np.ndarray) -> float:
+    """From the nearest of points (N, 3), world frame, to the nearest part, metres: corners and middles of triangles."""
+    bound = min(part.nearest(points[::_COARSE]) for part in parts)  # what is farther than this need not be searched
+    return min(bound, *(part.nearest(points, bound) for part in parts))
