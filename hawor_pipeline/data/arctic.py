@@ -10,6 +10,7 @@ import json
 import os
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -135,22 +136,25 @@ class ArcticRoot:
         path = None if folder is None else folder / subject / f"{sequence}.zip"
         return path if path is not None and path.is_file() else None
 
-    def images_are_zipped(self, subject: str, sequence: str) -> bool:
-        """Whether the pictures of a sequence are read from its zip."""
-        unpacked = (self.path / self.image_source / subject / sequence).is_dir()
-        return not unpacked and self.image_zip(subject, sequence) is not None
+    def reads_zip(self, subject: str, sequence: str, views: Iterable[int]) -> bool:
+        """Whether the pictures of any of these views are read from the sequence's zip."""
+        pictures = (self.pictures(subject, sequence, view) for view in views)
+        return any(found and next(iter(found.values())).member for found in pictures)
 
     def pictures(self, subject: str, sequence: str, view: int) -> dict[int, PictureFile]:
-        """Pictures of one view by the number in their name, ascending, from the folder or else from the zip.
+        """Pictures of one view by the number in their name, ascending.
+
+        From the folder, or from the sequence's zip where that has more of them: unpacking may have been cut short.
 
         Raises:
             DataError: the zip is damaged.
         """
-        archive = self.image_zip(subject, sequence)
-        if self.images_are_zipped(subject, sequence) and archive is not None:
-            return list_zipped(archive).get(view, {})
         files = list_images(self.image_folder(subject, sequence, view))
-        return files if archive is None else with_checksums(files, list_zipped(archive).get(view, {}))
+        archive = self.image_zip(subject, sequence)
+        if archive is None:
+            return files
+        zipped = list_zipped(archive).get(view, {})
+        return zipped if len(zipped) > len(files) else with_checksums(files, zipped)
 
     @cached_property
     def published_checksums(self) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,10 +37,16 @@ class SubjectPlan:
     tasks: "list[SequenceTask]" = field(default_factory=list)
     data_versions: dict[str, str] = field(default_factory=dict)
     done: dict[str, dict[str, Any]] = field(default_factory=dict)  # sequence -> info of a finished shard
+    reused: int = 0  # finished shards that were there before
     left_out: list[dict[str, str]] = field(default_factory=list)
     errors: dict[str, HaworError] = field(default_factory=dict)
     image_states: dict[str, dict[str, str]] = field(default_factory=dict)  # sequence -> view -> state of its pictures
     cache: DigestCache | None = None
+
+    @property
+    def recorded_views(self) -> tuple[int, ...]:
+        """Views of which any sequence has pictures."""
+        return tuple(sorted({int(view) for views in self.image_states.values() for view in views}))
 
 
 def check_sequences(root: ArcticRoot, subjects: list[str], names: Sequence[str] | None) -> None:
@@ -111,6 +117,8 @@ def plan_subject(
             continue
         if why:
             whys.append(f"{sequence}: {why}")
+    plan.reused = len(plan.done)
+    plan.tasks = [replace(task, recorded_views=plan.recorded_views) for task in plan.tasks]
     if not (plan.done or plan.tasks or plan.errors):
         plan.reason = f"{subject} has none of the sequences asked for; zero samples"
         if plan.left_out:

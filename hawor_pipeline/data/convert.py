@@ -201,7 +201,7 @@ def _check_left_out_again(plan: SubjectPlan, settings: ConversionConfig) -> None
     from hawor_pipeline.data.left_out import left_out_error
 
     for sequence, info in plan.done.items():
-        error = left_out_error(f"{plan.subject}/{sequence}", info, settings)
+        error = left_out_error(f"{plan.subject}/{sequence}", info, settings, plan.recorded_views)
         if error is not None:
             plan.errors[sequence] = error
 

@@ -23,10 +23,12 @@ from hawor_pipeline.data.hand_geometry import SeenHand, see_hand
 from hawor_pipeline.data.left_out import (
     NO_GROUND_TRUTH_AFTER,
     NO_GROUND_TRUTH_BEFORE,
+    absent_views,
     counted_by_reason,
     invalid_by_reason,
     left_out_error,
     unmatched_share,
+    unseen_samples,
     wanted_sides,
     without_picture,
 )
@@ -61,6 +63,7 @@ class SequenceTask:
     raw: dict[str, Any]  # hashes of the raw files without the pictures
     image_digests: dict[str, str] | None  # view -> digest of its pictures; None: find them while converting
     metadata: dict[str, str]  # goes into the tables
+    recorded_views: tuple[int, ...] = ()  # that any sequence of the subject has
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ def convert_sequence(task: SequenceTask) -> Converted:
         with ImageWriter(folder / IMAGES_FILE) as writer:
             blocks, ledger, digests = convert_views(task, scene, writer)
         info = _summary(task, scene, blocks, ledger)
-        error = left_out_error(f"{task.subject}/{task.sequence}", info, task.settings)
+        error = left_out_error(f"{task.subject}/{task.sequence}", info, task.settings, task.recorded_views)
         if error is not None:
             raise error
         raw = {**task.raw, "images": digests}
@@ -124,7 +127,7 @@ def _check_zip(task: SequenceTask) -> None:
     """Compare the zip that the pictures are read from with ARCTIC's published checksum, where the user has it."""
     root = ArcticRoot(task.root)
     archive = root.image_zip(task.subject, task.sequence)
-    if archive is None or not root.images_are_zipped(task.subject, task.sequence):
+    if archive is None or not root.reads_zip(task.subject, task.sequence, task.settings.views):
         return
     stated = root.zip_checksum(archive)
     if stated is not None and sha256_file(archive) != stated:
@@ -298,4 +301,6 @@ def _summary(task: SequenceTask, scene: Scene, blocks: list[dict], ledger: list[
         "invalid": invalid,
         "unaccounted": possible - rows - (sum(left_out.values()) - without),
         "unmatched_share": unmatched_share(ledger, len(scene.raw)),
+        "unseen": unseen_samples(ledger),
+        "absent_views": absent_views(ledger),
     }

@@ -77,7 +77,7 @@ class ArcticDataConverter:
             "valid_samples": sum(info["valid_rows"] for info in good),
             "successful_conversions": len(good),
             "failed_conversions": len(errors),
-            "reused_conversions": len(good) - sum(len(plan.tasks) for plan in plans) + len(errors),
+            "reused_conversions": sum(plan.reused for plan in plans),
             "conversion_errors": errors,
             "left_out": dict(sorted(left_out.items())),
             "seconds": seconds,

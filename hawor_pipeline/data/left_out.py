@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.data.arctic import SIDES
+from hawor_pipeline.data.arctic import EGO_VIEW, SIDES
 from hawor_pipeline.data.hand_geometry import SeenHand
 from hawor_pipeline.errors import DataError
 
@@ -80,13 +80,50 @@ def unmatched_share(ledger: list[tuple], frames: int) -> float:
     return worst / max(frames, 1)
 
 
-def left_out_error(name: str, info: dict[str, Any], settings: ConversionConfig) -> DataError | None:
-    """The error of a sequence of which more than the allowed share is left out, else None."""
-    share = info["unmatched_share"]
-    if share <= settings.max_left_out_share:
-        return None
-    return DataError(
-        f"{name}: the counts of pictures and ground truth disagree: {share:.0%} of the {info['ground_truth_frames']} "
-        f"frames lack one or the other in the worst view ({info['left_out']}), at most "
-        f"{settings.max_left_out_share:.0%} may. Get the missing pictures or raw files, or raise max_left_out_share."
+def unseen_samples(ledger: list[tuple]) -> int:
+    """Hands with ground truth that a camera should show and does not.
+
+    They are behind it, or outside the picture of a static camera; the egocentric one looks where the head turns.
+    """
+    return sum(
+        samples
+        for view, _, _, reason, samples in ledger
+        if reason == BEHIND_CAMERA or (reason == OUTSIDE_PICTURE and view != EGO_VIEW)
     )
+
+
+def absent_views(ledger: list[tuple]) -> list[int]:
+    """Views without any picture."""
+    return sorted({view for view, _, _, reason, _ in ledger if reason == VIEW_ABSENT})
+
+
+def left_out_error(
+    name: str, info: dict[str, Any], settings: ConversionConfig, recorded: Collection[int]
+) -> DataError | None:
+    """The error of a sequence of which more than the allowed share is left out, else None.
+
+    Args:
+        name: of the sequence.
+        info: what its conversion said.
+        settings: with the limit.
+        recorded: views that any sequence of the subject has; a view that none has was not downloaded.
+    """
+    allowed = f"at most {settings.max_left_out_share:.0%} may. "
+    if info["unmatched_share"] > settings.max_left_out_share:
+        return DataError(
+            f"{name}: the counts of pictures and ground truth disagree: {info['unmatched_share']:.0%} of the "
+            f"{info['ground_truth_frames']} frames lack one or the other in the worst view ({info['left_out']}), "
+            f"{allowed}Get the missing pictures or raw files, or raise max_left_out_share."
+        )
+    lacking = sorted(set(info["absent_views"]) & set(recorded))
+    in_a_view = 2 * info["ground_truth_frames"]
+    lost = (info["unseen"] + in_a_view * len(lacking)) / max(in_a_view * len(recorded), 1)
+    share = lost if info["rows"] else 1.0
+    if share > settings.max_left_out_share:
+        return DataError(
+            f"{name}: {share:.0%} of the hands with ground truth are in no picture that is there ({info['left_out']}"
+            f"{f', views {lacking}' if lacking else ''}), {allowed}Get the missing pictures, or name the views to take "
+            "with --views; hands behind a camera or outside its picture point to wrong cameras in meta/misc.json. Or "
+            "raise max_left_out_share."
+        )
+    return None

@@ -70,6 +70,8 @@ def load_sequence(root: ArcticRoot, subject: str, sequence: str) -> RawSequence:
             f"{subject}/{sequence}: the raw files disagree about the number of frames ({found}); "
             f"expected the same in all. Get {object_file.parent}/{sequence}.*.npy again."
         )
+    if not len(pose):
+        raise DataError(f"{object_file}: holds no frame, as do the others of {subject}/{sequence}; get them again.")
     translation = _bounded(mm_to_m(pose[:, 4:7]), _FARTHEST_M, object_file, "the object's place", "millimetres")
     _bounded(pose[:, :4], _LARGEST_ANGLE, object_file, "the object's articulation and rotation", "radians")
     intrinsics = _numbers(_entry(ego, "intrinsics", ego_file), (3, 3), ego_file, "intrinsics")

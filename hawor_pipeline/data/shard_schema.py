@@ -190,7 +190,7 @@ def to_arrow(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> pa.Tabl
         if not column.shape:
             columns.append(pa.array(values, column.kind))
             continue
-        flat = np.ascontiguousarray(values.reshape(len(values), -1)).reshape(-1)
+        flat = np.ascontiguousarray(values).reshape(-1)
         columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, column.kind), type=column.type))
     return pa.Table.from_arrays(columns, schema=schema)
 

@@ -221,6 +221,7 @@ def test_public_converter_lists_what_failed_and_keeps_the_rest(raw_copy, tmp_pat
     converter = ArcticDataConverter(raw_copy, tmp_path / "out", target_resolution=(64, 64), num_workers=0)
     statistics = converter.convert_dataset(subjects=["s05"])
     assert statistics["successful_conversions"] == 1 and statistics["failed_conversions"] == 1
+    assert statistics["reused_conversions"] == 0
     assert str(picture) in statistics["conversion_errors"][f"s05/{bad}"]
     assert statistics["total_subjects"] == 1 and statistics["total_sequences"] == 2
     assert statistics["total_samples"] == len(open_shards(tmp_path / "out"))
@@ -247,6 +248,43 @@ def test_left_out_limit_also_holds_for_finished_shards(raw_copy, tmp_path):
         convert(raw_copy, tmp_path / "out", SETTINGS.model_copy(update={"max_left_out_share": 0.0}))
 
 
+def test_a_sequence_without_views_that_others_have_is_an_error(raw_copy, tmp_path):
+    """A view that no sequence has was not downloaded; one that only some lack is missing."""
+    name = second_sequence(raw_copy)
+    every = SETTINGS.model_copy(update={"views": tuple(range(9))})  # only 0, 1 and 4 are there
+    assert convert(raw_copy, tmp_path / "out", every).info["sequences"] == 2
+    shutil.rmtree(raw_copy / f"images/s05/{name}/4")
+    with pytest.raises(DataError, match=rf"{name}: 33% of the hands .* views \[4\]"):
+        convert(raw_copy, tmp_path / "out", every)
+    lenient = every.model_copy(update={"max_left_out_share": 0.4})
+    assert convert(raw_copy, tmp_path / "out", lenient).info["sequences"] == 2
+    with pytest.raises(DataError, match=rf"{name}: 33% of the hands"):  # also of a shard that is there
+        convert(raw_copy, tmp_path / "out", every)
+
+
+def test_raw_files_without_a_frame_are_an_error(raw_copy, tmp_path):
+    name = only_sequence(raw_copy)
+    for part in ("object", "mano", "egocam.dist"):
+        path = raw_copy / f"raw_seqs/s05/{name}.{part}.npy"
+        np.save(path, _without_frames(np.load(path, allow_pickle=True)), allow_pickle=True)
+    with pytest.raises(DataError, match=rf"{name}\.object\.npy: holds no frame"):
+        convert(raw_copy, tmp_path / "out")
+
+
+def _without_frames(values):
+    if values.dtype != object:
+        return values[:0]
+    fixed = ("shape", "intrinsics", "dist8")
+
+    def cut(entry):
+        return {
+            key: cut(value) if isinstance(value, dict) else value if key in fixed or not np.ndim(value) else value[:0]
+            for key, value in entry.items()
+        }
+
+    return cut(values.item())
+
+
 def test_hands_that_a_camera_cannot_see_are_in_the_ledger_not_projected_wildly(raw_copy, tmp_path):
     """View 1 is turned round, view 4 looks far to the side: no sample of either, and the reason for each."""
     path = raw_copy / "meta/misc.json"
@@ -255,7 +293,9 @@ def test_hands_that_a_camera_cannot_see_are_in_the_ledger_not_projected_wildly(r
     misc["s05"]["world2cam"][0] = (turn @ np.array(misc["s05"]["world2cam"][0])).tolist()
     misc["s05"]["intris_mat"][3][0][2] += 1e5
     path.write_text(json.dumps(misc))
-    result = convert(raw_copy, tmp_path / "out")
+    with pytest.raises(DataError, match=r"wrong cameras in meta/misc\.json"):
+        convert(raw_copy, tmp_path / "out")
+    result = convert(raw_copy, tmp_path / "out", SETTINGS.model_copy(update={"max_left_out_share": 1.0}))
     assert set(open_shards(tmp_path / "out").column("view").tolist()) == {0}
     folder = next((tmp_path / "out/s05").glob("*/ledger.parquet"))
     ledger = pq.read_table(folder, partitioning=None).to_pylist()

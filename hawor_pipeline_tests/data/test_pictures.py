@@ -130,3 +130,20 @@ def test_unpacked_files_are_compared_with_the_zips_they_came_from(raw_copy, down
     flip(array, array.stat().st_size // 2)
     with pytest.raises(DataError, match=rf"{array.name}: differs"):
         convert(download, tmp_path / "b")
+
+
+def test_what_an_interrupted_unzip_left_out_is_read_from_the_zip(raw_copy, download, tmp_path):
+    """One view is there, one is cut short, one is missing: the same shards as from whole folders."""
+    expected = convert(raw_copy, tmp_path / "a")
+    unpacked = download / "unpack/arctic_data/data/images"
+    shutil.copytree(raw_copy / "images", unpacked)
+    shutil.rmtree(next(unpacked.glob("s05/*/4")))
+    for picture in sorted(next(unpacked.glob("s05/*/1")).iterdir())[3:]:
+        picture.unlink()
+    state_checksums(download)
+    found = convert(download, tmp_path / "b")
+    assert found.key == expected.key and shards(tmp_path / "a") == shards(tmp_path / "b")
+    state = download / "bash/assets/checksum.json"
+    state.write_text(json.dumps(dict.fromkeys(json.loads(state.read_text()), "0" * 64)))
+    with pytest.raises(DataError, match=r"differs from the published checksum"):
+        convert(download, tmp_path / "c")
