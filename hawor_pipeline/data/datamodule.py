@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from hawor_pipeline.data.clips import Clips, covering_clips, training_clips
 from hawor_pipeline.data.dataset import ClipDataset, JoinedShards, keep_batch
 from hawor_pipeline.data.rows import load_rows
 from hawor_pipeline.data.shards import ShardSet, open_shards
-from hawor_pipeline.data.splits import TEST_SUBJECTS, VALIDATION_SUBJECTS
+from hawor_pipeline.data.splits import held_out_subjects
 from hawor_pipeline.errors import ConfigError
 
 CACHE_BYTES = 600_000_000  # decoded crops kept by a training process that loads by itself
@@ -166,7 +167,8 @@ class HandData:
         self.rows = load_rows(self.shards.table, config.data_filtering)
         valid = self.rows.valid.numpy()
         clips = training_clips(self.shards.table, config.clip_length, config.clip_stride, valid)
-        self.split, trains, validates = self._split(self.shards.table, has_own=validation_dir is not None)
+        self._held_out = [held_out_subjects(share.path) for share in shares]
+        self.split, trains, validates = self._split(has_own=validation_dir is not None)
         self.training_clips = clips.take(np.flatnonzero(trains[clips.rows[:, 0]]))
         self.training_clips = self._in_views(self.training_clips, self.shards.table)
         if validation_dir is not None:
@@ -192,30 +194,36 @@ class HandData:
         recorded = table.column("view").to_numpy()[clips.rows[:, 0]]
         return clips.take(np.flatnonzero(np.isin(recorded, views)))
 
-    def _split(self, table: pa.Table, *, has_own: bool) -> tuple[Split, np.ndarray, np.ndarray]:
-        """The split, and for each row whether it trains and whether it validates; rows of test subjects do neither."""
-        subjects = np.array(table.column("subject").to_pylist())
-        present = sorted(set(subjects.tolist()))
+    def _split(self, *, has_own: bool) -> tuple[Split, np.ndarray, np.ndarray]:
+        """The split, and for each row whether it trains and whether it validates; rows of test subjects do neither.
+
+        Which subjects test, and which validate where the configuration names none, is stated by each member's protocol.
+        """
+        subjects = np.array(self.shards.table.column("subject").to_pylist())
+        parts = [slice(*ends) for ends in pairwise(self.shards.starts)]
+        tests, stated = np.zeros(len(subjects), bool), np.zeros(len(subjects), bool)
+        for part, (val, test) in zip(parts, self._held_out, strict=True):
+            tests[part], stated[part] = np.isin(subjects[part], test), np.isin(subjects[part], val)
         if self.config.val_fraction is not None and not has_own:
-            names = np.char.add(np.char.add(subjects, "/"), np.array(table.column("sequence").to_pylist()))
-            usable = ~np.isin(subjects, TEST_SUBJECTS)
-            keys = sorted(set(names[usable].tolist()), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+            names = np.char.add(np.char.add(subjects, "/"), np.array(self.shards.table.column("sequence").to_pylist()))
+            keys = sorted(set(names[~tests].tolist()), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
             chosen = sorted(keys[: max(1, round(len(keys) * self.config.val_fraction))])
-            validates = np.isin(names, chosen)
+            validates = np.isin(names, chosen) & ~tests
             rest = sorted(set(keys) - set(chosen))
-            return Split(f"val_fraction {self.config.val_fraction}", rest, chosen), usable & ~validates, validates
+            return Split(f"val_fraction {self.config.val_fraction}", rest, chosen), ~tests & ~validates, validates
         wanted = self.config.val_subjects
+        present = sorted(set(subjects.tolist()))
         absent = sorted(set(wanted or ()) - set(present))
         if absent and not has_own:
             raise ConfigError(
                 f"val_subjects {absent} not in the training shards, which hold {present}; prepare them, or name others "
                 "with --val-subjects, or hold out whole sequences with --val-fraction"
             )
-        held_out = set(wanted or VALIDATION_SUBJECTS)
-        training = [subject for subject in present if subject not in held_out and subject not in TEST_SUBJECTS]
-        validation = [] if has_own else [subject for subject in present if subject in held_out]
+        held_out = np.isin(subjects, wanted) if wanted else stated
+        trains, validates = ~held_out & ~tests, held_out & (not has_own)
         rule = "validation_data_dir" if has_own else "val_subjects" if wanted else "default subjects"
-        return Split(rule, training, validation), np.isin(subjects, training), np.isin(subjects, validation)
+        training, validation = (sorted(set(subjects[chosen].tolist())) for chosen in (trains, validates))
+        return Split(rule, training, validation), trains, validates
 
     def _require_clips(self, shares: Sequence[DatasetShare]) -> None:
         where = ", ".join(share.path for share in shares)
@@ -224,14 +232,19 @@ class HandData:
         if not len(self.training_clips):
             raise ConfigError(
                 f"nothing to train on in {where}: found subjects {self.split.training} besides those held out "
-                f"({[*VALIDATION_SUBJECTS, *TEST_SUBJECTS]}); prepare at least one training subject"
+                f"({sorted({subject for pair in self._held_out for part in pair for subject in part})}); prepare at "
+                "least one training subject"
             )
         if not len(self.validation_clips):
             raise ConfigError(
-                f"nothing to validate on in {where}: expected subject {VALIDATION_SUBJECTS[0]}; prepare it, or name "
+                f"nothing to validate on in {where}: expected {self._expected_to_validate()}; prepare it, or name "
                 "others with --val-subjects, or hold out whole sequences with --val-fraction, or set "
                 "validation_data_dir"
             )
+
+    def _expected_to_validate(self) -> str:
+        stated = sorted({subject for val, _ in self._held_out for subject in val})
+        return f"subject {' or '.join(stated)}" if stated else "a subject (the data set states none)"
 
     def training_loader(self, epoch: int = 0, first_batch: int = 0, rank: int = 0, world: int = 1) -> DataLoader:
         """Batches of training clips, from any batch of an epoch on."""

@@ -70,8 +70,6 @@ def load_sequence(root: ArcticRoot, subject: str, sequence: str) -> RawSequence:
             f"{subject}/{sequence}: the raw files disagree about the number of frames ({found}); "
             f"expected the same in all. Get {object_file.parent}/{sequence}.*.npy again."
         )
-    if not len(pose):
-        raise DataError(f"{object_file}: holds no frame, as do the others of {subject}/{sequence}; get them again.")
     translation = _bounded(mm_to_m(pose[:, 4:7]), _FARTHEST_M, object_file, "the object's place", "millimetres")
     _bounded(pose[:, :4], _LARGEST_ANGLE, object_file, "the object's articulation and rotation", "radians")
     intrinsics = _numbers(_entry(ego, "intrinsics", ego_file), (3, 3), ego_file, "intrinsics")
@@ -162,7 +160,7 @@ def _bounded(values: np.ndarray, limit: float, file: Path, name: str, unit: str)
 
 
 def _numbers(array: Any, shape: tuple[int | None, ...], file: Path, name: str) -> np.ndarray:
-    """The array in float64 if it has the expected shape (None: any length) and only finite values."""
+    """The array in float64 if it has the expected shape (None: any length but zero) and only finite values."""
     found = np.asarray(array)
     wrong = found.dtype.kind not in "fiu" or found.ndim != len(shape)
     if wrong or any(want not in (None, have) for want, have in zip(shape, found.shape, strict=True)):
@@ -170,6 +168,8 @@ def _numbers(array: Any, shape: tuple[int | None, ...], file: Path, name: str) -
         raise DataError(
             f"{file}: {name} has shape {found.shape} of {found.dtype}, expected numbers of shape {expected}."
         )
+    if not found.size:
+        raise DataError(f"{file}: {name} has shape {found.shape}: no frame at all; get the file again.")
     finite = np.isfinite(found)
     if not finite.all():
         where = int(np.argwhere(~finite)[0][0])

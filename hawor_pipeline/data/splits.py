@@ -9,6 +9,7 @@ from typing import Any
 from hawor_pipeline.data.arctic import SUBJECTS, VIEW_COUNT, ArcticRoot
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import atomic_write_json
+from hawor_pipeline.remote import local_copy
 
 SPLITS = ("train", "val", "test")
 MAIN_PROTOCOL = "p1"
@@ -72,6 +73,22 @@ def recorded_protocols(shards_dir: Path | str) -> dict[str, Protocol]:
         return {}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}); run `hawor-pipeline prepare` again, it rewrites it.") from error
+
+
+def held_out_subjects(shards_dir: Path | str) -> tuple[list[str], list[str]]:
+    """Subjects that validate and that test, by the protocol recorded beside the shards; ARCTIC's where none is.
+
+    Args:
+        shards_dir: a folder of shards, or the URL of a published one.
+
+    Raises:
+        DataError: what is recorded is damaged.
+    """
+    protocols = recorded_protocols(local_copy(shards_dir))
+    if not protocols:
+        return list(VALIDATION_SUBJECTS), list(TEST_SUBJECTS)
+    subjects = main_protocol(protocols).subjects
+    return list(subjects["val"]), list(subjects["test"])
 
 
 def _assumed(name: str) -> Protocol:

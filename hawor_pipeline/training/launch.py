@@ -12,9 +12,10 @@ from typing import Any
 
 from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.data.shards import shards_version
-from hawor_pipeline.data.splits import main_protocol, recorded_protocols
+from hawor_pipeline.data.splits import held_out_subjects, recorded_protocols
 from hawor_pipeline.errors import CheckpointError
 from hawor_pipeline.provenance import StageResult, hash_json
+from hawor_pipeline.remote import local_copy
 from hawor_pipeline.training.progress import Progress
 from hawor_pipeline.training.runs import RunPlan, finish_run, plan_run, prepare_run
 
@@ -27,24 +28,27 @@ def dataset_version_of(config: TrainingConfig) -> str:
 
 
 def with_recorded_split(config: TrainingConfig) -> TrainingConfig:
-    """The configuration with the validation subjects of the protocol that the shards were prepared under.
+    """The configuration with the validation subjects of the protocols that the shards were prepared under.
 
-    Only where the configuration leaves the choice open and the shards carry `protocols.json`; else it stays as it is.
+    Only where the configuration leaves the choice open and something is recorded; of a mixture those of every member.
+    Where no member has its validation subjects, it stays as it is.
 
     Raises:
-        DataError: that file is damaged.
+        DataError: a recorded protocol is damaged.
     """
     if config.val_subjects or config.val_fraction or config.validation_data_dir:
         return config
     members = config.training_data_dir
     folders = [members] if isinstance(members, str) else [member.path for member in members]
-    for folder in folders:
-        protocols = recorded_protocols(folder)
-        stated = main_protocol(protocols).subjects["val"] if protocols else []
-        present = [subject for subject in stated if (Path(folder) / subject).is_dir()]
-        if present:
-            return config.model_copy(update={"val_subjects": present})
-    return config
+    if not any(recorded_protocols(local_copy(folder)) for folder in folders):
+        return config
+    present = [
+        subject
+        for folder in folders
+        for subject in held_out_subjects(folder)[0]
+        if (local_copy(folder) / subject).is_dir()
+    ]
+    return config.model_copy(update={"val_subjects": list(dict.fromkeys(present))}) if present else config
 
 
 def plan(config: TrainingConfig, start: Path | None = None) -> RunPlan:

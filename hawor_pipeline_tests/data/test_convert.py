@@ -267,7 +267,7 @@ def test_raw_files_without_a_frame_are_an_error(raw_copy, tmp_path):
     for part in ("object", "mano", "egocam.dist"):
         path = raw_copy / f"raw_seqs/s05/{name}.{part}.npy"
         np.save(path, _without_frames(np.load(path, allow_pickle=True)), allow_pickle=True)
-    with pytest.raises(DataError, match=rf"{name}\.object\.npy: holds no frame"):
+    with pytest.raises(DataError, match=rf"{name}\.mano\.npy: left\.rot has shape \(0, 3\): no frame"):
         convert(raw_copy, tmp_path / "out")
 
 

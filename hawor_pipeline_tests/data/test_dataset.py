@@ -19,8 +19,11 @@ from hawor_pipeline.data.mirror import mirror_intrinsics, to_true_side
 from hawor_pipeline.data.rows import load_rows
 from hawor_pipeline.data.shard_schema import as_numpy, to_arrow
 from hawor_pipeline.data.shards import open_shards
+from hawor_pipeline.data.splits import PROTOCOLS_FILE, Protocol
 from hawor_pipeline.data.stored_crops import warp_crops
 from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.provenance import atomic_write_json
+from hawor_pipeline.training.launch import with_recorded_split
 from hawor_pipeline_tests.training.hand_shards import STORED, TIPS, write_mano, write_shards
 
 STRONG = AugmentationParams(rotation_range=60, translation_range=0.15, scale_range=0.2, color_jitter=0.0)
@@ -328,6 +331,25 @@ def test_splits(data):
     with pytest.raises(ConfigError, match="s07"):
         HandData(_config(data, val_subjects=["s07"]))
     assert len(HandData(_config(data, limit_val_batches=2)).validation_clips) == 4
+
+
+def test_a_mixture_holds_out_what_each_member_states(data, tmp_path):
+    """Other data sets name their subjects as they like; none that validates or tests is trained on, in any order."""
+    write_shards(tmp_path / "other", data / "mano", subjects=("b1", "b2", "b3"))
+    subjects = {"train": ["b1"], "val": ["b2"], "test": ["b3"]}
+    protocol = Protocol("dexycb", (), subjects, {split: [] for split in subjects}, "published")
+    atomic_write_json(tmp_path / "other" / PROTOCOLS_FILE, {"dexycb": protocol.to_dict()})
+    members = [{"path": str(data / "shards")}, {"path": str(tmp_path / "other")}]
+    for order in (members, members[::-1]):
+        config = _config(data, training_data_dir=order)
+        for configured in (config, with_recorded_split(config)):
+            split = HandData(configured).split
+            assert (split.training, split.validation) == (["b1", "s01"], ["b2", "s05"])
+    assert with_recorded_split(config).val_subjects == ["b2", "s05"]
+    alone = HandData(_config(data, training_data_dir=str(tmp_path / "other")))
+    assert (alone.split.training, alone.split.validation) == (["b1"], ["b2"])
+    halves = HandData(_config(data, training_data_dir=members, val_fraction=0.5)).split
+    assert not any("b3" in name for name in (*halves.training, *halves.validation))
 
 
 def test_nothing_to_validate_on_names_the_options(data, tmp_path):
