@@ -38,16 +38,16 @@ def runs_of_frames(table: pa.Table) -> list[tuple[int, int]]:
 
 
 def training_clips(table: pa.Table, length: int, stride: int, valid: np.ndarray) -> Clips:
-    """Clips whose starts lie `stride` frames apart; those without one valid frame are left out.
+    """Clips whose starts lie `stride` frames apart, and the last one of each run that fits.
 
-    A run shorter than a clip is filled up with its last frame, which then does not count.
+    Those without a valid frame are left out. A run shorter than a clip is filled up with its last frame, which then does
+    not count.
     """
-    starts = [
-        (start, end, first)
-        for start, end in runs_of_frames(table)
-        for first in range(start, max(end - length, start) + 1, stride)
-    ]
-    clips = _clips([(first, end) for _, end, first in starts], length)
+    spans = []
+    for start, end in runs_of_frames(table):
+        last = max(end - length, start)
+        spans += [(first, end) for first in (*range(start, last, stride), last)]
+    clips = _clips(spans, length)
     return clips.take(np.flatnonzero((valid[clips.rows] & clips.counted).any(axis=1)))
 
 

@@ -240,8 +240,8 @@ def _info(
         "median_fitting_err": float(np.median(measures["fitting_err"])),
         "median_box_px": float(np.median(measures["box_size_px"])),
         "median_depth_m": float(np.median(measures["depth_m"])),
-        "median_hand_object_distance_mm": float(np.median(distance_mm)),
-        "contact_share": float((distance_mm < m_to_mm(CONTACT_M)).mean()),
+        "median_hand_object_distance_mm": float(np.median(distance_mm)) if len(distance_mm) else None,
+        "contact_share": float((distance_mm < m_to_mm(CONTACT_M)).mean()) if len(distance_mm) else None,
         "direction_coverage": float(np.mean([count > 0 for count in directions])),
         "pose_dimensions_95": _pose_dimensions(data),
         "per_view": [

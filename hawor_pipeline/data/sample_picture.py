@@ -10,7 +10,8 @@ from hawor_pipeline.core.camera import project_distorted
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.core.skeleton import BONES
 from hawor_pipeline.data.decode import decode_image
-from hawor_pipeline.data.hand_geometry import load_hand_models
+from hawor_pipeline.data.external.convert_unit import hand_models
+from hawor_pipeline.data.external.readers import fixes_left_shapedirs
 from hawor_pipeline.data.shards import ShardSet
 from hawor_pipeline.errors import ConfigError, nearest
 
@@ -66,8 +67,9 @@ def draw_sample(shards: ShardSet, row: int, mano_dir: Path, width: int = 768) ->
         stored = pixels @ data["crop_from_image"][:, :2].T + data["crop_from_image"][:, 2]
         return np.round(((stored + 0.5) * zoom - 0.5) * 2**_FRACTION_BITS).astype(np.int32)
 
-    models = load_hand_models(mano_dir)
-    pixels = _vertices_px(data, models.layers[data["side"]])
+    models = hand_models(mano_dir, fixes_left_shapedirs(shards.source))  # as the labels were fitted with them
+    camera = (torch.from_numpy(data[name].astype(np.float64)) for name in ("intrinsics", "distortion"))
+    pixels = project_distorted(surface_of(data, models.layers[data["side"]]), *camera)[0].numpy()
     overlay = picture.copy()
     triangles = place(pixels)[models.arrays[data["side"]].faces]
     cv2.polylines(overlay, list(triangles), True, _MESH_RGB[data["side"]], 1, cv2.LINE_AA, _FRACTION_BITS)
@@ -80,13 +82,11 @@ def draw_sample(shards: ShardSet, row: int, mano_dir: Path, width: int = 768) ->
     return picture
 
 
-def _vertices_px(data: dict, layer: torch.nn.Module) -> np.ndarray:
-    """Projected surface (778, 2), full-frame pixels."""
+def surface_of(data: dict, layer: torch.nn.Module) -> torch.Tensor:
+    """Surface (778, 3), camera frame, metres, of a row's parameters."""
     angles = torch.from_numpy(np.concatenate((data["global_orient"], data["hand_pose"])).astype(np.float64))
     hand = layer(axis_angle_to_rotmat(angles.reshape(16, 3)), torch.from_numpy(data["betas"].astype(np.float64)))
-    vertices = hand.vertices + torch.from_numpy(data["translation_m"].astype(np.float64))
-    camera = (torch.from_numpy(data[name].astype(np.float64)) for name in ("intrinsics", "distortion"))
-    return project_distorted(vertices, *camera)[0].numpy()
+    return hand.vertices + torch.from_numpy(data["translation_m"].astype(np.float64))
 
 
 def _draw_skeleton(picture: np.ndarray, joints: np.ndarray, visible: np.ndarray, in_frame: np.ndarray) -> None:

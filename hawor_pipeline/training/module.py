@@ -312,6 +312,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
             "epoch": self.current_epoch + int(finished),
             "batch": 0 if finished else batch,
             "micro_batches": self.config.micro_batches,
+            "clips": self.config.batch_size * self.trainer.world_size,  # of a batch over all devices
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -335,15 +336,23 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         self.skipped_batches = checkpoint.get("skipped_batches", 0)
 
     def _in_parts_of_now(self, checkpoint: dict[str, Any]) -> None:
-        """Positions count parts of batches; restate them where batches are now cut into more or fewer parts."""
+        """Positions count parts of batches; restate them where batches have other parts or, over all devices, clips.
+
+        Where the clips seen are no whole number of the batches of now, those of the last, unfinished one come again.
+        """
         position, parts = checkpoint["position"], self.config.micro_batches
-        before = position.get("micro_batches", 1)
-        if before == parts:
+        clips = self.config.batch_size * self.trainer.world_size
+        before = position.get("micro_batches", 1), position.get("clips", clips)
+        if before == (parts, clips):
             return
-        position["batch"] = position["batch"] // before * parts
+
+        def restated(count: int) -> int:
+            return count // before[0] * before[1] // clips * parts
+
+        position["batch"] = restated(position["batch"])
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
-            counts.update({name: count // before * parts for name, count in counts.items()})
+            counts.update({name: restated(count) for name, count in counts.items()})
 
 
 def _validated(config: TrainingConfig | Mapping[str, Any] | str | Path) -> TrainingConfig:

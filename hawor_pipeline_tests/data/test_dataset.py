@@ -251,6 +251,18 @@ def test_clips_cover_every_row_once(shards):
     assert runs_of_frames(gap)[:3] == [(0, 2), (2, 5), (5, 7)]
 
 
+def test_every_frame_is_in_a_training_clip(shards):
+    """Runs of 6 frames, which no stride divides: the last clip ends where the run does."""
+    valid = np.ones(shards.table.num_rows, bool)
+    for length, stride in ((4, 4), (4, 3), (5, 2), (6, 4), (16, 8), (1, 4)):
+        clips = training_clips(shards.table, length, stride, valid)
+        starts = sorted({int(first) % 6 for first in clips.rows[:, 0]})
+        assert starts == sorted({*range(0, max(6 - length, 0) + 1, stride), max(6 - length, 0)}), (length, stride)
+        assert len({tuple(rows) for rows in clips.rows.tolist()}) == len(clips)
+        if length >= stride:
+            assert set(clips.rows[clips.counted].tolist()) == set(range(shards.table.num_rows))
+
+
 @pytest.mark.parametrize("length", [2, 4, 16])
 def test_no_clip_reaches_across_a_gap(shards, length):
     """Frames 2 of every run are taken out: consecutive in the table, not in time."""

@@ -32,7 +32,7 @@ def tiny_config(hand_data: Path, **changes: Any) -> TrainingConfig:
         "st_nlayer": 1,
         "motion_nlayer": 1,
         "clip_length": 3,
-        "clip_stride": 2,
+        "clip_stride": 3,
         "batch_size": 2,
         "max_steps": 10,
         "learning_rate": 1e-3,

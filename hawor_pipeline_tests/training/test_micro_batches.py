@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from hawor_pipeline.data.datamodule import ClipSampler
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.training.fit import TrainingPipeline
 from hawor_pipeline.training.memory import is_memory_shortage
+from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 from hawor_pipeline.training.runs import run_key
 
 
@@ -71,6 +73,26 @@ def test_a_run_whose_parts_change_ends_where_the_whole_one_ends(tiny, tmp_path):
         assert torch.allclose(value, parts[name], rtol=1e-3, atol=2e-5), name
         assert torch.allclose(value, changed[name], rtol=1e-3, atol=2e-5), name
     assert _steps(tmp_path / "changed") == _steps(tmp_path / "whole") == list(range(1, 7))
+
+
+@pytest.mark.parametrize(
+    ("world_before", "parts_before", "world", "parts", "expected"),
+    [(1, 1, 4, 1, 10), (4, 1, 1, 1, 160), (1, 2, 1, 1, 20), (2, 2, 3, 4, 52), (2, 1, 2, 1, 40), (1, 1, 3, 1, 13)],
+)
+def test_a_run_goes_on_with_other_devices_where_its_clips_stand(
+    tiny, monkeypatch, world_before, parts_before, world, parts, expected
+):
+    """Batches of 8 clips per device: after 40 positions as many clips of the epoch are behind as before."""
+    module = EnhancedHaWoRTrainer(tiny(batch_size=8, micro_batches=parts))
+    monkeypatch.setattr(EnhancedHaWoRTrainer, "trainer", SimpleNamespace(world_size=world))
+    counts = {"ready": 40, "completed": 40}
+    loops = {"fit_loop": {"epoch_loop.batch_progress": {"total": dict(counts), "current": dict(counts)}}}
+    position = {"epoch": 2, "batch": 40, "micro_batches": parts_before, "clips": 8 * world_before}
+    module._in_parts_of_now({"position": position, "loops": loops})
+    assert position["batch"] == expected
+    assert set(loops["fit_loop"]["epoch_loop.batch_progress"]["current"].values()) == {expected}
+    seen = 40 / parts_before * 8 * world_before
+    assert 0 <= seen - expected / parts * 8 * world < 8 * world
 
 
 def test_lack_of_memory_is_told_from_other_errors():

@@ -85,7 +85,7 @@ def finished(tmp_path_factory, hand_data):
     run = tmp_path_factory.mktemp("run")
     config = TrainingConfig(
         image_size=64, backbone_size="tiny", st_hdim=32, motion_hdim=32, st_nlayer=1, motion_nlayer=1, clip_length=3,
-        clip_stride=2, batch_size=2, max_steps=8, learning_rate=1e-3, warmup_epochs=0.5, num_workers=0, num_threads=1,
+        clip_stride=3, batch_size=2, max_steps=8, learning_rate=1e-3, warmup_epochs=0.5, num_workers=0, num_threads=1,
         early_stopping_patience=0, log_every_n_steps=2, accelerator="cpu", save_top_k=2, accumulate_grad_batches=2,
         training_data_dir=str(hand_data / "shards"), mano_model_path=str(hand_data / "mano"),
     )  # fmt: skip

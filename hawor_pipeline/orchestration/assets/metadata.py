@@ -89,7 +89,7 @@ def quality_stats(context: dg.AssetExecutionContext, raw: RawData) -> dg.Materia
     result = build_quality(paths.shards(where.source), paths.quality(where.source))
     announce(context.log, "quality_stats", result)
     plots = {file.stem: picture(file) for file in sorted(result.path.glob("*.png"))}
-    unmeasured = [name for name, value in result.info.items() if value is None]
+    unmeasured = [name for name, value in result.info.items() if value is None or value != value]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(result.key),
         metadata=describe(result, **plots, **table_metadata([result.path / "distributions.parquet"])),
