@@ -40,8 +40,8 @@ def runs_of_frames(table: pa.Table) -> list[tuple[int, int]]:
 def training_clips(table: pa.Table, length: int, stride: int, valid: np.ndarray) -> Clips:
     """Clips whose starts lie `stride` frames apart, and the last one of each run that fits.
 
-    Those without a valid frame are left out. A run shorter than a clip is filled up with its last frame, which then does
-    not count.
+    Those without a valid frame are left out. A run shorter than a clip is filled up with its last frame, which then
+    does not count.
     """
     spans = []
     for start, end in runs_of_frames(table):

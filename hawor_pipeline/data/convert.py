@@ -85,8 +85,9 @@ def convert_subjects(
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        rest = "; ".join(str(error) for error in errors[1:4])
-        raise DataError(f"{errors[0]} {len(errors) - 1} more failed: {rest}{' ...' if len(errors) > 4 else ''}")
+        listed = "\n  ".join(dict.fromkeys(str(error) for error in errors))
+        done = sum(len(plan.done) for plan in plans)
+        raise DataError(f"{len(errors)} sequences failed; {done} are finished and will be reused:\n  {listed}")
     converted = sum(plan.done[task.sequence]["rows"] for plan in plans for task in plan.tasks)
     rate = round(converted / seconds, 1) if converted else None
     return {plan.subject: _result(plan, Path(output_dir), rate) for plan in plans}
@@ -121,6 +122,7 @@ def convert_plans(
     plans = [plan_subject(root, mano, subject, Path(output_dir), settings, shared, sequences) for subject in subjects]
     if any(plan.left_out for plan in plans) and not any(plan.tasks or plan.done or plan.errors for plan in plans):
         raise DataError(next(plan.reason for plan in plans if plan.left_out))
+    _refuse_to_lose(plans, Path(output_dir), settings, names if sequences is not None else None)
     tasks = [task for plan in plans for task in plan.tasks]
     by_subject = {plan.subject: plan for plan in plans}
     for plan in plans:  # while shards are being replaced, no manifest may vouch for them
@@ -152,6 +154,38 @@ def convert_plans(
             _write_manifest(plan, root, Path(output_dir), settings)
     _remove_empty(Path(output_dir))
     return plans, time.monotonic() - started
+
+
+def _refuse_to_lose(
+    plans: list[SubjectPlan], output: Path, settings: ConversionConfig, names: Sequence[str] | None
+) -> None:
+    """Finished sequences leave a manifest only where the user can have meant it.
+
+    Raises:
+        DataError: the raw files of a subject that was converted are gone.
+        ConfigError: single sequences are asked for under other settings than those of the subject's other ones.
+    """
+    for plan in plans:
+        manifest = read_manifest(output, plan.subject) or {}
+        before = [entry["sequence"] for entry in manifest.get("sequences", ())]
+        if before and not (plan.done or plan.tasks or plan.errors):
+            raise DataError(
+                f"{plan.subject} has {len(before)} finished sequences in {output}, and now {plan.reason}. They stay as "
+                f"they are: put the raw files back, or remove {output / plan.subject} to take the subject out."
+            )
+        others = sorted(set(before) - set(names or ()))
+        changed = {
+            name: (old, new)
+            for name, new in settings_that_matter(settings).items()
+            if (old := manifest.get("settings", {}).get(name)) != new
+        }
+        if names is not None and others and changed:
+            what = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
+            raise ConfigError(
+                f"{plan.subject} has {len(others)} other finished sequences in {output} ({', '.join(others[:3])}"
+                f"{' ...' if len(others) > 3 else ''}) under other settings ({what}); a subject has one. Convert all "
+                "of it (without naming sequences), or choose another output folder."
+            )
 
 
 def withdraw(output: Path, subject: str, names: set[str]) -> None:

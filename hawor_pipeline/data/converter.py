@@ -16,7 +16,8 @@ class ArcticDataConverter:
         arctic_root: any folder level of ARCTIC's download.
         output_dir: where the shards go.
         target_resolution: (height, width) of a crop without its margin.
-        num_workers: processes.
+        num_workers: processes; 0 for none. With any, a script of your own must call this under
+            `if __name__ == "__main__":`, because every worker imports it.
         mano_dir: folder of the MANO models; None searches `$MANO_DIR` and beside the data.
     """
 

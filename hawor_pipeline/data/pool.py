@@ -57,7 +57,8 @@ def map_tasks(
         except BrokenProcessPool:
             raise WorkerLost(
                 "a worker process died (out of memory, or killed); finished work is kept. "
-                "Run the same command again, with fewer workers if memory is short."
+                "Run the same command again, with fewer workers if memory is short. A script of your own must start "
+                'under `if __name__ == "__main__":`, because every worker imports it.'
             ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

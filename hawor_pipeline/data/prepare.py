@@ -8,6 +8,7 @@ from hawor_pipeline.config import ConversionConfig, build
 from hawor_pipeline.data.arctic import ArcticRoot
 from hawor_pipeline.data.convert import convert_subjects
 from hawor_pipeline.data.splits import record_protocols
+from hawor_pipeline.errors import DataError
 
 
 def prepare(
@@ -33,14 +34,15 @@ def prepare(
 
     Returns:
         Totals over the subjects (rows, valid_rows, sequences, converted and reused, left_out by reason), the subjects
-        without samples with the reason, and where the shards are.
+        without samples with the reason, why those that were converted were, and where the shards are.
 
     Raises:
         ConfigError: a path, subject, sequence or setting is wrong.
-        DataError: something is damaged, disagrees, or the disk is full. Finished sequences stay and are reused.
+        DataError: something is damaged, disagrees, or the disk is full, or none of the subjects has a sample. Finished
+            sequences stay and are reused.
     """
     root = ArcticRoot.locate(arctic_root)
-    config = build(ConversionConfig, settings or {}, origin="prepare")
+    config = build(ConversionConfig, settings or {}, origin="settings")
     results = convert_subjects(
         root,
         mano_dir,
@@ -51,6 +53,8 @@ def prepare(
         workers=workers,
         progress=progress,
     )
+    if not any(result.info["rows"] for result in results.values()):
+        raise DataError("no sample was made: " + "; ".join(result.why for result in results.values()))
     record_protocols(output_dir, root)
     infos = [result.info for result in results.values()]
     left_out: dict[str, int] = {}
@@ -71,6 +75,7 @@ def prepare(
         "source": root.source,
         "subjects": [subject for subject, result in results.items() if result.info["rows"]],
         "subjects_without_samples": {s: result.why for s, result in results.items() if not result.info["rows"]},
+        "why_converted": {s: result.why for s, result in results.items() if result.info["converted_sequences"]},
         **{name: sum(info[name] for info in infos) for name in totals},
         "left_out": dict(sorted(left_out.items())),
     }
@@ -93,5 +98,5 @@ def estimate(
     """
     from hawor_pipeline.data.dry_run import dry_run
 
-    config = build(ConversionConfig, settings or {}, origin="prepare")
+    config = build(ConversionConfig, settings or {}, origin="settings")
     return dry_run(arctic_root, output_dir, config, subjects=subjects, mano_dir=mano_dir, workers=workers)

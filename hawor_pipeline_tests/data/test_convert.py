@@ -262,6 +262,28 @@ def test_a_sequence_without_views_that_others_have_is_an_error(raw_copy, tmp_pat
         convert(raw_copy, tmp_path / "out", every)
 
 
+def test_finished_sequences_are_not_dropped_in_passing(raw_copy, tmp_path):
+    """Neither by raw files that are gone, nor by one sequence under other settings."""
+    name = second_sequence(raw_copy)
+    convert(raw_copy, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    smaller = SETTINGS.model_copy(update={"target_resolution": (32, 32)})
+    with pytest.raises(ConfigError, match=r"1 other finished sequences .*target_resolution \[64, 64\] -> \[32, 32\]"):
+        convert(raw_copy, tmp_path / "out", smaller, sequences=[name])
+    (raw_copy / "raw_seqs/s05").rename(tmp_path / "kept")
+    with pytest.raises(DataError, match=r"s05 has 2 finished sequences .* put the raw files back"):
+        convert(raw_copy, tmp_path / "out")
+    assert tree(tmp_path / "out") == before
+    (tmp_path / "kept").rename(raw_copy / "raw_seqs/s05")
+    assert convert(raw_copy, tmp_path / "out").reused
+    assert convert(raw_copy, tmp_path / "out", smaller).info["converted_sequences"] == 2
+
+
+def test_nothing_at_all_is_an_error_with_the_reason(raw_copy, tmp_path):
+    with pytest.raises(DataError, match=r"no sample was made: .*s03 is withheld"):
+        prepare(raw_copy, tmp_path / "out", subjects=["s03"], workers=0)
+
+
 def test_raw_files_without_a_frame_are_an_error(raw_copy, tmp_path):
     name = only_sequence(raw_copy)
     for part in ("object", "mano", "egocam.dist"):
