@@ -85,6 +85,11 @@ class DataFiltering(Settings):
     min_confidence: Share = Field(0.0, description="Rows below this confidence are left out.")
     max_occlusion_level: Share = Field(1.0, description="Rows with a larger share of hidden joints are left out.")
     min_keypoint_visibility: Share = Field(0.0, description="Least share of joints inside the picture.")
+    max_truncation: Share = Field(1.0, description="Largest share of the hand's surface outside the picture.")
+    max_blur: Share = Field(1.0, description="Largest blur, from 0 (sharp) to 1.")
+    max_fitting_err: NonNegative | None = Field(
+        None, description="Largest error of the fit that made the label, in the data set's own unit; null: any."
+    )
     views: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None, description="Only pictures of these cameras train and validate (ARCTIC: 0 egocentric, 1..8 static)."
     )

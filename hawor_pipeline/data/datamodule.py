@@ -53,6 +53,9 @@ COLUMNS = [
     "joint_in_frame",
     "joint_visible",
     "occlusion",
+    "truncation",
+    "blur",
+    "fitting_err",
     "confidence",
     "valid",
 ]

@@ -78,6 +78,10 @@ def load_rows(table: pa.Table, filtering: DataFiltering | None = None) -> HandRo
         valid &= real("confidence") >= filtering.min_confidence
         valid &= real("occlusion") <= filtering.max_occlusion_level
         valid &= in_frame.double().mean(-1) >= filtering.min_keypoint_visibility
+        valid &= real("truncation") <= filtering.max_truncation
+        valid &= real("blur") <= filtering.max_blur
+        if filtering.max_fitting_err is not None:
+            valid &= real("fitting_err") <= filtering.max_fitting_err
     return HandRows(
         rotmats=where_left(is_right, mirror_rotmat(rotmats), rotmats).float(),
         betas=real("betas_as_right").float(),

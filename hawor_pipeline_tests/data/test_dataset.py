@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 import simplejpeg
 import torch
@@ -308,6 +309,23 @@ def test_filtered_rows_carry_no_loss_but_stay_in_their_clips(shards):
     rows = load_rows(table, DataFiltering(min_confidence=0.9))
     assert rows.valid.sum() == len(rows) - 1
     assert not rows.valid[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "filtering"),
+    [
+        ("occlusion", {"max_occlusion_level": 0.4}),
+        ("truncation", {"max_truncation": 0.4}),
+        ("blur", {"max_blur": 0.4}),
+        ("fitting_err", {"max_fitting_err": 0.4}),
+    ],
+)
+def test_each_measure_of_quality_can_filter(shards, column, filtering):
+    high = np.arange(shards.table.num_rows) % 3 == 0
+    values = pa.array(np.where(high, 0.5, 0.1), pa.float32())
+    table = shards.table.set_column(shards.table.column_names.index(column), column, values)
+    assert load_rows(table, DataFiltering()).valid.all()
+    np.testing.assert_array_equal(load_rows(table, DataFiltering(**filtering)).valid.numpy(), ~high)
 
 
 def test_sampler_is_a_function_of_seed_and_epoch():
