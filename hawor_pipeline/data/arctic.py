@@ -27,6 +27,7 @@ VIEW_COUNT = 9
 SIDES = ("left", "right")  # in the order in which rows are sorted
 RAW_PARTS = ("mano", "object", "egocam.dist")  # smplx holds no hand labels that are used here
 IMAGE_SOURCES = ("images", "cropped_images")
+RAW_FOLDERS = ("raw_seqs", "meta", "splits_json", *IMAGE_SOURCES)
 SYNTHETIC_MARKER = "SYNTHETIC"
 MANO_DIR_VARIABLE = "MANO_DIR"
 # Folders of ARCTIC's download between where a person may point and the layout above, and back up again.

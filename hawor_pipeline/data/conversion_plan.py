@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Raise it with every change that alters the bytes of a shard.
 CONVERTER_VERSION = 5
 NO_PICTURES = "no_pictures"
+_NAMED = 12  # sequences, in a message
 # Settings that choose or judge sequences, but do not change the bytes of one.
 _SELECTION = {"sequences", "max_sequences_per_subject", "max_left_out_share"}
 _LIBRARIES = ("numpy", "opencv-python", "simplejpeg", "pyarrow", "torch", "embreex")
@@ -54,7 +55,8 @@ def check_sequences(root: ArcticRoot, subjects: list[str], names: Sequence[str] 
     for name in names or ():
         if name not in known:
             raise ConfigError(
-                f"unknown sequence {name!r} of {', '.join(subjects)}; found {len(known)}.{nearest(name, known)}"
+                f"unknown sequence {name!r} of {', '.join(subjects)}; found {len(known)}: {', '.join(known[:_NAMED])}"
+                f"{' ...' if len(known) > _NAMED else ''}.{nearest(name, known)}"
             )
 
 

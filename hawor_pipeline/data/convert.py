@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.data.arctic import ArcticRoot
+from hawor_pipeline.data.arctic import RAW_FOLDERS, ArcticRoot
 from hawor_pipeline.data.conversion_plan import (
     CONVERTER_VERSION,
     SubjectPlan,
@@ -111,6 +111,7 @@ def convert_plans(
         root.check_subject(subject)
     names = sequences if sequences is not None else settings.sequences
     check_sequences(root, subjects, names)
+    _check_output(root, Path(output_dir))
     _check_source(root, Path(output_dir))
     mano = root.mano_dir(mano_dir)
     from hawor_pipeline.data.convert_sequence import convert_sequence
@@ -217,6 +218,15 @@ def _remove_empty(output: Path) -> None:
     for folder in (*output.glob("*/"), output):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _check_output(root: ArcticRoot, output: Path) -> None:
+    """Shards go into a folder of their own."""
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output} is a file; expected a folder for the shards, which need not exist yet.")
+    inside = output.resolve()
+    if any((root.path / part).resolve() in (inside, *inside.parents) for part in RAW_FOLDERS):
+        raise ConfigError(f"{output} lies among the raw files of {root.path}; choose a folder outside them.")
 
 
 def _check_source(root: ArcticRoot, output: Path) -> None:

@@ -11,7 +11,7 @@ from multiprocessing import connection
 from typing import Any, TypeVar
 
 from hawor_pipeline.data.engine import chosen_engine
-from hawor_pipeline.errors import HaworError, WorkerLost
+from hawor_pipeline.errors import ConfigError, HaworError, WorkerLost
 
 Task = TypeVar("Task")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -32,8 +32,11 @@ def map_tasks(
         (task, result), where the result is a HaworError if the function raised one.
 
     Raises:
+        ConfigError: a negative number of workers.
         WorkerLost: a worker died.
     """
+    if workers is not None and workers < 0:
+        raise ConfigError(f"{workers} workers: expected 1 or more, 0 for none, or nothing for one per core")
     if tasks and chosen_engine() == "ray":
         from hawor_pipeline.data.ray_map import map_on_ray
 

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from hawor_pipeline.core.skeleton import JOINT_NAMES
+from hawor_pipeline.data.shard_schema import LEDGER_FILE
 from hawor_pipeline.data.shards import ShardSet, open_shards
 from hawor_pipeline.errors import ConfigError, nearest
 from hawor_pipeline.evaluation.hand_pictures import SampleHand, decode_crop, predictions_of
@@ -137,8 +139,20 @@ def find_sample(shards_dir: Path | str, sample_id: str) -> tuple[ShardSet, int]:
     if row < 0:
         known = shards if len(shards) else open_shards(shards_dir, [parts[0]], ["sample_id"])
         near = known.table["sample_id"].to_pylist()
-        raise ConfigError(f"no sample {sample_id!r} in {shards_dir}.{nearest(sample_id, near)}")
+        left_out = _why_left_out(shards, parts)
+        raise ConfigError(f"no sample {sample_id!r} in {shards_dir}{left_out}.{nearest(sample_id, near)}")
     return shards, row
+
+
+def _why_left_out(shards: ShardSet, parts: list[str]) -> str:
+    """What the ledger of its recording says of a hand that is no sample; "" where it says nothing."""
+    view, frame, side = parts[2:]
+    for folder in shards.directories:
+        for entry in pq.read_table(folder / LEDGER_FILE, partitioning=None).to_pylist():
+            frames = ("-0001", frame)  # the whole view, or this frame
+            if (str(entry["view"]), entry["side"] or side) == (view, side) and f"{entry['frame']:05d}" in frames:
+                return f": it was left out ({entry['reason']})"
+    return ""
 
 
 def _run_on_sample(metrics_dir: Path | str, run_id: str, annotation: pa.Table) -> RunOnSample | None:

@@ -279,6 +279,18 @@ def test_finished_sequences_are_not_dropped_in_passing(raw_copy, tmp_path):
     assert convert(raw_copy, tmp_path / "out", smaller).info["converted_sequences"] == 2
 
 
+def test_places_and_numbers_that_cannot_be_meant_are_refused(raw_copy, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file; expected a folder"):
+        convert(raw_copy, tmp_path / "file")
+    with pytest.raises(ConfigError, match="lies among the raw files"):
+        convert(raw_copy, raw_copy / "images/out")
+    with pytest.raises(ConfigError, match="-1 workers"):
+        convert(raw_copy, tmp_path / "out", workers=-1)
+    with pytest.raises(ConfigError, match=rf"unknown sequence 'else' of s05; found 1: {only_sequence(raw_copy)}"):
+        convert(raw_copy, tmp_path / "out", sequences=["else"])
+
+
 def test_nothing_at_all_is_an_error_with_the_reason(raw_copy, tmp_path):
     with pytest.raises(DataError, match=r"no sample was made: .*s03 is withheld"):
         prepare(raw_copy, tmp_path / "out", subjects=["s03"], workers=0)

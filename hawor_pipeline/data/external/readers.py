@@ -14,11 +14,6 @@ READERS = {reader.name: reader for reader in (FreiHand, Ho3d, DexYcb, InterHand)
 DATASETS = tuple(READERS)
 
 
-def fixes_left_shapedirs(source: str) -> bool:
-    """Whether left hands of this source were fitted with the corrected left model; ARCTIC's were not."""
-    return source in READERS and READERS[source].fix_left_shapedirs
-
-
 @lru_cache(maxsize=2)
 def open_reader(dataset: str, root: Path, mano_dir: Path) -> Reader:
     """The reader of a data set; opened once per process.
