@@ -113,7 +113,7 @@ def hand_dictionary(values: dict[str, Any]) -> dict[str, Any]:
         "has_betas": 1.0,
         "extra_info": {
             "sample_id": values["sample_id"],
-            "fitting_loss": float(values["fitting_err"]),
+            "fitting_err": float(values["fitting_err"]),  # `fitting_loss` is a dictionary of its own losses to HaMeR
             "joint_visible": values["joint_visible"].astype(np.float32),
             **{name: values[name].astype(np.float32) for name in _EXTRA},
         },

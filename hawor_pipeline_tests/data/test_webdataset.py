@@ -66,6 +66,44 @@ def test_fields_have_the_shapes_that_hamer_reads(exported):
     assert hand["scale"][0] * 200 == pytest.approx(picture.shape[0] / 1.5, rel=0.05)  # and has a margin of half of it
 
 
+def as_hamer_keeps_it(hand, least_confidence=0.5, least_joints=4, least_side_px=1.0, largest_loss=10**4.5, betas=3.0):
+    """Whether HaMeR's training keeps a hand of a tar, reading every field as it does; written from its description.
+
+    Returns:
+        Filter to whether the hand passes it.
+    """
+    loss = hand.get("extra_info", {}).get("fitting_loss", np.array({})).item().get("reprojection_loss")
+    confidence = np.where(hand["keypoints_2d"][:, 2] < least_confidence, 0.0, hand["keypoints_2d"][:, 2])
+    shape_is_known, pose_is_known = hand["has_betas"] > 0, hand["has_hand_pose"] > 0
+    return {
+        "joints": (confidence > 0).sum() > least_joints,
+        "side": hand["scale"].min().item() * 200.0 > least_side_px,
+        "reprojection": loss is None or loss < largest_loss,
+        "betas": bool(shape_is_known) and bool(np.all(np.abs(hand["betas"]) <= betas)),
+        "pose": bool(pose_is_known) and hand["hand_pose"].shape == (48,) and bool(np.isfinite(hand["hand_pose"]).all()),
+        "numbers": all(np.isfinite(hand[name]).all() for name in ("keypoints_2d", "keypoints_3d", "center", "betas")),
+        "side_of_body": hand["right"] in (0, 1),
+    }
+
+
+def test_hamer_keeps_every_hand(exported, sample_shards):
+    _, tars = exported
+    shards = open_shards(sample_shards)
+    few = {
+        name
+        for name, joints in zip(shards.table["sample_id"].to_pylist(), shards.column("joint_in_frame"), strict=True)
+        if joints.sum() <= 4
+    }
+    for path in tars:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if not member.name.endswith(".data.pyd"):
+                    continue
+                (hand,) = pickle.loads(tar.extractfile(member).read())  # noqa: S301 - as HaMeR does; our own bytes
+                lost = {name for name, kept in as_hamer_keeps_it(hand).items() if not kept}
+                assert lost == ({"joints"} if hand["extra_info"]["sample_id"] in few else set())
+
+
 def test_the_same_shards_give_the_same_bytes(exported, sample_shards, tmp_path):
     _, tars = exported
     export_webdataset(sample_shards, tmp_path / "again", samples_per_tar=20)
