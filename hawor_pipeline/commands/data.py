@@ -1,4 +1,4 @@
-"""Commands that make data: sample-data, prepare."""
+"""Commands that make data: sample-data, prepare, export-webdataset, import-webdataset."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from hawor_pipeline.errors import ConfigError
 
 def add(commands) -> None:
     """Add the commands of this module."""
-    for each in (_add_sample, _add_prepare, _add_export_webdataset):
+    for each in (_add_sample, _add_prepare, _add_export_webdataset, _add_import_webdataset):
         each(commands)
 
 
@@ -119,4 +119,22 @@ def _export_webdataset(arguments: argparse.Namespace) -> int:
         arguments.data, arguments.output, subjects=arguments.subjects, samples_per_tar=arguments.samples_per_tar
     )
     print(f"wrote {done.samples} hands in {done.tars} tars to {done.output}; {done.left_out} rows are not valid")
+    return 0
+
+
+def _add_import_webdataset(commands) -> None:
+    parser = commands.add_parser("import-webdataset", help="turn tars of export-webdataset back into shards")
+    parser.add_argument("tars", type=Path, metavar="TAR_FOLDER", help="the folder that export-webdataset wrote")
+    parser.add_argument("--output", type=Path, required=True, help="a folder of shards, new or of the same source")
+    parser.set_defaults(execute=_import_webdataset)
+
+
+def _import_webdataset(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.data.webdataset_import import import_webdataset
+
+    done = import_webdataset(arguments.tars, arguments.output, progress=show_progress("tar"))
+    print(
+        f"{done.samples} hands in {done.sequences} sequences from {done.tars} tars in {done.output}; "
+        f"{done.reused_sequences} sequences were there already"
+    )
     return 0

@@ -1,35 +1,43 @@
-"""Shards as WebDataset tars in the form that HaMeR's training reads, and such tars read back.
+"""Shards as WebDataset tars in the form that HaMeR's training reads, and such tars read as data.
 
 A sample is `{key}.jpg`, the stored crop, and `{key}.data.pyd`, a pickled list with one dictionary per hand. All pixels
 are those of the crop: geometry goes through `crop_from_image`. Poses are absolute, as HaMeR's MANO layer takes them.
 Left hands stay left hands (`right` = 0); their `betas` are those of the mirrored right model, because HaMeR mirrors
-them. What HaMeR does not know (camera, translation, lens) stands in `extra_info`, so that nothing is lost.
+them. What HaMeR's fields do not hold exactly (camera, translation, lens, full-frame pixels, ...) stands in `extra_info`
+under the columns' names, with the origin of the sequence: `data.webdataset_import` makes shards of it again.
 
 Source: the field names and shapes of HaMeR's published training tars.
 """
 
 import io
+import json
 import pickle
 import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hawor_pipeline.core.restricted_pickle import unpickle_data
-from hawor_pipeline.data.shards import ShardSet, open_shards
+from hawor_pipeline.data.shard_schema import COLUMNS, DISTANCES_FILE
+from hawor_pipeline.data.shards import ShardSet, open_shards, read_manifest, read_side_tables
+from hawor_pipeline.data.splits import PROTOCOLS_FILE, recorded_protocols
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.provenance import staging_dir
+from hawor_pipeline.provenance import atomic_write_json, staging_dir
+from hawor_pipeline.remote import local_copy
 
 SAMPLES_PER_TAR = 1000
 SCALE_PX = 200.0  # HaMeR's unit of `scale`
-_EXTRA = ("crop_from_image", "intrinsics", "distortion", "translation_m", "cam_from_world")
-_COLUMNS = (
-    *("sample_id", "is_right", "valid", "box_center_px", "box_size_px", "global_orient", "hand_pose"),
-    *("betas_as_right", "joints_cam_m", "joints_px", "joint_in_frame", "joint_visible", "fitting_err", *_EXTRA),
-)
+# What `sample_id`, HaMeR's own fields and being valid say exactly; every other column travels under its own name.
+_SAID_ELSEWHERE = {
+    *("subject", "sequence", "view", "frame", "side", "is_right", "valid", "skip_reason"),
+    *("global_orient", "hand_pose", "betas_as_right", "joints_cam_m", "joint_in_frame"),
+}
+CARRIED = tuple(name for name in COLUMNS if name not in _SAID_ELSEWHERE)
+DISTANCE = "hand_object_distance_m"  # of the side table; left out where it is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,17 @@ class Exported:
     left_out: int  # rows that are not valid
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the samples of one sequence come from; each of them carries it, so that a tar needs no file beside it."""
+
+    source: str
+    data_version: str
+    converter_version: int
+    settings: str  # of the conversion, JSON
+    samples_in_sequence: int  # exported ones: fewer in the tars means that a tar is missing
+
+
 def export_webdataset(
     shards_dir: str | Path,
     output: str | Path,
@@ -50,6 +69,8 @@ def export_webdataset(
     samples_per_tar: int = SAMPLES_PER_TAR,
 ) -> Exported:
     """Write the valid rows of shards as numbered tars; the bytes depend on the shards alone.
+
+    Works through one sequence after another. The recorded protocols are copied beside the tars.
 
     Args:
         shards_dir: folder of shards.
@@ -64,25 +85,57 @@ def export_webdataset(
     output = Path(output)
     if output.exists():
         raise ConfigError(f"{output} exists already; choose another folder or remove it")
-    shards = open_shards(shards_dir, subjects, columns=list(_COLUMNS))
-    rows = np.flatnonzero(shards.column("valid"))
-    if not len(rows):
+    root = local_copy(shards_dir)
+    chosen = None if subjects is None else list(dict.fromkeys(subjects))
+    overview = open_shards(root, chosen, columns=["valid"])
+    if not overview.column("valid").any():
         raise ConfigError(f"{shards_dir} holds no valid row; there is nothing to export")
-    columns = {name: shards.column(name) for name in _COLUMNS}
+    written = tars = 0
     with staging_dir(output) as folder:
-        parts = [rows[start : start + samples_per_tar] for start in range(0, len(rows), samples_per_tar)]
-        for number, part in enumerate(parts):
-            with tarfile.open(folder / f"{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-                for row in part:
-                    _add_sample(tar, shards, columns, int(row))
-    return Exported(output, len(parts), len(rows), len(shards) - len(rows))
+        numbered = enumerate(_samples_of(root, dict.fromkeys(each.parent.name for each in overview.directories)))
+        for tars, part in groupby(numbered, key=lambda item: 1 + item[0] // samples_per_tar):
+            with tarfile.open(folder / f"{tars - 1:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+                for _, (key, jpeg, hand) in part:
+                    _add_file(tar, f"{key}.jpg", jpeg)
+                    _add_file(tar, f"{key}.data.pyd", dump_portable([hand]))
+                    written += 1
+        protocols = recorded_protocols(root)
+        if protocols:
+            atomic_write_json(folder / PROTOCOLS_FILE, {name: each.to_dict() for name, each in protocols.items()})
+    return Exported(output, tars, written, len(overview) - written)
 
 
-def _add_sample(tar: tarfile.TarFile, shards: ShardSet, columns: dict[str, np.ndarray], row: int) -> None:
-    values = {name: column[row] for name, column in columns.items()}
-    key = values["sample_id"].replace("/", "-")
-    _add_file(tar, f"{key}.jpg", shards.jpeg(row))
-    _add_file(tar, f"{key}.data.pyd", dump_portable([hand_dictionary(values)]))
+def _samples_of(root: Path, subjects: Iterable[str]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    """Key, JPEG and hand of every valid row."""
+    for subject in subjects:
+        manifest = read_manifest(root, subject) or {}
+        distances: dict[str, dict[tuple[int, str], float]] = {}
+        for row in read_side_tables(root, [subject], DISTANCES_FILE).to_pylist():
+            distances.setdefault(row["sequence"], {})[row["gt_index"], row["side"]] = row[DISTANCE]
+        for entry in manifest["sequences"]:
+            shards = open_shards(root, [subject], sequences=[entry["sequence"]])
+            origin = Origin(
+                shards.source,
+                entry["data_version"],
+                manifest["converter_version"],
+                json.dumps(manifest["settings"], sort_keys=True),
+                int(shards.column("valid").sum()),
+            )
+            yield from _samples_of_sequence(shards, origin, distances.get(entry["sequence"], {}))
+
+
+def _samples_of_sequence(
+    shards: ShardSet, origin: Origin, distances: dict[tuple[int, str], float]
+) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+    columns = {name: shards.column(name) for name in COLUMNS}
+    for row in np.flatnonzero(columns["valid"]):
+        values = {name: column[row] for name, column in columns.items()}
+        hand = hand_dictionary(values)
+        hand["extra_info"] |= asdict(origin)
+        moment = (int(values["gt_index"]), values["side"])
+        if moment in distances:
+            hand["extra_info"][DISTANCE] = distances[moment]
+        yield values["sample_id"].replace("/", "-"), shards.jpeg(int(row)), hand
 
 
 def _add_file(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -111,13 +164,17 @@ def hand_dictionary(values: dict[str, Any]) -> dict[str, Any]:
         "right": np.float32(values["is_right"]).item(),
         "has_hand_pose": 1.0,
         "has_betas": 1.0,
-        "extra_info": {
-            "sample_id": values["sample_id"],
-            "fitting_err": float(values["fitting_err"]),  # `fitting_loss` is a dictionary of its own losses to HaMeR
-            "joint_visible": values["joint_visible"].astype(np.float32),
-            **{name: values[name].astype(np.float32) for name in _EXTRA},
-        },
+        # No `fitting_loss`: to HaMeR that is a dictionary of its own losses.
+        "extra_info": {name: _plain(name, values[name]) for name in CARRIED},
     }
+
+
+def _plain(name: str, value: Any) -> np.ndarray | str | float | int:
+    """A value of a column as an array of the column's type, or as Python's own scalar."""
+    column = COLUMNS[name]
+    if column.shape:
+        return np.ascontiguousarray(value, column.kind.to_pandas_dtype())
+    return value if isinstance(value, str) else value.item()
 
 
 def read_webdataset(tars: Sequence[str | Path]) -> Iterator[tuple[str, bytes, list[dict[str, Any]]]]:
@@ -163,7 +220,13 @@ def _samples(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, bytes, lis
             hands = _hands(waiting[kind], f"{path}:{member.name}")
             if "jpg" not in waiting:
                 raise DataError(f"{path}: {key} has no picture before its labels; expected {key}.jpg, {member.name}")
-            yield key, waiting["jpg"], [_with_full_frame(hand) for hand in hands]
+            try:
+                hands = [_with_full_frame(hand) for hand in hands]
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                raise DataError(
+                    f"{path}:{member.name}: its fields do not fit together ({error!r}); export again"
+                ) from None
+            yield key, waiting["jpg"], hands
             waiting = {}
 
 
@@ -178,8 +241,8 @@ def _hands(data: bytes, name: str) -> list[dict[str, Any]]:
 
 
 def _with_full_frame(hand: dict[str, Any]) -> dict[str, Any]:
-    extra = hand.get("extra_info", {})
-    if "crop_from_image" not in extra:
+    extra = hand.get("extra_info")
+    if not isinstance(extra, dict) or "crop_from_image" not in extra:
         return hand
     affine = np.asarray(extra["crop_from_image"], np.float64)
     back = np.linalg.inv(affine[:, :2])
