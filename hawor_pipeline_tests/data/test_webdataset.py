@@ -213,6 +213,20 @@ def test_every_valid_row_comes_back_bit_for_bit(back, sample_shards):
     assert all(before.jpeg(row) == after.jpeg(row) for row in range(len(before)))
 
 
+def test_rows_that_are_not_valid_stay_behind(sample_shards, tmp_path):
+    shards = Path(shutil.copytree(sample_shards, tmp_path / "shards"))
+    file = next((shards / "s05").glob("*/annotations.parquet"))
+    table = pq.read_table(file, partitioning=None)
+    fine = np.arange(len(table)) % 3 > 0
+    pq.write_table(table.set_column(table.schema.get_field_index("valid"), table.schema.field("valid"), [fine]), file)
+    result = export_webdataset(shards, tmp_path / "tars", subjects=["s05"])
+    assert result.left_out == np.count_nonzero(~fine) > 0
+    import_webdataset(tmp_path / "tars", tmp_path / "back")
+    before, after = open_shards(shards, ["s05"]), open_shards(tmp_path / "back")
+    assert after.table["sample_id"].to_pylist() == np.array(before.table["sample_id"].to_pylist())[fine].tolist()
+    assert [after.jpeg(new) for new in range(len(after))] == [before.jpeg(int(old)) for old in np.flatnonzero(fine)]
+
+
 def test_an_import_is_an_ordinary_folder_of_shards(back, sample_shards):
     _, output = back
     for subject in ("s01", "s05"):
