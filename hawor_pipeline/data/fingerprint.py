@@ -20,22 +20,30 @@ _PICTURE_HASH = "xxh3_128"
 _THREADS = 2  # hashing releases the interpreter lock; more threads only fight over the disk
 
 
-def hash_files(files: Iterable[Path]) -> dict[str, str]:
+def hash_files(files: Iterable[Path], below: Path | None = None) -> dict[str, str]:
     """File name to sha256.
+
+    Args:
+        files: with different names, where `below` is None.
+        below: a folder above all files; they go by their path from there, for files whose bare names repeat.
 
     Raises:
         DataError: a file cannot be read.
     """
     files = list(files)
+    names = [file.relative_to(below).as_posix() if below else file.name for file in files]
     try:
         with ThreadPoolExecutor(_THREADS) as pool:
-            return dict(zip((file.name for file in files), pool.map(sha256_file, files, chunksize=16), strict=True))
+            return dict(zip(names, pool.map(sha256_file, files, chunksize=16), strict=True))
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); get the file again.") from None
 
 
 class PictureHashes:
-    """The digest of a view's pictures, taken while they are read for something else."""
+    """The digest of a view's pictures, taken while they are read for something else.
+
+    One for each view: pictures go by their bare names, which cameras share.
+    """
 
     def __init__(self) -> None:
         self._hashes: dict[str, str] = {}

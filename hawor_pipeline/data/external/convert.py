@@ -24,7 +24,7 @@ from hawor_pipeline.data.splits import PROTOCOLS_FILE, SPLITS, Protocol
 from hawor_pipeline.errors import ConfigError, DataError, HaworError, nearest
 from hawor_pipeline.provenance import atomic_write_json, find_done, hash_json
 
-EXTERNAL_VERSION = 1  # raise it with every change of a reader that alters shards
+EXTERNAL_VERSION = 2  # raise it with every change of a reader that alters shards
 _WORKER_MODULES = ["hawor_pipeline.data.external.convert_unit", "embreex.mesh_construction"]
 
 

@@ -101,12 +101,13 @@ def convert_unit(task: UnitTask) -> tuple[dict[str, Any], str]:
     models = hand_models(task.mano_dir, reader.fix_left_shapedirs)
     ledger: list[tuple] = []
     blocks: list[dict[str, np.ndarray]] = []
-    hashes = PictureHashes()
+    digests: dict[str, str] = {}
     pictures = expected = 0
     with staging_dir(task.output) as folder:
         with ImageWriter(folder / IMAGES_FILE) as writer:
-            for _, of_view in groupby(reader.shots(task.unit), key=lambda shot: shot.view):
+            for view, of_view in groupby(reader.shots(task.unit), key=lambda shot: shot.view):
                 hands: dict[str, list[_Hand]] = {side: [] for side in SIDES}
+                hashes = PictureHashes()
                 for shot in of_view:
                     pictures, expected = pictures + 1, expected + len(shot.hands) + len(shot.left_out)
                     for hand in _hands(task, reader, models, shot, hashes, ledger):
@@ -116,10 +117,11 @@ def convert_unit(task: UnitTask) -> tuple[dict[str, Any], str]:
                         writer.append(hand.jpeg)
                     if hands[side]:
                         blocks.append(_rows(task, hands[side]))
+                digests[str(view)] = hashes.digest
         info = _info(blocks, ledger, pictures, expected)
         version = hash_json(
             {
-                "raw": {"labels": hash_files(list(reader.label_files(task.unit))), "pictures": hashes.digest},
+                "raw": {"labels": hash_files(reader.label_files(task.unit), task.root), "pictures": digests},
                 **{name: task.shared[name] for name in ("mano", "settings", "converter", "dataset")},
             }
         )

@@ -19,11 +19,6 @@ from hawor_pipeline_tests.data.external.layouts import WRITERS
 SETTINGS = {"target_resolution": (64, 64)}
 
 
-@pytest.fixture(scope="module")
-def mano_dir(sample_root: Path) -> Path:
-    return sample_root / "body_models" / "mano"
-
-
 @pytest.fixture(scope="module", params=sorted(WRITERS))
 def converted(request, mano_dir: Path, tmp_path_factory: pytest.TempPathFactory):
     """(name, root, output, truth, totals) of one data set."""
