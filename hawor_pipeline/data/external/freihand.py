@@ -1,8 +1,9 @@
 """FreiHAND (v2): `training/rgb/{number}.jpg` with `training_K.json`, `training_mano.json` and `training_xyz.json`.
 
-Every picture is a moment of its own: no two form a clip. The pictures are therefore dealt out to SEQUENCES sequences in
+Every picture is a moment of its own: no two form a clip. The hands are therefore dealt out to SEQUENCES sequences in
 turn, so that neighbours in a sequence are never consecutive numbers. Picture n + 32560 k shows hand n again before
-another background, with the labels of n.
+another background, with the labels of n. All versions of a hand are in one sequence: held-out sequences show no hand
+that was trained on.
 
 Source: FreiHAND's published files; its MANO vector is pose 48 (relative to the mean pose), betas 10, the pixel of the
 middle finger's root, and the scale that puts that root at depth focal / scale.
@@ -58,8 +59,12 @@ class FreiHand:
 
     def units(self) -> Sequence[Unit]:
         """SEQUENCES sequences of about equal size."""
-        used = sorted({number % SEQUENCES for number in self.pictures})
+        used = sorted({self._hand_of(number) % SEQUENCES for number in self.pictures})
         return [Unit(SUBJECT, f"training_{index:02d}", "", "single") for index in used]
+
+    def _hand_of(self, number: int) -> int:
+        """The hand that a picture shows: its place in the label files."""
+        return number % len(self._labels["K"])
 
     def label_files(self, unit: Unit) -> Sequence[Path]:
         """All of them: each holds all pictures."""
@@ -90,8 +95,8 @@ class FreiHand:
         """Pictures of one sequence."""
         offset = int(unit.sequence.rsplit("_", 1)[1])
         for number, picture in self.pictures.items():
-            if number % SEQUENCES == offset:
-                index = number % len(self._labels["K"])
+            index = self._hand_of(number)
+            if index % SEQUENCES == offset:
                 intrinsics = self._array("K", index, (3, 3))
                 yield Shot(0, number, picture, IMAGE_SIZE, intrinsics, (self._hand(index, intrinsics),))
 

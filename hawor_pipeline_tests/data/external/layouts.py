@@ -77,7 +77,7 @@ def write_freihand(root: Path, mano_dir: Path, count: int = 4) -> dict[str, np.n
         points.append(hands.posed(model, pose, betas, shift, FREIHAND_TIPS).tolist())
         for number in (index, index + count) if index == 0 else (index,):
             hands.picture(root / "training" / "rgb" / f"{number:08d}.jpg", 224, 224)
-            truth[f"freihand/training_{number % 100:02d}/0/{number:05d}/right"] = joints
+            truth[f"freihand/training_{index:02d}/0/{number:05d}/right"] = joints
     for name, values in (("K", cameras), ("mano", labels), ("xyz", points)):
         (root / f"training_{name}.json").write_text(json.dumps(values))
     return truth

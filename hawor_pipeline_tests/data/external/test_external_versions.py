@@ -1,6 +1,7 @@
 """Other data sets: the data version follows every picture and label, and hands are not in two sequences."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from hawor_pipeline.data.external.convert import prepare_dataset
+from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline_tests.data.external.layouts import WRITERS
 
 SETTINGS = {"target_resolution": (64, 64)}
@@ -56,3 +58,24 @@ def test_the_data_version_follows_the_labels_of_every_camera(mano_dir, tmp_path)
         assert versions(output) not in seen, labels
         seen.append(versions(output))
     assert len(seen) == 3
+
+
+def test_all_versions_of_a_hand_of_freihand_are_in_one_sequence(mano_dir, tmp_path):
+    """Four versions of ten of the hands, whose number is, as the published 32560, no multiple of 100."""
+    raw, hands, shown = tmp_path / "raw", 160, range(60, 70)
+    WRITERS["freihand"](raw, mano_dir, 1)
+    for name in ("K", "mano", "xyz"):
+        file = raw / f"training_{name}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) * hands))
+    first, second = sorted((raw / "training" / "rgb").iterdir())
+    second.unlink()
+    for number in (index + hands * version for index in shown for version in range(4)):
+        shutil.copy(first, first.parent / f"{number:08d}.jpg")
+    first.unlink()
+    prepare_dataset("freihand", raw, tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
+    table = open_shards(tmp_path / "out", columns=["sequence", "frame"]).table
+    shown_in: dict[int, set[str]] = {}
+    for sequence, frame in zip(table["sequence"].to_pylist(), table["frame"].to_pylist(), strict=True):
+        shown_in.setdefault(frame % hands, set()).add(sequence)
+    assert len(table) == 40 and sorted(shown_in) == list(shown)
+    assert all(len(sequences) == 1 for sequences in shown_in.values())
