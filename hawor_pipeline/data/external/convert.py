@@ -1,6 +1,8 @@
 """Other data sets to shards: what is still valid, what is to be done, and the manifests."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hawor_pipeline.data.conversion_plan import (
     shard_is_whole,
     shared_key,
 )
+from hawor_pipeline.data.convert import withdraw
 from hawor_pipeline.data.external.convert_unit import UnitTask, convert_unit
 from hawor_pipeline.data.external.labels import Reader, Unit
 from hawor_pipeline.data.external.readers import open_reader
@@ -22,10 +25,21 @@ from hawor_pipeline.data.shard_schema import MANIFEST_FILE
 from hawor_pipeline.data.shards import read_manifest
 from hawor_pipeline.data.splits import PROTOCOLS_FILE, SPLITS, Protocol
 from hawor_pipeline.errors import ConfigError, DataError, HaworError, nearest
-from hawor_pipeline.provenance import atomic_write_json, find_done, hash_json
+from hawor_pipeline.provenance import STAGE_FILE, atomic_write_json, find_done, hash_json
 
 EXTERNAL_VERSION = 2  # raise it with every change of a reader that alters shards
 _WORKER_MODULES = ["hawor_pipeline.data.external.convert_unit", "embreex.mesh_construction"]
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Work on the chosen sequences, and what came of it."""
+
+    chosen: list[Unit]
+    tasks: list[UnitTask] = field(default_factory=list)
+    done: dict[Unit, dict[str, Any]] = field(default_factory=dict)  # chosen and finished, to info
+    earlier: dict[Unit, dict[str, Any]] = field(default_factory=dict)  # not chosen, but still in force
+    errors: dict[Unit, HaworError] = field(default_factory=dict)
 
 
 def prepare_dataset(
@@ -62,40 +76,44 @@ def prepare_dataset(
     config = build(ConversionConfig, settings or {}, origin="prepare")
     find_mano(mano, "right")
     reader = open_reader(dataset, root, mano)
-    units = _chosen(reader, subjects, config)
+    units = list(reader.units())
+    plan = _Plan(_chosen(reader.name, units, subjects, config))
     _check_folder(output, dataset)
     shared = {**shared_key(config, hash_hand_models(mano)), "dataset": [dataset, EXTERNAL_VERSION]}
-    tasks, done = [], {}
-    for unit in units:
-        task = _task(reader, root, mano, unit, output, config, shared)
-        info, _ = find_done(task.output, task.key)
-        if info is not None and shard_is_whole(task.output, info):
-            done[unit] = info
-        else:
-            tasks.append(task)
-    reused = len(done)
-    errors: list[HaworError] = []
-    for finished, (task, outcome) in enumerate(map_tasks(convert_unit, tasks, workers, _WORKER_MODULES), reused + 1):
+    for unit in plan.chosen:
+        try:
+            _enter(plan, _task(reader, root, mano, unit, output, config, shared))
+        except DataError as error:
+            plan.errors[unit] = error
+    plan.earlier = _still_in_force(output, set(units) - set(plan.chosen), plan.chosen, hash_json(shared))
+    for subject in {task.unit.subject for task in plan.tasks}:  # no manifest may vouch for what is being replaced
+        withdraw(output, subject, {task.unit.sequence for task in plan.tasks if task.unit.subject == subject})
+    outcomes = map_tasks(convert_unit, plan.tasks, workers, _WORKER_MODULES)
+    for finished, (task, outcome) in enumerate(outcomes, len(plan.chosen) - len(plan.tasks) + 1):
         if isinstance(outcome, HaworError):
-            errors.append(outcome)
+            plan.errors[task.unit] = outcome
         else:
-            done[task.unit] = outcome[0]
+            plan.done[task.unit] = outcome[0]
         if progress:
-            progress(finished, len(units))
-    _write_manifests(reader, output, done, config)
-    if errors:
-        more = f" {len(errors) - 1} more sequences failed." if len(errors) > 1 else ""
-        raise DataError(f"{errors[0]}{more} {len(done)} of {len(units)} sequences are finished and will be reused")
-    return _totals(output, dataset, done, len(tasks))
+            progress(finished, len(plan.chosen))
+    _write_manifests(reader, root, output, plan, config)
+    _raise_errors(plan)
+    return _totals(output, dataset, plan.done, len(plan.tasks))
 
 
-def _chosen(reader: Reader, subjects: Sequence[str] | None, config: ConversionConfig) -> list[Unit]:
-    units = list(reader.units())
+def _raise_errors(plan: _Plan) -> None:
+    if plan.errors:
+        more = f" {len(plan.errors) - 1} more sequences failed." if len(plan.errors) > 1 else ""
+        finished = f"{len(plan.done)} of {len(plan.chosen)} sequences are finished and will be reused"
+        raise DataError(f"{next(iter(plan.errors.values()))}{more} {finished}")
+
+
+def _chosen(name: str, units: list[Unit], subjects: Sequence[str] | None, config: ConversionConfig) -> list[Unit]:
     known = sorted({unit.subject for unit in units})
     for subject in subjects or ():
         if subject not in known:
             found = ", ".join(known)
-            raise ConfigError(f"unknown subject {subject!r} of {reader.name}; found {found}.{nearest(subject, known)}")
+            raise ConfigError(f"unknown subject {subject!r} of {name}; found {found}.{nearest(subject, known)}")
     taken: dict[str, int] = {}
     chosen = []
     for unit in units:
@@ -106,7 +124,7 @@ def _chosen(reader: Reader, subjects: Sequence[str] | None, config: ConversionCo
         if wanted and taken[unit.subject] <= (config.max_sequences_per_subject or len(units)):
             chosen.append(unit)
     if not chosen:
-        raise ConfigError(f"no sequence of {reader.name} was chosen; it has {len(units)} of {len(known)} subjects")
+        raise ConfigError(f"no sequence of {name} was chosen; it has {len(units)} of {len(known)} subjects")
     return chosen
 
 
@@ -128,17 +146,58 @@ def _task(
     return UnitTask(reader.name, root, mano, unit, folder, config, shared, key)
 
 
-def _write_manifests(
-    reader: Reader, output: Path, done: Mapping[Unit, dict[str, Any]], config: ConversionConfig
-) -> None:
-    """A manifest per subject; sequences of earlier calls under the same settings stay in it."""
-    for subject in sorted({unit.subject for unit in done}):
+def _enter(plan: _Plan, task: UnitTask) -> None:
+    """A sequence is finished, or there is a task to do."""
+    info, _ = find_done(task.output, task.key)
+    if info is not None and shard_is_whole(task.output, info):
+        plan.done[task.unit] = info
+    else:
+        plan.tasks.append(task)
+
+
+def _still_in_force(
+    output: Path, others: set[Unit], chosen: Sequence[Unit], made_under: str
+) -> dict[Unit, dict[str, Any]]:
+    """Sequences that are not chosen, but that the manifests of the chosen subjects may go on to list.
+
+    A manifest listed them, or took them out to replace them when it was killed; they are in the raw data still; and
+    their shards were made under the present settings, models and versions.
+    """
+    found = {}
+    for subject in {unit.subject for unit in chosen}:
         before = read_manifest(output, subject) or {}
-        same = before.get("settings") == settings_that_matter(config)
-        entries = {entry["sequence"]: entry for entry in before.get("sequences", ()) if same}
-        mine = {unit.sequence: info for unit, info in done.items() if unit.subject == subject}
-        entries.update({name: {"sequence": name, **info} for name, info in mine.items()})
-        listed = [entries[name] for name in sorted(entries)]
+        names = {entry["sequence"] for entry in before.get("sequences", ())} | set(before.get("withdrawn", ()))
+        for unit in others:
+            if unit.subject == subject and unit.sequence in names:
+                info = _finished_under(output / subject / unit.sequence, made_under)
+                if info is not None:
+                    found[unit] = info
+    return found
+
+
+def _finished_under(folder: Path, made_under: str) -> dict[str, Any] | None:
+    """Info of a whole shard that was made under these settings, models and versions, whatever its raw files are now."""
+    try:
+        key = json.loads((folder / STAGE_FILE).read_text())["key"]
+    except (OSError, ValueError, KeyError):
+        return None
+    info, _ = find_done(folder, key)
+    in_force = info is not None and info.get("made_under") == made_under and shard_is_whole(folder, info)
+    return info if in_force else None
+
+
+def _write_manifests(reader: Reader, root: Path, output: Path, plan: _Plan, config: ConversionConfig) -> None:
+    """A manifest per chosen subject: its finished sequences, also those of earlier calls, and why others are not."""
+    finished = {**plan.earlier, **plan.done}
+    for subject in sorted({unit.subject for unit in plan.chosen}):
+        before = read_manifest(output, subject)
+        listed = [
+            {"sequence": unit.sequence, **finished[unit]}
+            for unit in sorted(finished, key=lambda unit: unit.sequence)
+            if unit.subject == subject
+        ]
+        if not listed and before is None:
+            continue
         manifest = {
             "subject": subject,
             "source": reader.name,
@@ -150,11 +209,15 @@ def _write_manifests(
             "rows": sum(entry["rows"] for entry in listed),
             "valid_rows": sum(entry["valid_rows"] for entry in listed),
             "sequences": listed,
-            "left_out_sequences": [],
+            "left_out_sequences": [
+                {"sequence": unit.sequence, "reason": str(error).replace(f"{root}/", "")}
+                for unit, error in sorted(plan.errors.items(), key=lambda item: item[0].sequence)
+                if unit.subject == subject
+            ],
         }
         if manifest != before:
             atomic_write_json(output / subject / MANIFEST_FILE, manifest)
-    if done:
+    if finished:
         _record_splits(reader, output)
 
 

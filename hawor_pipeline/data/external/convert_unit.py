@@ -139,6 +139,7 @@ def convert_unit(task: UnitTask) -> tuple[dict[str, Any], str]:
         info["sha256"] = {name: sha256_file(folder / name) for name in names}
         info["bytes"] = sum((folder / name).stat().st_size for name in names)
         info["data_version"] = version
+        info["made_under"] = hash_json(task.shared)
         mark_done(folder, task.key, info, names)
     return info, version
 
