@@ -15,7 +15,7 @@ from hawor_pipeline.data.conversion_plan import (
     shared_key,
 )
 from hawor_pipeline.data.convert import withdraw
-from hawor_pipeline.data.external.convert_unit import UnitTask, convert_unit
+from hawor_pipeline.data.external.convert_unit import UnitTask, convert_unit, lost_hands_error
 from hawor_pipeline.data.external.labels import Reader, Unit
 from hawor_pipeline.data.external.readers import open_reader
 from hawor_pipeline.data.hand_geometry import hash_hand_models
@@ -96,9 +96,20 @@ def prepare_dataset(
             plan.done[task.unit] = outcome[0]
         if progress:
             progress(finished, len(plan.chosen))
+    _check_left_out_again(plan, config)
     _write_manifests(reader, root, output, plan, config)
     _raise_errors(plan)
     return _totals(output, dataset, plan.done, len(plan.tasks))
+
+
+def _check_left_out_again(plan: _Plan, config: ConversionConfig) -> None:
+    """A shard made under a more lenient limit must not pass a stricter one."""
+    for finished in (plan.done, plan.earlier):
+        for unit in list(finished):
+            error = lost_hands_error(unit, finished[unit], config)
+            if error is not None:
+                plan.errors[unit] = error
+                del finished[unit]
 
 
 def _raise_errors(plan: _Plan) -> None:

@@ -18,7 +18,7 @@ from hawor_pipeline.data.blur import measure_blur
 from hawor_pipeline.data.confidence import confidence, skip_reasons
 from hawor_pipeline.data.crops import cut_crops, encode_crop
 from hawor_pipeline.data.decode import thread_decoder
-from hawor_pipeline.data.external.labels import HandLabel, Reader, Shot, Unit
+from hawor_pipeline.data.external.labels import WITHOUT_GROUND_TRUTH, HandLabel, Reader, Shot, Unit
 from hawor_pipeline.data.external.readers import open_reader
 from hawor_pipeline.data.fingerprint import PictureHashes, hash_files
 from hawor_pipeline.data.hand_geometry import (
@@ -95,7 +95,8 @@ def convert_unit(task: UnitTask) -> tuple[dict[str, Any], str]:
         Numbers about it, and its data version.
 
     Raises:
-        DataError: a file or picture is damaged, or the disk is full. Nothing is published.
+        DataError: a file or picture is damaged, too many labelled hands are left out, or the disk is full. Nothing is
+            published.
     """
     reader = open_reader(task.dataset, task.root, task.mano_dir)
     models = hand_models(task.mano_dir, reader.fix_left_shapedirs)
@@ -119,6 +120,9 @@ def convert_unit(task: UnitTask) -> tuple[dict[str, Any], str]:
                         blocks.append(_rows(task, hands[side]))
                 digests[str(view)] = hashes.digest
         info = _info(blocks, ledger, pictures, expected)
+        error = lost_hands_error(task.unit, info, task.settings)
+        if error is not None:
+            raise error
         version = hash_json(
             {
                 "raw": {"labels": hash_files(reader.label_files(task.unit), task.root), "pictures": digests},
@@ -283,14 +287,29 @@ def _info(blocks: list[dict], ledger: list[tuple], pictures: int, expected: int)
     rows = sum(len(block["frame"]) for block in blocks)
     left_out = counted_by_reason(ledger)
     invalid = invalid_by_reason(blocks)
+    lost = sum(count for reason, count in left_out.items() if reason not in WITHOUT_GROUND_TRUTH)
     return {
         "rows": rows,
         "valid_rows": rows - sum(invalid.values()),
         "ground_truth_frames": pictures,
         "left_out": left_out,
+        "left_out_share": lost / max(rows + lost, 1),
         "invalid": invalid,
         "unaccounted": expected - rows - sum(left_out.values()),
     }
+
+
+def lost_hands_error(unit: Unit, info: dict[str, Any], settings: ConversionConfig) -> DataError | None:
+    """The error of a sequence of which more than the allowed share of labelled hands is left out, else None."""
+    share = info["left_out_share"]
+    if share <= settings.max_left_out_share:
+        return None
+    reasons = {reason: count for reason, count in info["left_out"].items() if reason not in WITHOUT_GROUND_TRUTH}
+    return DataError(
+        f"{unit.subject}/{unit.sequence}: {share:.0%} of the {info['rows'] + sum(reasons.values())} labelled hands are "
+        f"left out ({reasons}), at most {settings.max_left_out_share:.0%} may. Get the missing or damaged labels "
+        "again, or raise max_left_out_share."
+    )
 
 
 def _side_table(unit: Unit, metadata: dict[str, str], schema: pa.Schema, rows: list[tuple], path: Path) -> None:

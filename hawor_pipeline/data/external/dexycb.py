@@ -18,12 +18,11 @@ import yaml
 from hawor_pipeline.core.mano import Side
 from hawor_pipeline.core.mano_files import load_pose_components
 from hawor_pipeline.core.safe_load import load_npz
-from hawor_pipeline.data.external.labels import HandLabel, PoseKind, Shot, Unit
+from hawor_pipeline.data.external.labels import NO_HAND, HandLabel, PoseKind, Shot, Unit
 from hawor_pipeline.data.pictures import PictureFile
 from hawor_pipeline.errors import ConfigError, DataError
 
 IMAGE_SIZE = (480, 640)
-NO_HAND = "no_hand"
 # Setup s1 of the toolkit (unseen subjects), by position in the sorted list of the ten subjects.
 _VAL_SUBJECTS, _TEST_SUBJECTS = (6,), (7, 8)
 _SUBJECT_COUNT = 10

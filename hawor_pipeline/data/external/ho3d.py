@@ -16,14 +16,13 @@ import torch
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, rotmat_to_axis_angle
 from hawor_pipeline.core.safe_load import load_pickle
 from hawor_pipeline.core.skeleton import OPENPOSE_FROM_MANO
-from hawor_pipeline.data.external.labels import HandLabel, PoseKind, Shot, Unit
+from hawor_pipeline.data.external.labels import NOT_ANNOTATED, HandLabel, PoseKind, Shot, Unit
 from hawor_pipeline.data.hand_geometry import load_hand_models
 from hawor_pipeline.data.pictures import list_images
 from hawor_pipeline.errors import ConfigError, DataError
 
 IMAGE_SIZE = (480, 640)
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0])
-NOT_ANNOTATED = "not_annotated"
 _SHAPES = {"handPose": (48,), "handTrans": (3,), "handBeta": (10,), "handJoints3D": (21, 3), "camMat": (3, 3)}
 
 

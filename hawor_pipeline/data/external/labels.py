@@ -14,6 +14,10 @@ import numpy as np
 from hawor_pipeline.core.mano import Side
 from hawor_pipeline.data.pictures import PictureFile
 
+# Reasons of hands without ground truth, by the data set's own word; any other reason loses a labelled hand.
+NO_HAND = "no_hand"
+NOT_ANNOTATED = "not_annotated"
+WITHOUT_GROUND_TRUTH = frozenset({NO_HAND, NOT_ANNOTATED})
 PoseKind = Literal["relative", "absolute"]  # axis-angle without, or with, MANO's mean pose
 
 

@@ -148,7 +148,7 @@ def write_dexycb(root: Path, mano_dir: Path, frames: int = 2) -> dict[str, np.nd
 
 
 def write_interhand(root: Path, mano_dir: Path) -> dict[str, np.ndarray]:
-    """One sequence with two cameras: both hands, then a right hand whose left one has no fit."""
+    """One sequence with two cameras: both hands twice, then a right hand whose left one has no fit."""
     hands = Hands(mano_dir, 4)
     models = {"right": hands.model("right", flat=False), "left": hands.model("left", flat=False, fix_left=True)}
     cameras = {
@@ -167,8 +167,8 @@ def write_interhand(root: Path, mano_dir: Path) -> dict[str, np.ndarray]:
     joints_3d: dict = {}
     images, truth = [], {}
     order = [20] + [4 * finger + joint for finger in range(5) for joint in (3, 2, 1, 0)]
-    for frame in ("23434", "23437"):
-        both = frame == "23434"
+    for frame in ("23434", "23437", "23440"):
+        both = frame != "23440"
         points, valid = np.zeros((42, 3)), np.zeros((42, 1))
         fits[frame] = {"right": None, "left": None}
         for index, side in enumerate(("right", "left") if both else ("right",)):
