@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def prepare_dataset(
     shared = {**shared_key(config, hash_hand_models(mano)), "dataset": [dataset, EXTERNAL_VERSION]}
     for unit in plan.chosen:
         try:
-            _enter(plan, _task(reader, root, mano, unit, output, config, shared))
+            _enter(plan, reader, _task(reader, root, mano, unit, output, config, shared))
         except DataError as error:
             plan.errors[unit] = error
     plan.earlier = _still_in_force(output, set(units) - set(plan.chosen), plan.chosen, hash_json(shared))
@@ -151,19 +151,19 @@ def _task(
 ) -> UnitTask:
     """A task with the key of its sequence: settings, models, versions, and the state of its files."""
     labels = [[path.name, (found := path.stat()).st_size, found.st_mtime_ns] for path in reader.label_files(unit)]
-    pictures = pictures_state(shot.picture for shot in reader.shots(unit))
+    pictures = pictures_state(reader.pictures(unit))
     key = hash_json({**shared, "labels": labels, "pictures": pictures, "unit": [unit.subject, unit.sequence]})
     folder = output / unit.subject / unit.sequence
     return UnitTask(reader.name, root, mano, unit, folder, config, shared, key)
 
 
-def _enter(plan: _Plan, task: UnitTask) -> None:
-    """A sequence is finished, or there is a task to do."""
+def _enter(plan: _Plan, reader: Reader, task: UnitTask) -> None:
+    """A sequence is finished, or there is a task to do, with its labels."""
     info, _ = find_done(task.output, task.key)
     if info is not None and shard_is_whole(task.output, info):
         plan.done[task.unit] = info
     else:
-        plan.tasks.append(task)
+        plan.tasks.append(replace(task, labels=reader.labels_of(task.unit)))
 
 
 def _still_in_force(

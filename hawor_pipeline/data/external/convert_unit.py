@@ -70,6 +70,7 @@ class UnitTask:
     settings: ConversionConfig
     shared: dict[str, Any]  # what the keys of all sequences have in common
     key: str
+    labels: Any = None  # what the reader's `labels_of` says
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def convert_unit(task: UnitTask) -> tuple[dict[str, Any], str]:
     pictures = expected = 0
     with staging_dir(task.output) as folder:
         with ImageWriter(folder / IMAGES_FILE) as writer:
-            for view, of_view in groupby(reader.shots(task.unit), key=lambda shot: shot.view):
+            for view, of_view in groupby(reader.shots(task.unit, task.labels), key=lambda shot: shot.view):
                 hands: dict[str, list[_Hand]] = {side: [] for side in SIDES}
                 hashes = PictureHashes()
                 for shot in of_view:

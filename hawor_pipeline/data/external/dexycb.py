@@ -80,7 +80,18 @@ class DexYcb:
     def _hand_file(self, calibration: str) -> Path:
         return self.root / "calibration" / f"mano_{calibration}" / "mano.yml"
 
-    def shots(self, unit: Unit) -> Iterator[Shot]:
+    def pictures(self, unit: Unit) -> Iterator[PictureFile]:
+        """As many of each camera as the recording's metadata says."""
+        folder = self.root / unit.subject / unit.sequence
+        meta = _read_yaml(folder / "meta.yml")
+        for serial in meta["serials"]:
+            for frame in range(meta["num_frames"]):
+                yield _picture(folder, serial, frame)
+
+    def labels_of(self, unit: Unit) -> None:
+        """Nothing: each picture has a label file."""
+
+    def shots(self, unit: Unit, labels: None) -> Iterator[Shot]:
         """Pictures of one recording; the view is the camera's position in the list of serial numbers."""
         folder = self.root / unit.subject / unit.sequence
         meta = _read_yaml(folder / "meta.yml")
@@ -89,10 +100,10 @@ class DexYcb:
         for view, serial in enumerate(meta["serials"]):
             intrinsics = self._intrinsics(serial)
             for frame in range(meta["num_frames"]):
-                picture = folder / serial / f"color_{frame:06d}.jpg"
                 hand = self._hand(folder / serial / f"labels_{frame:06d}.npz", side, betas)
                 hands, lost = ((hand,), ()) if hand else ((), ((side, NO_HAND),))
-                yield Shot(view, frame, PictureFile(picture), IMAGE_SIZE, intrinsics, hands, left_out=lost)
+                picture = _picture(folder, serial, frame)
+                yield Shot(view, frame, picture, IMAGE_SIZE, intrinsics, hands, left_out=lost)
 
     def _intrinsics(self, serial: str) -> np.ndarray:
         color = _read_yaml(self._intrinsics_file(serial))["color"]
@@ -111,6 +122,10 @@ class DexYcb:
         if not pose.any():
             return None
         return HandLabel(side, pose[:3], pose[3:48] @ _components(self.mano_dir, side), betas, pose[48:], joints)
+
+
+def _picture(folder: Path, serial: str, frame: int) -> PictureFile:
+    return PictureFile(folder / serial / f"color_{frame:06d}.jpg")
 
 
 @lru_cache(maxsize=2)

@@ -11,6 +11,7 @@ middle finger's root, and the scale that puts that root at depth focal / scale.
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.data.external.labels import HandLabel, PoseKind, Shot, Unit
 from hawor_pipeline.data.hand_geometry import load_hand_models
-from hawor_pipeline.data.pictures import list_images
+from hawor_pipeline.data.pictures import PictureFile, list_images
 from hawor_pipeline.errors import ConfigError, DataError
 
 SEQUENCES = 100
@@ -28,6 +29,16 @@ IMAGE_SIZE = (224, 224)
 ROOT_JOINT = 9  # middle finger's first joint, OpenPose order
 SUBJECT = "freihand"
 _LABELS = ("K", "mano", "xyz")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPicture:
+    """One picture, and what the label files say of the hand that it shows."""
+
+    number: int
+    picture: PictureFile
+    hand: int  # its place in the label files
+    values: dict[str, Any]  # by name of the label file, not checked yet
 
 
 class FreiHand:
@@ -39,7 +50,6 @@ class FreiHand:
 
     Raises:
         ConfigError: the layout is not there.
-        DataError: a label file is damaged, or the files disagree.
     """
 
     name = "freihand"
@@ -52,19 +62,17 @@ class FreiHand:
         missing = [path for path in (root / "training" / "rgb", *self._files()) if not path.exists()]
         if missing:
             raise ConfigError(f"{missing[0]} not found; expected FreiHAND's training set (v2) unpacked in {root}")
-        self.pictures = list_images(root / "training" / "rgb")
 
     def _files(self) -> list[Path]:
         return [self.root / f"training_{name}.json" for name in _LABELS]
 
     def units(self) -> Sequence[Unit]:
-        """SEQUENCES sequences of about equal size."""
-        used = sorted({self._hand_of(number) % SEQUENCES for number in self.pictures})
-        return [Unit(SUBJECT, f"training_{index:02d}", "", "single") for index in used]
+        """SEQUENCES sequences of about equal size.
 
-    def _hand_of(self, number: int) -> int:
-        """The hand that a picture shows: its place in the label files."""
-        return number % len(self._labels["K"])
+        Raises:
+            DataError: a label file is damaged, or the files disagree.
+        """
+        return [Unit(SUBJECT, sequence, "", "single") for sequence in sorted(self._sequences)]
 
     def label_files(self, unit: Unit) -> Sequence[Path]:
         """All of them: each holds all pictures."""
@@ -73,6 +81,17 @@ class FreiHand:
     def splits(self) -> dict[str, list[str]]:
         """Only the training set has MANO parameters for every picture; validate by share of sequences."""
         return {"train": [SUBJECT], "val": [], "test": []}
+
+    @cached_property
+    def _sequences(self) -> dict[str, list[LabelledPicture]]:
+        labels = self._labels
+        found: dict[str, list[LabelledPicture]] = {}
+        for number, picture in list_images(self.root / "training" / "rgb").items():
+            hand = number % len(labels["K"])
+            values = {name: labels[name][hand] for name in _LABELS}
+            name = f"training_{hand % SEQUENCES:02d}"
+            found.setdefault(name, []).append(LabelledPicture(number, picture, hand, values))
+        return found
 
     @cached_property
     def _labels(self) -> dict[str, Any]:
@@ -91,22 +110,27 @@ class FreiHand:
     def _layer(self) -> ManoLayer:
         return load_hand_models(self.mano_dir).layers["right"]
 
-    def shots(self, unit: Unit) -> Iterator[Shot]:
-        """Pictures of one sequence."""
-        offset = int(unit.sequence.rsplit("_", 1)[1])
-        for number, picture in self.pictures.items():
-            index = self._hand_of(number)
-            if index % SEQUENCES == offset:
-                intrinsics = self._array("K", index, (3, 3))
-                yield Shot(0, number, picture, IMAGE_SIZE, intrinsics, (self._hand(index, intrinsics),))
+    def pictures(self, unit: Unit) -> list[PictureFile]:
+        """By number."""
+        return [found.picture for found in self._sequences[unit.sequence]]
 
-    def _hand(self, index: int, intrinsics: np.ndarray) -> HandLabel:
-        values = self._array("mano", index, (61,))
+    def labels_of(self, unit: Unit) -> list[LabelledPicture]:
+        """The pictures of one sequence with their labels."""
+        return self._sequences[unit.sequence]
+
+    def shots(self, unit: Unit, labels: list[LabelledPicture]) -> Iterator[Shot]:
+        """Pictures of one sequence."""
+        for found in labels:
+            intrinsics = _array(found, "K", (3, 3))
+            yield Shot(0, found.number, found.picture, IMAGE_SIZE, intrinsics, (self._hand(found, intrinsics),))
+
+    def _hand(self, found: LabelledPicture, intrinsics: np.ndarray) -> HandLabel:
+        values = _array(found, "mano", (61,))
         pose, betas, pixel, scale = values[:48], values[48:58], values[58:60], values[60]
         focal = (intrinsics[0, 0] + intrinsics[1, 1]) / 2
         root = np.array([*(pixel - intrinsics[:2, 2]), focal]) / scale
         translation = root - self._posed_root(pose, betas)
-        return HandLabel("right", pose[:3], pose[3:], betas, translation, self._array("xyz", index, (21, 3)))
+        return HandLabel("right", pose[:3], pose[3:], betas, translation, _array(found, "xyz", (21, 3)))
 
     def _posed_root(self, pose: np.ndarray, betas: np.ndarray) -> np.ndarray:
         """Where the posed hand without translation has its root joint, (3,) metres."""
@@ -118,11 +142,13 @@ class FreiHand:
             )
             return self._layer(rotmats, torch.tensor(betas[None])).joints[0, ROOT_JOINT].numpy()
 
-    def _array(self, name: str, index: int, shape: tuple[int, ...]) -> np.ndarray:
-        try:
-            values = np.asarray(self._labels[name][index], np.float64).reshape(shape)
-        except (ValueError, TypeError) as error:
-            raise DataError(f"training_{name}.json: entry {index} is not {shape} ({error}); get it again.") from None
-        if not np.isfinite(values).all():
-            raise DataError(f"training_{name}.json: entry {index} holds values that are not finite; get it again.")
-        return values
+
+def _array(found: LabelledPicture, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    where = f"training_{name}.json: entry {found.hand}"
+    try:
+        values = np.asarray(found.values[name], np.float64).reshape(shape)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where} is not {shape} ({error}); get it again.") from None
+    if not np.isfinite(values).all():
+        raise DataError(f"{where} holds values that are not finite; get it again.")
+    return values

@@ -6,7 +6,7 @@ become OpenCV's. Right hands. Frames without annotation hold None and are left o
 Source: HO-3D's published files and its own viewer (flat hand mean, joints in MANO's order, tips appended).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hawor_pipeline.core.safe_load import load_pickle
 from hawor_pipeline.core.skeleton import OPENPOSE_FROM_MANO
 from hawor_pipeline.data.external.labels import NOT_ANNOTATED, HandLabel, PoseKind, Shot, Unit
 from hawor_pipeline.data.hand_geometry import load_hand_models
-from hawor_pipeline.data.pictures import list_images
+from hawor_pipeline.data.pictures import PictureFile, list_images
 from hawor_pipeline.errors import ConfigError, DataError
 
 IMAGE_SIZE = (480, 640)
@@ -65,7 +65,14 @@ class Ho3d:
         """All of it trains; validate by share of sequences, or on the leaderboard."""
         return {"train": sorted({unit.subject for unit in self.units()}), "val": [], "test": []}
 
-    def shots(self, unit: Unit) -> Iterator[Shot]:
+    def pictures(self, unit: Unit) -> Iterable[PictureFile]:
+        """The sequence's folder."""
+        return list_images(self.root / unit.sequence / "rgb").values()
+
+    def labels_of(self, unit: Unit) -> None:
+        """Nothing: each picture has a label file."""
+
+    def shots(self, unit: Unit, labels: None) -> Iterator[Shot]:
         """Pictures of one sequence."""
         folder = self.root / unit.sequence
         for number, picture in list_images(folder / "rgb").items():

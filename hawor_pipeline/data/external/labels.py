@@ -4,10 +4,10 @@
 pose; OpenCV axes, metres, integer pixel = pixel centre.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -68,8 +68,17 @@ class Reader(Protocol):
     def units(self) -> Sequence[Unit]:
         """All sequences, sorted."""
 
-    def shots(self, unit: Unit) -> Iterator[Shot]:
-        """Pictures of a sequence, sorted by view and frame."""
+    def pictures(self, unit: Unit) -> Iterable[PictureFile]:
+        """All pictures of a sequence, in a fixed order; opens none, nor a label file of a picture."""
+
+    def labels_of(self, unit: Unit) -> Any:
+        """What `shots` needs out of label files that many sequences share, and nothing of other sequences.
+
+        Can be pickled: it is sent to a worker, which need not read those files. None where a sequence has its own.
+        """
+
+    def shots(self, unit: Unit, labels: Any) -> Iterator[Shot]:
+        """Pictures of a sequence with what `labels_of` said of it, sorted by view and frame."""
 
     def label_files(self, unit: Unit) -> Sequence[Path]:
         """Files whose content decides the labels of a sequence."""

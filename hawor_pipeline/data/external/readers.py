@@ -1,6 +1,5 @@
 """The data sets that can be read, by name."""
 
-from functools import lru_cache
 from pathlib import Path
 
 from hawor_pipeline.data.external.dexycb import DexYcb
@@ -14,13 +13,11 @@ READERS = {reader.name: reader for reader in (FreiHand, Ho3d, DexYcb, InterHand)
 DATASETS = tuple(READERS)
 
 
-@lru_cache(maxsize=2)
 def open_reader(dataset: str, root: Path, mano_dir: Path) -> Reader:
-    """The reader of a data set; opened once per process.
+    """The reader of a data set as it is now; opening one reads no labels.
 
     Raises:
         ConfigError: the data set is unknown, or not in its published layout under `root`.
-        DataError: a label file is damaged.
     """
     if dataset not in READERS:
         known = ", ".join(DATASETS)
