@@ -1,12 +1,18 @@
 """Other data sets: how many labelled hands may be lost, and sequences that show none."""
 
+import json
 import pickle
+import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from hawor_pipeline.core.safe_load import load_pickle
 from hawor_pipeline.data.external.convert import prepare_dataset
+from hawor_pipeline.data.external.labels import NO_HAND, NOT_ANNOTATED
+from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.errors import DataError
 from hawor_pipeline_tests.data.external.layouts import WRITERS
 from hawor_pipeline_tests.data.external.test_external_manifests import Ho3d
@@ -63,3 +69,31 @@ def test_hands_of_interhand_without_a_fit_count_as_lost(mano_dir, tmp_path):
     settings = {"target_resolution": (64, 64), "max_left_out_share": 0.1}
     with pytest.raises(DataError, match=r"17% of the 12 labelled hands are left out \({'no_mano_fit': 2}\)"):
         prepare_dataset("interhand", tmp_path / "raw", tmp_path / "out", mano_dir, settings=settings, workers=0)
+
+
+@pytest.mark.parametrize(("dataset", "reason", "empty"), [("ho3d", NOT_ANNOTATED, 4), ("dexycb", NO_HAND, 6)])
+def test_a_sequence_without_any_annotated_frame_has_a_shard_without_rows(dataset, reason, empty, mano_dir, tmp_path):
+    """Every frame of it is in the ledger, the limit on lost hands does not apply, and its neighbour is converted."""
+    raw, output = tmp_path / "raw", tmp_path / "out"
+    truth = WRITERS[dataset](raw, mano_dir)
+    if dataset == "ho3d":
+        shutil.copytree(raw / "train" / "ABF10", raw / "train" / "ABF11")
+        remove(raw / "train" / "ABF11", range(4), "handPose", "handTrans", "handBeta", "handJoints3D")
+        name = "ABF11"
+    else:
+        name = "20200709_150000"
+        for file in raw.glob(f"*/{name}/*/labels_*.npz"):
+            np.savez(file, pose_m=np.zeros((1, 51), np.float32), joint_3d=np.full((1, 21, 3), -1, np.float32))
+        truth = {sample: joints for sample, joints in truth.items() if name not in sample}
+    settings = {"target_resolution": (64, 64), "max_left_out_share": 0.0}
+    totals = prepare_dataset(dataset, raw, output, mano_dir, settings=settings, workers=0)
+    assert (totals["sequences"], totals["rows"]) == (2, len(truth))
+    (manifest,) = [json.loads(path.read_text()) for path in output.glob("*/manifest.json")]
+    (entry,) = [entry for entry in manifest["sequences"] if entry["sequence"] == name]
+    assert (entry["rows"], entry["left_out"], entry["unaccounted"]) == (0, {reason: empty}, 0)
+    shard = output / manifest["subject"] / name
+    assert pq.read_table(shard / "annotations.parquet", partitioning=None).num_rows == 0
+    assert pq.read_table(shard / "ledger.parquet", partitioning=None)["reason"].to_pylist() == [reason] * empty
+    assert set(open_shards(output).table.column("sample_id").to_pylist()) == set(truth)
+    again = prepare_dataset(dataset, raw, output, mano_dir, settings=settings, workers=0)
+    assert again["reused_sequences"] == 2
