@@ -39,6 +39,18 @@ def hash_files(files: Iterable[Path], below: Path | None = None) -> dict[str, st
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); get the file again.") from None
 
 
+def file_states(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """(name, size in bytes, modification time in ns) of each file.
+
+    Raises:
+        DataError: one is not there.
+    """
+    try:
+        return [(file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files]
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); get the file again.") from None
+
+
 class PictureHashes:
     """The digest of a view's pictures, taken while they are read for something else.
 

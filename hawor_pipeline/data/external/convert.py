@@ -18,6 +18,7 @@ from hawor_pipeline.data.convert import withdraw
 from hawor_pipeline.data.external.convert_unit import UnitTask, convert_unit, lost_hands_error
 from hawor_pipeline.data.external.labels import Reader, Unit
 from hawor_pipeline.data.external.readers import open_reader
+from hawor_pipeline.data.fingerprint import file_states
 from hawor_pipeline.data.hand_geometry import hash_hand_models
 from hawor_pipeline.data.pictures import pictures_state
 from hawor_pipeline.data.pool import map_tasks
@@ -150,7 +151,7 @@ def _task(
     reader: Reader, root: Path, mano: Path, unit: Unit, output: Path, config: ConversionConfig, shared: dict[str, Any]
 ) -> UnitTask:
     """A task with the key of its sequence: settings, models, versions, and the state of its files."""
-    labels = [[path.name, (found := path.stat()).st_size, found.st_mtime_ns] for path in reader.label_files(unit)]
+    labels = file_states(reader.label_files(unit))
     pictures = pictures_state(reader.pictures(unit))
     key = hash_json({**shared, "labels": labels, "pictures": pictures, "unit": [unit.subject, unit.sequence]})
     folder = output / unit.subject / unit.sequence

@@ -20,7 +20,7 @@ from hawor_pipeline.data.crops import cut_crops, encode_crop
 from hawor_pipeline.data.decode import thread_decoder
 from hawor_pipeline.data.external.labels import WITHOUT_GROUND_TRUTH, HandLabel, Reader, Shot, Unit
 from hawor_pipeline.data.external.readers import open_reader
-from hawor_pipeline.data.fingerprint import PictureHashes, hash_files
+from hawor_pipeline.data.fingerprint import PictureHashes, file_states, hash_files
 from hawor_pipeline.data.hand_geometry import (
     HandModels,
     SeenHand,
@@ -126,7 +126,7 @@ def convert_unit(task: UnitTask) -> tuple[dict[str, Any], str]:
             raise error
         version = hash_json(
             {
-                "raw": {"labels": hash_files(reader.label_files(task.unit), task.root), "pictures": digests},
+                "raw": {"labels": _label_hashes(tuple(reader.label_files(task.unit)), task.root), "pictures": digests},
                 **{name: task.shared[name] for name in ("mano", "settings", "converter", "dataset")},
             }
         )
@@ -147,6 +147,16 @@ def convert_unit(task: UnitTask) -> tuple[dict[str, Any], str]:
         info["made_under"] = hash_json(task.shared)
         mark_done(folder, task.key, info, names)
     return info, version
+
+
+def _label_hashes(files: tuple[Path, ...], root: Path) -> dict[str, str]:
+    return _hashes_of_state(files, tuple(file_states(files)), root)
+
+
+@lru_cache(maxsize=2)
+def _hashes_of_state(files: tuple[Path, ...], _states: tuple[tuple[str, int, int], ...], root: Path) -> dict[str, str]:
+    """Sequences that share their label files follow one another: gigabytes are hashed once, not for each of them."""
+    return hash_files(files, root)
 
 
 @lru_cache(maxsize=2)

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hawor_pipeline.data.external import dexycb, ho3d
+from hawor_pipeline.data.external import convert_unit, dexycb, ho3d
 from hawor_pipeline.data.external.convert import prepare_dataset
 from hawor_pipeline.data.external.readers import DATASETS, open_reader
+from hawor_pipeline.data.fingerprint import hash_files
 from hawor_pipeline.errors import DataError
 from hawor_pipeline_tests.data.external.layouts import WRITERS
 
@@ -88,3 +89,24 @@ def test_a_changed_label_file_is_read_again_in_the_same_process(mano_dir, tmp_pa
     (raw / "training_K.json").write_text("not JSON")
     with pytest.raises(DataError, match=r"training_K\.json: damaged"):
         prepare_dataset("freihand", raw, output, mano_dir, settings=SETTINGS, workers=0)
+
+
+def test_label_files_that_sequences_share_are_hashed_once(mano_dir, tmp_path, monkeypatch):
+    WRITERS["freihand"](tmp_path / "raw", mano_dir, 6)
+    hashed = Counter()
+    monkeypatch.setattr(
+        convert_unit, "hash_files", lambda files, below: hashed.update(files) or hash_files(files, below)
+    )
+    prepare_dataset("freihand", tmp_path / "raw", tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
+    assert hashed == dict.fromkeys((tmp_path / "raw").glob("*.json"), 1)
+
+
+@pytest.mark.parametrize("missing", ["color_000001.jpg", "mano.yml", "836212060125_640x480.yml"])
+def test_a_missing_file_is_named_before_anything_is_opened(missing, mano_dir, tmp_path):
+    """One of a recording keeps that recording out, one that both need keeps out both."""
+    raw = tmp_path / "raw"
+    WRITERS["dexycb"](raw, mano_dir)
+    sorted(raw.rglob(missing))[0].unlink()
+    finished = 0 if missing.endswith("480.yml") else 1
+    with pytest.raises(DataError, match=rf"{missing}: cannot be read.*{finished} of 2 sequences are finished"):
+        prepare_dataset("dexycb", raw, tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
