@@ -83,6 +83,8 @@ def export_webdataset(
         DataError: a shard is damaged, or the disk is full.
     """
     output = Path(output)
+    if samples_per_tar < 1:
+        raise ConfigError(f"{samples_per_tar} samples per tar: expected 1 or more")
     if output.exists():
         raise ConfigError(f"{output} exists already; choose another folder or remove it")
     root = local_copy(shards_dir)

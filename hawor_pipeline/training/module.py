@@ -312,7 +312,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
             "epoch": self.current_epoch + int(finished),
             "batch": 0 if finished else batch,
             "micro_batches": self.config.micro_batches,
-            "clips": self.config.batch_size * self.trainer.world_size,  # of a batch over all devices
+            "clips": self._clips_of_a_batch(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -335,13 +335,17 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         self.epoch_position = (checkpoint["position"]["epoch"], checkpoint["position"]["batch"])
         self.skipped_batches = checkpoint.get("skipped_batches", 0)
 
+    def _clips_of_a_batch(self) -> int:
+        """Over all devices; without a trainer there is one."""
+        return self.config.batch_size * (self._trainer.world_size if self._trainer is not None else 1)
+
     def _in_parts_of_now(self, checkpoint: dict[str, Any]) -> None:
         """Positions count parts of batches; restate them where batches have other parts or, over all devices, clips.
 
         Where the clips seen are no whole number of the batches of now, those of the last, unfinished one come again.
         """
         position, parts = checkpoint["position"], self.config.micro_batches
-        clips = self.config.batch_size * self.trainer.world_size
+        clips = self._clips_of_a_batch()
         before = position.get("micro_batches", 1), position.get("clips", clips)
         if before == (parts, clips):
             return

@@ -356,3 +356,10 @@ def test_recorded_protocols_travel_along(sample_shards, sample_root, tmp_path, c
 def test_a_folder_without_tars_is_a_wrong_path(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no \.tar"):
         import_webdataset(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("count", [0, -5])
+def test_a_tar_holds_a_sample_at_least(sample_shards, tmp_path, count):
+    with pytest.raises(ConfigError, match=f"{count} samples per tar"):
+        export_webdataset(sample_shards, tmp_path / "tars", samples_per_tar=count)
+    assert not (tmp_path / "tars").exists()

@@ -84,7 +84,7 @@ def test_a_run_goes_on_with_other_devices_where_its_clips_stand(
 ):
     """Batches of 8 clips per device: after 40 positions as many clips of the epoch are behind as before."""
     module = EnhancedHaWoRTrainer(tiny(batch_size=8, micro_batches=parts))
-    monkeypatch.setattr(EnhancedHaWoRTrainer, "trainer", SimpleNamespace(world_size=world))
+    monkeypatch.setattr(module, "_trainer", SimpleNamespace(world_size=world))
     counts = {"ready": 40, "completed": 40}
     loops = {"fit_loop": {"epoch_loop.batch_progress": {"total": dict(counts), "current": dict(counts)}}}
     position = {"epoch": 2, "batch": 40, "micro_batches": parts_before, "clips": 8 * world_before}

@@ -74,10 +74,12 @@ def prepare_dataset(
         DataError: something is damaged or disagrees, or the disk is full. Finished sequences stay and are reused.
     """
     root, output, mano = Path(root), Path(output_dir), Path(mano_dir)
-    config = build(ConversionConfig, settings or {}, origin="prepare")
+    config = build(ConversionConfig, settings or {}, origin="settings")
     find_mano(mano, "right")
     reader = open_reader(dataset, root, mano)
     units = list(reader.units())
+    if not units:
+        raise DataError(f"{root}: no sequence of {dataset} found; its labels or folders are empty. Unpack it again.")
     plan = _Plan(_chosen(reader.name, units, subjects, config))
     _check_folder(output, dataset)
     shared = {**shared_key(config, hash_hand_models(mano)), "dataset": [dataset, EXTERNAL_VERSION]}

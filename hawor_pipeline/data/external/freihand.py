@@ -102,8 +102,11 @@ class FreiHand:
             except (OSError, ValueError) as error:
                 raise DataError(f"{path}: damaged ({error}); get the file again.") from None
         counts = {name: len(values) for name, values in found.items()}
-        if len(set(counts.values())) != 1:
-            raise DataError(f"{self.root}: label files disagree about the number of hands: {counts}; get them again.")
+        if len(set(counts.values())) != 1 or not counts["K"]:
+            raise DataError(
+                f"{self.root}: the label files hold {counts} hands, expected the same number, above zero, in all; get "
+                "them again."
+            )
         return found
 
     @cached_property

@@ -68,11 +68,13 @@ class InterHand:
 
     def __init__(self, root: Path, mano_dir: Path) -> None:
         self.root, self.mano_dir = root, mano_dir
-        self.present = [split for split in SPLITS if all(path.is_file() for path in self._files(split))]
+        begun = [split for split in SPLITS if any(path.is_file() for path in self._files(split))]
+        missing = [path for split in begun or SPLITS[:1] for path in self._files(split) if not path.is_file()]
+        if missing:
+            raise ConfigError(f"{missing[0]} not found; expected InterHand2.6M unpacked in {root}")
+        self.present = begun
         self._held: dict[str, Any] = {}
         self._held_split = ""
-        if not self.present:
-            raise ConfigError(f"{self._files('train')[0]} not found; expected InterHand2.6M unpacked in {root}")
 
     def _files(self, split: str) -> list[Path]:
         return [self._file(split, name) for name in _LABELS]

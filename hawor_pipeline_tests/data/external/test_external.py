@@ -119,6 +119,26 @@ def test_wrong_usage_is_a_clear_error(words, message, mano_dir, tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("dataset", "file", "content", "message"),
+    [
+        ("freihand", "training_*.json", "[]", "above zero"),
+        ("interhand", "annotations/*/*_data.json", "{}", "no sequence of interhand found"),
+        ("interhand", "annotations/*/*_camera.json", None, "_camera.json not found"),
+        ("dexycb", "*/*/meta.yml", None, "no sequence of dexycb found"),
+    ],
+)
+def test_labels_that_say_nothing_are_an_error(dataset, file, content, message, mano_dir, tmp_path):
+    WRITERS[dataset](tmp_path / "raw", mano_dir)
+    for path in (tmp_path / "raw").glob(file):
+        if content is None:
+            path.unlink()
+        else:
+            path.write_text(content)
+    with pytest.raises((ConfigError, DataError), match=message):
+        prepare_dataset(dataset, tmp_path / "raw", tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
+
+
 def test_damage_is_named_and_finished_sequences_are_kept(mano_dir, tmp_path):
     WRITERS["dexycb"](tmp_path / "raw", mano_dir)
     damaged = next((tmp_path / "raw").glob("*/20200709_150000/*/color_000001.jpg"))
