@@ -8,8 +8,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hawor_pipeline.errors import HaworError
+from hawor_pipeline.errors import ConfigError, DataError, HaworError
+from hawor_pipeline.paths import root_variable
+
+if TYPE_CHECKING:
+    from hawor_pipeline.data.arctic import ArcticRoot
 
 REQUIRED_PACKAGES = (
     "torch",
@@ -39,7 +44,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at versions, accelerator, disk, ARCTIC, MANO and earlier runs."""
+    """Look at versions, accelerator, disk, ARCTIC, MANO, other data sets that are named, and what tests need."""
     return [
         _python(),
         *(_package(name, required=True) for name in REQUIRED_PACKAGES),
@@ -49,6 +54,7 @@ def examine() -> list[Finding]:
         _disk(),
         _arctic(),
         _mano(),
+        *_other_datasets(),
         _chromium(),
     ]
 
@@ -123,7 +129,53 @@ def _arctic() -> Finding:
         located = ArcticRoot.locate(Path(root))
     except HaworError as error:
         return Finding("ARCTIC", False, True, str(error), "set ARCTIC_ROOT to the download, or unset it for the sample")
-    return Finding("ARCTIC", True, True, f"{located.path} ({located.source})")
+    return _contents(located)
+
+
+def _contents(root: "ArcticRoot") -> Finding:
+    """What of ARCTIC is there, by subject; without raw sequences, or without pictures of them, nothing can be made."""
+    sequences = {subject: root.sequences(subject) for subject in root.subjects()}
+    shown = {subject: sum(_has_pictures(root, subject, name) for name in sequences[subject]) for subject in sequences}
+    known = {subject: len(names) for subject, names in sequences.items() if names}
+    lacking, advice = [], []
+    if not known:
+        lacking.append("no raw sequences")
+        advice.append(f"unpack ARCTIC's raw_seqs.zip, so that {root.path / 'raw_seqs'} holds s01/*.mano.npy and so on")
+    if not (any(shown.values()) if known else _pictures_of_any(root)):
+        lacking.append("no pictures of any sequence" if known else "no pictures")
+        advice.append(
+            f"unpack pictures to {root.path / 'images'} or {root.path / 'cropped_images'}/SUBJECT/SEQUENCE/VIEW, or "
+            "keep ARCTIC's zips in downloads/data/images_zips or cropped_images_zips"
+        )
+    if lacking:
+        return Finding("ARCTIC", False, True, f"{root.path} holds {' and '.join(lacking)}", "; ".join(advice))
+    counts = ", ".join(f"{subject} {_of(shown[subject], count)}" for subject, count in known.items())
+    found = f"{root.path} ({root.source}, {root.image_source}); sequences with pictures: {counts}"
+    for status in ("withheld", "absent"):
+        others = [subject for subject in sequences if root.status(subject) == status]
+        found += f"; {status}: {', '.join(others)}" if others else ""
+    return Finding("ARCTIC", True, True, found)
+
+
+def _of(part: int, whole: int) -> str:
+    return str(whole) if part == whole else f"{part} of {whole}"
+
+
+def _has_pictures(root: "ArcticRoot", subject: str, sequence: str) -> bool:
+    """Whether any view of a sequence has a picture; a damaged zip has none that could be read."""
+    from hawor_pipeline.data.arctic import VIEW_COUNT
+
+    try:
+        return any(root.pictures(subject, sequence, view) for view in range(VIEW_COUNT))
+    except (ConfigError, DataError):
+        return False
+
+
+def _pictures_of_any(root: "ArcticRoot") -> bool:
+    try:
+        return any(root.imaged_sequences(subject) for subject in root.subjects())
+    except ConfigError:
+        return False
 
 
 def _mano() -> Finding:
@@ -140,6 +192,31 @@ def _mano() -> Finding:
     except HaworError as error:
         return Finding("MANO", False, bool(os.environ.get("ARCTIC_ROOT")), str(error), "https://mano.is.tue.mpg.de")
     return Finding("MANO", True, False, str(place))
+
+
+def _other_datasets() -> list[Finding]:
+    """The data sets whose folder an environment variable names."""
+    try:
+        from hawor_pipeline.data.external.readers import DATASETS
+    except ImportError:
+        return [Finding("Other data sets", False, False, "packages are missing")]
+    return [_dataset(name) for name in DATASETS if os.environ.get(root_variable(name))]
+
+
+def _dataset(name: str) -> Finding:
+    """Whether a data set lies in its published layout, and the hand models that its labels need are named."""
+    from hawor_pipeline.data.external.readers import open_reader
+
+    variable, mano = root_variable(name), os.environ.get("MANO_DIR")
+    root = Path(os.environ[variable])
+    try:
+        open_reader(name, root, Path(mano or "."))
+    except HaworError as error:
+        return Finding(variable, False, True, str(error), f"set {variable} to the download of {name}, or unset it")
+    if not mano:
+        advice = "set MANO_DIR to the folder of MANO_RIGHT and MANO_LEFT"
+        return Finding(variable, False, True, f"{root}, but MANO_DIR is not set", advice)
+    return Finding(variable, True, True, str(root))
 
 
 def _chromium() -> Finding:

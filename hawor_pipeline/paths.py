@@ -91,6 +91,11 @@ class DataPaths:
         return self.root / "handoff"
 
 
+def root_variable(dataset: str) -> str:
+    """The environment variable that names the folder of another data set, e.g. FREIHAND_ROOT."""
+    return f"{dataset.upper()}_ROOT"
+
+
 def config_dir() -> Path:
     """Where the shipped configurations are: the checkout's `configs/`, or the installed copy."""
     checkout = Path(__file__).resolve().parent.parent / "configs"

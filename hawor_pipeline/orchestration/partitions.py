@@ -4,14 +4,11 @@ import os
 
 import dagster as dg
 
+from hawor_pipeline.paths import root_variable
+
 SUBJECTS = tuple(f"s{number:02d}" for number in range(1, 11))
 subjects_partitions = dg.StaticPartitionsDefinition(list(SUBJECTS))
 DATASETS = ("freihand", "ho3d", "dexycb", "interhand")
-
-
-def root_variable(dataset: str) -> str:
-    """The environment variable that names the folder of another data set."""
-    return f"{dataset.upper()}_ROOT"
 
 
 def named_datasets() -> list[str]:

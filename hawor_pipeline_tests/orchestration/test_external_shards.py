@@ -11,7 +11,8 @@ from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.definitions import defs
 from hawor_pipeline.orchestration.assets.external import external_shards
 from hawor_pipeline.orchestration.build import build_defs
-from hawor_pipeline.orchestration.partitions import DATASETS, named_datasets, root_variable
+from hawor_pipeline.orchestration.partitions import DATASETS, named_datasets
+from hawor_pipeline.paths import root_variable
 from hawor_pipeline_tests.conftest import DATASET_ROOTS, project_environment
 from hawor_pipeline_tests.data.external.layouts import WRITERS
 

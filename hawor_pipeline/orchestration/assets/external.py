@@ -10,10 +10,10 @@ from pydantic import Field
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
 from hawor_pipeline.orchestration.metadata import announce, describe
-from hawor_pipeline.orchestration.partitions import BESIDE_PIPELINE, datasets_partitions, root_variable
+from hawor_pipeline.orchestration.partitions import BESIDE_PIPELINE, datasets_partitions
 from hawor_pipeline.orchestration.resources import said
 from hawor_pipeline.orchestration.tables import schema_check, schema_check_specs, table_metadata
-from hawor_pipeline.paths import DataPaths
+from hawor_pipeline.paths import DataPaths, root_variable
 from hawor_pipeline.provenance import StageResult
 
 

@@ -1,0 +1,84 @@
+"""`doctor` on downloads that are whole, that lack their half, and on the folders of other data sets."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from hawor_pipeline.doctor import Finding, examine, render
+from hawor_pipeline_tests.conftest import DATASET_ROOTS
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch):
+    for name in ("ARCTIC_ROOT", "MANO_DIR", *DATASET_ROOTS):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def download(sample_root: Path, tmp_path: Path, monkeypatch) -> Path:
+    """A copy of the sample that a test may thin out, named by ARCTIC_ROOT."""
+    shutil.copytree(sample_root, tmp_path / "raw")
+    monkeypatch.setenv("ARCTIC_ROOT", str(tmp_path / "raw" / "arctic"))
+    return tmp_path / "raw" / "arctic"
+
+
+def named(name: str) -> Finding:
+    (finding,) = [finding for finding in examine() if finding.name == name]
+    return finding
+
+
+def test_subjects_are_counted(download):
+    finding = named("ARCTIC")
+    assert finding.ok and "sequences with pictures: s01 1, s05 1; withheld: s03; absent: s02, s04" in finding.found
+    shutil.rmtree(download / "images" / "s01")
+    assert "s01 0 of 1, s05 1" in named("ARCTIC").found
+
+
+def test_without_raw_sequences_and_pictures_it_says_what_to_do(download):
+    shutil.rmtree(download / "images")
+    assert "[MISS] ARCTIC" in render([named("ARCTIC")])
+    assert "no pictures of any sequence" in named("ARCTIC").found and "images_zips" in named("ARCTIC").advice
+    for folder in (download / "raw_seqs").iterdir():
+        shutil.rmtree(folder)
+    finding = named("ARCTIC")
+    assert not finding.ok and "no raw sequences and no pictures" in finding.found
+    assert "raw_seqs.zip" in finding.advice and "images_zips" in finding.advice
+
+
+def test_empty_folders_hold_no_pictures(download):
+    for picture in (download / "images").rglob("*.jpg"):
+        picture.unlink()
+    assert not named("ARCTIC").ok
+
+
+def test_zips_are_pictures_too(download):
+    views = next((download / "images" / "s05").iterdir())
+    archive = download / "downloads" / "data" / "images_zips" / "s05" / f"{views.name}.zip"
+    archive.parent.mkdir(parents=True)
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for picture in views.rglob("*.jpg"):
+            zipped.write(picture, picture.relative_to(views))
+    shutil.rmtree(download / "images")
+    finding = named("ARCTIC")
+    assert finding.ok and "s01 0 of 1, s05 1" in finding.found
+    archive.write_bytes(archive.read_bytes()[:100])
+    assert not named("ARCTIC").ok
+
+
+@pytest.mark.parametrize("variable", DATASET_ROOTS)
+def test_folders_of_other_data_sets_are_named_where_they_are_wrong(variable, tmp_path, monkeypatch):
+    assert all(finding.name != variable for finding in examine())
+    for wrong in (tmp_path / "nowhere", tmp_path):
+        monkeypatch.setenv(variable, str(wrong))
+        finding = named(variable)
+        assert not finding.ok and finding.required and str(wrong) in finding.found and variable in finding.advice
+
+
+def test_another_data_set_needs_hand_models(tmp_path, monkeypatch):
+    (tmp_path / "train").mkdir()
+    monkeypatch.setenv("HO3D_ROOT", str(tmp_path))
+    assert "MANO_DIR is not set" in named("HO3D_ROOT").found
+    monkeypatch.setenv("MANO_DIR", str(tmp_path))
+    assert named("HO3D_ROOT").ok
