@@ -77,8 +77,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if not arguments.arctic_root:
         raise ConfigError("name the raw data: --arctic-root DIR, or --dataset NAME --root DIR")
     if arguments.dry_run:
-        print(json.dumps(estimate(arguments.arctic_root, arguments.output_dir, settings=given, **chosen), indent=2))
-        return 0
+        said = estimate(arguments.arctic_root, arguments.output_dir, settings=given, **chosen)
+        print(json.dumps(said, indent=2))
+        return 1 if said["problems"] or not said["enough_disk"] else 0
     progress = show_progress("sequence")
     totals = prepare(arguments.arctic_root, arguments.output_dir, settings=given, progress=progress, **chosen)
     print(json.dumps(totals, indent=2))

@@ -1,7 +1,8 @@
 """What a conversion would cost, before it is begun: crops, disk and hours, measured on some of the user's own pictures.
 
 The pictures measured are converted like all others, into a temporary folder that is removed. Two samples of different
-size tell the cost of a sequence from the cost of a picture.
+size tell the cost of a sequence from the cost of a picture. What is damaged becomes a problem of its sequence, and the
+estimate is made of the rest.
 """
 
 import shutil
@@ -17,15 +18,19 @@ import numpy as np
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.data.arctic import ArcticRoot
 from hawor_pipeline.data.conversion_plan import SubjectPlan, check_sequences, plan_subject, shared_key
+from hawor_pipeline.data.pictures import PictureFile
 from hawor_pipeline.data.pool import one_thread, usable_cores
 from hawor_pipeline.errors import DataError
 
 if TYPE_CHECKING:
     from hawor_pipeline.data.convert_sequence import SequenceTask
+    from hawor_pipeline.data.scene import Scene
 
 _SEQUENCES = 3  # measured, spread over all that are to be converted
 _FEW, _MANY = 2, 12  # pictures per view
 _SPARE = 1.05  # rows, ledgers and rounding
+_ENDS = 20_000  # pictures whose ends are looked at, spread over all; seconds on a local disk
+_END, _END_WITHIN = b"\xff\xd9", 64  # bytes; some writers pad the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +56,16 @@ def dry_run(
 
     Returns:
         sequences_to_convert, sequences_reused, pictures, crops, gigabytes, free_gigabytes, enough_disk, hours, workers,
-        region_decoding, measured (how the estimate was made), problems (what would fail), subjects_without_samples.
+        region_decoding, measured (how the estimate was made), problems ("subject/sequence: what would fail": every raw
+        file, zip and mesh, and of the pictures those measured and those looked at), pictures_looked_at,
+        subjects_without_samples.
 
     Raises:
         ConfigError: root, MANO, subject or sequence not found.
-        DataError: a picture that was measured is damaged.
+        DataError: the hand models, or `meta/misc.json`, are damaged.
     """
     from hawor_pipeline.data.decode import thread_decoder
-    from hawor_pipeline.data.hand_geometry import hash_hand_models
+    from hawor_pipeline.data.hand_geometry import hash_hand_models, load_hand_models
 
     root, output = ArcticRoot.locate(arctic_root), Path(output_dir)
     chosen = list(root.subjects() if subjects is None else subjects)
@@ -69,11 +76,14 @@ def dry_run(
     shared = shared_key(settings, hash_hand_models(mano))
     plans = [plan_subject(root, mano, s, output, settings, shared, settings.sequences) for s in chosen]
     tasks = [task for plan in plans for task in plan.tasks]
-    problems = [str(error) for plan in plans for error in plan.errors.values()]
+    problems = [f"{plan.subject}/{name}: {error}" for plan in plans for name, error in plan.errors.items()]
+    if tasks:
+        load_hand_models(mano)  # damage in them is no problem of a sequence
     counts, unreadable = _count(root, tasks)
-    problems += unreadable
+    looked_at, cut_short = _look_at_ends(root, [task for task in tasks if task.output in counts])
     processes = max(1, min(workers or usable_cores(), len(counts) or 1))
-    cost = _measure([task for task in tasks if task.output in counts]) if counts else _Cost(0.0, 0.0, 0.0, 0.0, {})
+    cost, damaged = _measure([task for task in tasks if task.output in counts])
+    problems += unreadable + list(dict.fromkeys(cut_short + damaged))
     pictures = sum(counts.values())
     crops = round(cost.crops_per_picture * pictures)
     size = crops * cost.bytes_per_crop * _SPARE
@@ -93,6 +103,7 @@ def dry_run(
         "workers": processes,
         "region_decoding": bool(thread_decoder().ways),
         "measured": cost.measured,
+        "pictures_looked_at": looked_at,
         "problems": problems,
         "subjects_without_samples": _empty(plans),
     }
@@ -100,19 +111,62 @@ def dry_run(
 
 def _count(root: ArcticRoot, tasks: "list[SequenceTask]") -> tuple[dict[Path, int], list[str]]:
     """Output folder to pictures that have ground truth, and what cannot be read."""
+    from hawor_pipeline.data.object_mesh import load_object
     from hawor_pipeline.data.raw_sequence import load_sequence
 
     counts, problems = {}, []
     for task in tasks:
         try:
-            frames = len(load_sequence(root, task.subject, task.sequence))
+            raw = load_sequence(root, task.subject, task.sequence)
+            load_object(root, raw.object)
             offset = root.cameras(task.subject).ioi_offset
             numbers = [n for v in task.settings.views for n in root.pictures(task.subject, task.sequence, v)]
         except DataError as error:
-            problems.append(str(error))
+            problems.append(_problem(task, error))
             continue
-        counts[task.output] = sum(offset <= number < offset + frames for number in numbers)
+        counts[task.output] = sum(offset <= number < offset + len(raw) for number in numbers)
     return counts, problems
+
+
+def _problem(task: "SequenceTask", what: object) -> str:
+    return f"{task.subject}/{task.sequence}: {what}"
+
+
+def _look_at_ends(root: ArcticRoot, tasks: "list[SequenceTask]") -> tuple[int, list[str]]:
+    """How many unpacked pictures were looked at, and which of them are cut short.
+
+    Those in zips are not: a zip that is cut short has lost its index, which is found without reading pictures.
+    """
+    files = [
+        (task, picture)
+        for task in tasks
+        if not root.images_are_zipped(task.subject, task.sequence)
+        for view in task.settings.views
+        for picture in root.pictures(task.subject, task.sequence, view).values()
+    ]
+    chosen = files[:: max(1, -(-len(files) // _ENDS))]
+    suspects = [(task, picture) for task, picture in chosen if not _has_end(picture)]
+    return len(chosen), [_problem(task, error) for task, picture in suspects for error in _damage(picture, None)]
+
+
+def _has_end(picture: PictureFile) -> bool:
+    try:
+        with picture.path.open("rb") as file:
+            file.seek(max(0, picture.path.stat().st_size - _END_WITHIN))
+            return _END in file.read()
+    except OSError:
+        return False
+
+
+def _damage(picture: PictureFile, size: tuple[int, int] | None) -> list[DataError]:
+    """Why a picture cannot be converted; empty where it can."""
+    from hawor_pipeline.data.decode import decode_image
+
+    try:
+        decode_image(picture.read(), picture, size)
+    except DataError as error:
+        return [error]
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +178,26 @@ class _Cost:
     measured: dict[str, Any]
 
 
-def _measure(tasks: "list[SequenceTask]") -> _Cost:
-    """Convert parts of some sequences in this process, with one thread as every worker has."""
+def _measure(tasks: "list[SequenceTask]") -> tuple[_Cost, list[str]]:
+    """Convert parts of some sequences in this process, with one thread as every worker has.
+
+    Returns:
+        The cost, and the problems of pictures that were damaged; the cost is that of the others.
+    """
+    problems: list[str] = []
+    if not tasks:
+        return _Cost(0.0, 0.0, 0.0, 0.0, {}), problems
     picked = [tasks[i] for i in np.unique(np.linspace(0, len(tasks) - 1, _SEQUENCES).round().astype(int))]
     with one_thread(), tempfile.TemporaryDirectory() as folder:
-        _convert_part(picked[0], _FEW, 1, Path(folder))  # libraries are loaded and models read now
-        few = [_convert_part(task, _FEW, 2, Path(folder)) for task in picked]
-        many = [_convert_part(task, _MANY, 3, Path(folder)) for task in picked]
+        _convert_part(picked[0], _FEW, 1, Path(folder), problems)  # libraries are loaded and models read now
+        few = [_convert_part(task, _FEW, 2, Path(folder), problems) for task in picked]
+        many = [_convert_part(task, _MANY, 3, Path(folder), problems) for task in picked]
     pictures = sum(s.pictures for s in many) - sum(s.pictures for s in few)
     seconds = sum(s.seconds for s in many) - sum(s.seconds for s in few)
     crops = sum(s.crops for s in many)
     per_picture = max(seconds, 0.0) / max(pictures, 1)
     fixed = sum(s.seconds - per_picture * s.pictures for s in few) / len(few)
-    return _Cost(
+    cost = _Cost(
         max(fixed, 0.0),
         per_picture,
         crops / max(sum(s.pictures for s in many), 1),
@@ -149,13 +210,15 @@ def _measure(tasks: "list[SequenceTask]") -> _Cost:
             "kilobytes_per_crop": round(sum(s.bytes for s in many) / max(crops, 1) / 1e3, 1),
         },
     )
+    return cost, problems
 
 
-def _convert_part(task: "SequenceTask", pictures: int, start: int, folder: Path) -> _Sample:
-    """Convert some pictures of each view, spread over the sequence; different starts take different ones."""
-    from hawor_pipeline.data.convert_sequence import convert_views
+def _convert_part(task: "SequenceTask", pictures: int, start: int, folder: Path, problems: list[str]) -> _Sample:
+    """Convert some pictures of each view, spread over the sequence; different starts take different ones.
+
+    Damaged pictures are added to the problems, and the others are converted and timed again.
+    """
     from hawor_pipeline.data.scene import open_scene
-    from hawor_pipeline.data.shards import ImageWriter
 
     began = time.perf_counter()
     root = ArcticRoot(task.root)
@@ -163,6 +226,24 @@ def _convert_part(task: "SequenceTask", pictures: int, start: int, folder: Path)
     step = max(1, (longest - start) // pictures)
     part = slice(min(start, longest - 1), None, step)
     scene = open_scene(task.root, task.mano_dir, task.subject, task.sequence, task.settings.views, only=part)
+    opened = time.perf_counter() - began
+    try:
+        return _convert_scene(task, scene, folder, opened)
+    except DataError:
+        problems += [_problem(task, error) for error in _drop_damaged(task, scene)]
+    return _convert_scene(task, scene, folder, opened)
+
+
+def _convert_scene(task: "SequenceTask", scene: "Scene", folder: Path, opened: float) -> _Sample:
+    """Convert the pictures of a scene that took `opened` seconds to open.
+
+    Raises:
+        DataError: a picture is damaged.
+    """
+    from hawor_pipeline.data.convert_sequence import convert_views
+    from hawor_pipeline.data.shards import ImageWriter
+
+    began = time.perf_counter()
     path = folder / "images.arrow"
     with ImageWriter(path) as writer:
         blocks, _, _ = convert_views(task, scene, writer)
@@ -170,7 +251,21 @@ def _convert_part(task: "SequenceTask", pictures: int, start: int, folder: Path)
     taken = sum(frame in known for images in scene.images.values() for frame in images)
     crops = sum(len(block["frame"]) for block in blocks)
     row_bytes = sum(values.nbytes for block in blocks for values in block.values()) / 2  # doubles become singles
-    return _Sample(taken, crops, path.stat().st_size + round(row_bytes), time.perf_counter() - began)
+    size = path.stat().st_size + round(row_bytes)
+    return _Sample(taken, crops, size, opened + time.perf_counter() - began)
+
+
+def _drop_damaged(task: "SequenceTask", scene: "Scene") -> list[DataError]:
+    """Take the pictures that cannot be decoded, or have the wrong size, out of a scene; returns why."""
+    from hawor_pipeline.data.picture_frame import picture_frame
+
+    errors = []
+    for view, images in scene.images.items():
+        size = picture_frame(ArcticRoot(task.root).image_source, scene.cameras[view], scene.object_vertices).size
+        damage = {frame: _damage(picture, size) for frame, picture in images.items()}
+        errors += [error for found in damage.values() for error in found]
+        scene.images[view] = {frame: picture for frame, picture in images.items() if not damage[frame]}
+    return errors
 
 
 def _existing(path: Path) -> Path:
