@@ -160,6 +160,100 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [*lines, ""]
 
 
+LEDGER_MEANING = {
+    "subject": "s01..s10, or the name that a reader of another data set gives",
+    "sequence": "as in the raw files",
+    "view": "as in the annotations",
+    "frame": "number in the picture's file name; -1: the whole view",
+    "side": "left or right; empty: both",
+    "reason": "one of the reasons below",
+    "samples": "how many rows of annotations this costs",
+}
+DISTANCES_MEANING = {
+    "subject": "as in the annotations",
+    "sequence": "as in the annotations",
+    "gt_index": "index of the ground truth; joins with the annotations' gt_index",
+    "side": "left or right",
+    "hand_object_distance_m": "from the nearest of the hand's vertices to the object's surface, m; once per moment",
+}
+
+
+def shards_page() -> str:
+    """Every column of the tables of a shard, and every reason for which something is left out or not valid."""
+    from hawor_pipeline.data import shard_schema as schema
+
+    columns = [(c.name, str(c.kind), " x ".join(map(str, c.shape)), c.unit, c.meaning) for c in schema.COLUMNS.values()]
+    return "\n".join(
+        [
+            NOTE,
+            "# Columns of the shards\n",
+            "Tables of a converted sequence. Shape, unit and meaning of each column of the annotations also stand\n"
+            "in the Parquet file itself, as metadata of the column. How to read them:\n"
+            "[read shards](../howto/read-shards.md).\n",
+            f"## {schema.ANNOTATIONS_FILE}\n",
+            "A row per hand, picture and view, sorted by view, side and frame. Arrays are lists of fixed\n"
+            "size, row by row.\n",
+            *_table(("column", "type", "shape", "unit", "meaning"), columns),
+            f"## {schema.IMAGES_FILE}\n",
+            f"Arrow file (IPC) with the one column `jpeg`: record i is the crop of row i of\n"
+            f"{schema.ANNOTATIONS_FILE}, in batches of {schema.BATCH_ROWS} records.\n",
+            f"## {schema.LEDGER_FILE}\n",
+            "What is left out: a row per picture, hand or view without a row in the annotations.\n",
+            *_table(("column", "type", "meaning"), _schema_rows(schema.LEDGER_SCHEMA, LEDGER_MEANING)),
+            "### Reasons\n",
+            *_table(("reason", "meaning"), list(_reasons().items())),
+            "### Reasons of other data sets\n",
+            *_table(("reason", "meaning"), list(_other_reasons().items())),
+            "### Rows that are kept, and are not valid\n",
+            "`valid` is false, and `skip_reason` names the first rule that fails:\n",
+            *_table(("skip_reason", "meaning"), list(_rules().items())),
+            f"## {schema.DISTANCES_FILE}\n",
+            "A row per moment of ground truth that any picture shows, and hand. ARCTIC only.\n",
+            *_table(("column", "type", "meaning"), _schema_rows(schema.DISTANCES_SCHEMA, DISTANCES_MEANING)),
+        ]
+    )
+
+
+def _schema_rows(schema: Sequence, meaning: dict[str, str]) -> list[tuple[str, str, str]]:
+    return [(field.name, str(field.type), meaning[field.name]) for field in schema]
+
+
+def _reasons() -> dict[str, str]:
+    from hawor_pipeline.data import left_out
+    from hawor_pipeline.data.conversion_plan import NO_PICTURES
+
+    return {
+        left_out.NO_IMAGE: "ground truth without a picture",
+        left_out.NO_GROUND_TRUTH_BEFORE: "a picture earlier than ground truth 0, as `ioi_offset` says",
+        left_out.NO_GROUND_TRUTH_AFTER: "a picture later than the last ground truth",
+        left_out.OUTSIDE_PICTURE: "nothing of the hand is in the picture",
+        left_out.BEHIND_CAMERA: "the hand, or part of it, is behind the camera: there is no box",
+        left_out.VIEW_ABSENT: "the view has no pictures at all (a single row, frame -1)",
+        NO_PICTURES: "no view has pictures; stands in the manifest (`left_out_sequences`), as there is no ledger then",
+    }
+
+
+def _other_reasons() -> dict[str, str]:
+    from hawor_pipeline.data.external import convert_unit, dexycb, ho3d, interhand
+
+    return {
+        convert_unit.NO_JOINTS: "the data set states no joint of the hand, so its fit cannot be checked",
+        dexycb.NO_HAND: "DexYCB: the labels of the picture are all zero",
+        ho3d.NOT_ANNOTATED: "HO-3D: the labels of the picture are None",
+        interhand.NO_MANO_FIT: "InterHand2.6M: the hand is there, and has no MANO parameters",
+    }
+
+
+def _rules() -> dict[str, str]:
+    from hawor_pipeline.data import confidence
+
+    return {
+        confidence.BLACK_IMAGE: "the crop shows nothing, as ARCTIC's first and last frames sometimes do",
+        confidence.FEW_JOINTS: "fewer joints in the picture than `min_joints_in_frame`",
+        confidence.SMALL_BOX: "the box is smaller than `min_box_px`",
+    }
+
+
 SECTIONS = ("Formula", "Convention", "Args", "Returns", "Raises", "Source", "Quirk", "Example")
 
 
@@ -236,6 +330,7 @@ PAGES = {
     "configuration.md": configuration_page,
     "command-line.md": command_line_page,
     "metric-tables.md": metric_tables_page,
+    "shards.md": shards_page,
     "training-metrics.md": training_metrics_page,
     "metrics-and-losses.md": metrics_page,
 }

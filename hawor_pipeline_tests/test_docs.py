@@ -26,7 +26,15 @@ def generator():
 
 
 @pytest.mark.parametrize(
-    "name", ["configuration.md", "command-line.md", "metric-tables.md", "training-metrics.md", "metrics-and-losses.md"]
+    "name",
+    [
+        "configuration.md",
+        "command-line.md",
+        "metric-tables.md",
+        "training-metrics.md",
+        "metrics-and-losses.md",
+        "shards.md",
+    ],
 )
 def test_generated_pages_are_fresh(name):
     written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
@@ -50,6 +58,20 @@ def test_every_setting_and_command_is_in_the_reference():
     (choices,) = [action.choices for action in build_parser()._actions if action.dest == "command"]
     for name in choices:
         assert f"## {name}\n" in commands, name
+
+
+def test_every_column_and_reason_of_the_shards_is_in_the_reference():
+    from hawor_pipeline.data import confidence, left_out
+    from hawor_pipeline.data.shard_schema import COLUMNS
+
+    page = (ROOT / "docs" / "reference" / "shards.md").read_text(encoding="utf-8")
+    for name in COLUMNS:
+        assert f"| `{name}` |" in page, name
+    for module in (left_out, confidence):
+        codes = [value for name, value in vars(module).items() if name.isupper() and isinstance(value, str)]
+        assert codes
+        for code in codes:
+            assert f"| `{code}` |" in page, code
 
 
 def test_every_metric_and_loss_is_in_the_reference_with_its_formula():
