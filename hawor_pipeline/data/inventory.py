@@ -21,7 +21,7 @@ from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
 
 INVENTORY_FILE = "inventory.parquet"
-INVENTORY_VERSION = 2
+INVENTORY_VERSION = 3
 _THREADS = 2
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 

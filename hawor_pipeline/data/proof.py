@@ -1,7 +1,8 @@
 """The proof sheet: random frames of a subject with what the labels say drawn over them.
 
 If offsets, cameras, units, sides or hand models were wrong, this is where a person sees it at a glance: mesh and
-skeleton must lie on the hands, the box must hold the hand.
+skeleton must lie on the hands, the box must hold the hand. A strip above says what the colours mean, and whether the
+pictures are those of the synthetic sample.
 """
 
 import dataclasses
@@ -28,6 +29,9 @@ _PANEL_WIDTH = 560
 _JPEG_QUALITY = 85
 _BOX_SCALE = 1.2  # boxes are drawn as the default settings make them
 _COLORS = {"right": (80, 220, 255), "left": (255, 190, 60)}  # RGB
+_SKELETON, _STRIP, _WARNING = (255, 255, 255), (40, 40, 40), (255, 90, 90)
+_STRIP_HEIGHT, _SWATCH = 40, 18  # px
+_FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.6
 _ATTEMPTS = 8  # per panel, to pass over black pictures
 
 
@@ -70,9 +74,27 @@ def write_proof_sheet(root: ArcticRoot, mano_dir: Path, subject: str, path: Path
     tiles = [cv2.copyMakeBorder(p, 0, height - p.shape[0], 0, 0, cv2.BORDER_CONSTANT, value=(255,) * 3) for p in panels]
     tiles += [blank] * (-len(tiles) % _COLUMNS)
     rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
-    sheet = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
+    sheet = cv2.cvtColor(np.vstack([_legend(root.source), *rows]), cv2.COLOR_RGB2BGR)
     atomic_write_bytes(path, cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes())
     return names
+
+
+def _legend(source: str) -> np.ndarray:
+    """The strip above the panels: colours in words, and a mark where the pictures are rendered."""
+    strip = np.full((_STRIP_HEIGHT, _COLUMNS * _PANEL_WIDTH, 3), _STRIP, np.uint8)
+    meanings = [(_COLORS[side], f"{side} hand: mesh and box") for side in SIDES]
+    base, x = _STRIP_HEIGHT // 2 + 6, 12
+    for color, text in [*meanings, (_SKELETON, "bones between the 21 joints")]:
+        top = (_STRIP_HEIGHT - _SWATCH) // 2
+        strip[top : top + _SWATCH, x : x + _SWATCH] = color
+        x += _SWATCH + 8
+        cv2.putText(strip, text, (x, base), _FONT, _FONT_SCALE, _SKELETON, 1, cv2.LINE_AA)
+        x += cv2.getTextSize(text, _FONT, _FONT_SCALE, 1)[0][0] + 32
+    if source == "synthetic":
+        mark = "SYNTHETIC SAMPLE"
+        left = strip.shape[1] - cv2.getTextSize(mark, _FONT, _FONT_SCALE, 2)[0][0] - 12
+        cv2.putText(strip, mark, (left, base), _FONT, _FONT_SCALE, _WARNING, 2, cv2.LINE_AA)
+    return strip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -156,12 +178,12 @@ def _draw(
         panel = cv2.addWeighted(overlay, 0.45, panel, 0.55, 0)
         joints = place(seen.joints_px[0])
         for a, b in BONES:
-            cv2.line(panel, joints[a].tolist(), joints[b].tolist(), (255, 255, 255), 2, cv2.LINE_AA, 3)
+            cv2.line(panel, joints[a].tolist(), joints[b].tolist(), _SKELETON, 2, cv2.LINE_AA, 3)
         half = seen.box_size_px[0] / 2
         corners = place(np.stack((seen.box_center_px[0] - half, seen.box_center_px[0] + half)))
         cv2.rectangle(panel, corners[0].tolist(), corners[1].tolist(), color, 2, cv2.LINE_AA, 3)
-    (width, height), _ = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)
+    (width, height), _ = cv2.getTextSize(name, _FONT, 0.5, 1)
     label = panel[: height + 14, : width + 16]
     label[:] = label // 4
-    cv2.putText(panel, name, (8, height + 6), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    cv2.putText(panel, name, (8, height + 6), _FONT, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
     return panel

@@ -18,7 +18,7 @@ from hawor_pipeline.data.shards import ShardSet, open_shards, read_manifest, rea
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, staging_dir
 
-QUALITY_VERSION = 1
+QUALITY_VERSION = 2
 CONTACT_M = 0.005  # a hand nearer to the object than this touches it, within the accuracy of motion capture
 _COLUMNS = [
     "sample_id",
@@ -196,22 +196,30 @@ def _bin(dimension: str, edges: Any, count: float, second: Any) -> dict[str, Any
 
 
 def _outliers(data: ShardSet, measures: dict[str, np.ndarray]) -> pa.Table:
-    """The worst samples of each measure, at most one per sequence, view and side; the typical is no outlier."""
-    ids = data.column("sample_id")
+    """The worst valid samples of each measure; the typical is no outlier.
+
+    At most one per moment of a sequence, and one per sequence, view and side: the same hand in many views, or in
+    neighbouring pictures of one view, is one finding.
+    """
+    ids, valid = data.column("sample_id"), np.flatnonzero(data.column("valid"))
     schema = [("measure", pa.string()), ("rank", pa.int32()), ("sample_id", pa.string()), ("value", pa.float64())]
     rows: list[dict[str, Any]] = []
     for name, worst in _WORST.items():
         badness = measures[name] if worst == "high" else -measures[name]
+        typical = np.median(badness[valid]) if len(valid) else np.inf
         taken: set[tuple[str, ...]] = set()
-        for row in np.argsort(-badness, kind="stable"):
-            subject, sequence, view, _, side = ids[row].split("/")
-            if badness[row] <= np.median(badness) or len(taken) == OUTLIERS_PER_METRIC:
+        rank = 0
+        for row in valid[np.argsort(-badness[valid], kind="stable")]:
+            subject, sequence, view, frame, side = ids[row].split("/")
+            if badness[row] <= typical or rank == OUTLIERS_PER_METRIC:
                 break
-            if (subject, sequence, view, side) in taken:
+            moment, recording = (subject, sequence, frame), (subject, sequence, view, side)
+            if moment in taken or recording in taken:
                 continue
-            taken.add((subject, sequence, view, side))
+            taken |= {moment, recording}
+            rank += 1
             value = float(measures[name][row])
-            rows.append({"measure": name, "rank": len(taken), "sample_id": ids[row], "value": value, "row": int(row)})
+            rows.append({"measure": name, "rank": rank, "sample_id": ids[row], "value": value, "row": int(row)})
     return pa.Table.from_pylist(rows, pa.schema([*schema, ("row", pa.int64())]))
 
 

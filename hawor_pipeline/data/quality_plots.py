@@ -13,7 +13,7 @@ from hawor_pipeline.data.shards import ShardSet
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BLUE, _ORANGE, _GRAY = "#3b6fb6", "#e08214", "#666666"
+_BLUE, _ORANGE, _GRAY, _RED = "#3b6fb6", "#e08214", "#666666", "#c0392b"
 _DPI = 110
 _BINS = 40
 _LABELS = {
@@ -29,10 +29,10 @@ _LABELS = {
 def write_plots(
     folder: Path, data: ShardSet, measures: dict[str, np.ndarray], tables: dict[str, pa.Table], distances: pa.Table
 ) -> None:
-    """Write measures.png, joints.png, coverage.png and outliers.png into a folder."""
+    """Write measures.png, joints.png, coverage.png and outliers.png into a folder; each says where it is synthetic."""
     _measures(folder / "measures.png", data, measures, distances)
-    _joints(folder / "joints.png", tables["joints"])
-    _coverage(folder / "coverage.png", measures, tables["coverage"])
+    _joints(folder / "joints.png", data, tables["joints"])
+    _coverage(folder / "coverage.png", data, measures, tables["coverage"])
     _outliers(folder / "outliers.png", data, tables["outliers"])
 
 
@@ -43,9 +43,11 @@ def _axes(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.n
     return figure, np.atleast_1d(figure.subplots(rows, columns)).ravel()
 
 
-def _title(figure: Any, data: ShardSet | None, text: str) -> None:
-    mark = " - SYNTHETIC SAMPLE" if data is not None and data.source == "synthetic" else ""
-    figure.suptitle(text + mark, fontsize=11)
+def _title(figure: Any, data: ShardSet, text: str) -> None:
+    figure.suptitle(text, fontsize=11)
+    if data.source == "synthetic":
+        # in a row of its own, so that the layout keeps it clear of the title
+        figure.supxlabel("SYNTHETIC SAMPLE", fontsize=9, fontweight="bold", color=_RED, x=0.99, ha="right")
 
 
 def _bare(axis: "Axes") -> None:
@@ -55,31 +57,35 @@ def _bare(axis: "Axes") -> None:
 
 def _measures(path: Path, data: ShardSet, measures: dict[str, np.ndarray], distances: pa.Table) -> None:
     figure, axes = _axes(2, 4, (13, 5.4))
-    side = data.column("side")
-    shown = {name: (label, measures[name]) for name, label in _LABELS.items()}
+    valid = data.column("valid")
+    side, views = data.column("side")[valid], data.column("view")[valid]
+    shown = {name: (label, measures[name][valid]) for name, label in _LABELS.items()}
     for axis, (label, values) in zip(axes, shown.values(), strict=False):
         edges = np.histogram_bin_edges(values, _BINS)
         parts = [values[side == name] for name in ("left", "right")]
         axis.hist(parts, edges, stacked=True, color=[_ORANGE, _BLUE], label=["left", "right"])
         axis.axvline(float(np.median(values)), color=_GRAY, linewidth=1, linestyle="--")
         axis.set_xlabel(label, fontsize=8)
+        axis.locator_params(axis="x", nbins=5)
         _bare(axis)
     axes[0].legend(fontsize=8, frameon=False)
     distance = m_to_mm(as_numpy(distances, "hand_object_distance_m"))
     axes[6].hist(distance, _BINS, color=_BLUE)
     axes[6].set_xlabel("hand to object (mm, per moment and hand)", fontsize=8)
     _bare(axes[6])
-    views = data.column("view")
     levels = sorted(set(views.tolist()))
-    boxes = [measures["occlusion"][views == view] for view in levels]
+    boxes = [shown["occlusion"][1][views == view] for view in levels]
     axes[7].boxplot(boxes, tick_labels=[str(view) for view in levels], showfliers=False, medianprops={"color": _ORANGE})
     axes[7].set_xlabel("occlusion by view (0 egocentric)", fontsize=8)
     _bare(axes[7])
-    _title(figure, data, f"Measures of {len(data)} hands (dashed: median)")
+    left_out = len(data) - int(valid.sum())
+    _title(
+        figure, data, f"Measures of {valid.sum()} valid hands ({left_out} not valid are not counted; dashed: median)"
+    )
     figure.savefig(path, dpi=_DPI)
 
 
-def _joints(path: Path, table: pa.Table) -> None:
+def _joints(path: Path, data: ShardSet, table: pa.Table) -> None:
     figure, (axis,) = _axes(1, 1, (9, 3.2))
     names = [name.replace("_", " ") for name in table.column("joint").to_pylist()]
     places = np.arange(len(names))
@@ -90,10 +96,11 @@ def _joints(path: Path, table: pa.Table) -> None:
     axis.set_ylabel("share of samples", fontsize=8)
     axis.legend(fontsize=8, frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     _bare(axis)
+    _title(figure, data, f"Joints of {len(data)} hands")
     figure.savefig(path, dpi=_DPI)
 
 
-def _coverage(path: Path, measures: dict[str, np.ndarray], table: pa.Table) -> None:
+def _coverage(path: Path, data: ShardSet, measures: dict[str, np.ndarray], table: pa.Table) -> None:
     figure, axes = _axes(1, 3, (13, 3.6))
     rows = [row for row in table.to_pylist() if row["dimension"] == "seen_from_deg"]
     azimuths = sorted({row["low"] for row in rows})
@@ -111,7 +118,7 @@ def _coverage(path: Path, measures: dict[str, np.ndarray], table: pa.Table) -> N
     axes[2].boxplot(bends, tick_labels=fingers, showfliers=False, medianprops={"color": _ORANGE})
     axes[2].set_ylabel("total bend of the three joints (deg)", fontsize=8)
     _bare(axes[2])
-    figure.suptitle("Coverage of viewing direction, depth and pose", fontsize=11)
+    _title(figure, data, "Coverage of viewing direction, depth and pose")
     figure.savefig(path, dpi=_DPI)
 
 
@@ -131,5 +138,5 @@ def _outliers(path: Path, data: ShardSet, table: pa.Table) -> None:
         axis = axes[names.index(row["measure"]) * columns + row["rank"] - 1]
         axis.imshow(simplejpeg.decode_jpeg(data.jpeg(row["row"])))
         axis.set_title(f"{row['measure']} {row['value']:.3g}\n{row['sample_id']}", fontsize=5)
-    _title(figure, data, "Worst samples of each measure")
+    _title(figure, data, "Worst valid samples of each measure, one per moment")
     figure.savefig(path, dpi=_DPI)

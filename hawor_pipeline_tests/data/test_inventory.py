@@ -39,6 +39,10 @@ def test_proof_sheet_shows_labels_on_pictures(raw_copy, tmp_path):
     result = inventory_subject(raw_copy, "s05", tmp_path / "out")
     sheet = cv2.imread(str(result.path / "proof.jpg"))
     assert sheet.shape[1] == 3 * 560 and len(result.info["proof"]) == 6
+    strip, sheet = sheet[:40].astype(int), sheet[40:]
+    colors = {"right": (80, 220, 255), "left": (255, 190, 60), "mark of the sample": (255, 90, 90)}
+    for name, color in colors.items():  # JPEG changes them a little
+        assert (np.abs(strip[..., ::-1] - color).max(-1) < 60).sum() > 200, name
     views = {name.split("/")[1] for name in result.info["proof"]}
     assert views == {"0", "1", "4"}
     blue, green, red = (sheet[..., channel].astype(int) for channel in range(3))

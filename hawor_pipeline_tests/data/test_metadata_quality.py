@@ -3,7 +3,9 @@
 import json
 import shutil
 
+import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy.spatial import cKDTree
@@ -145,8 +147,36 @@ def test_plots_and_outliers_are_there(quality):
     table = pq.read_table(quality.path / "distributions.parquet").to_pylist()
     top = next(row for row in table if row["stratum"] == "all" and row["measure"] == "blur")
     assert worst["value"] == top["max"]
-    strata = [tuple(np.delete(row["sample_id"].split("/"), 3)) for row in outliers if row["measure"] == "blur"]
-    assert len(set(strata)) == len(strata)
+    for measure in ("blur", "fitting_err"):
+        names = [row["sample_id"].split("/") for row in outliers if row["measure"] == measure]
+        strata = [(subject, sequence, view, side) for subject, sequence, view, _, side in names]
+        moments = [(subject, sequence, frame) for subject, sequence, _, frame, _ in names]
+        assert len(set(strata)) == len(strata) and len(set(moments)) == len(moments)
+
+
+def test_rows_that_are_not_valid_are_no_outliers(sample_shards, tmp_path):
+    """The blurriest rows are marked invalid in a copy; the worst of the others must take their place."""
+    folder = tmp_path / "shards"
+    shutil.copytree(sample_shards, folder)
+    for path in folder.glob("*/*/annotations.parquet"):
+        table = pq.read_table(path)
+        kept = np.array(table["blur"]) < np.quantile(np.array(table["blur"]), 0.8)
+        place = table.schema.get_field_index("valid")
+        pq.write_table(table.set_column(place, table.schema.field(place), [kept]), path)
+    rows = pa.concat_tables([pq.read_table(path) for path in folder.glob("*/*/annotations.parquet")]).to_pylist()
+    valid = {row["sample_id"]: row["blur"] for row in rows if row["valid"]}
+    result = build_quality(folder, tmp_path / "out")
+    outliers = pq.read_table(result.path / "outliers.parquet").to_pylist()
+    assert {row["sample_id"] for row in outliers} <= set(valid)
+    assert next(row["value"] for row in outliers if row["measure"] == "blur") == pytest.approx(max(valid.values()))
+
+
+@pytest.mark.parametrize("name", ["measures.png", "joints.png", "coverage.png", "outliers.png"])
+def test_plots_of_the_sample_are_marked(quality, name):
+    blue, green, red = cv2.split(cv2.imread(str(quality.path / name)).astype(int))
+    marked = (red > 160) & (green < 90) & (blue < 80)
+    height, width = marked.shape
+    assert marked[-height // 6 :, width // 2 :].sum() > 200
 
 
 def test_quality_is_reused_and_needs_samples(quality, sample_shards, sample_root, tmp_path):
