@@ -17,16 +17,28 @@ def add(commands) -> None:
 
 def _add_sample(commands) -> None:
     parser = commands.add_parser("sample-data", help="write the built-in synthetic sample in ARCTIC's raw layout")
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--subjects", nargs="+", metavar="s01")
-    parser.add_argument("--sequences-per-subject", type=int, metavar="N")
-    parser.add_argument("--frames", type=int, metavar="N")
-    parser.add_argument("--views", type=int, nargs="+", metavar="V", help="0 is the egocentric view, 1..8 are static")
-    parser.add_argument("--image-source", choices=["images", "cropped_images"])
-    parser.add_argument("--image-scale", type=float, metavar="F", help="scales image_size and K; `images` only")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--tempo", type=float, help="speed of all motion; 1 is natural")
-    parser.add_argument("--num-workers", type=int, metavar="N")
+    parser.add_argument("--root", type=Path, required=True, help="folder that gets arctic/ and body_models/")
+    parser.add_argument("--subjects", nargs="+", metavar="s01", help="some of s01 to s10 (default: all)")
+    parser.add_argument(
+        "--sequences-per-subject", type=int, metavar="N", help="recordings of each subject (default: 2)"
+    )
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="of ground truth per sequence, 30 per second (default: 36)"
+    )
+    parser.add_argument(
+        "--views", type=int, nargs="+", metavar="V", help="0 is the egocentric view, 1..8 are static (default: all)"
+    )
+    parser.add_argument(
+        "--image-source",
+        choices=["images", "cropped_images"],
+        help="full frames (default), or ARCTIC's smaller download",
+    )
+    parser.add_argument(
+        "--image-scale", type=float, metavar="F", help="scales image_size and K; `images` only (default: 0.25)"
+    )
+    parser.add_argument("--seed", type=int, help="everything in the sample follows from it (default: 0)")
+    parser.add_argument("--tempo", type=float, help="speed of all motion; 1 is natural, and the default")
+    parser.add_argument("--num-workers", type=int, metavar="N", help="processes (default: one per core)")
     parser.set_defaults(execute=_sample)
 
 
