@@ -94,7 +94,7 @@ def estimate(
 
     Raises:
         ConfigError: a path, subject, sequence or setting is wrong.
-        DataError: a picture that was measured is damaged.
+        DataError: the hand models or meta/misc.json are damaged; other damage is listed in the result.
     """
     from hawor_pipeline.data.dry_run import dry_run
 
