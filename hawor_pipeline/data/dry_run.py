@@ -140,9 +140,9 @@ def _look_at_ends(root: ArcticRoot, tasks: "list[SequenceTask]") -> tuple[int, l
     files = [
         (task, picture)
         for task in tasks
-        if not root.images_are_zipped(task.subject, task.sequence)
         for view in task.settings.views
         for picture in root.pictures(task.subject, task.sequence, view).values()
+        if not picture.member
     ]
     chosen = files[:: max(1, -(-len(files) // _ENDS))]
     suspects = [(task, picture) for task, picture in chosen if not _has_end(picture)]
