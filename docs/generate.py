@@ -221,6 +221,7 @@ def _schema_rows(schema: Sequence, meaning: dict[str, str]) -> list[tuple[str, s
 def _reasons() -> dict[str, str]:
     from hawor_pipeline.data import left_out
     from hawor_pipeline.data.conversion_plan import NO_PICTURES
+    from hawor_pipeline.data.output_folder import RAW_FILES_GONE
 
     return {
         left_out.NO_IMAGE: "ground truth without a picture",
@@ -229,6 +230,7 @@ def _reasons() -> dict[str, str]:
         left_out.OUTSIDE_PICTURE: "nothing of the hand is in the picture",
         left_out.BEHIND_CAMERA: "the hand, or part of it, is behind the camera: there is no box",
         left_out.VIEW_ABSENT: "the view has no pictures at all (a single row, frame -1)",
+        RAW_FILES_GONE: "was converted, and is no more in the raw data; stands in the manifest, the folder stays",
         NO_PICTURES: "no view has pictures; stands in the manifest (`left_out_sequences`), as there is no ledger then",
     }
 

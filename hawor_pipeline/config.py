@@ -359,7 +359,7 @@ class ConversionConfig(Settings):
     )
     max_left_out_share: Share = Field(
         0.2,
-        description="Conversion of a sequence fails when a larger share of its hands or of a view's frames is left out.",
+        description="A sequence fails when a larger share of its hands, or of a view's frames, is left out.",
     )
     min_box_px: NonNegative = Field(20.0, description="Hands whose box is smaller are kept but marked invalid.")
     min_joints_in_frame: Annotated[int, Field(ge=0, le=21)] = Field(

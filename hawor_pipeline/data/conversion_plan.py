@@ -39,15 +39,12 @@ class SubjectPlan:
     data_versions: dict[str, str] = field(default_factory=dict)
     done: dict[str, dict[str, Any]] = field(default_factory=dict)  # sequence -> info of a finished shard
     reused: int = 0  # finished shards that were there before
+    recorded_views: tuple[int, ...] = ()  # that any sequence of the subject has, of those asked for
+    keeps_manifest: bool = False  # the raw files are gone, what was made of them is not
     left_out: list[dict[str, str]] = field(default_factory=list)
     errors: dict[str, HaworError] = field(default_factory=dict)
     image_states: dict[str, dict[str, str]] = field(default_factory=dict)  # sequence -> view -> state of its pictures
     cache: DigestCache | None = None
-
-    @property
-    def recorded_views(self) -> tuple[int, ...]:
-        """Views of which any sequence has pictures."""
-        return tuple(sorted({int(view) for views in self.image_states.values() for view in views}))
 
 
 def check_sequences(root: ArcticRoot, subjects: list[str], names: Sequence[str] | None) -> None:
@@ -120,6 +117,7 @@ def plan_subject(
         if why:
             whys.append(f"{sequence}: {why}")
     plan.reused = len(plan.done)
+    plan.recorded_views = _recorded_views(plan, root, settings)
     plan.tasks = [replace(task, recorded_views=plan.recorded_views) for task in plan.tasks]
     if not (plan.done or plan.tasks or plan.errors):
         plan.reason = f"{subject} has none of the sequences asked for; zero samples"
@@ -132,6 +130,15 @@ def plan_subject(
         return plan
     plan.why = "; ".join(whys[:3]) + (f"; and {len(whys) - 3} more" if len(whys) > 3 else "")
     return plan
+
+
+def _recorded_views(plan: SubjectPlan, root: ArcticRoot, settings: ConversionConfig) -> tuple[int, ...]:
+    """Views of which any sequence of the subject has pictures, also one that is not converted now."""
+    found = {int(view) for views in plan.image_states.values() for view in views}
+    for sequence in root.sequences(plan.subject):
+        if sequence not in plan.image_states and set(settings.views) - found:
+            found |= {view for view in set(settings.views) - found if root.pictures(plan.subject, sequence, view)}
+    return tuple(sorted(found))
 
 
 def _plan_sequence(

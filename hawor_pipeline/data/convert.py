@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.data.arctic import RAW_FOLDERS, ArcticRoot
+from hawor_pipeline.data.arctic import ArcticRoot
 from hawor_pipeline.data.conversion_plan import (
     CONVERTER_VERSION,
     SubjectPlan,
@@ -19,10 +19,17 @@ from hawor_pipeline.data.conversion_plan import (
     settings_that_matter,
     shared_key,
 )
+from hawor_pipeline.data.output_folder import (
+    check_output,
+    keep_without_raw,
+    refuse_mixed_settings,
+    withdraw,
+    without_raw,
+)
 from hawor_pipeline.data.pool import map_tasks
 from hawor_pipeline.data.shard_schema import MANIFEST_FILE
 from hawor_pipeline.data.shards import read_manifest
-from hawor_pipeline.errors import ConfigError, DataError, HaworError
+from hawor_pipeline.errors import DataError, HaworError
 from hawor_pipeline.provenance import StageResult, atomic_write_json, hash_json, remove_leftovers
 
 _WORKER_MODULES = ["hawor_pipeline.data.convert_sequence", "embreex.mesh_construction", "scipy.spatial"]
@@ -64,7 +71,7 @@ def convert_subjects(
     Args:
         arctic_root: any folder level of ARCTIC, or of the sample.
         mano_dir: folder of the MANO models; None searches `$MANO_DIR` and beside the data.
-        subjects: s01..s10; those without ground truth get an empty manifest with the reason.
+        subjects: s01..s10; those without ground truth get an empty manifest with the reason, or keep an earlier one.
         output_dir: gets a folder per subject.
         settings: a change of what matters reconverts what it touches.
         sequences: add or refresh only these names, and keep what else is there under the same settings.
@@ -111,8 +118,7 @@ def convert_plans(
         root.check_subject(subject)
     names = sequences if sequences is not None else settings.sequences
     check_sequences(root, subjects, names)
-    _check_output(root, Path(output_dir))
-    _check_source(root, Path(output_dir))
+    check_output(root, Path(output_dir))
     mano = root.mano_dir(mano_dir)
     from hawor_pipeline.data.convert_sequence import convert_sequence
     from hawor_pipeline.data.hand_geometry import hash_hand_models
@@ -123,7 +129,8 @@ def convert_plans(
     plans = [plan_subject(root, mano, subject, Path(output_dir), settings, shared, sequences) for subject in subjects]
     if any(plan.left_out for plan in plans) and not any(plan.tasks or plan.done or plan.errors for plan in plans):
         raise DataError(next(plan.reason for plan in plans if plan.left_out))
-    _refuse_to_lose(plans, Path(output_dir), settings, names if sequences is not None else None)
+    refuse_mixed_settings(plans, Path(output_dir), settings, names if sequences is not None else None)
+    keep_without_raw(plans, Path(output_dir))
     tasks = [task for plan in plans for task in plan.tasks]
     by_subject = {plan.subject: plan for plan in plans}
     for plan in plans:  # while shards are being replaced, no manifest may vouch for them
@@ -150,61 +157,11 @@ def convert_plans(
     for plan in plans:
         if plan.cache is not None and plan.done:
             plan.cache.save()
-        _check_left_out_again(plan, settings)
-        if keep_good or not plan.errors:
+        _check_left_out_again(plan, settings, sequences)
+        if not plan.keeps_manifest and (keep_good or not plan.errors):
             _write_manifest(plan, root, Path(output_dir), settings)
     _remove_empty(Path(output_dir))
     return plans, time.monotonic() - started
-
-
-def _refuse_to_lose(
-    plans: list[SubjectPlan], output: Path, settings: ConversionConfig, names: Sequence[str] | None
-) -> None:
-    """Finished sequences leave a manifest only where the user can have meant it.
-
-    Raises:
-        DataError: the raw files of a subject that was converted are gone.
-        ConfigError: single sequences are asked for under other settings than those of the subject's other ones.
-    """
-    for plan in plans:
-        manifest = read_manifest(output, plan.subject) or {}
-        before = [entry["sequence"] for entry in manifest.get("sequences", ())]
-        if before and not (plan.done or plan.tasks or plan.errors):
-            raise DataError(
-                f"{plan.subject} has {len(before)} finished sequences in {output}, and now {plan.reason}. They stay as "
-                f"they are: put the raw files back, or remove {output / plan.subject} to take the subject out."
-            )
-        others = sorted(set(before) - set(names or ()))
-        changed = {
-            name: (old, new)
-            for name, new in settings_that_matter(settings).items()
-            if (old := manifest.get("settings", {}).get(name)) != new
-        }
-        if names is not None and others and changed:
-            what = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
-            raise ConfigError(
-                f"{plan.subject} has {len(others)} other finished sequences in {output} ({', '.join(others[:3])}"
-                f"{' ...' if len(others) > 3 else ''}) under other settings ({what}); a subject has one. Convert all "
-                "of it (without naming sequences), or choose another output folder."
-            )
-
-
-def withdraw(output: Path, subject: str, names: set[str]) -> None:
-    """Take sequences that are about to be replaced out of a manifest; it keeps their names, so a kill forgets none."""
-    manifest = read_manifest(output, subject)
-    if manifest is None:
-        return
-    entries = manifest["sequences"]
-    kept = [entry for entry in entries if entry["sequence"] not in names]
-    gone = {entry["sequence"] for entry in entries} & names
-    manifest |= {
-        "sequences": kept,
-        "withdrawn": sorted(gone | set(manifest.get("withdrawn", ()))),
-        "rows": sum(entry["rows"] for entry in kept),
-        "valid_rows": sum(entry["valid_rows"] for entry in kept),
-        "data_version": hash_json([entry["data_version"] for entry in kept]),
-    }
-    atomic_write_json(output / subject / MANIFEST_FILE, manifest)
 
 
 def _tidy(folder: Path) -> None:
@@ -220,31 +177,13 @@ def _remove_empty(output: Path) -> None:
             folder.rmdir()
 
 
-def _check_output(root: ArcticRoot, output: Path) -> None:
-    """Shards go into a folder of their own."""
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"{output} is a file; expected a folder for the shards, which need not exist yet.")
-    inside = output.resolve()
-    if any((root.path / part).resolve() in (inside, *inside.parents) for part in RAW_FOLDERS):
-        raise ConfigError(f"{output} lies among the raw files of {root.path}; choose a folder outside them.")
-
-
-def _check_source(root: ArcticRoot, output: Path) -> None:
-    """Shards of different sources never share a folder."""
-    for path in output.glob(f"*/{MANIFEST_FILE}"):
-        found = (read_manifest(output, path.parent.name) or {}).get("source")
-        if found not in (None, root.source):
-            raise ConfigError(
-                f"{output} holds {found} shards ({path.parent.name}), and {root.path} is {root.source}: "
-                "the two never mix. Choose another output folder."
-            )
-
-
-def _check_left_out_again(plan: SubjectPlan, settings: ConversionConfig) -> None:
-    """A shard made under a more lenient limit must not pass a stricter one."""
+def _check_left_out_again(plan: SubjectPlan, settings: ConversionConfig, names: Sequence[str] | None) -> None:
+    """A shard made under a more lenient limit must not pass a stricter one; others than those named are let be."""
     from hawor_pipeline.data.left_out import left_out_error
 
     for sequence, info in plan.done.items():
+        if names is not None and sequence not in names:
+            continue
         error = left_out_error(f"{plan.subject}/{sequence}", info, settings, plan.recorded_views)
         if error is not None:
             plan.errors[sequence] = error
@@ -268,6 +207,7 @@ def _write_manifest(plan: SubjectPlan, root: ArcticRoot, output: Path, settings:
         "valid_rows": sum(entry["valid_rows"] for entry in entries),
         "sequences": entries,
         "left_out_sequences": plan.left_out
+        + without_raw(root, output, plan.subject)
         + [
             {"sequence": name, "reason": str(error).replace(f"{root.path}/", "")}
             for name, error in sorted(plan.errors.items())
@@ -286,6 +226,7 @@ def _result(plan: SubjectPlan, output: Path, rate: float | None) -> StageResult:
             left_out[reason] = left_out.get(reason, 0) + samples
     info = {
         "status": plan.status,
+        "kept_without_raw_files": plan.keeps_manifest,
         "source": manifest["source"],
         "data_version": manifest["data_version"],
         "rows": manifest["rows"],

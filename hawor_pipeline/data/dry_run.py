@@ -18,6 +18,15 @@ import numpy as np
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.data.arctic import ArcticRoot
 from hawor_pipeline.data.conversion_plan import SubjectPlan, check_sequences, plan_subject, shared_key
+from hawor_pipeline.data.left_out import (
+    NO_GROUND_TRUTH_AFTER,
+    absent_views,
+    counted_by_reason,
+    left_out_error,
+    unmatched_share,
+    without_picture,
+)
+from hawor_pipeline.data.output_folder import check_output, keep_without_raw, refuse_mixed_settings
 from hawor_pipeline.data.pictures import PictureFile
 from hawor_pipeline.data.pool import one_thread, usable_cores
 from hawor_pipeline.errors import DataError
@@ -72,11 +81,16 @@ def dry_run(
     for subject in chosen:
         root.check_subject(subject)
     check_sequences(root, chosen, settings.sequences)
+    check_output(root, output)
     mano = root.mano_dir(mano_dir)
     shared = shared_key(settings, hash_hand_models(mano))
     plans = [plan_subject(root, mano, s, output, settings, shared, settings.sequences) for s in chosen]
     tasks = [task for plan in plans for task in plan.tasks]
+    refuse_mixed_settings(plans, output, settings, settings.sequences)
     problems = [f"{plan.subject}/{name}: {error}" for plan in plans for name, error in plan.errors.items()]
+    keep_without_raw(plans, output)
+    if not any(plan.tasks or plan.done or plan.errors or plan.keeps_manifest for plan in plans):
+        problems += [f"{plan.subject}: {plan.reason}" for plan in plans]
     if tasks:
         load_hand_models(mano)  # damage in them is no problem of a sequence
     counts, unreadable = _count(root, tasks)
@@ -120,12 +134,41 @@ def _count(root: ArcticRoot, tasks: "list[SequenceTask]") -> tuple[dict[Path, in
             raw = load_sequence(root, task.subject, task.sequence)
             load_object(root, raw.object)
             offset = root.cameras(task.subject).ioi_offset
-            numbers = [n for v in task.settings.views for n in root.pictures(task.subject, task.sequence, v)]
+            images = {view: root.pictures(task.subject, task.sequence, view) for view in task.settings.views}
         except DataError as error:
             problems.append(_problem(task, error))
             continue
-        counts[task.output] = sum(offset <= number < offset + len(raw) for number in numbers)
+        counts[task.output] = sum(offset <= n < offset + len(raw) for found in images.values() for n in found)
+        lacking = _without_pictures_error(task, images, offset, len(raw))
+        if lacking is not None:
+            problems.append(str(lacking))
     return counts, problems
+
+
+def _without_pictures_error(
+    task: "SequenceTask", images: dict[int, dict[int, PictureFile]], offset: int, frames: int
+) -> DataError | None:
+    """The error that a conversion would end with because pictures or ground truth are missing; the rest is not known.
+
+    Args:
+        task: the sequence.
+        images: view to pictures by number.
+        offset: number of the picture that shows ground truth 0.
+        frames: of ground truth.
+    """
+    ledger = [row for view, found in images.items() for row in without_picture(view, found, offset, frames)]
+    ledger += [
+        (view, n, "", NO_GROUND_TRUTH_AFTER, 2) for view, found in images.items() for n in found if n >= offset + frames
+    ]
+    info = {
+        "rows": sum(map(len, images.values())),
+        "ground_truth_frames": frames,
+        "left_out": counted_by_reason(ledger),
+        "unmatched_share": unmatched_share(ledger, frames),
+        "unseen": 0,
+        "absent_views": absent_views(ledger),
+    }
+    return left_out_error(f"{task.subject}/{task.sequence}", info, task.settings, task.recorded_views)
 
 
 def _problem(task: "SequenceTask", what: object) -> str:

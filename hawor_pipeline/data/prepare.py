@@ -34,7 +34,8 @@ def prepare(
 
     Returns:
         Totals over the subjects (rows, valid_rows, sequences, converted and reused, left_out by reason), the subjects
-        without samples with the reason, why those that were converted were, and where the shards are.
+        without samples with the reason, those whose raw files are gone, why others were converted, and where the shards
+        are.
 
     Raises:
         ConfigError: a path, subject, sequence or setting is wrong.
@@ -75,6 +76,7 @@ def prepare(
         "source": root.source,
         "subjects": [subject for subject, result in results.items() if result.info["rows"]],
         "subjects_without_samples": {s: result.why for s, result in results.items() if not result.info["rows"]},
+        "kept_without_raw_files": {s: r.why for s, r in results.items() if r.info["kept_without_raw_files"]},
         "why_converted": {s: result.why for s, result in results.items() if result.info["converted_sequences"]},
         **{name: sum(info[name] for info in infos) for name in totals},
         "left_out": dict(sorted(left_out.items())),

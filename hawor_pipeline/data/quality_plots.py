@@ -64,7 +64,8 @@ def _measures(path: Path, data: ShardSet, measures: dict[str, np.ndarray], dista
         edges = np.histogram_bin_edges(values, _BINS)
         parts = [values[side == name] for name in ("left", "right")]
         axis.hist(parts, edges, stacked=True, color=[_ORANGE, _BLUE], label=["left", "right"])
-        axis.axvline(float(np.median(values)), color=_GRAY, linewidth=1, linestyle="--")
+        if len(values):
+            axis.axvline(float(np.median(values)), color=_GRAY, linewidth=1, linestyle="--")
         axis.set_xlabel(label, fontsize=8)
         axis.locator_params(axis="x", nbins=5)
         _bare(axis)
@@ -75,7 +76,10 @@ def _measures(path: Path, data: ShardSet, measures: dict[str, np.ndarray], dista
     _bare(axes[6])
     levels = sorted(set(views.tolist()))
     boxes = [shown["occlusion"][1][views == view] for view in levels]
-    axes[7].boxplot(boxes, tick_labels=[str(view) for view in levels], showfliers=False, medianprops={"color": _ORANGE})
+    if boxes:
+        axes[7].boxplot(
+            boxes, tick_labels=[str(view) for view in levels], showfliers=False, medianprops={"color": _ORANGE}
+        )
     axes[7].set_xlabel("occlusion by view (0 egocentric)", fontsize=8)
     _bare(axes[7])
     left_out = len(data) - int(valid.sum())

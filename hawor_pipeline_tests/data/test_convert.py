@@ -271,12 +271,47 @@ def test_finished_sequences_are_not_dropped_in_passing(raw_copy, tmp_path):
     with pytest.raises(ConfigError, match=r"1 other finished sequences .*target_resolution \[64, 64\] -> \[32, 32\]"):
         convert(raw_copy, tmp_path / "out", smaller, sequences=[name])
     (raw_copy / "raw_seqs/s05").rename(tmp_path / "kept")
-    with pytest.raises(DataError, match=r"s05 has 2 finished sequences .* put the raw files back"):
-        convert(raw_copy, tmp_path / "out")
+    found = convert(raw_copy, tmp_path / "out")
+    assert found.info["kept_without_raw_files"] and "2 finished sequences of an earlier conversion" in found.why
     assert tree(tmp_path / "out") == before
     (tmp_path / "kept").rename(raw_copy / "raw_seqs/s05")
+    (raw_copy / "images/s05").rename(tmp_path / "kept")
+    with pytest.raises(DataError, match="found no pictures of any sequence"):
+        convert(raw_copy, tmp_path / "out")
+    assert tree(tmp_path / "out") == before
+    (tmp_path / "kept").rename(raw_copy / "images/s05")
     assert convert(raw_copy, tmp_path / "out").reused
-    assert convert(raw_copy, tmp_path / "out", smaller).info["converted_sequences"] == 2
+    for path in (raw_copy / "raw_seqs/s05").glob(f"{name}.*"):
+        path.unlink()
+    for _ in range(2):  # it is said again
+        info = convert(raw_copy, tmp_path / "out").info
+        assert (info["sequences"], info["left_out_sequences"]) == (1, 1)
+    listed = json.loads((tmp_path / "out/s05/manifest.json").read_text())["left_out_sequences"]
+    assert listed == [{"sequence": name, "reason": "raw_files_gone"}]
+    assert convert(raw_copy, tmp_path / "out", smaller).info["converted_sequences"] == 1
+
+
+def test_one_subject_without_raw_files_does_not_stop_the_others(sample_root, raw_copy, tmp_path):
+    settings = SETTINGS.model_copy(update={"views": (1,)})
+    convert(raw_copy, tmp_path / "out", settings)
+    shutil.rmtree(raw_copy / "raw_seqs/s05")
+    results = convert_subjects(raw_copy, None, ["s01", "s05"], tmp_path / "out", settings, workers=0)
+    assert results["s05"].info["rows"] > 0 and results["s01"].info["status"] in ("present", "absent")
+
+
+def test_sequences_may_come_one_by_one(raw_copy, tmp_path):
+    """Verdicts do not depend on which are named, and one that was let pass before does not stop another."""
+    name, first = second_sequence(raw_copy), only_sequence(raw_copy)
+    kept = tmp_path / "kept"
+    shutil.copytree(raw_copy / f"images/s05/{name}", kept)
+    shutil.rmtree(raw_copy / f"images/s05/{name}")
+    for view in (1, 4):
+        shutil.rmtree(raw_copy / f"images/s05/{first}/{view}")
+    assert convert(raw_copy, tmp_path / "out", sequences=[first]).info["sequences"] == 1  # no sequence has 1 and 4 yet
+    shutil.copytree(kept, raw_copy / f"images/s05/{name}")
+    assert convert(raw_copy, tmp_path / "out", sequences=[name]).info["sequences"] == 2
+    with pytest.raises(DataError, match=rf"{first}: 67% of the hands"):
+        convert(raw_copy, tmp_path / "other", sequences=[first])
 
 
 def test_places_and_numbers_that_cannot_be_meant_are_refused(raw_copy, tmp_path):

@@ -10,7 +10,8 @@ from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.data import dry_run as module
 from hawor_pipeline.data.convert import convert_subject
 from hawor_pipeline.data.dry_run import dry_run
-from hawor_pipeline.errors import DataError
+from hawor_pipeline.data.prepare import estimate
+from hawor_pipeline.errors import ConfigError, DataError
 
 SETTINGS = ConversionConfig(target_resolution=(64, 64), views=(0, 1, 4))
 
@@ -76,3 +77,17 @@ def test_too_small_a_disk_is_exit_code_1(raw_copy, tmp_path, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     arguments = ["prepare", "--arctic-root", str(raw_copy), "--output-dir", str(tmp_path / "out"), "--dry-run"]
     assert main([*arguments, "--subjects", "s05", "--num-workers", "1"]) == 1
+
+
+def test_what_a_conversion_would_refuse_is_a_problem_or_refused(raw_copy, tmp_path):
+    out = tmp_path / "out"
+    assert "withheld" in estimate(raw_copy, out, subjects=["s03"])["problems"][0]
+    assert "no pictures" in estimate(raw_copy, out, subjects=["s05"], settings={"views": (7,)})["problems"][0]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        estimate(raw_copy, tmp_path / "file", subjects=["s05"])
+    pictures = sorted(next((raw_copy / "images/s05").glob("*/1")).glob("*.jpg"))
+    for path in pictures[1:]:
+        path.unlink()
+    problems = estimate(raw_copy, out, subjects=["s05"], settings={"max_left_out_share": 0.1})["problems"]
+    assert any("counts of pictures and ground truth disagree" in problem for problem in problems)

@@ -179,6 +179,15 @@ def test_plots_of_the_sample_are_marked(quality, name):
     assert marked[-height // 6 :, width // 2 :].sum() > 200
 
 
+def test_quality_of_shards_without_a_valid_row(raw_copy, tmp_path):
+    settings = ConversionConfig(target_resolution=(64, 64), views=(1,), min_box_px=5000.0)
+    result = convert_subject(raw_copy, None, "s05", tmp_path / "shards", settings, workers=0)
+    assert result.info["rows"] > 0 and result.info["valid_rows"] == 0
+    quality = build_quality(tmp_path / "shards", tmp_path / "quality")
+    assert quality.info["valid_share"] == 0.0
+    assert (tmp_path / "quality/measures.png").stat().st_size > 1000
+
+
 def test_quality_is_reused_and_needs_samples(quality, sample_shards, sample_root, tmp_path):
     assert build_quality(sample_shards, quality.path).reused
     convert_subject(sample_root, None, "s03", tmp_path / "shards", ConversionConfig(views=(1,)), workers=0)

@@ -14,12 +14,12 @@ from hawor_pipeline.data.conversion_plan import (
     shard_is_whole,
     shared_key,
 )
-from hawor_pipeline.data.convert import withdraw
 from hawor_pipeline.data.external.convert_unit import UnitTask, convert_unit, lost_hands_error
 from hawor_pipeline.data.external.labels import Reader, Unit
 from hawor_pipeline.data.external.readers import open_reader
 from hawor_pipeline.data.fingerprint import file_states
 from hawor_pipeline.data.hand_geometry import hash_hand_models
+from hawor_pipeline.data.output_folder import withdraw
 from hawor_pipeline.data.pictures import pictures_state
 from hawor_pipeline.data.pool import map_tasks
 from hawor_pipeline.data.shard_schema import MANIFEST_FILE
