@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hawor_pipeline.data.convert_sequence import SequenceTask
 
 # Raise it with every change that alters the bytes of a shard.
-CONVERTER_VERSION = 5
+CONVERTER_VERSION = 6
 NO_PICTURES = "no_pictures"
 _NAMED = 12  # sequences, in a message
 # Settings that choose or judge sequences, but do not change the bytes of one.

@@ -45,8 +45,8 @@ class Crop:
 
 
 def plan_shrink(sizes: Sequence[float], crop_px: int) -> int:
-    """By how much a picture may be shrunk so that its smallest cut still has a pixel for each of the crop's."""
-    return next((shrink for shrink in _SHRINKS if min(sizes) >= shrink * crop_px), 1)
+    """By how much a picture is shrunk while it is decoded: by 2 wherever an average over 2x2 pixels would follow."""
+    return next((shrink for shrink in _SHRINKS if min(sizes) >= shrink / 2 * _REDUCE_FROM * crop_px), 1)
 
 
 def plan_cut(center: Sequence[float] | np.ndarray, size: float, crop_px: int, shrink: int = 1) -> Cut:

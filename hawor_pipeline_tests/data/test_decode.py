@@ -98,7 +98,8 @@ def test_region_decoding_reads_no_more_than_it_needs(partial):
 
 
 def test_scale_follows_from_the_smallest_box_alone():
-    assert [plan_shrink(sizes, 100) for sizes in ([150.0], [199.9, 900.0], [200.0, 900.0], [400.0], [900.0])] == [
+    """Where a 2x2 average would follow, from 1.65 times the crop's side on, the decoder takes it over."""
+    assert [plan_shrink(sizes, 100) for sizes in ([150.0], [164.9, 900.0], [165.0, 900.0], [330.0], [660.0])] == [
         1,
         1,
         2,
