@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hawor_pipeline.data.jpeg_cut import JpegCutter
 
 _END = b"\xff\xd9"
-_END_WITHIN = 64  # bytes; some writers pad the file
+END_WITHIN = 64  # bytes; some writers pad the file
 _SMALL_PX = 500_000  # of the file; smaller pictures are decoded about as fast as cut
 _LARGE_SHARE = 0.5  # of a picture; a larger region is not worth cutting, as its blocks are read twice
 _LARGE_SHARE_ABOVE = 0.35  # of what is above its lower edge; from here on a library that decodes regions is faster
@@ -103,7 +103,7 @@ class Decoder:
                 raise DataError(
                     f"{name}: {size[1]}x{size[0]} pixels, expected {expected[1]}x{expected[0]} as meta/misc.json says."
                 )
-            if data.rfind(_END, -_END_WITHIN) < 0:
+            if not has_end(data):
                 raise ValueError("it has no end marker")
             parts = self._parts(data, shrink, (-(-size[0] // shrink), -(-size[1] // shrink)), regions)
             return parts if len(parts) == len(regions) else parts * max(1, len(regions))
@@ -162,6 +162,11 @@ class Decoder:
                 return None
             parts.append(Part(pixels, small.left // shrink, small.top // shrink, shrunk))
         return parts
+
+
+def has_end(data: bytes) -> bool:
+    """Whether a JPEG, or the last END_WITHIN bytes of one, ends as a complete one does."""
+    return data.rfind(_END, -END_WITHIN) >= 0
 
 
 def _all_pixels(data: bytes, size: tuple[int, int], buffer: np.ndarray) -> np.ndarray:

@@ -39,7 +39,6 @@ _SEQUENCES = 3  # measured, spread over all that are to be converted
 _FEW, _MANY = 2, 12  # pictures per view
 _SPARE = 1.05  # rows, ledgers and rounding
 _ENDS = 20_000  # pictures whose ends are looked at, spread over all; seconds on a local disk
-_END, _END_WITHIN = b"\xff\xd9", 64  # bytes; some writers pad the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +192,12 @@ def _look_at_ends(root: ArcticRoot, tasks: "list[SequenceTask]") -> tuple[int, l
 
 
 def _has_end(picture: PictureFile) -> bool:
+    from hawor_pipeline.data.decode import END_WITHIN, has_end
+
     try:
         with picture.path.open("rb") as file:
-            file.seek(max(0, picture.path.stat().st_size - _END_WITHIN))
-            return _END in file.read()
+            file.seek(max(0, picture.path.stat().st_size - END_WITHIN))
+            return has_end(file.read())
     except OSError:
         return False
 
