@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.data.convert import convert_subject
-from hawor_pipeline.data.shards import open_shards
+from hawor_pipeline.conversion.convert import convert_subject
 from hawor_pipeline.errors import HaworError
+from hawor_pipeline.shards.store import open_shards
 
 SUBJECT = "s05"
 SETTINGS = ConversionConfig(target_resolution=(64, 64), views=(0, 1))

@@ -15,11 +15,11 @@ from _measure import Row, from_rounds
 from _plain import warp_square
 from PIL import Image
 
-from hawor_pipeline.data.crops import crop_from_file, cut_crop, cut_crops, encode_crop, plan_cut, plan_shrink
-from hawor_pipeline.data.decode import Decoder
-from hawor_pipeline.data.jpeg_cut import JpegCutter
-from hawor_pipeline.data.region_decoder import LIBRARY_VARIABLE, RegionDecoder, load_library
-from hawor_pipeline.data.shards import ImageWriter
+from hawor_pipeline.conversion.crops import crop_from_file, cut_crop, cut_crops, encode_crop, plan_cut, plan_shrink
+from hawor_pipeline.conversion.decode import Decoder
+from hawor_pipeline.conversion.jpeg_cut import JpegCutter
+from hawor_pipeline.conversion.region_decoder import LIBRARY_VARIABLE, RegionDecoder, load_library
+from hawor_pipeline.shards.store import ImageWriter
 
 CROP_PX = 256
 SIDES_PX = (200, 900)  # of the squares that are cut out

@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hawor_pipeline.data.pool import one_thread
-from hawor_pipeline.data.sample import SampleSpec, ensure_sample
-from hawor_pipeline.data.sample.plan import plan_sequences
-from hawor_pipeline.data.sample.sequence import build_motion, paint_views
+from hawor_pipeline.sample import SampleSpec, ensure_sample
+from hawor_pipeline.sample.plan import plan_sequences
+from hawor_pipeline.sample.sequence import build_motion, paint_views
+from hawor_pipeline.workers.pool import one_thread
 
 SUBJECT = "s01"
 MOMENTS = (1, 4, 6)  # ground-truth frames that are painted

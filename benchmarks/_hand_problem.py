@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hawor_pipeline.conversion.prepare import prepare
 from hawor_pipeline.core.camera import camera_from_translation, full_translation, project_pinhole
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.rotations import rot6d_to_rotmat, rotmat_to_rot6d
 from hawor_pipeline.core.types import ClipBatch, HandPrediction, HandTarget
-from hawor_pipeline.data.clips import training_clips
-from hawor_pipeline.data.dataset import ClipDataset
-from hawor_pipeline.data.prepare import prepare
-from hawor_pipeline.data.rows import load_rows
-from hawor_pipeline.data.sample import SampleSpec, ensure_sample
-from hawor_pipeline.data.shards import open_shards
+from hawor_pipeline.loading.clips import training_clips
+from hawor_pipeline.loading.dataset import ClipDataset
+from hawor_pipeline.loading.rows import load_rows
 from hawor_pipeline.models.hawor import box_info
+from hawor_pipeline.sample import SampleSpec, ensure_sample
+from hawor_pipeline.shards.store import open_shards
 
 TRAIN, VALIDATION, TEST = ("s01", "s02", "s04", "s06", "s07"), ("s05", "s08"), ("s09", "s10")
 FRAMES, TEMPO = 9, 4.0  # of the sample, as the demo's

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from hawor_pipeline.data.pool import single_threaded_environment, start_worker
+from hawor_pipeline.workers.pool import single_threaded_environment, start_worker
 
 
 @dataclass(frozen=True, slots=True)

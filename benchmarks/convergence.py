@@ -36,11 +36,12 @@ from torch import Tensor, nn
 
 from hawor_pipeline.core.loss import EnhancedTrainingLoss
 from hawor_pipeline.core.losses.robust import ANGLE_SCALE_RAD, BETAS_SCALE, CROP_SCALE, KEYPOINT_SCALE_M, masked_mean
-from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.metrics import mpjpe, pa_mpjpe
 from hawor_pipeline.core.types import HandPrediction, HandTarget
 from hawor_pipeline.core.units import MM_PER_M
 from hawor_pipeline.core.weighting import DEFAULT_WEIGHTS
+from hawor_pipeline.untrusted.mano_files import load_mano
 
 SEQUENCES = 6  # of each subject
 CLIPS_PER_STEP = 6

@@ -24,7 +24,7 @@ from _plain import PlainConverter
 from _workers import Timed, Workers
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.data.region_decoder import LIBRARY_VARIABLE, WHOLE_PICTURES
+from hawor_pipeline.conversion.region_decoder import LIBRARY_VARIABLE, WHOLE_PICTURES
 
 GOALS = {
     "whole": {"e2e_full_lean": 2.7, "e2e_full": 4.5, "e2e_crop_lean": 3.5, "e2e_crop": 9.0},
@@ -61,11 +61,11 @@ class PlainJob:
 
 def convert(job: Job) -> float:
     """Convert one sequence our way; returns its hands."""
-    from hawor_pipeline.data import decode, scene
-    from hawor_pipeline.data.arctic import ArcticRoot
-    from hawor_pipeline.data.conversion_plan import plan_subject, shared_key
-    from hawor_pipeline.data.convert_sequence import convert_sequence
-    from hawor_pipeline.data.hand_geometry import hash_hand_models
+    from hawor_pipeline.conversion import decode, scene
+    from hawor_pipeline.conversion.convert_sequence import convert_sequence
+    from hawor_pipeline.conversion.plan import plan_subject, shared_key
+    from hawor_pipeline.sources.arctic import ArcticRoot
+    from hawor_pipeline.sources.hand_models import hash_hand_models
 
     if os.environ.get(LIBRARY_VARIABLE) != job.library:
         os.environ[LIBRARY_VARIABLE] = job.library
@@ -87,7 +87,7 @@ def _measure_contacts(scene):
 
 def warm_up(job: Job) -> float:
     """Keep the module's own functions before any is replaced, and convert once."""
-    from hawor_pipeline.data import scene
+    from hawor_pipeline.conversion import scene
 
     _measure_contacts(scene)
     return convert(job)
@@ -113,11 +113,11 @@ _known_frames: dict = {}
 
 def _frames_of(job: PlainJob) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Where the files of each view lie in full frames: given to the plain script, which has it for free."""
-    from hawor_pipeline.data.arctic import SIDES, ArcticRoot
-    from hawor_pipeline.data.hand_geometry import view_camera
-    from hawor_pipeline.data.object_mesh import load_object
-    from hawor_pipeline.data.picture_frame import picture_frame
-    from hawor_pipeline.data.raw_sequence import load_sequence
+    from hawor_pipeline.conversion.hand_geometry import view_camera
+    from hawor_pipeline.conversion.image_frame import picture_frame
+    from hawor_pipeline.sources.arctic import SIDES, ArcticRoot
+    from hawor_pipeline.sources.object_mesh import load_object
+    from hawor_pipeline.sources.raw_sequence import load_sequence
 
     key = (job.root, job.sequence)
     if key not in _known_frames:

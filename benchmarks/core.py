@@ -29,11 +29,12 @@ from torch import Tensor
 
 from hawor_pipeline.core import metrics
 from hawor_pipeline.core.alignment import aligned_difference
-from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.metrics.accumulators import PointCurve
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.core.units import ARCTIC_FPS
-from hawor_pipeline.data.sample.hand import write_mano_models
+from hawor_pipeline.sample.hand import write_mano_models
+from hawor_pipeline.untrusted.mano_files import load_mano
 
 FRAMES = 50_000
 LIMITS = (0.005, 0.015)  # m, of the F-score

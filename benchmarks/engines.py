@@ -21,7 +21,7 @@ from _measure import Row, from_rounds, run
 from _workers import Workers
 from conversion import Job, convert, warm_up
 
-from hawor_pipeline.data.region_decoder import WHOLE_PICTURES
+from hawor_pipeline.conversion.region_decoder import WHOLE_PICTURES
 
 PORT, JOBS_PORT = 6393, 8293
 EMPTY_TASKS = 200
@@ -77,17 +77,16 @@ def _nothing(task: int) -> int:
 
 def _empty_task_seconds(environment: dict[str, str]) -> float:
     """Seconds per task of a map over tasks that do nothing, joining and leaving the cluster included."""
-    code = (
-        "import engines; from hawor_pipeline.data.ray_map import map_on_ray; import time; began = time.perf_counter(); "
-    )
-    code += f"list(map_on_ray(engines._nothing, list(range({EMPTY_TASKS})), int)); print(time.perf_counter() - began)"
+    code = "import engines; from hawor_pipeline.workers.ray_map import map_on_ray; import time; "
+    code += f"began = time.perf_counter(); list(map_on_ray(engines._nothing, list(range({EMPTY_TASKS})), int)); "
+    code += "print(time.perf_counter() - began)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1]) / EMPTY_TASKS
 
 
 def measure_engines(quick: bool) -> list[Row]:
     """Interleaved rounds on one sample; each value is from one round."""
-    from hawor_pipeline.data.sample import SampleSpec, ensure_sample
+    from hawor_pipeline.sample import SampleSpec, ensure_sample
 
     ratios, extra = [], []
     with tempfile.TemporaryDirectory() as directory, cluster() as on_ray:

@@ -22,13 +22,13 @@ import numpy as np
 from _corrupt import SUBJECT, Source, flipped, judge, structural
 from _measure import Row, from_rounds, run
 
-from hawor_pipeline.data.sample import SampleSpec, ensure_sample
 from hawor_pipeline.provenance import pid_alive
+from hawor_pipeline.sample import SampleSpec, ensure_sample
 
 KILLED = """
 import sys
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.data.convert import convert_subjects
+from hawor_pipeline.conversion.convert import convert_subjects
 if __name__ == "__main__":
     settings = ConversionConfig(target_resolution=(64, 64), views=(0, 1))
     convert_subjects(sys.argv[1], None, ["s01", "s05"], sys.argv[2], settings, workers=2)
@@ -90,7 +90,7 @@ def _wait_for_workers(output: Path) -> None:
 
 
 def _compare_samples(whole: Path, killed: Path) -> tuple[int, int]:
-    from hawor_pipeline.data.shards import open_shards
+    from hawor_pipeline.shards.store import open_shards
 
     expected, found = (open_shards(folder).column("sample_id").tolist() for folder in (whole, killed))
     return len(set(expected) - set(found)), len(found) - len(set(found))

@@ -21,11 +21,11 @@ KILOBYTES_PER_MEGABYTE = 1e3
 def convert_and_print_peak(root: Path, output: Path, views: tuple[int, ...], count: int) -> None:
     """What the child process does: convert some sequences and print its largest resident size in kilobytes."""
     from hawor_pipeline.config import ConversionConfig
-    from hawor_pipeline.data.arctic import ArcticRoot
-    from hawor_pipeline.data.conversion_plan import plan_subject, shared_key
-    from hawor_pipeline.data.convert_sequence import convert_sequence
-    from hawor_pipeline.data.hand_geometry import hash_hand_models
-    from hawor_pipeline.data.pool import limit_threads
+    from hawor_pipeline.conversion.convert_sequence import convert_sequence
+    from hawor_pipeline.conversion.plan import plan_subject, shared_key
+    from hawor_pipeline.sources.arctic import ArcticRoot
+    from hawor_pipeline.sources.hand_models import hash_hand_models
+    from hawor_pipeline.workers.pool import limit_threads
 
     limit_threads()
     arctic, settings = ArcticRoot.locate(root), ConversionConfig(views=views)

@@ -20,11 +20,11 @@ from _frames import SUBJECT, make_base, paint, write_source
 from _measure import Row, from_rounds, run
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.data.clips import covering_clips
-from hawor_pipeline.data.convert import convert_subject
-from hawor_pipeline.data.dataset import ClipDataset
-from hawor_pipeline.data.rows import load_rows
-from hawor_pipeline.data.shards import ShardSet, open_shards
+from hawor_pipeline.conversion.convert import convert_subject
+from hawor_pipeline.loading.clips import covering_clips
+from hawor_pipeline.loading.dataset import ClipDataset
+from hawor_pipeline.loading.rows import load_rows
+from hawor_pipeline.shards.store import ShardSet, open_shards
 
 COPIES = 8  # of the three moments in a sequence: 24 consecutive frames in nine views
 CLIP = 16

@@ -180,7 +180,7 @@ DISTANCES_MEANING = {
 
 def shards_page() -> str:
     """Every column of the tables of a shard, and every reason for which something is left out or not valid."""
-    from hawor_pipeline.data import shard_schema as schema
+    from hawor_pipeline.shards import schema as schema
 
     columns = [(c.name, str(c.kind), " x ".join(map(str, c.shape)), c.unit, c.meaning) for c in schema.COLUMNS.values()]
     return "\n".join(
@@ -219,24 +219,25 @@ def _schema_rows(schema: Sequence, meaning: dict[str, str]) -> list[tuple[str, s
 
 
 def _reasons() -> dict[str, str]:
-    from hawor_pipeline.data import left_out
-    from hawor_pipeline.data.conversion_plan import NO_PICTURES
-    from hawor_pipeline.data.output_folder import RAW_FILES_GONE
+    from hawor_pipeline.conversion import ledger
+    from hawor_pipeline.conversion.output_folder import RAW_FILES_GONE
+    from hawor_pipeline.conversion.plan import NO_PICTURES
 
     return {
-        left_out.NO_IMAGE: "ground truth without a picture",
-        left_out.NO_GROUND_TRUTH_BEFORE: "a picture earlier than ground truth 0, as `ioi_offset` says",
-        left_out.NO_GROUND_TRUTH_AFTER: "a picture later than the last ground truth",
-        left_out.OUTSIDE_PICTURE: "nothing of the hand is in the picture",
-        left_out.BEHIND_CAMERA: "the hand, or part of it, is behind the camera: there is no box",
-        left_out.VIEW_ABSENT: "the view has no pictures at all (a single row, frame -1)",
+        ledger.NO_IMAGE: "ground truth without a picture",
+        ledger.NO_GROUND_TRUTH_BEFORE: "a picture earlier than ground truth 0, as `ioi_offset` says",
+        ledger.NO_GROUND_TRUTH_AFTER: "a picture later than the last ground truth",
+        ledger.OUTSIDE_PICTURE: "nothing of the hand is in the picture",
+        ledger.BEHIND_CAMERA: "the hand, or part of it, is behind the camera: there is no box",
+        ledger.VIEW_ABSENT: "the view has no pictures at all (a single row, frame -1)",
         RAW_FILES_GONE: "was converted, and is no more in the raw data; stands in the manifest, the folder stays",
         NO_PICTURES: "no view has pictures; stands in the manifest (`left_out_sequences`), as there is no ledger then",
     }
 
 
 def _other_reasons() -> dict[str, str]:
-    from hawor_pipeline.data.external import convert_unit, dexycb, ho3d, interhand
+    from hawor_pipeline.conversion import convert_unit
+    from hawor_pipeline.sources import dexycb, ho3d, interhand
 
     return {
         convert_unit.NO_JOINTS: "the data set states no joint of the hand, so its fit cannot be checked",
@@ -247,7 +248,7 @@ def _other_reasons() -> dict[str, str]:
 
 
 def _rules() -> dict[str, str]:
-    from hawor_pipeline.data import confidence
+    from hawor_pipeline.conversion import confidence
 
     return {
         confidence.BLACK_IMAGE: "the crop shows nothing, as ARCTIC's first and last frames sometimes do",

@@ -14,12 +14,12 @@ from hawor_pipeline.commands import (
     data,
     evaluation,
     leaderboard,
-    looking,
-    migration,
+    migrating,
     predicting,
     project,
-    results,
+    reports,
     training,
+    viewing,
     weights,
 )
 from hawor_pipeline.errors import HaworError
@@ -30,11 +30,11 @@ TOPICS = (
     data,
     training,
     evaluation,
-    results,
-    looking,
+    reports,
+    viewing,
     predicting,
     leaderboard,
-    migration,
+    migrating,
     weights,
 )
 

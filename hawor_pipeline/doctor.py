@@ -14,7 +14,7 @@ from hawor_pipeline.errors import ConfigError, DataError, HaworError
 from hawor_pipeline.paths import root_variable
 
 if TYPE_CHECKING:
-    from hawor_pipeline.data.arctic import ArcticRoot
+    from hawor_pipeline.sources.arctic import ArcticRoot
 
 REQUIRED_PACKAGES = (
     "torch",
@@ -106,7 +106,7 @@ def _accelerator() -> Finding:
 
 def _decoding() -> Finding:
     try:
-        from hawor_pipeline.data.decode import thread_decoder
+        from hawor_pipeline.conversion.decode import thread_decoder
     except ImportError:
         return Finding("Decoding", False, False, "packages are missing")
     ways = thread_decoder().ways
@@ -123,7 +123,7 @@ def _arctic() -> Finding:
     root = os.environ.get("ARCTIC_ROOT")
     if not root:
         return Finding("ARCTIC", True, False, "ARCTIC_ROOT is not set: the built-in synthetic sample is used")
-    from hawor_pipeline.data.arctic import ArcticRoot
+    from hawor_pipeline.sources.arctic import ArcticRoot
 
     try:
         located = ArcticRoot.locate(Path(root))
@@ -163,7 +163,7 @@ def _of(part: int, whole: int) -> str:
 
 def _has_pictures(root: "ArcticRoot", subject: str, sequence: str) -> bool:
     """Whether any view of a sequence has a picture; a damaged zip has none that could be read."""
-    from hawor_pipeline.data.arctic import VIEW_COUNT
+    from hawor_pipeline.sources.arctic import VIEW_COUNT
 
     try:
         return any(root.pictures(subject, sequence, view) for view in range(VIEW_COUNT))
@@ -182,8 +182,8 @@ def _mano() -> Finding:
     folder = os.environ.get("MANO_DIR")
     if not folder and not os.environ.get("ARCTIC_ROOT"):
         return Finding("MANO", True, False, "MANO_DIR is not set: the sample brings its own procedural hand")
-    from hawor_pipeline.core.mano import load_mano
-    from hawor_pipeline.data.arctic import ArcticRoot
+    from hawor_pipeline.sources.arctic import ArcticRoot
+    from hawor_pipeline.untrusted.mano_files import load_mano
 
     try:
         place = Path(folder) if folder else ArcticRoot.locate(Path(os.environ["ARCTIC_ROOT"])).mano_dir(None)
@@ -197,7 +197,7 @@ def _mano() -> Finding:
 def _other_datasets() -> list[Finding]:
     """The data sets whose folder an environment variable names."""
     try:
-        from hawor_pipeline.data.external.readers import DATASETS
+        from hawor_pipeline.sources.registry import DATASETS
     except ImportError:
         return [Finding("Other data sets", False, False, "packages are missing")]
     return [_dataset(name) for name in DATASETS if os.environ.get(root_variable(name))]
@@ -205,7 +205,7 @@ def _other_datasets() -> list[Finding]:
 
 def _dataset(name: str) -> Finding:
     """Whether a data set lies in its published layout, and the hand models that its labels need are named."""
-    from hawor_pipeline.data.external.readers import open_reader
+    from hawor_pipeline.sources.registry import open_reader
 
     variable, mano = root_variable(name), os.environ.get("MANO_DIR")
     root = Path(os.environ[variable])

@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built-in sample at its smallest: s01 (train), s03 (withheld), s05 (validation); ego and two static views."""
-    from hawor_pipeline.data.sample import SampleSpec, ensure_sample
+    from hawor_pipeline.sample import SampleSpec, ensure_sample
 
     root = tmp_path_factory.mktemp("sample")
     spec = SampleSpec(
@@ -33,7 +33,7 @@ def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample_shards(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of `sample_root`."""
     from hawor_pipeline.config import ConversionConfig
-    from hawor_pipeline.data.convert import convert_subjects
+    from hawor_pipeline.conversion.convert import convert_subjects
 
     output = tmp_path_factory.mktemp("shards")
     settings = ConversionConfig(target_resolution=(64, 64), views=(0, 1, 4))
@@ -81,3 +81,80 @@ def screenshots() -> Path:
     folder = REPOSITORY / "build" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def mano_dir(sample_root: Path) -> Path:
+    """The procedural hand, in the place of MANO."""
+    return sample_root / "body_models" / "mano"
+
+
+@pytest.fixture(scope="session")
+def models(mano_dir: Path):
+    """Both hand models, in double precision."""
+    from hawor_pipeline.evaluation.hands import HandModels
+
+    return HandModels.load(mano_dir)
+
+
+@pytest.fixture(scope="session")
+def annotations(sample_shards: Path):
+    """One recording of s05: both hands, the ego view and two static ones."""
+    from hawor_pipeline.evaluation.recordings import sequences
+
+    return next(sequences(sample_shards, ["s05"]))
+
+
+@pytest.fixture(scope="session")
+def truth(annotations):
+    """Ground truth of `annotations`."""
+    from hawor_pipeline.evaluation.hands import read_truth
+
+    return read_truth(annotations)
+
+
+@pytest.fixture(scope="session")
+def tracks(annotations):
+    """Tracks of `annotations`."""
+    from hawor_pipeline.evaluation.evaluator import tracks_of
+
+    return tracks_of(annotations)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with random weights."""
+    import torch
+
+    from hawor_pipeline.config import TrainingConfig
+    from hawor_pipeline.models.hawor import build_model
+
+    torch.manual_seed(0)
+    sizes = {"st_hdim": 32, "st_nlayer": 1, "motion_hdim": 32, "motion_nlayer": 1}
+    model = build_model(TrainingConfig(backbone_size="tiny", image_size=64, **sizes))
+    path = tmp_path_factory.mktemp("checkpoint") / "random.ckpt"
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    parameters = {"config": {"clip_length": 3}}
+    torch.save({"state_dict": state, "network": model.network.to_dict(), "hyper_parameters": parameters}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def analysed(checkpoint: Path, sample_shards: Path, mano_dir: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A checkpoint with random weights, evaluated in all ways. Do not change its folder."""
+    from hawor_pipeline_tests.evaluation.analyst import analyse
+
+    return analyse(tmp_path_factory.mktemp("analysed"), checkpoint, sample_shards, mano_dir)
+
+
+@pytest.fixture
+def raw_copy(sample_root: Path, tmp_path: Path) -> Path:
+    """A private copy of one subject of the sample: arctic/ and body_models/ (s05; ego and two static views)."""
+    arctic = tmp_path / "raw" / "arctic"
+    for folder in ("meta", "splits_json"):
+        shutil.copytree(sample_root / "arctic" / folder, arctic / folder)
+    for folder in ("raw_seqs", "images"):
+        shutil.copytree(sample_root / "arctic" / folder / "s05", arctic / folder / "s05")
+    shutil.copy(sample_root / "arctic" / "SYNTHETIC", arctic)
+    shutil.copytree(sample_root / "body_models", tmp_path / "raw" / "body_models")
+    return arctic

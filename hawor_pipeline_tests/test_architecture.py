@@ -24,7 +24,9 @@ def test_the_front_doors_load_nothing_heavy(statement):
     assert _loaded(statement, HEAVY) == []
 
 
-@pytest.mark.parametrize("statement", ["import hawor_pipeline.reporting.report", "import hawor_pipeline.training.runs"])
+@pytest.mark.parametrize(
+    "statement", ["import hawor_pipeline.reporting.build_report", "import hawor_pipeline.training.runs"]
+)
 def test_light_rooms_load_no_torch(statement):
     assert _loaded(statement, ("torch", "lightning")) == []
 
@@ -34,7 +36,7 @@ def test_light_rooms_load_no_torch(statement):
     [
         "import hawor_pipeline.training.fit",
         "import hawor_pipeline.evaluation.evaluate",
-        "import hawor_pipeline.data.convert",
+        "import hawor_pipeline.conversion.convert",
     ],
 )
 def test_training_evaluation_and_conversion_need_neither_dagster_nor_smplx(statement):

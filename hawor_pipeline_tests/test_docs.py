@@ -61,13 +61,13 @@ def test_every_setting_and_command_is_in_the_reference():
 
 
 def test_every_column_and_reason_of_the_shards_is_in_the_reference():
-    from hawor_pipeline.data import confidence, left_out
-    from hawor_pipeline.data.shard_schema import COLUMNS
+    from hawor_pipeline.conversion import confidence, ledger
+    from hawor_pipeline.shards.schema import COLUMNS
 
     page = (ROOT / "docs" / "reference" / "shards.md").read_text(encoding="utf-8")
     for name in COLUMNS:
         assert f"| `{name}` |" in page, name
-    for module in (left_out, confidence):
+    for module in (ledger, confidence):
         codes = [value for name, value in vars(module).items() if name.isupper() and isinstance(value, str)]
         assert codes
         for code in codes:

@@ -43,7 +43,7 @@ def _add_sample(commands) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.data.sample import SampleSpec, ensure_sample
+    from hawor_pipeline.sample import SampleSpec, ensure_sample
 
     names = ("subjects", "sequences_per_subject", "frames", "views", "image_source", "image_scale", "seed", "tempo")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
@@ -79,7 +79,7 @@ def _add_prepare(commands) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.data.prepare import estimate, prepare
+    from hawor_pipeline.conversion.prepare import estimate, prepare
 
     names = ("sequences", "max_sequences_per_subject", "target_resolution", "views")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
@@ -99,7 +99,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _prepare_dataset(arguments: argparse.Namespace, given: dict, chosen: dict) -> int:
-    from hawor_pipeline.data.external.convert import prepare_dataset
+    from hawor_pipeline.conversion.prepare_dataset import prepare_dataset
 
     if not (arguments.dataset and arguments.root) or arguments.arctic_root or arguments.dry_run:
         raise ConfigError(
@@ -126,7 +126,7 @@ def _add_export_webdataset(commands) -> None:
 
 
 def _export_webdataset(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.data.webdataset import export_webdataset
+    from hawor_pipeline.shards.webdataset import export_webdataset
 
     done = export_webdataset(
         arguments.data, arguments.output, subjects=arguments.subjects, samples_per_tar=arguments.samples_per_tar
@@ -143,7 +143,7 @@ def _add_import_webdataset(commands) -> None:
 
 
 def _import_webdataset(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.data.webdataset_import import import_webdataset
+    from hawor_pipeline.shards.webdataset_import import import_webdataset
 
     done = import_webdataset(arguments.tars, arguments.output, progress=show_progress("tar"))
     print(

@@ -39,11 +39,11 @@ def _add_evaluate(commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.core.mano import find_mano
-    from hawor_pipeline.data.shards import shards_version
     from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
     from hawor_pipeline.evaluation.protocols import default_subjects, find_protocol
     from hawor_pipeline.remote import local_copy
+    from hawor_pipeline.shards.store import shards_version
+    from hawor_pipeline.untrusted.mano_files import find_mano
 
     protocol = find_protocol(arguments.protocol)
     mano = arguments.mano_dir or os.environ.get("MANO_DIR") or DataPaths.default().sample / "body_models" / "mano"

@@ -30,9 +30,9 @@ def add(commands) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.evaluation.leaderboard import task_views
-    from hawor_pipeline.evaluation.leaderboard_check import check_upload
-    from hawor_pipeline.evaluation.leaderboard_sources import expectation
+    from hawor_pipeline.leaderboard.submission import task_views
+    from hawor_pipeline.leaderboard.submission_check import check_upload
+    from hawor_pipeline.leaderboard.submission_sources import expectation
 
     if arguments.check is not None:
         return _report(arguments.check, check_upload(arguments.check))
@@ -55,16 +55,16 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _write(arguments: argparse.Namespace, root, sequences: list[str], views):
     from hawor_pipeline.evaluation.hands import HandModels
-    from hawor_pipeline.evaluation.leaderboard import write_upload
-    from hawor_pipeline.evaluation.leaderboard_sources import from_boxes, from_run
+    from hawor_pipeline.leaderboard.submission import write_upload
+    from hawor_pipeline.leaderboard.submission_sources import from_boxes, from_run
 
     models = HandModels.load(root.mano_dir(arguments.mano_dir))
     if arguments.run_id is not None:
         metrics = arguments.metrics or DataPaths.default().metrics
         predictions = from_run(metrics, arguments.run_id, sequences, views)
     else:
-        from hawor_pipeline.data.boxes import read_boxes
         from hawor_pipeline.evaluation.evaluate import clip_length_of
+        from hawor_pipeline.prediction.boxes import read_boxes
 
         if arguments.boxes is None:
             raise ConfigError("--checkpoint needs --boxes FILE.csv: without ground truth, hands must be boxed.")
@@ -95,7 +95,7 @@ def _report(path: Path, problems: list[str]) -> int:
 
 
 def _root(given: Path | None):
-    from hawor_pipeline.data.arctic import ArcticRoot
+    from hawor_pipeline.sources.arctic import ArcticRoot
 
     chosen = given or os.environ.get("ARCTIC_ROOT") or DataPaths.default().sample / "arctic"
     return ArcticRoot.locate(chosen)

@@ -23,7 +23,7 @@ def find_shards(given: Path | None, name: str) -> Path:
 
 
 def _is_synthetic(shards: Path) -> bool:
-    from hawor_pipeline.data.shards import read_manifest
+    from hawor_pipeline.shards.store import read_manifest
 
     subjects = sorted(path.parent.name for path in shards.glob("*/manifest.json"))
     return any((read_manifest(shards, subject) or {}).get("source") == "synthetic" for subject in subjects)

@@ -25,7 +25,7 @@ def add(commands) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.evaluation.predict_footage import FILM_FILE, HANDS_FILE, MESH_DIR, predict_footage
+    from hawor_pipeline.prediction.predict_footage import FILM_FILE, HANDS_FILE, MESH_DIR, predict_footage
 
     result = predict_footage(
         arguments.checkpoint,

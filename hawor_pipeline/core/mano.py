@@ -8,13 +8,13 @@ order.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hawor_pipeline.core.mano_files import ManoArrays, Side, find_mano, load_mano
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.core.skeleton import (
     JOINT_COUNT,
@@ -26,7 +26,7 @@ from hawor_pipeline.core.skeleton import (
 )
 from hawor_pipeline.errors import ConfigError
 
-__all__ = ["TIP_SETS", "ManoArrays", "ManoLayer", "ManoOutput", "Side", "find_mano", "load_mano"]
+Side = Literal["right", "left"]
 
 # Vertices that serve as fingertips (thumb, index, middle, ring, pinky) in the conventions in use.
 TIP_SETS = {
@@ -39,6 +39,21 @@ _BY_KNUCKLE = (0, *(1 + 3 * finger + knuckle for knuckle in range(3) for finger 
 _POSE_FEATURES = 9 * (MANO_JOINT_COUNT - 1)
 # Hands: the surfaces of larger batches are made in pieces whose temporaries stay in the cache.
 _PIECE, _PIECE_WITH_GRADIENT = 64, 256
+
+
+@dataclass(slots=True, frozen=True)
+class ManoArrays:
+    """One side of MANO as float64 arrays (metres, radians), checked for shape, kinematic tree and finite values."""
+
+    side: Side
+    path: Path
+    template: np.ndarray  # (778, 3)
+    shape_dirs: np.ndarray  # (778, 3, 10)
+    pose_dirs: np.ndarray  # (778, 3, 135)
+    joint_regressor: np.ndarray  # (16, 778)
+    skin_weights: np.ndarray  # (778, 16)
+    faces: np.ndarray  # (1538, 3) int64
+    hands_mean: np.ndarray  # (45,)
 
 
 @dataclass(slots=True)
@@ -56,7 +71,7 @@ class ManoLayer(nn.Module):
     checkpoints must not carry them.
 
     Args:
-        arrays: one side, from `load_mano`.
+        arrays: one side, from `hawor_pipeline.untrusted.mano_files.load_mano`.
         tips: name in `TIP_SETS` of the vertices that serve as fingertips.
 
     Raises:
@@ -116,20 +131,6 @@ class ManoLayer(nn.Module):
         }
         for name, index in indices.items():
             self.register_buffer(name, torch.as_tensor(np.asarray(index), dtype=torch.int64), persistent=False)
-
-    @classmethod
-    def from_files(
-        cls, path: str | Path, side: Side, *, tips: str = "smplx", fix_left_shapedirs: bool = False
-    ) -> "ManoLayer":
-        """A layer from MANO's files.
-
-        Args:
-            path: the file or a folder that holds it, see `find_mano`.
-            side: "right" or "left".
-            tips: name in `TIP_SETS`.
-            fix_left_shapedirs: see `load_mano`.
-        """
-        return cls(load_mano(path, side, fix_left_shapedirs=fix_left_shapedirs), tips=tips)
 
     def forward(self, rotmats: Float[Tensor, "*batch 16 3 3"], betas: Float[Tensor, "*batch 10"]) -> ManoOutput:
         """Pose and shape hands.

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 from hawor_pipeline.core.camera import camera_from_translation, full_translation, mirror_points
-from hawor_pipeline.data.mirror import where_left
-from hawor_pipeline.data.rows import HandRows, load_rows
 from hawor_pipeline.evaluation.hands import (
     HandModels,
     HandTruth,
@@ -27,6 +25,8 @@ from hawor_pipeline.evaluation.hands import (
 )
 from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
+from hawor_pipeline.loading.mirror import where_left
+from hawor_pipeline.loading.rows import HandRows, load_rows
 
 KINDS = ("mean_pose", "mean_rotations", "subject_mean")
 

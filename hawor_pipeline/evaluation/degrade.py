@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hawor_pipeline.data.rows import HandRows
 from hawor_pipeline.evaluation.measure import CROP_SIDE_PX
+from hawor_pipeline.loading.rows import HandRows
 
 _SEED = 71
 WINDOW_WIDTH = 0.75  # of the crop: what the network looks at

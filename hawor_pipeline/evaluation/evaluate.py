@@ -14,20 +14,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hawor_pipeline.core.mano import find_mano
-from hawor_pipeline.core.safe_load import load_checkpoint
-from hawor_pipeline.data.shard_schema import MANIFEST_FILE
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError
 from hawor_pipeline.evaluation.baselines import KINDS, training_means, write_baseline
 from hawor_pipeline.evaluation.evaluator import evaluate_predictions
-from hawor_pipeline.evaluation.gallery import GALLERY_FILE, write_gallery
 from hawor_pipeline.evaluation.predict import Prediction, choose_devices, predict_checkpoint
 from hawor_pipeline.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, check_fits, find_protocol
 from hawor_pipeline.evaluation.recordings import plan_recordings
 from hawor_pipeline.evaluation.registry import Registry, RunRecord
 from hawor_pipeline.evaluation.robustness import write_robustness
 from hawor_pipeline.evaluation.tables import PART_NAME, RunIdentity, baseline_run_id, partition_dir, table_writer
+from hawor_pipeline.inspection.gallery import GALLERY_FILE, write_gallery
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file
+from hawor_pipeline.shards.schema import MANIFEST_FILE
+from hawor_pipeline.untrusted.mano_files import find_mano
+from hawor_pipeline.untrusted.safe_load import load_checkpoint
 
 EVALUATION_VERSION = "2"  # raise it when evaluation code changes numbers: finished evaluations are then not reused
 DEFAULT_CLIP_LENGTH = 16

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from hawor_pipeline.config import ALL_VIEWS, STATIC_VIEWS
-from hawor_pipeline.data.shard_schema import MANIFEST_FILE
-from hawor_pipeline.data.shards import read_manifest
-from hawor_pipeline.data.splits import VALIDATION_SUBJECTS
 from hawor_pipeline.errors import ConfigError, DataError, nearest
+from hawor_pipeline.shards.schema import MANIFEST_FILE
+from hawor_pipeline.shards.splits import VALIDATION_SUBJECTS
+from hawor_pipeline.shards.store import read_manifest
 
 # The built-in sample has ARCTIC's layout and cameras and stands for it.
 ARCTIC_SOURCES = ("arctic", "synthetic")

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from hawor_pipeline.data.clips import runs_of_frames
-from hawor_pipeline.data.shard_schema import IMAGES_FILE, MANIFEST_FILE
-from hawor_pipeline.data.shards import ShardSet, open_shards, read_manifest
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.evaluation.hands import NETWORK_COLUMNS, TRUTH_COLUMNS
+from hawor_pipeline.loading.clips import runs_of_frames
+from hawor_pipeline.shards.schema import IMAGES_FILE, MANIFEST_FILE
+from hawor_pipeline.shards.store import ShardSet, open_shards, read_manifest
 
 KEY_COLUMNS = (
     "sample_id",

@@ -17,11 +17,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hawor_pipeline.core.foreign_checkpoint import load_foreign_checkpoint
 from hawor_pipeline.errors import CheckpointError, ConfigError
 from hawor_pipeline.models.hawor import NetworkConfig
 from hawor_pipeline.models.released_names import to_ours, to_released
 from hawor_pipeline.provenance import explain_disk_errors, fsync_path
+from hawor_pipeline.untrusted.foreign_checkpoint import load_foreign_checkpoint
 
 Kind = Literal["own", "hawor", "hamer", "wilor", "vitpose"]
 BACKBONE_ONLY: tuple[Kind, ...] = ("wilor", "vitpose")  # of these files the network can take the backbone

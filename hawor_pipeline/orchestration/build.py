@@ -5,8 +5,8 @@ from typing import Any
 import dagster as dg
 
 from hawor_pipeline.orchestration.assets import ALL_ASSETS
-from hawor_pipeline.orchestration.assets.external import external_shards
-from hawor_pipeline.orchestration.assets.training import pipes_client
+from hawor_pipeline.orchestration.assets.external_shards import external_shards
+from hawor_pipeline.orchestration.assets.trained_checkpoint import pipes_client
 from hawor_pipeline.orchestration.automation import follow_new_data, with_automation
 from hawor_pipeline.orchestration.companions import ReportServer
 from hawor_pipeline.orchestration.compute import ComputeResource

@@ -1,7 +1,7 @@
 """Which engine runs the steps: one setting, `$HAWOR_ENGINE`.
 
 `multiprocess` (default): processes of this machine. `ray`: each step is a job of the Ray cluster at
-`$RAY_DASHBOARD_ADDRESS`, and the conversion of single sequences spreads over that cluster (`data/ray_map.py`).
+`$RAY_DASHBOARD_ADDRESS`, and the conversion of single sequences spreads over that cluster (`workers/ray_map.py`).
 `k8s`: each step is a Kubernetes job. Assets, jobs and results are the same on all of them.
 """
 
@@ -9,9 +9,9 @@ import os
 
 import dagster as dg
 
-from hawor_pipeline.data.engine import ENGINES, chosen_engine
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.orchestration.executor import ReapingExecutor, reaping_executor
+from hawor_pipeline.workers.engine import ENGINES, chosen_engine
 
 RAY_JOBS_VARIABLE = "RAY_DASHBOARD_ADDRESS"
 _INSTALL = "install it: pip install -c constraints.txt '.[{}]'"

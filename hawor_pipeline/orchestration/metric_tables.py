@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from hawor_pipeline.orchestration.tables import lineage, row_count, schema_check, table_metadata
+from hawor_pipeline.orchestration.table_checks import lineage, row_count, schema_check, table_metadata
 from hawor_pipeline.paths import DataPaths
 
 BASELINE_TABLES = ("predictions", "samples", "joints", "summary")
@@ -46,8 +46,8 @@ def table_checks(run_ids: Sequence[str], tables: Sequence[str]) -> list[dg.Asset
 
 def described_tables(run_ids: Sequence[str]) -> dict[str, Any]:
     """Columns, rows and lineage of the samples table, and the rows of the other tables, as metadata."""
-    from hawor_pipeline.data.shard_schema import COLUMNS
     from hawor_pipeline.evaluation.schemas import columns_of
+    from hawor_pipeline.shards.schema import COLUMNS
 
     names = [column.name for column in columns_of(MAIN_TABLE)]
     sources = {name: (name,) if name in COLUMNS else made_from(name) for name in names}

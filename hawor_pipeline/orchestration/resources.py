@@ -47,7 +47,7 @@ class RawData(dg.ConfigurableResource):
         """Generate the sample where it is used and not there yet; None for real data."""
         if not self.is_sample:
             return None
-        from hawor_pipeline.data.sample import SampleSpec, ensure_sample
+        from hawor_pipeline.sample import SampleSpec, ensure_sample
 
         spec = SampleSpec(
             sequences_per_subject=self.sequences_per_subject,
@@ -64,7 +64,7 @@ class RawData(dg.ConfigurableResource):
         Raises:
             ConfigError: `$ARCTIC_ROOT` or the MANO models are missing.
         """
-        from hawor_pipeline.data.arctic import ArcticRoot
+        from hawor_pipeline.sources.arctic import ArcticRoot
 
         if self.is_sample:
             root = DataPaths.default().sample

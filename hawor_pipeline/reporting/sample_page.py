@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from hawor_pipeline.evaluation.sample_view import RunOnSample, SampleView
 from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.evaluation.targets import SYNTHETIC
+from hawor_pipeline.inspection.sample_view import RunOnSample, SampleView
 from hawor_pipeline.provenance import atomic_write_text
 from hawor_pipeline.reporting import figures
 from hawor_pipeline.reporting.names import short_run_name
-from hawor_pipeline.reporting.render import data_uri, render_page
+from hawor_pipeline.reporting.pages import data_uri, render_page
 from hawor_pipeline.reporting.shapes import hand_drawing, turnable_mesh
 
 HISTORY = {  # short titles: the table has a column for each

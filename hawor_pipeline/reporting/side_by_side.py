@@ -11,13 +11,13 @@ from hawor_pipeline.evaluation.compare import Difference, compare_runs
 from hawor_pipeline.evaluation.targets import SYNTHETIC, target_distance_mm
 from hawor_pipeline.provenance import StageResult
 from hawor_pipeline.reporting import figures, pair_figures
-from hawor_pipeline.reporting.curves import training_pairs
+from hawor_pipeline.reporting.build_report import publish
+from hawor_pipeline.reporting.comparison import verdict
 from hawor_pipeline.reporting.names import STRATA, short_run_name, title_of
-from hawor_pipeline.reporting.render import data_uri, render_comparison
-from hawor_pipeline.reporting.report import publish
+from hawor_pipeline.reporting.pages import data_uri, render_comparison
 from hawor_pipeline.reporting.results import RunResults, read_training
-from hawor_pipeline.reporting.rivals import verdict
 from hawor_pipeline.reporting.style import OTHER, RUN
+from hawor_pipeline.reporting.training_curves import training_pairs
 
 COMPARED = (
     "mpjpe_mm",

@@ -33,11 +33,11 @@ from hawor_pipeline.errors import CheckpointError, ConfigError, HaworError
 from hawor_pipeline.provenance import atomic_write_json, atomic_write_text
 from hawor_pipeline.training.averaging import WeightAverage
 from hawor_pipeline.training.callbacks import MetricsRecorder, StepTimer
+from hawor_pipeline.training.image_log import PredictionPictures
 from hawor_pipeline.training.keeping import CheckpointKeeper
 from hawor_pipeline.training.loggers import TrainingTable, build_loggers, close_loggers
 from hawor_pipeline.training.memory import explain_out_of_memory
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer
-from hawor_pipeline.training.pictures import PredictionPictures
 from hawor_pipeline.training.progress import Progress, ProgressFile, RunClock
 from hawor_pipeline.training.stopping import Stopper
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from hawor_pipeline.config import TrainingConfig
-from hawor_pipeline.data.shards import shards_version
-from hawor_pipeline.data.splits import held_out_subjects, recorded_protocols
 from hawor_pipeline.errors import CheckpointError
 from hawor_pipeline.provenance import StageResult, hash_json
 from hawor_pipeline.remote import local_copy
+from hawor_pipeline.shards.splits import held_out_subjects, recorded_protocols
+from hawor_pipeline.shards.store import shards_version
 from hawor_pipeline.training.progress import Progress
 from hawor_pipeline.training.runs import RunPlan, finish_run, plan_run, prepare_run
 

@@ -14,19 +14,20 @@ from torch.utils.data import DataLoader
 
 from hawor_pipeline.config import DatasetShare, TrainingConfig, build, load_config
 from hawor_pipeline.core.loss import EnhancedTrainingLoss
-from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.metrics import mpjpe, pa_mpjpe
 from hawor_pipeline.core.reprojection import joints_in_crop, pose_and_place_in_crop
 from hawor_pipeline.core.types import ClipBatch, HandPrediction, take_clips
 from hawor_pipeline.core.units import MM_PER_M
-from hawor_pipeline.data.datamodule import ClipSampler, HandData
-from hawor_pipeline.data.stored_crops import StoredBatch
 from hawor_pipeline.errors import CheckpointError, ConfigError, NumericalError
+from hawor_pipeline.loading.datamodule import ClipSampler, HandData
+from hawor_pipeline.loading.stored_crops import StoredBatch
 from hawor_pipeline.models.checkpoints import build_for_training
 from hawor_pipeline.models.hawor import HaworModel
 from hawor_pipeline.training.averaging import split_weights
 from hawor_pipeline.training.optimisation import Plateau, build_optimizer, learning_rate_factor
 from hawor_pipeline.training.sums import MetricSums
+from hawor_pipeline.untrusted.mano_files import load_mano
 
 MANO_VARIABLE = "MANO_DIR"
 MAX_SKIPPED_IN_A_ROW = 10

@@ -86,7 +86,7 @@ def run_key(config: TrainingConfig, dataset_version: str, start: Path | str | No
     if config.pretrained_weights is not None:
         content["pretrained_weights"] = _file_hash(config.pretrained_weights, "pretrained_weights")
     if config.validation_data_dir is not None:
-        from hawor_pipeline.data.shards import shards_version  # loads numpy and pyarrow, which the web UI does without
+        from hawor_pipeline.shards.store import shards_version  # loads numpy and pyarrow, which the web UI does without
 
         content["validation_data"] = shards_version(config.validation_data_dir)
     if start is not None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.skeleton import MANO_PARENTS
+from hawor_pipeline.untrusted.mano_files import load_mano
 
 torch.set_num_threads(1)  # small tensors: a second thread only waits
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hawor_pipeline.core import losses
 from hawor_pipeline.core.loss import EnhancedTrainingLoss
-from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.rotations import rot6d_to_rotmat
 from hawor_pipeline.core.types import HandPrediction, HandTarget
 from hawor_pipeline.core.weighting import (
@@ -28,6 +28,7 @@ from hawor_pipeline.core.weighting import (
     resolve_weights,
 )
 from hawor_pipeline.errors import CheckpointError, ConfigError
+from hawor_pipeline.untrusted.mano_files import load_mano
 
 B, T = 2, 4
 NEUTRAL = torch.cat((torch.tensor([1.0, 0, 0, 0, 1, 0]).repeat(16), torch.zeros(10), torch.tensor([9.0, 0, 0])))

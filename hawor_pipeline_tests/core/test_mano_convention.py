@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.mano_convention import ABSOLUTE, ARCTIC, ManoConvention
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
+from hawor_pipeline.untrusted.mano_files import load_mano
 
 smplx = pytest.importorskip("smplx")
 

@@ -10,6 +10,7 @@ from hawor_pipeline.core import alignment, metrics
 from hawor_pipeline.core.losses import chamfer_loss
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
+from hawor_pipeline.untrusted.mano_files import load_mano
 
 
 @pytest.mark.parametrize("allow_reflection", [False, True])
@@ -23,7 +24,7 @@ def test_closed_form_is_the_same_on_tensors_and_arrays(allow_reflection: bool) -
 
 @pytest.mark.gpu
 def test_hands_metrics_and_losses_equal_the_cpus(mano_dir: Path) -> None:
-    layer = ManoLayer.from_files(mano_dir, "right")
+    layer = ManoLayer(load_mano(mano_dir, "right"))
     rotmats, betas = axis_angle_to_rotmat(torch.randn(200, 16, 3)), torch.randn(200, 10)
     hands = layer(rotmats, betas)
     there = layer.cuda()(rotmats.cuda(), betas.cuda())

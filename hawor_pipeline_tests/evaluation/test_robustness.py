@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from hawor_pipeline.data.rows import load_rows
 from hawor_pipeline.evaluation.degrade import (
     KINDS,
     NONE,
@@ -24,6 +23,7 @@ from hawor_pipeline.evaluation.predict import Prediction
 from hawor_pipeline.evaluation.recordings import open_recordings, plan_recordings
 from hawor_pipeline.evaluation.robustness import METRICS, write_robustness
 from hawor_pipeline.evaluation.tables import RunIdentity, read_table
+from hawor_pipeline.loading.rows import load_rows
 from hawor_pipeline_tests.evaluation.analyst import RUN, Analysed
 
 NAME = "s05/box_use_01"

@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.evaluation import recordings
 from hawor_pipeline.evaluation.evaluator import evaluate_predictions
 from hawor_pipeline.evaluation.predict import Prediction, choose_devices, predict_checkpoint
 from hawor_pipeline.evaluation.recordings import Recording, in_groups, in_shares
 from hawor_pipeline.evaluation.tables import RunIdentity, read_table, to_numpy
+from hawor_pipeline.shards.store import open_shards
 
 SUBJECTS = ["s01", "s05"]
 

@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.types import ClipBatch, HandPrediction
-from hawor_pipeline.data.clips import covering_clips
-from hawor_pipeline.data.dataset import ClipDataset
-from hawor_pipeline.data.rows import load_rows
-from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.evaluation.training_evaluator import TrainingEvaluator, TrainingMetrics
+from hawor_pipeline.loading.clips import covering_clips
+from hawor_pipeline.loading.dataset import ClipDataset
+from hawor_pipeline.loading.rows import load_rows
+from hawor_pipeline.shards.store import open_shards
+from hawor_pipeline.untrusted.mano_files import load_mano
 
 
 class Network(torch.nn.Module):

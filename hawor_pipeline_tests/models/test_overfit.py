@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from hawor_pipeline.config import TrainingConfig
-from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.metrics import mpjpe
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.core.units import MM_PER_M
 from hawor_pipeline.models import build_model
+from hawor_pipeline.untrusted.mano_files import load_mano
 from hawor_pipeline_tests.models.test_hawor import clip_inputs
 from hawor_pipeline_tests.training.hand_shards import write_mano
 

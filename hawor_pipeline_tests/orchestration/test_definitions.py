@@ -79,8 +79,8 @@ def test_the_published_tables_are_all_checked():
 
 
 def test_measured_columns_name_what_they_are_measured_against():
-    from hawor_pipeline.data.shard_schema import COLUMNS
     from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS, columns_of
+    from hawor_pipeline.shards.schema import COLUMNS
 
     for column in columns_of(MAIN_TABLE):
         sources = made_from(column.name)

@@ -6,15 +6,15 @@ import sys
 import dagster as dg
 import pytest
 
-from hawor_pipeline.data.external.readers import DATASETS as READ
-from hawor_pipeline.data.shards import open_shards
 from hawor_pipeline.definitions import defs
-from hawor_pipeline.orchestration.assets.external import external_shards
+from hawor_pipeline.orchestration.assets.external_shards import external_shards
 from hawor_pipeline.orchestration.build import build_defs
 from hawor_pipeline.orchestration.partitions import DATASETS, named_datasets
 from hawor_pipeline.paths import root_variable
+from hawor_pipeline.shards.store import open_shards
+from hawor_pipeline.sources.registry import DATASETS as READ
 from hawor_pipeline_tests.conftest import DATASET_ROOTS, project_environment
-from hawor_pipeline_tests.data.external.layouts import WRITERS
+from hawor_pipeline_tests.sources.layouts import WRITERS
 
 SMALL = {"ops": {"external_shards": {"config": {"overrides": {"target_resolution": [64, 64]}, "workers": 0}}}}
 

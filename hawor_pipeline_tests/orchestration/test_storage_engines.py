@@ -10,8 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from hawor_pipeline.data.shards import open_shards, shards_version
 from hawor_pipeline.remote import INDEX_FILE, local_copy
+from hawor_pipeline.shards.store import open_shards, shards_version
 from hawor_pipeline_tests.conftest import REPOSITORY, project_environment
 from hawor_pipeline_tests.orchestration.daemon import free_ports
 

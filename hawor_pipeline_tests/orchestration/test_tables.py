@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hawor_pipeline.orchestration.tables import file_problems, lineage, schema_check, table_metadata
+from hawor_pipeline.orchestration.table_checks import file_problems, lineage, schema_check, table_metadata
 
 SCHEMA = pa.schema(
     [

@@ -13,8 +13,8 @@ import pytest
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.evaluation.tables import read_table
 from hawor_pipeline.reporting import figures
-from hawor_pipeline.reporting.render import number, share
-from hawor_pipeline.reporting.report import build_report
+from hawor_pipeline.reporting.build_report import build_report
+from hawor_pipeline.reporting.pages import number, share
 from hawor_pipeline.reporting.results import RunResults, find_floors
 from hawor_pipeline_tests.reporting.tables_on_disk import VERSION, write_everything, write_run
 
@@ -202,7 +202,7 @@ def test_figures_say_nothing_that_json_cannot(project: Path, page: str) -> None:
 
 
 def test_reporting_loads_no_torch() -> None:
-    code = "import sys, hawor_pipeline.reporting.report; sys.exit('torch' in sys.modules)"
+    code = "import sys, hawor_pipeline.reporting.build_report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hawor_pipeline.reporting.report import build_report
+from hawor_pipeline.reporting.build_report import build_report
 from hawor_pipeline.reporting.sample_page import write_sample_page
 from hawor_pipeline.reporting.side_by_side import build_comparison
 from hawor_pipeline_tests.browser.browser import chromium_page

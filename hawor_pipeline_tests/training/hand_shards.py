@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from hawor_pipeline.core.camera import project_distorted
-from hawor_pipeline.core.mano import ManoLayer, load_mano
+from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.core.skeleton import MANO_PARENTS
-from hawor_pipeline.data.shard_schema import COLUMNS, to_arrow
-from hawor_pipeline.data.shards import ImageWriter, write_parquet
+from hawor_pipeline.shards.schema import COLUMNS, to_arrow
+from hawor_pipeline.shards.store import ImageWriter, write_parquet
+from hawor_pipeline.untrusted.mano_files import load_mano
 
 STORED = 96  # px, 1.5 times the box
 TIPS = (4, 8, 12, 16, 20)

@@ -4,12 +4,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from hawor_pipeline.core.safe_load import load_checkpoint
 from hawor_pipeline.models import load_hawor
 from hawor_pipeline.training import fit
 from hawor_pipeline.training.averaging import AVERAGE_KEY, RAW_KEY, split_weights
 from hawor_pipeline.training.fit import TrainingPipeline
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer, with_mano
+from hawor_pipeline.untrusted.safe_load import load_checkpoint
 
 DECAY = 0.6
 NAME = "mano_head.pose_output.weight"

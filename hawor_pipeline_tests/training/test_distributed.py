@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hawor_pipeline.core.safe_load import load_checkpoint
 from hawor_pipeline.training.launch import processes_of, train
+from hawor_pipeline.untrusted.safe_load import load_checkpoint
 from hawor_pipeline_tests.training.conftest import tiny_config
 
 # Sums of float32 gradients in another order: the relative difference after a few steps.

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from hawor_pipeline.data.datamodule import ClipSampler
 from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.loading.datamodule import ClipSampler
 from hawor_pipeline.training.fit import TrainingPipeline
 from hawor_pipeline.training.memory import is_memory_shortage
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from hawor_pipeline.config import dump_config
-from hawor_pipeline.core.safe_load import load_checkpoint
 from hawor_pipeline.errors import CheckpointError
 from hawor_pipeline.training import fit
 from hawor_pipeline.training.fit import TrainingPipeline
+from hawor_pipeline.untrusted.safe_load import load_checkpoint
 from hawor_pipeline_tests.training.conftest import tiny_config
 
 STEPS = 8  # in epochs of 4, each validated

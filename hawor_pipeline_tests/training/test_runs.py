@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 
-from hawor_pipeline.core.safe_load import load_checkpoint
-from hawor_pipeline.data.splits import Protocol, recorded_protocols
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import atomic_write_json
+from hawor_pipeline.shards.splits import Protocol, recorded_protocols
 from hawor_pipeline.training.launch import plan, train, with_recorded_split
 from hawor_pipeline.training.runs import run_key
+from hawor_pipeline.untrusted.safe_load import load_checkpoint
 from hawor_pipeline_tests.training.conftest import tiny_config
 from hawor_pipeline_tests.training.hand_shards import write_mano, write_shards
 
@@ -86,8 +86,8 @@ def test_two_runs_of_one_key_share_no_folder_with_another(tiny, tmp_path):
 
 
 def test_prepare_records_the_protocols_of_the_raw_data(sample_root, tmp_path):
-    from hawor_pipeline.data.arctic import ArcticRoot
-    from hawor_pipeline.data.splits import read_protocols, record_protocols
+    from hawor_pipeline.shards.splits import read_protocols, record_protocols
+    from hawor_pipeline.sources.arctic import ArcticRoot
 
     root = ArcticRoot.locate(sample_root / "arctic")
     record_protocols(tmp_path, root)

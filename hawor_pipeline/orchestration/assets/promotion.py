@@ -9,11 +9,11 @@ from typing import Any
 
 import dagster as dg
 
-from hawor_pipeline.orchestration.assets.training import ACCELERATOR_TAGS
+from hawor_pipeline.orchestration.assets.trained_checkpoint import ACCELERATOR_TAGS
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.compute import ComputeResource
 from hawor_pipeline.orchestration.failures import GATE_CHECK, RETRY_POLICY, clear_failures
-from hawor_pipeline.orchestration.metadata import table
+from hawor_pipeline.orchestration.materialization import table
 from hawor_pipeline.orchestration.partitions import PROMOTION_TAG
 from hawor_pipeline.orchestration.resources import RawData
 from hawor_pipeline.paths import DataPaths

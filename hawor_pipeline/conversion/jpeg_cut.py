@@ -1,0 +1,271 @@
+"""Cutting regions out of a JPEG without decoding it: smaller JPEGs with the same blocks.
+
+Most of the time that a large picture takes is spent on reading blocks that no crop needs. A `JpegCutter` walks over
+them some two times faster than a decoder does, and whatever decoder is there then sees a small picture. Its pixels
+equal those of the whole one but for the outermost, where colour is upsampled across the cut.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from hawor_pipeline.conversion.jpeg_stream import (
+    LOOK_BITS,
+    MAX_MCU_BYTES,
+    MAX_ROW_BYTES,
+    SLACK,
+    cut,
+    look_up_tables,
+    stuff,
+    unstuff,
+)
+
+MARGIN_PX = 2  # of the decoded picture: as far as the upsampling of colour looks
+_LEAST_ACROSS = 3  # MCUs: libjpeg does not upsample pictures smoothly that have but two columns of colour
+_BLOCK = 8
+_FRAMES, _HUFFMAN, _RESTART, _SCAN = (0xC0, 0xC1), 0xC4, 0xDD, 0xDA
+_WHOLE_SPECTRUM = (0, 63, 0)
+_END = b"\xff\xd9"
+_SPARE = 1.2  # times the share of a file that the rows would take, were all alike
+_MOST_BLOCKS = 10  # in an MCU, by the standard
+_SIZES = 12  # of a difference in a picture of 8 bits
+
+
+@dataclass(frozen=True, slots=True)
+class _Component:
+    """How one component of a picture is stored."""
+
+    across: int  # blocks in an MCU
+    down: int
+    tables: tuple[int, int]  # its codes: numbers of the DC and the AC table
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What is before the coded blocks."""
+
+    size_at: int  # where height and width stand
+    size: tuple[int, int]  # (height, width)
+    components: tuple[_Component, ...]
+    codes: bytes  # the definitions of all code tables
+    start: int  # of the coded blocks
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What `jpeg_stream.cut` needs to know of a kind of picture."""
+
+    mcu: tuple[int, int]  # (height, width), pixels
+    parts: np.ndarray  # (blocks of an MCU,) int64, component of each
+    part_tables: np.ndarray  # (blocks of an MCU,) uint64, pair of tables of each
+    tables: tuple
+    code_words: np.ndarray  # (pairs, 12) int64
+
+
+def _read_header(data: bytes) -> _Header | None:
+    """None where the picture is not sequential, has more than one scan, or restart markers."""
+    at, codes, size_at, size, sampling = 2, b"", 0, (0, 0), {}
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        body = data[at + 4 : at + 2 + length]
+        if marker in _FRAMES:
+            size_at, size = at + 5, (int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"))
+            sampling = {body[6 + 3 * part]: body[7 + 3 * part] for part in range(body[5])}
+            if body[0] != 8:  # bits of a sample
+                return None
+        elif marker == _HUFFMAN:
+            codes += body
+        elif marker == _RESTART and any(body):
+            return None
+        elif marker == _SCAN:
+            chosen = {body[1 + 2 * part]: body[2 + 2 * part] for part in range(body[0])}
+            plain = tuple(body[-3:]) == _WHOLE_SPECTRUM and list(sampling) == list(chosen) and all(size)
+            if not plain or len(sampling) not in (1, 3):
+                return None
+            factors = [divmod(both, 16) for both in sampling.values()]
+            if not all(map(all, factors)) or sum(across * down for across, down in factors) > _MOST_BLOCKS:
+                return None
+            components = tuple(
+                _Component(*((1, 1) if len(sampling) == 1 else divmod(factors, 16)), divmod(chosen[number], 16))
+                for number, factors in sampling.items()
+            )
+            return _Header(size_at, size, components, codes, at + 2 + length)
+        at += 2 + length
+    return None
+
+
+@lru_cache(maxsize=16)
+def _reader(components: tuple[_Component, ...], codes: bytes) -> _Reader:
+    """Raises:
+    ValueError: a table is damaged, or one that a component needs is not there.
+    """
+    defined = _code_tables(codes)
+    pairs = list(dict.fromkeys(component.tables for component in components))
+    try:
+        by_bits = [(_by_bits(*defined[dc]), _by_bits(*defined[16 + ac])) for dc, ac in pairs]
+    except KeyError:
+        raise ValueError("a code table is missing") from None
+    ahead = [look_up_tables(dc, ac, LOOK_BITS) for dc, ac in by_bits]
+    parts = [part for part, one in enumerate(components) for _ in range(one.across * one.down)]
+    return _Reader(
+        mcu=(_BLOCK * max(one.down for one in components), _BLOCK * max(one.across for one in components)),
+        parts=np.array(parts, np.int64),
+        part_tables=np.array([pairs.index(components[part].tables) for part in parts], np.uint64),
+        tables=(
+            *(np.concatenate(of_all) for of_all in (*zip(*by_bits, strict=True), *zip(*ahead, strict=True))),
+            LOOK_BITS,
+        ),
+        code_words=np.array([_code_words(*defined[dc]) for dc, _ in pairs], np.int64),
+    )
+
+
+def _code_tables(codes: bytes) -> dict[int, tuple[bytes, bytes]]:
+    """Number of each table (16 more for AC) to how many codes have 1 to 16 bits, and their symbols."""
+    tables, at = {}, 0
+    while at < len(codes):
+        counts = codes[at + 1 : at + 17]
+        symbols = codes[at + 17 : at + 17 + sum(counts)]
+        if len(counts) < 16 or len(symbols) < sum(counts):
+            raise ValueError("a code table is cut short")
+        tables[codes[at]] = (counts, symbols)
+        at += 17 + len(symbols)
+    return tables
+
+
+def _assigned(counts: bytes, symbols: bytes) -> Iterator[tuple[int, int, int]]:
+    """Code, its bits and its symbol, in the order in which a table assigns them."""
+    code, position = 0, 0
+    for length, count in enumerate(counts, 1):
+        for symbol in symbols[position : position + count]:
+            yield code, length, symbol
+            code += 1
+        position += count
+        code <<= 1
+
+
+def _by_bits(counts: bytes, symbols: bytes) -> np.ndarray:
+    """(65536,) int32: length << 8 | symbol of the code that 16 bits begin with; 0: none."""
+    table = np.zeros(1 << 16, np.int32)
+    for code, length, symbol in _assigned(counts, symbols):
+        table[code << (16 - length) : (code + 1) << (16 - length)] = length << 8 | symbol
+    return table
+
+
+def _code_words(counts: bytes, symbols: bytes) -> list[int]:
+    """Code << 8 | length of each size of a difference; 0: the file has no code for it."""
+    words = [0] * _SIZES
+    for code, length, symbol in _assigned(counts, symbols):
+        if symbol < _SIZES:
+            words[symbol] = code << 8 | length
+    return words
+
+
+@dataclass(frozen=True, slots=True)
+class SmallJpeg:
+    """A region of a larger picture."""
+
+    data: bytes
+    size: tuple[int, int]  # (height, width)
+    left: int  # in the larger picture
+    top: int
+
+
+class JpegCutter:
+    """Cuts regions out of JPEGs, for one thread; keeps its working memory."""
+
+    def __init__(self) -> None:
+        self._stream, self._stuffed = np.empty(0, np.uint8), np.empty(0, np.uint8)
+        self._out = np.empty((0, 0), np.uint8)
+        self._known: tuple[bytes, _Header, _Reader] | None = None
+
+    def cut(self, data: bytes, shrink: int, regions: Sequence[tuple[int, int, int, int]]) -> list[SmallJpeg] | None:
+        """For each region a JPEG of the blocks that hold it.
+
+        Args:
+            data: a JPEG.
+            shrink: 1, 2, 4 or 8; by how much it will be shrunk.
+            regions: (left, top, right, bottom) of each, pixels inside the shrunk picture.
+
+        Returns:
+            The smaller JPEGs. None where this is no sequential JPEG in one scan without restart markers, or anything
+            about it is odd: then a decoder has to see all of it.
+        """
+        known = self._header(data)
+        if known is None:
+            return None
+        header, reader = known
+        mcus = [_in_mcus(region, shrink, header.size, reader.mcu) for region in regions]
+        if any(left >= right or top >= bottom for left, top, right, bottom in mcus):
+            return None
+        bits = self._copy(data, header, reader, mcus)
+        if bits is None:
+            return None
+        return [self._small(data, known, *one) for one in zip(mcus, bits, self._out[: len(mcus)], strict=True)]
+
+    def _small(
+        self,
+        data: bytes,
+        known: tuple[_Header, _Reader],
+        region: tuple[int, int, int, int],
+        bits: np.uint64,
+        stream: np.ndarray,
+    ) -> SmallJpeg:
+        """The JPEG of a stream, which holds a region in MCUs; all but its size is as in the larger one."""
+        header, (down, across) = known[0], known[1].mcu
+        left, top = region[0] * across, region[1] * down
+        size = (min(header.size[0], region[3] * down) - top, min(header.size[1], region[2] * across) - left)
+        sized = data[: header.size_at] + size[0].to_bytes(2, "big") + size[1].to_bytes(2, "big")
+        count = stuff(stream, bits, self._stuffed)
+        coded = self._stuffed[:count].data
+        return SmallJpeg(b"".join((sized, data[header.size_at + 4 : header.start], coded, _END)), size, left, top)
+
+    def _header(self, data: bytes) -> tuple[_Header, _Reader] | None:
+        """What the file begins with, mostly the same as of the last one; None where it cannot be cut."""
+        if self._known is None or not data.startswith(self._known[0]):
+            try:
+                header = _read_header(data)
+                if header is None:
+                    return None
+                self._known = (data[: header.start], header, _reader(header.components, header.codes))
+            except (IndexError, ValueError):
+                return None
+        return self._known[1:]
+
+    def _copy(
+        self, data: bytes, header: _Header, reader: _Reader, regions: list[tuple[int, int, int, int]]
+    ) -> np.ndarray | None:
+        """Copy MCUs of each region into a row of `_out`; returns their bits, (regions,) uint64, or None."""
+        (height, width), (down, across) = header.size, reader.mcu
+        bottom = max(region[3] for region in regions)
+        length = len(data) + SLACK + MAX_MCU_BYTES + MAX_ROW_BYTES * bottom
+        if self._out.shape[0] < len(regions) or self._out.shape[1] < length:
+            self._out = np.zeros((max(len(regions), self._out.shape[0]), max(length, self._out.shape[1])), np.uint8)
+            self._stream, self._stuffed = (np.zeros(parts * self._out.shape[1], np.uint8) for parts in (1, 2))
+        wanted, bits, coded = np.array(regions, np.int64), np.zeros(len(regions), np.uint64), len(data) - header.start
+        for share in (_SPARE * bottom / -(-height // down), 1.0):  # most often there is no need to look at all of it
+            most = header.start + int(share * coded) + MAX_MCU_BYTES
+            found = unstuff(np.frombuffer(data, np.uint8), header.start, most, self._stream)
+            grid, tables, words = -(-width // across), reader.tables, reader.code_words
+            kind = (reader.parts, reader.part_tables, tables, words)
+            done = cut(self._stream, found, grid, wanted, *kind, self._out, bits) if found >= 0 else 0
+            if done or share >= 1:
+                break
+        return bits if done > 0 else None
+
+
+def _in_mcus(
+    region: tuple[int, int, int, int], shrink: int, size: tuple[int, int], mcu: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """A region with its margin in MCUs (height, width), of a picture of a size (height, width)."""
+    (height, width), (down, across) = size, mcu
+    left, top = (
+        max(0, (edge - MARGIN_PX) * shrink) // step for edge, step in zip(region[:2], (across, down), strict=True)
+    )
+    right, bottom = (
+        -(-min(whole, (edge + MARGIN_PX) * shrink) // step)
+        for edge, whole, step in zip(region[2:], (width, height), (across, down), strict=True)
+    )
+    right = min(-(-width // across), max(right, left + _LEAST_ACROSS))
+    return max(0, min(left, right - _LEAST_ACROSS)), top, right, bottom

@@ -1,0 +1,4 @@
+"""Images of results: gallery, film, sample pages, viewer.
+
+Computing errors belongs in `evaluation`; page layout belongs in `reporting`.
+"""

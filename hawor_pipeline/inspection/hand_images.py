@@ -1,0 +1,144 @@
+"""One sample's true and predicted hand: its meshes, and the panels in which they are drawn over its crop."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import torch
+
+from hawor_pipeline.core.units import m_to_mm
+from hawor_pipeline.errors import DataError
+from hawor_pipeline.evaluation.finished_runs import rows_of
+from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHands, read_predictions, read_truth
+from hawor_pipeline.inspection.drawing import (
+    PREDICTED_RGB,
+    TRUE_RGB,
+    Mesh,
+    PictureView,
+    draw_meshes,
+    draw_skeleton,
+    resized,
+)
+from hawor_pipeline.shards.store import ShardSet, open_shards
+
+PANEL_PX = 256
+
+
+def decode_crop(shards: ShardSet, row: int) -> np.ndarray:
+    """The stored crop of a row, BGR.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    crop = cv2.imdecode(np.frombuffer(shards.jpeg(row), np.uint8), cv2.IMREAD_COLOR)
+    if crop is None:
+        name = shards.table["sample_id"][row].as_py()
+        raise DataError(f"crop of {name} is damaged; convert its subject again.")
+    return crop
+
+
+def stored_samples(shards_dir: Path | str, sample_ids: Iterable[str]) -> dict[str, tuple[pa.Table, np.ndarray]]:
+    """Annotation (one row) and crop (BGR) of a few samples; one recording is in memory at a time.
+
+    Raises:
+        ConfigError: shards of a subject are not there.
+        DataError: a sample is not in the shards, or damaged.
+    """
+    by_recording: dict[tuple[str, str], list[str]] = {}
+    for name in sample_ids:
+        subject, sequence, *_ = name.split("/")
+        by_recording.setdefault((subject, sequence), []).append(name)
+    found = {}
+    for (subject, sequence), names in by_recording.items():
+        shards = open_shards(shards_dir, [subject], None, [sequence])
+        row_of = {name: row for row, name in enumerate(shards.table["sample_id"].to_pylist())}
+        for name in names:
+            if name not in row_of:
+                raise DataError(f"{shards_dir} has no sample {name}; the tables are of other shards. Evaluate again.")
+            annotation = shards.table.slice(row_of[name], 1).combine_chunks()
+            found[name] = (annotation, decode_crop(shards, row_of[name]))
+    return found
+
+
+def predictions_of(metrics_dir: Path | str, run_id: str, sample_ids: Iterable[str]) -> dict[str, PredictedHands]:
+    """A run's predictions for these samples, those that it made."""
+    wanted = rows_of(metrics_dir, "predictions", run_id, sample_ids)
+    hands = read_predictions(wanted)
+    return {name: hands.take(slice(i, i + 1)) for i, name in enumerate(wanted["sample_id"].to_pylist())}
+
+
+@dataclass
+class SampleHand:
+    """One sample: its annotation, its truth, and what a run predicted (None: nothing). Camera frame, true side."""
+
+    models: HandModels
+    annotation: pa.Table  # one row
+    predicted: PredictedHands | None = None
+
+    @cached_property
+    def truth(self) -> HandTruth:
+        """Ground truth, one row."""
+        return read_truth(self.annotation)
+
+    @cached_property
+    def faces(self) -> np.ndarray:
+        """(F, 3) int32, outward on this side."""
+        faces = self.models.faces if bool(self.truth.is_right[0]) else self.models.faces[:, ::-1]
+        return np.ascontiguousarray(faces).astype(np.int32)
+
+    @cached_property
+    def true_vertices(self) -> torch.Tensor:
+        """(778, 3), metres."""
+        return self.models.true_vertices(self.truth)[0]
+
+    @cached_property
+    def predicted_vertices(self) -> torch.Tensor | None:
+        """(778, 3), metres; None where the run predicts no mesh or does not place it."""
+        hand = self.predicted
+        if hand is None or not all(torch.isfinite(v).all() for v in (hand.rotmats, hand.betas, hand.translation_m)):
+            return None
+        mesh, _ = self.models.predicted_mesh(hand.rotmats, hand.betas, hand.translation_m, self.truth.is_right)
+        return mesh[0]
+
+    @cached_property
+    def aligned_vertices(self) -> torch.Tensor | None:
+        """The predicted mesh moved so that its wrist is on the true one, as wrist-aligned errors have it."""
+        if self.predicted is None or self.predicted_vertices is None:
+            return None
+        return self.predicted_vertices - self.predicted.joints_m[0, 0] + self.truth.joints_m[0, 0]
+
+    def meshes_mm(self) -> dict[str, list]:
+        """Meshes around their wrists, mirrored to right and turned upright for a viewer (x right, y up)."""
+        turn = np.array([1.0 if bool(self.truth.is_right[0]) else -1.0, -1.0, -1.0])
+        found = {"true_mm": (self.true_vertices, self.truth.joints_m[0, 0])}
+        if self.predicted is not None and self.predicted_vertices is not None:
+            found["predicted_mm"] = (self.predicted_vertices, self.predicted.joints_m[0, 0])
+        return {name: np.round(m_to_mm((v - wrist).numpy()) * turn, 1).tolist() for name, (v, wrist) in found.items()}
+
+    def crop_view(self) -> PictureView:
+        """How the stored crop shows the camera frame."""
+        affine = np.array(self.annotation["crop_from_image"].combine_chunks().flatten().to_pylist(), np.float64)
+        return PictureView(self.truth.intrinsics[0], self.truth.distortion[0], affine.reshape(2, 3))
+
+    def panels(self, crop: np.ndarray, panel_px: int = PANEL_PX) -> list[np.ndarray]:
+        """The crop with both skeletons as placed, with the true mesh, with the predicted mesh at the true wrist."""
+        scale = panel_px / max(crop.shape[:2])
+        panel, view = resized(crop, scale), self.crop_view().scaled(scale)
+        found = [self._skeletons(panel.copy(), view), self.mesh_panel(panel, view, self.true_vertices, TRUE_RGB)]
+        if self.aligned_vertices is not None:
+            found.append(self.mesh_panel(panel, view, self.aligned_vertices, PREDICTED_RGB))
+        return found
+
+    def mesh_panel(self, panel: np.ndarray, view: PictureView, vertices: torch.Tensor, rgb) -> np.ndarray:
+        """One mesh over the panel."""
+        return draw_meshes(panel, view, [Mesh(vertices, self.faces, rgb)])
+
+    def _skeletons(self, panel: np.ndarray, view: PictureView) -> np.ndarray:
+        draw_skeleton(panel, view.pixels(self.truth.joints_m[0]), TRUE_RGB)
+        if self.predicted is not None and torch.isfinite(self.predicted.translation_m).all():
+            draw_skeleton(panel, view.pixels(self.predicted.joints_m[0]), PREDICTED_RGB)
+        return panel

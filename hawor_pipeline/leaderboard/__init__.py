@@ -1,0 +1,4 @@
+"""ARCTIC's leaderboard: submission files and their checks.
+
+The predictions come from `evaluation` and `prediction`.
+"""

@@ -1,0 +1,176 @@
+"""An upload for ARCTIC's leaderboard: predictions in its published structure, one zip file.
+
+    pose_p1_test/eval/s03_box_grab_01_1/meta_info/meta_info.imgname.pt       list of picture names
+    pose_p1_test/eval/s03_box_grab_01_1/preds/pred.mano.{beta,cam_t,pose}.{l,r}.pt
+    pose_p1_test/eval/s03_box_grab_01_1/preds/pred.object.{cam_t,radian,rot}.pt
+
+The server compares by position: frame 10 of the pictures first, none left out. It also reads the object files of
+uploads that predict no object, and hangs without them: they are there, filled with zeros, and every score that needs
+the object is void.
+
+Source: github.com/zc-alexfan/arctic, docs/leaderboard_format.md.
+"""
+
+import io
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hawor_pipeline.errors import ConfigError, DataError, nearest
+from hawor_pipeline.evaluation.hands import HandModels, PredictedHands
+from hawor_pipeline.leaderboard.arctic_hands import ArcticHands, to_arctic
+from hawor_pipeline.provenance import atomic_write_json, explain_disk_errors
+from hawor_pipeline.sources.arctic import SIDES
+
+FIRST_FRAME = 10  # ARCTIC leaves out earlier pictures: they may be black
+PICTURE_NAME = "./data/arctic_data/data/cropped_images/{subject}/{sequence}/{view}/{frame:05d}.jpg"
+TASK_VIEWS = {"pose_p1": tuple(range(1, 9)), "pose_p2": (0,)}
+SPLITS = ("test", "val")  # the server takes test; val is for trying the way there
+HAND_FILES = {"beta": (10,), "cam_t": (3,), "pose": (16, 3, 3)}
+OBJECT_FILES: dict[str, tuple[int, ...]] = {"cam_t": (3,), "radian": (), "rot": (3,)}
+OBJECT_NOTE = (
+    "hands only: the object files hold zeros, so every score that needs the object (CDev, MDev, AAE, success rate, "
+    "MRRPE to the object, object acceleration) is void"
+)
+_NO_TIME = (1980, 1, 1, 0, 0, 0)  # the same predictions give the same bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ViewPredictions:
+    """What a network says of one view of one sequence: by side, frame numbers (N,) ascending and hands (N rows)."""
+
+    subject: str
+    sequence: str
+    view: int
+    frames: Sequence[int]  # every frame that the upload must hold, ascending
+    hands: Mapping[str, tuple[np.ndarray, PredictedHands]]
+
+    @property
+    def name(self) -> str:
+        """Folder of the view in the upload."""
+        return f"{self.subject}_{self.sequence}_{self.view}"
+
+
+@dataclass(slots=True)
+class UploadInfo:
+    """Numbers about an upload, also written beside it as JSON."""
+
+    task: str
+    views: int = 0
+    frames: int = 0
+    held: int = 0  # hands without a prediction, filled with the one nearest in time
+    left_residual_mm: float = 0.0  # mean over frames: what fitting the left model leaves
+    object_note: str = OBJECT_NOTE
+    names: list[str] = field(default_factory=list)
+
+
+def task_views(task: str) -> tuple[int, ...]:
+    """Views of a task.
+
+    Raises:
+        ConfigError: there is no such task, or it is one that hands alone cannot enter.
+    """
+    if task.startswith("field"):
+        raise ConfigError(
+            f"task {task!r} asks for distance fields between hand and object, which no network here says."
+        )
+    if task not in TASK_VIEWS:
+        raise ConfigError(f"unknown task {task!r}; there are {', '.join(TASK_VIEWS)}.{nearest(task, TASK_VIEWS)}")
+    return TASK_VIEWS[task]
+
+
+def write_upload(
+    path: Path | str,
+    task: str,
+    split: str,
+    predictions: Iterable[ViewPredictions],
+    models: HandModels,
+    *,
+    hold_missing: bool = False,
+) -> UploadInfo:
+    """Write the zip file, a view at a time; it appears when it is complete, with its numbers beside it as JSON.
+
+    Args:
+        path: of the zip file.
+        task: one of `TASK_VIEWS`.
+        split: one of `SPLITS`.
+        predictions: views, in any order.
+        models: the two MANO models.
+        hold_missing: fill a hand without a prediction with the one nearest in time, and count it; otherwise it is an
+            error. The server has a place for every frame.
+
+    Raises:
+        ConfigError: unknown task or split.
+        DataError: a hand is missing in a frame (or, with `hold_missing`, in a whole view), or the disk is full.
+    """
+    path, top = Path(path), f"{task}_{split}"
+    task_views(task)
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r}; there are {', '.join(SPLITS)}.{nearest(split, SPLITS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    info, residuals = UploadInfo(top), []
+    try:
+        with explain_disk_errors(path), zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
+            for view in predictions:
+                sides, held = _sides(models, view, hold_missing)
+                _write_view(archive, f"{top}/eval/{view.name}", view, sides)
+                info.views, info.frames = info.views + 1, info.frames + len(view.frames)
+                info.held += held
+                info.names.append(view.name)
+                residuals.append(sides["left"].residual_mm)
+        if not info.views:
+            raise DataError("there is nothing to upload: no view has a frame from number 10 on.")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    info.left_residual_mm = float(torch.cat(residuals).mean())
+    atomic_write_json(path.with_suffix(".json"), asdict(info))
+    return info
+
+
+def _sides(models: HandModels, view: ViewPredictions, hold_missing: bool) -> tuple[dict[str, ArcticHands], int]:
+    """Both hands for every frame, and how many of them are held."""
+    wanted, held, sides = np.asarray(view.frames), 0, {}
+    for side in SIDES:
+        frames, hands = view.hands[side]
+        if not len(frames) or (not hold_missing and not np.isin(wanted, frames).all()):
+            lacking = int((~np.isin(wanted, frames)).sum())
+            how = "give boxes for them"
+            how += ", or hold the nearest prediction (--missing hold)" if len(frames) else ""
+            raise DataError(
+                f"{view.name}: {lacking} of {len(wanted)} frames have no prediction of the {side} hand, and the server "
+                f"has a place for every one; {how}."
+            )
+        held += int((~np.isin(wanted, frames)).sum())
+        nearest_row = np.abs(wanted[:, None] - frames[None]).argmin(1)
+        sides[side] = to_arctic(models, hands.take(torch.from_numpy(nearest_row)), side)
+    return sides, held
+
+
+def _write_view(archive: zipfile.ZipFile, folder: str, view: ViewPredictions, sides: Mapping[str, ArcticHands]) -> None:
+    count = len(view.frames)
+    names = [
+        PICTURE_NAME.format(subject=view.subject, sequence=view.sequence, view=view.view, frame=frame)
+        for frame in view.frames
+    ]
+    _add(archive, f"{folder}/meta_info/meta_info.imgname.pt", names)
+    for side, hands in sides.items():
+        for key in HAND_FILES:
+            _add(archive, f"{folder}/preds/pred.mano.{key}.{side[0]}.pt", getattr(hands, key))
+    for key, shape in OBJECT_FILES.items():
+        _add(archive, f"{folder}/preds/pred.object.{key}.pt", torch.zeros(count, *shape))
+
+
+def _add(archive: zipfile.ZipFile, name: str, value: object) -> None:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    entry = zipfile.ZipInfo(name, _NO_TIME)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    archive.writestr(entry, buffer.getvalue())

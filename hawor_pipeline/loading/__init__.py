@@ -1,0 +1,4 @@
+"""Shards as training data: rows, clips, dataset, data module, augmentation.
+
+Networks belong in `models`; the training loop belongs in `training`.
+"""

@@ -1,0 +1,359 @@
+"""Which clips train and which validate, in which order, and the loaders that bring them.
+
+The order of an epoch is a function of seed and epoch; the sampler starts at any batch of it, so a run that goes on
+after an interruption sees the batches it would have seen.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from hawor_pipeline.config import DatasetShare, TrainingConfig
+from hawor_pipeline.core.camera import camera_from_translation
+from hawor_pipeline.core.rotations import rotmat_to_rot6d
+from hawor_pipeline.core.types import ClipBatch
+from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.loading.clips import Clips, covering_clips, training_clips
+from hawor_pipeline.loading.dataset import ClipDataset, JoinedShards, keep_batch
+from hawor_pipeline.loading.rows import load_rows
+from hawor_pipeline.shards.splits import held_out_subjects
+from hawor_pipeline.shards.store import ShardSet, open_shards
+
+CACHE_BYTES = 600_000_000  # decoded crops kept by a training process that loads by itself
+# Columns that training reads; the others stay on the disk.
+COLUMNS = [
+    "sample_id",
+    "subject",
+    "sequence",
+    "view",
+    "side",
+    "frame",
+    "is_right",
+    "image_width",
+    "box_center_px",
+    "box_size_px",
+    "crop_from_image",
+    "intrinsics",
+    "distortion",
+    "global_orient",
+    "hand_pose",
+    "betas_as_right",
+    "translation_m",
+    "joints_cam_m",
+    "joint_in_frame",
+    "joint_visible",
+    "occlusion",
+    "truncation",
+    "blur",
+    "fitting_err",
+    "confidence",
+    "valid",
+]
+
+
+class ClipSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, clip), from any batch of an epoch on.
+
+    Args:
+        groups: clip numbers of each dataset of a mixture.
+        weights: share of each dataset in an epoch; None draws every clip once.
+        batch_size: clips per batch and process.
+        seed: of the run.
+        limit: batches per epoch at most (int), or share of them (float).
+        rank, world: this process among those that train together.
+        parts: each batch comes in this many equal parts, one after the other; positions then count parts.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[np.ndarray],
+        weights: Sequence[float] | None,
+        batch_size: int,
+        seed: int,
+        limit: int | float = 1.0,
+        rank: int = 0,
+        world: int = 1,
+        parts: int = 1,
+    ):
+        self.groups = [np.asarray(group) for group in groups]
+        self.seed, self.rank = seed, rank
+        total = sum(len(group) for group in self.groups)
+        if weights is None:
+            self.draws = [len(group) for group in self.groups]
+        else:
+            self.draws = [round(total * weight / sum(weights)) for weight in weights]
+        self.global_batch = max(min(batch_size * world, sum(self.draws) // world * world), 1)
+        self.batches = sum(self.draws) // self.global_batch
+        self.batches = min(self.batches, limit) if isinstance(limit, int) else max(int(self.batches * limit), 1)
+        self.world, self.parts = world, parts
+        if self.global_batch // world < parts:
+            raise ConfigError(
+                f"a batch of {self.global_batch // world} clips has no {parts} parts; lower micro_batches"
+            )
+        self.epoch = 0
+        self.first_batch = 0
+
+    def go_to(self, epoch: int) -> None:
+        """Go to the start of an epoch; a position inside the current one is kept."""
+        if epoch != self.epoch:
+            self.epoch, self.first_batch = epoch, 0
+
+    def __len__(self) -> int:
+        return self.batches * self.parts
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = self.order(self.epoch)
+        for position in range(self.first_batch, len(self)):
+            batch, part = divmod(position, self.parts)
+            members = order[batch * self.global_batch : (batch + 1) * self.global_batch][self.rank :: self.world]
+            yield [(self.epoch, int(clip)) for clip in np.array_split(members, self.parts)[part]]
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Clip numbers of an epoch; a dataset drawn more often than it has clips repeats in whole rounds."""
+        rng = np.random.default_rng((self.seed, epoch))
+        drawn = []
+        for group, count in zip(self.groups, self.draws, strict=True):
+            rounds = math.ceil(count / max(len(group), 1))
+            drawn.append(np.concatenate([rng.permutation(group) for _ in range(rounds)] or [group])[:count])
+        return rng.permutation(np.concatenate(drawn))
+
+
+@dataclass(slots=True)
+class Split:
+    """Which subjects or sequences train and validate, for the checkpoint and the report."""
+
+    rule: str
+    training: list[str]
+    validation: list[str]
+
+    def to_dict(self) -> dict[str, str | list[str]]:
+        """Plain values for a checkpoint."""
+        return {"rule": self.rule, "training": self.training, "validation": self.validation}
+
+
+class HandData:
+    """Training and validation clips of a configuration.
+
+    Args:
+        config: sizes, directories, split, filtering, augmentation.
+        training_data_dir: shards, or several of them with weights; None: as configured.
+        validation_data_dir: shards to validate on; None: as configured, and where nothing is configured a part of the
+            training shards.
+
+    Raises:
+        ConfigError: a directory is missing, or nothing is left to train or validate on; the message names the options.
+        DataError: shards are damaged.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        training_data_dir: str | Path | Sequence[DatasetShare] | None = None,
+        validation_data_dir: str | Path | None = None,
+    ):
+        self.config = config
+        source = config.training_data_dir if training_data_dir is None else training_data_dir
+        shares = [DatasetShare(path=str(source))] if isinstance(source, (str, Path)) else list(source)
+        validation_dir = validation_data_dir or config.validation_data_dir
+        parts = [_open(share.path) for share in shares]
+        self.shards = JoinedShards(parts)
+        self.rows = load_rows(self.shards.table, config.data_filtering)
+        valid = self.rows.valid.numpy()
+        clips = training_clips(self.shards.table, config.clip_length, config.clip_stride, valid)
+        self._held_out = [held_out_subjects(share.path) for share in shares]
+        self.split, trains, validates = self._split(has_own=validation_dir is not None)
+        self.training_clips = clips.take(np.flatnonzero(trains[clips.rows[:, 0]]))
+        self.training_clips = self._in_views(self.training_clips, self.shards.table)
+        if validation_dir is not None:
+            self.validation_shards: ShardSet | JoinedShards = _open(str(validation_dir))
+            self.validation_rows = load_rows(self.validation_shards.table, config.data_filtering)
+            every = covering_clips(self.validation_shards.table, config.clip_length)
+        else:
+            self.validation_shards, self.validation_rows = self.shards, self.rows
+            every = covering_clips(self.shards.table, config.clip_length)
+            every = every.take(np.flatnonzero(validates[every.rows[:, 0]]))
+        self.validation_clips = _spread(self._in_views(every, self.validation_shards.table), config)
+        self._require_clips(shares)
+        part_of = np.searchsorted(self.shards.starts, self.training_clips.rows[:, 0], side="right") - 1
+        self._groups = [np.flatnonzero(part_of == part) for part in range(len(parts))]
+        self._weights = [share.weight for share in shares] if len(shares) > 1 else None
+        self.loads_itself = config.num_workers == 0
+
+    def _in_views(self, clips: Clips, table: pa.Table) -> Clips:
+        """The clips that the configured cameras recorded; all frames of a clip are of one camera."""
+        views = self.config.data_filtering.views
+        if views is None:
+            return clips
+        recorded = table.column("view").to_numpy()[clips.rows[:, 0]]
+        return clips.take(np.flatnonzero(np.isin(recorded, views)))
+
+    def _split(self, *, has_own: bool) -> tuple[Split, np.ndarray, np.ndarray]:
+        """The split, and for each row whether it trains and whether it validates; rows of test subjects do neither.
+
+        Which subjects test, and which validate where the configuration names none, is stated by each member's protocol.
+        """
+        subjects = np.array(self.shards.table.column("subject").to_pylist())
+        parts = [slice(*ends) for ends in pairwise(self.shards.starts)]
+        tests, stated = np.zeros(len(subjects), bool), np.zeros(len(subjects), bool)
+        for part, (val, test) in zip(parts, self._held_out, strict=True):
+            tests[part], stated[part] = np.isin(subjects[part], test), np.isin(subjects[part], val)
+        if self.config.val_fraction is not None and not has_own:
+            names = np.char.add(np.char.add(subjects, "/"), np.array(self.shards.table.column("sequence").to_pylist()))
+            keys = sorted(set(names[~tests].tolist()), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+            chosen = sorted(keys[: max(1, round(len(keys) * self.config.val_fraction))])
+            validates = np.isin(names, chosen) & ~tests
+            rest = sorted(set(keys) - set(chosen))
+            return Split(f"val_fraction {self.config.val_fraction}", rest, chosen), ~tests & ~validates, validates
+        wanted = self.config.val_subjects
+        present = sorted(set(subjects.tolist()))
+        absent = sorted(set(wanted or ()) - set(present))
+        if absent and not has_own:
+            raise ConfigError(
+                f"val_subjects {absent} not in the training shards, which hold {present}; prepare them, or name others "
+                "with --val-subjects, or hold out whole sequences with --val-fraction"
+            )
+        held_out = np.isin(subjects, wanted) if wanted else stated
+        trains, validates = ~held_out & ~tests, held_out & (not has_own)
+        rule = "validation_data_dir" if has_own else "val_subjects" if wanted else "default subjects"
+        training, validation = (sorted(set(subjects[chosen].tolist())) for chosen in (trains, validates))
+        return Split(rule, training, validation), trains, validates
+
+    def _require_clips(self, shares: Sequence[DatasetShare]) -> None:
+        where = ", ".join(share.path for share in shares)
+        if self.config.data_filtering.views is not None:
+            where += f" (views {list(self.config.data_filtering.views)})"
+        if not len(self.training_clips):
+            raise ConfigError(
+                f"nothing to train on in {where}: found subjects {self.split.training} besides those held out "
+                f"({sorted({subject for pair in self._held_out for part in pair for subject in part})}); prepare at "
+                "least one training subject"
+            )
+        if not len(self.validation_clips):
+            raise ConfigError(
+                f"nothing to validate on in {where}: expected {self._expected_to_validate()}; prepare it, or name "
+                "others with --val-subjects, or hold out whole sequences with --val-fraction, or set "
+                "validation_data_dir"
+            )
+
+    def _expected_to_validate(self) -> str:
+        stated = sorted({subject for val, _ in self._held_out for subject in val})
+        return f"subject {' or '.join(stated)}" if stated else "a subject (the data set states none)"
+
+    def training_loader(self, epoch: int = 0, first_batch: int = 0, rank: int = 0, world: int = 1) -> DataLoader:
+        """Batches of training clips, from any batch of an epoch on."""
+        config = self.config
+        dataset = ClipDataset(
+            self.shards,
+            self.rows,
+            self.training_clips,
+            config.image_size,
+            augmentation=config.augmentation_params if config.use_augmentation else None,
+            seed=config.seed,
+            cache_bytes=CACHE_BYTES if self.loads_itself else 0,
+            warps_later=config.warp_on == "device",
+        )
+        sampler = ClipSampler(
+            self._groups,
+            self._weights,
+            config.batch_size,
+            config.seed,
+            config.limit_train_batches,
+            rank,
+            world,
+            config.micro_batches,
+        )
+        sampler.epoch, sampler.first_batch = epoch, first_batch
+        return self._loader(dataset, sampler)
+
+    def validation_loader(self, rank: int = 0, world: int = 1) -> DataLoader:
+        """Batches of validation clips in the order of the table, each row counted once."""
+        dataset = self._validation_dataset(CACHE_BYTES // 4 if self.loads_itself else 0)
+        mine = np.arange(rank, len(dataset), world)
+        batches = [
+            mine[start : start + self.config.batch_size].tolist()
+            for start in range(0, len(mine), self.config.batch_size)
+        ]
+        return self._loader(dataset, batches)
+
+    def some_training_clips(self, count: int) -> ClipBatch:
+        """A few training clips as they are, without augmentation, spread over all of them, as one batch."""
+        dataset = ClipDataset(self.shards, self.rows, self.training_clips, self.config.image_size)
+        return _spread_clips(dataset, count)
+
+    def _validation_dataset(self, cache_bytes: int = 0) -> ClipDataset:
+        shards, rows, clips = self.validation_shards, self.validation_rows, self.validation_clips
+        return ClipDataset(shards, rows, clips, self.config.image_size, cache_bytes=cache_bytes)
+
+    def some_validation_clips(self, count: int) -> ClipBatch:
+        """A few validation clips, spread over all of them, as one batch."""
+        dataset = self._validation_dataset()
+        return _spread_clips(dataset, count)
+
+    def _loader(self, dataset: ClipDataset, sampler: Sampler | Sequence[list]) -> DataLoader:
+        config = self.config
+        workers: dict[str, Any] = {
+            "prefetch_factor": config.prefetch_factor,
+            "persistent_workers": config.persistent_workers,
+        }
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            collate_fn=keep_batch,  # type: ignore[arg-type]
+            num_workers=config.num_workers,
+            pin_memory=config.pin_memory and torch.cuda.is_available(),
+            **(workers if config.num_workers else {}),
+        )
+
+    def clips_by_dataset(self, batch: ClipBatch, *, validation: bool = False) -> dict[str, Tensor]:
+        """Numbers of a batch's clips by the member of the mixture that they are from; empty without a mixture."""
+        names = self.config.dataset_names
+        if len(names) != len(self.shards.parts) or (validation and self.validation_shards is not self.shards):
+            return {}
+        first = batch.sample_index.amax(1).cpu().numpy()  # of a clip without any counted frame: -1
+        part_of = np.searchsorted(self.shards.starts, first, side="right") - 1
+        found = {name: np.flatnonzero(part_of == part) for part, name in enumerate(names)}
+        return {name: torch.from_numpy(clips) for name, clips in found.items() if len(clips)}
+
+    def mean_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean pose (96, 6D by columns), betas (10,) and camera (3,) of the training hands; heads start from them."""
+        used = np.unique(self.training_clips.rows)
+        rows = self.rows.take(torch.from_numpy(used[self.rows.valid.numpy()[used]]))
+        left, _, right = torch.linalg.svd(rows.rotmats.double().mean(0))  # chordal mean: the nearest rotation
+        flip = torch.ones(16, 3, dtype=torch.float64)
+        flip[:, 2] = torch.det(left @ right)
+        mean = left @ torch.diag_embed(flip) @ right
+        focal = (rows.intrinsics[:, 0, 0] + rows.intrinsics[:, 1, 1]) / 2
+        camera = camera_from_translation(
+            rows.translation_m, rows.box_center_px, rows.box_size_px, focal, rows.intrinsics[:, :2, 2]
+        )
+        return rotmat_to_rot6d(mean).flatten().float(), rows.betas.mean(0), camera.median(0).values
+
+
+def _spread_clips(dataset: ClipDataset, count: int) -> ClipBatch:
+    batch = dataset[np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()]
+    assert isinstance(batch, ClipBatch)  # this data set warps its crops itself
+    return batch
+
+
+def _open(path: str) -> ShardSet:
+    return open_shards(path, columns=COLUMNS)
+
+
+def _spread(clips: Clips, config: TrainingConfig) -> Clips:
+    """As many clips as `limit_val_batches` allows, spread evenly over all of them."""
+    limit = config.limit_val_batches
+    wanted = limit * config.batch_size if isinstance(limit, int) else int(len(clips) * limit)
+    if wanted >= len(clips):
+        return clips
+    return clips.take(np.linspace(0, len(clips) - 1, max(wanted, 1)).round().astype(np.int64))

@@ -1,0 +1,190 @@
+"""What a network makes of a person's own footage: a table of hands, a film with the meshes over it, a mesh per hand."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from hawor_pipeline.config import ConversionConfig
+from hawor_pipeline.core.rotations import rotmat_to_axis_angle
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.evaluation.hands import HandModels, PredictedHands
+from hawor_pipeline.evaluation.predict import choose_device
+from hawor_pipeline.inspection.drawing import (
+    OTHER_RGB,
+    PREDICTED_RGB,
+    Mesh,
+    PictureView,
+    draw_meshes,
+    resized,
+)
+from hawor_pipeline.inspection.mp4 import write_mp4
+from hawor_pipeline.models.checkpoints import load_hawor
+from hawor_pipeline.prediction.boxed_frames import BoxedFrames, FrameCamera, cut_images
+from hawor_pipeline.prediction.boxes import HandBox, read_boxes
+from hawor_pipeline.prediction.footage import Footage, require_known_pictures
+from hawor_pipeline.prediction.ply import write_ply
+from hawor_pipeline.prediction.predict_boxed import predict_boxed
+from hawor_pipeline.provenance import sha256_file, staging_dir
+from hawor_pipeline.untrusted.safe_load import load_checkpoint
+
+HANDS_FILE = "hands.parquet"
+FILM_FILE = "overlay.mp4"
+MESH_DIR = "meshes"
+PLACE = ("own", "own_footage_01", 0)  # stands where shards have subject, sequence and view
+CLIP_LENGTH = 16  # of networks whose file does not say how they were trained
+FILM_HEIGHT_PX = 1080  # at most
+SIDE_RGB = {True: PREDICTED_RGB, False: OTHER_RGB}
+_NEAR_M = 0.02  # a mesh that reaches nearer to the camera cannot be drawn
+
+
+@dataclass(frozen=True, slots=True)
+class FootageResult:
+    """What was written."""
+
+    folder: Path
+    frames: int
+    hands: int
+    focal_px: float
+    focal_is_assumed: bool
+
+
+def predict_footage(
+    checkpoint: Path | str,
+    source: Path | str,
+    boxes_file: Path | str,
+    output: Path | str,
+    mano_dir: Path | str,
+    *,
+    focal_px: float | None = None,
+    device: str = "auto",
+) -> FootageResult:
+    """Predict the boxed hands of a video or a folder of images.
+
+    Args:
+        checkpoint: of this project, or in HaWoR's naming.
+        source: video file, or folder of images.
+        boxes_file: CSV of `data.boxes`.
+        output: new folder: hands.parquet, overlay.mp4, meshes/FRAME_SIDE.ply.
+        mano_dir: folder of the MANO models.
+        focal_px: of the camera, pixels of the pictures; None assumes the picture's diagonal.
+        device: "auto", "cpu", "cuda", ...
+
+    Raises:
+        ConfigError: a path is missing, or the output folder is not empty.
+        DataError: pictures or boxes are damaged or do not fit each other.
+        CheckpointError: the network cannot be read.
+
+    Source: the diagonal as focal length where none is known is CLIFF's (Li et al. 2022).
+    """
+    if focal_px is not None and not focal_px > 0:
+        raise ConfigError(f"--focal {focal_px}: expected the focal length in pixels, above 0")
+    folder = Path(output)
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} exists and is not empty; choose another output folder, or remove it")
+    where = choose_device(device)
+    model = load_hawor(checkpoint).to(where)
+    models = HandModels.load(mano_dir)
+    footage = Footage(Path(source))
+    named = read_boxes(boxes_file)
+    if not named:
+        raise DataError(f"{boxes_file} holds no box; expected one line per hand")
+    names, height, width = _survey(footage, named)
+    focal = focal_px or math.hypot(height, width)
+    boxes = {number: named[name] for number, name in enumerate(names) if name in named}
+    side_px = model.network.image_size
+    settings = ConversionConfig(target_resolution=(side_px, side_px))
+    images = ((frame.number, frame.image) for frame in footage.frames())
+    rows = cut_images(PLACE, images, boxes, _camera(height, width, focal), settings)
+    hands = predict_boxed(model, rows, models, clip_length=_clip_length(checkpoint), device=where)
+    with staging_dir(folder) as staged:
+        facts = {"checkpoint_sha256": sha256_file(checkpoint), "focal_px": str(focal)}
+        _write_table(staged / HANDS_FILE, rows, hands, names, facts)
+        vertices = _write_meshes(staged / MESH_DIR, rows, hands, models)
+        film = _film(footage, rows, vertices, models, _camera(height, width, focal))
+        write_mp4(staged / FILM_FILE, film, footage.fps())
+    return FootageResult(folder, len(names), rows.table.num_rows, focal, focal_px is None)
+
+
+def _survey(footage: Footage, boxes: Mapping[str, Mapping[str, HandBox]]) -> tuple[list[str], int, int]:
+    """Names of all frames, and their height and width; boxes must name some of them."""
+    names, height, width = [], 0, 0
+    for frame in footage.frames():
+        names.append(frame.name)
+        height, width = frame.image.shape[:2]
+    if not names:
+        raise DataError(f"{footage.path}: no frame could be read; expected a video with at least one")
+    require_known_pictures(boxes, set(names), footage.path)
+    return names, height, width
+
+
+def _camera(height: int, width: int, focal_px: float) -> FrameCamera:
+    """A pinhole that looks through the middle of the picture."""
+    intrinsics = np.array([[focal_px, 0, (width - 1) / 2], [0, focal_px, (height - 1) / 2], [0, 0, 1]])
+    return FrameCamera((height, width), intrinsics, np.zeros(8))
+
+
+def _clip_length(checkpoint: Path | str) -> int:
+    """Frames that the network saw together in training, where its file says so."""
+    config: Any = load_checkpoint(checkpoint).get("hyper_parameters", {})
+    config = config.get("config", {}) if isinstance(config, Mapping) else {}
+    return int(config.get("clip_length", CLIP_LENGTH)) if isinstance(config, Mapping) else CLIP_LENGTH
+
+
+def _write_table(
+    path: Path, rows: BoxedFrames, hands: PredictedHands, names: list[str], facts: Mapping[str, str]
+) -> None:
+    """One row per hand: where it is in the footage, MANO parameters on the true side, joints."""
+    frames = rows.table["frame"].to_pylist()
+    angles = rotmat_to_axis_angle(hands.rotmats).numpy()  # (N, 16, 3)
+    arrays = {
+        "global_orient": angles[:, 0],
+        "hand_pose": angles[:, 1:],
+        "betas": hands.betas.numpy(),
+        "translation_m": hands.translation_m.numpy(),
+        "joints_cam_m": hands.joints_m.numpy(),
+        "joints_px": hands.joints_px.numpy(),
+    }
+    columns: dict[str, Any] = {"frame": frames, "image": [names[frame] for frame in frames]}
+    columns["side"] = rows.table["side"]
+    for name, values in arrays.items():
+        flat = np.ascontiguousarray(values.reshape(len(values), -1))
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1), pa.float64()), flat.shape[1])
+    table = pa.table(columns).sort_by([("frame", "ascending"), ("side", "ascending")])
+    pq.write_table(table.replace_schema_metadata(dict(facts)), path, compression="zstd")
+
+
+def _write_meshes(folder: Path, rows: BoxedFrames, hands: PredictedHands, models: HandModels) -> torch.Tensor:
+    """A PLY file per hand, camera frame, metres; returns the vertices (N, 778, 3)."""
+    folder.mkdir()
+    is_right = torch.from_numpy(rows.table["is_right"].to_numpy(zero_copy_only=False))
+    vertices, _ = models.predicted_mesh(hands.rotmats, hands.betas, hands.translation_m, is_right)
+    named = zip(rows.table["frame"].to_pylist(), rows.table["side"].to_pylist(), vertices, strict=True)
+    for frame, side, mesh in named:
+        faces = models.faces if side == "right" else models.faces[:, ::-1]
+        write_ply(folder / f"{frame:06d}_{side}.ply", mesh.numpy(), faces)
+    return vertices
+
+
+def _film(
+    footage: Footage, rows: BoxedFrames, vertices: torch.Tensor, models: HandModels, camera: FrameCamera
+) -> Iterator[np.ndarray]:
+    """Every frame with the meshes of its hands over it, BGR, at most FILM_HEIGHT_PX high."""
+    at_frame: dict[int, list[Mesh]] = {}
+    sides = rows.table["is_right"].to_pylist()
+    for frame, is_right, mesh in zip(rows.table["frame"].to_pylist(), sides, vertices, strict=True):
+        faces = np.ascontiguousarray(models.faces if is_right else models.faces[:, ::-1]).astype(np.int32)
+        if float(mesh[:, 2].min()) > _NEAR_M:
+            at_frame.setdefault(frame, []).append(Mesh(mesh, faces, SIDE_RGB[is_right]))
+    scale = min(1.0, FILM_HEIGHT_PX / camera.image_size[0])
+    view = PictureView(torch.from_numpy(camera.intrinsics), torch.zeros(8, dtype=torch.float64), np.eye(3)[:2])
+    for frame in footage.frames():
+        picture = np.ascontiguousarray(frame.image[..., ::-1])
+        picture = resized(picture, scale) if scale < 1 else picture
+        yield draw_meshes(picture, view.scaled(scale), at_frame.get(frame.number, []))

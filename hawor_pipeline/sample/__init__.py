@@ -1,0 +1,16 @@
+"""The built-in synthetic source: a procedural hand, articulated objects, rooms and cameras in ARCTIC's raw layout."""
+
+import importlib
+
+_PUBLIC = {
+    "SampleSpec": "hawor_pipeline.sample.plan",
+    "ensure_sample": "hawor_pipeline.sample.write",
+    "write_sample": "hawor_pipeline.sample.write",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'hawor_pipeline.sample' has no attribute {name!r}")

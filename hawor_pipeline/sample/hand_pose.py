@@ -1,0 +1,125 @@
+"""Poses of the procedural hand: joint limits, named grasps and the way from joint angles to MANO's pose vector.
+
+Convention: right hand, radians; joints 1..15 in MANO's order. A joint has three angles, in this order: flexion
+(positive closes the hand), abduction (positive towards the thumb's side) and twist (about the bone). A pose is the
+(45,) absolute axis-angle vector, the mean pose included: subtract `RELAXED_POSE`, which is the model's `hands_mean`,
+to get what smplx expects with `flat_hand_mean=False`. `mirror_pose` gives the left hand's.
+"""
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from hawor_pipeline.sample.hand_skeleton import ABDUCTION_AXES, BONE_AXES, DIGITS, FLEXION_AXES
+
+__all__ = [
+    "ABDUCTION_AXES",
+    "FLEXION_AXES",
+    "GRASPS",
+    "GRASP_ANGLES",
+    "JOINT_LIMITS",
+    "RELAXED_POSE",
+    "TWIST_AXES",
+    "angles_to_pose",
+    "mirror_pose",
+    "pose_to_angles",
+]
+
+TWIST_AXES = BONE_AXES
+"""(15, 3) axes along the bones; a positive turn follows the right-hand rule towards the tip."""
+
+FINGER_LIMITS_DEG = (((-20, 92), (-16, 16), (-5, 5)), ((-3, 105), (-2, 2), (-2, 2)), ((-8, 80), (-2, 2), (-2, 2)))
+THUMB_LIMITS_DEG = (((-25, 50), (-30, 30), (-35, 35)), ((-10, 60), (-10, 10), (-10, 10)), ((-15, 85), (-3, 3), (-3, 3)))
+
+JOINT_LIMITS = np.radians(np.array(FINGER_LIMITS_DEG * 4 + THUMB_LIMITS_DEG, dtype=float))
+"""(15, 3, 2) lowest and highest angle of each joint's flexion, abduction and twist, radians; usual active ranges of
+an adult hand, a little inside them so that a motion within the limits always looks possible."""
+
+
+def angles_to_pose(angles: np.ndarray) -> np.ndarray:
+    """Turns joint angles into MANO's axis-angle vector, right hand.
+
+    Each joint twists first, then swings sideways, then flexes, all about axes fixed in its parent's frame.
+
+    Args:
+        angles: (..., 15, 3) flexion, abduction, twist in radians.
+
+    Returns:
+        (..., 45) absolute axis-angle, radians.
+    """
+    angles = np.asarray(angles, dtype=float)
+    flexion, abduction, twist = (angles[..., k, None] for k in range(3))
+    turn = (
+        Rotation.from_rotvec((flexion * FLEXION_AXES).reshape(-1, 3))
+        * Rotation.from_rotvec((abduction * ABDUCTION_AXES).reshape(-1, 3))
+        * Rotation.from_rotvec((twist * TWIST_AXES).reshape(-1, 3))
+    )
+    return turn.as_rotvec().reshape(*angles.shape[:-2], 45)
+
+
+def pose_to_angles(pose: np.ndarray) -> np.ndarray:
+    """Inverse of `angles_to_pose` for flexion within (-pi, pi) and abduction within (-pi/2, pi/2).
+
+    Args:
+        pose: (..., 45) absolute axis-angle, right hand, radians.
+
+    Returns:
+        (..., 15, 3) flexion, abduction, twist in radians.
+    """
+    pose = np.asarray(pose, dtype=float)
+    turn = Rotation.from_rotvec(pose.reshape(-1, 3)).as_matrix().reshape(*pose.shape[:-1], 15, 3, 3)
+    frame = np.stack([FLEXION_AXES, ABDUCTION_AXES, TWIST_AXES], axis=-1)  # (15, 3, 3), columns, right-handed
+    local = np.swapaxes(frame, -1, -2) @ turn @ frame
+    return Rotation.from_matrix(local.reshape(-1, 3, 3)).as_euler("XYZ").reshape(*pose.shape[:-1], 15, 3)
+
+
+def mirror_pose(pose: np.ndarray) -> np.ndarray:
+    """Mirrors axis-angle vectors (..., 3k) in the plane x = 0: right hand to left hand and back."""
+    pose = np.asarray(pose)
+    return (pose.reshape(-1, 3) * np.array([1.0, -1.0, -1.0], dtype=pose.dtype)).reshape(pose.shape)
+
+
+# Degrees. A finger: (MCP flexion, MCP abduction, PIP flexion, DIP flexion).
+# The thumb: (CMC flexion, CMC abduction, CMC twist, MCP flexion, IP flexion).
+_GRASPS_DEG: dict[str, dict[str, tuple[float, ...]]] = {
+    "open": {"index": (-4, 2, 0, 0), "middle": (-4, 0, 0, 0), "ring": (-4, -2, 0, 0), "pinky": (-4, -3, 0, 0),
+             "thumb": (-5, 8, 0, 0, -4)},
+    "relaxed": {"index": (14, -1, 24, 12), "middle": (19, 0, 28, 14), "ring": (22, 1, 30, 15),
+                "pinky": (23, 3, 30, 15), "thumb": (6, -4, 4, 8, 12)},
+    "fist": {"index": (76, -2, 98, 58), "middle": (80, 0, 100, 60), "ring": (82, 2, 100, 60),
+             "pinky": (82, 6, 98, 58), "thumb": (16, 18, -28, 32, 46)},
+    "power": {"index": (38, 1, 44, 26), "middle": (42, 0, 46, 28), "ring": (46, 0, 50, 30), "pinky": (50, 2, 50, 30),
+              "thumb": (18, 20, -20, 8, 16)},
+    "pinch": {"index": (44, -7, 44, 25), "middle": (40, 0, 36, 18), "ring": (34, 0, 32, 18), "pinky": (28, 0, 30, 16),
+              "thumb": (29, 6, -24, 1, -1)},
+    "tripod": {"index": (48, 3, 41, 23), "middle": (61, -1, 49, 28), "ring": (62, 2, 66, 36), "pinky": (66, 4, 66, 36),
+               "thumb": (26, 9, -15, 9, 21)},
+    "flat_on_side": {"index": (24, 4, 12, 6), "middle": (26, 0, 12, 6), "ring": (28, -3, 14, 6),
+                     "pinky": (30, -5, 16, 6), "thumb": (12, 22, -14, 0, 2)},
+    "hook": {"index": (12, 0, 78, 48), "middle": (14, 0, 82, 50), "ring": (16, 1, 82, 50), "pinky": (18, 4, 78, 48),
+             "thumb": (4, -6, -4, 10, 18)},
+    "point": {"index": (6, 0, 6, 3), "middle": (76, 0, 96, 56), "ring": (80, 2, 98, 58), "pinky": (80, 6, 96, 56),
+              "thumb": (30, 9, -28, 17, 48)},
+}  # fmt: skip
+
+
+def _angles(grasp: dict[str, tuple[float, ...]]) -> np.ndarray:
+    """(15, 3) joint angles in radians of one row of `_GRASPS_DEG`."""
+    rows = []
+    for digit in DIGITS:
+        if digit == "thumb":
+            flexion, abduction, twist, middle, last = grasp[digit]
+        else:
+            flexion, abduction, middle, last = grasp[digit]
+            twist = 0.0
+        rows += [(flexion, abduction, twist), (middle, 0.0, 0.0), (last, 0.0, 0.0)]
+    return np.radians(np.array(rows))
+
+
+GRASP_ANGLES = {name: _angles(grasp) for name, grasp in _GRASPS_DEG.items()}
+"""(15, 3) joint angles of each named grasp, radians; blend these, not the axis-angle vectors."""
+
+GRASPS = {name: angles_to_pose(angles) for name, angles in GRASP_ANGLES.items()}
+"""(45,) absolute axis-angle of each named grasp, right hand, radians."""
+
+RELAXED_POSE = GRASPS["relaxed"]
+"""(45,) the model's `hands_mean`, right hand: a slightly closed, resting hand."""

@@ -1,0 +1,187 @@
+"""The rest of the person: arms that grow out of the hands' wrist rims, and a body that stands still.
+
+Meshes are metres in the world frame; albedo is linear RGB. None of it is ground truth: it gives the hands the context,
+the occlusion and the silhouettes that real pictures have.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hawor_pipeline.sample.motion import SHOULDER_M, HandTrack
+from hawor_pipeline.sample.objects import grid_faces
+from hawor_pipeline.sample.scene import Look
+
+ARM_RINGS = 17
+_SIDES = 18
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A triangle mesh over time: vertices (T, N, 3) or (N, 3), faces (F, 3), albedo (N, 3)."""
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    albedo: np.ndarray
+
+
+def wrist_rim(faces: np.ndarray) -> np.ndarray:
+    """Vertex ids of the hand mesh's only boundary loop, in order."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    present = {(int(a), int(b)) for a, b in edges}
+    following = {a: b for a, b in present if (b, a) not in present}
+    start = min(following)
+    loop, here = [start], following[start]
+    while here != start:
+        loop.append(here)
+        here = following[here]
+    return np.array(loop)
+
+
+def _ring_faces(rings: int, sides: int) -> np.ndarray:
+    index = np.arange(rings * sides).reshape(rings, sides)
+    after = np.roll(index, -1, axis=1)
+    a, b, c, d = (part.ravel() for part in (index[:-1], after[:-1], index[1:], after[1:]))
+    return np.concatenate([np.stack([a, b, c], 1), np.stack([b, d, c], 1)]).astype(np.int32)
+
+
+def _curve(track: HandTrack, wrist: np.ndarray, away: np.ndarray) -> np.ndarray:
+    """Centre line (T, ARM_RINGS, 3) from the wrist rim over the elbow to the shoulder."""
+    elbow, shoulder = track.elbow, np.broadcast_to(track.shoulder, track.elbow.shape)
+    reach = np.linalg.norm(elbow - wrist, axis=-1, keepdims=True)
+    u = np.linspace(0, 1, 10)[None, :, None]
+    control = [wrist, wrist + 0.3 * reach * away, elbow + 0.45 * (wrist - elbow), elbow]
+    p0, p1, p2, p3 = (c[:, None] for c in control)
+    forearm = (1 - u) ** 3 * p0 + 3 * (1 - u) ** 2 * u * p1 + 3 * (1 - u) * u**2 * p2 + u**3 * p3
+    v = np.linspace(0, 1, ARM_RINGS - 10 + 1)[None, 1:, None]
+    upper = elbow[:, None] * (1 - v) + shoulder[:, None] * v
+    line = np.concatenate([forearm, upper], axis=1)
+    line[:, 9] = 0.5 * line[:, 9] + 0.25 * (line[:, 8] + line[:, 10])
+    return line
+
+
+def arm_mesh(track: HandTrack, rim: np.ndarray, rim_albedo: np.ndarray, look: Look) -> Mesh:
+    """Skin from the wrist rim up, then a short sleeve.
+
+    The second ring coincides with the rim, in place and colour; the first lies inside the hand and hides the seam.
+    """
+    loop = track.vertices[:, rim].astype(np.float64)
+    wrist = loop.mean(axis=1)
+    line = _curve(track, wrist, track.away.astype(np.float64))
+    tangent = np.gradient(line, axis=1)
+    tangent /= np.linalg.norm(tangent, axis=-1, keepdims=True)
+    tangent[:, 0] = track.away
+    offsets = loop - wrist[:, None]
+    mean_radius = np.linalg.norm(offsets, axis=-1).mean(axis=1)[:, None, None]
+    rounded = offsets / np.linalg.norm(offsets, axis=-1, keepdims=True) * mean_radius
+    along = np.linspace(0, 1, ARM_RINGS)
+    girth = np.interp(along, [0, 0.1, 0.3, 0.48, 0.56, 0.66, 0.85, 1], [1, 1.0, 1.22, 1.42, 1.45, 1.5, 1.65, 1.8])
+    hem = int(np.searchsorted(along, look.sleeve_start))
+    inside = wrist[:, None] + 0.93 * offsets - 0.004 * track.away[:, None]
+    rings, albedo = [inside, loop], [rim_albedo, rim_albedo]
+    current, flat = rounded, offsets - rounded
+    for k in range(1, ARM_RINGS):
+        current, flat = (_transport(tangent[:, k - 1], tangent[:, k], o) for o in (current, flat))
+        skin = np.broadcast_to(look.skin * 0.97, rim_albedo.shape)
+        for sleeve in (False, True) if k == hem else (k > hem,):  # the hem is doubled: a step in width and colour
+            rings.append(line[:, k, None] + (girth[k] + 0.32 * sleeve) * (current + flat * max(0.0, 1 - k / 6)))
+            blend = min(k / 4, 1.0)
+            bare = blend * skin + (1 - blend) * rim_albedo
+            albedo.append(np.broadcast_to(look.shirt, skin.shape) if sleeve else bare)
+    end, along_end = current, tangent[:, -1, None]
+    for bulge, width in ((0.02, 0.75), (0.03, 0.02)):  # close the tube inside the shoulder
+        rings.append(line[:, -1, None] + bulge * along_end + width * girth[-1] * end)
+        albedo.append(albedo[-1])
+    vertices = np.stack(rings, axis=1).reshape(len(loop), -1, 3)
+    faces = _ring_faces(len(rings), len(rim))
+    spin = np.einsum("tk,tk->t", np.cross(offsets[:, 0], offsets[:, 1]), track.away)
+    if spin[0] < 0:  # the rim runs the other way round on the other hand
+        faces = faces[:, ::-1]
+    return Mesh(vertices.astype(np.float32), faces, np.concatenate(albedo))
+
+
+def _transport(before: np.ndarray, after: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Turn offsets (T, K, 3) by the smallest rotation that takes tangent `before` (T, 3) to `after`."""
+    axis = np.cross(before, after)
+    cosine = (before * after).sum(-1)[:, None, None]
+    axis, turned = axis[:, None], offsets
+    crossed = np.cross(np.broadcast_to(axis, offsets.shape), turned)
+    return turned + crossed + np.cross(np.broadcast_to(axis, offsets.shape), crossed) / np.maximum(1 + cosine, 0.05)
+
+
+_TORSO = (  # height, half width, half depth, middle y
+    (0.0, 0.17, 0.11, -0.05), (0.45, 0.19, 0.12, -0.05), (0.849, 0.183, 0.125, -0.05), (0.851, 0.186, 0.128, -0.05),
+    (1.02, 0.16, 0.115, -0.05), (1.2, 0.175, 0.125, -0.055), (1.32, 0.19, 0.115, -0.06), (1.39, 0.175, 0.085, -0.06),
+    (1.43, 0.1, 0.065, -0.055), (1.436, 0.066, 0.066, -0.045), (1.437, 0.058, 0.06, -0.045),
+    (1.54, 0.05, 0.058, -0.02),
+)  # fmt: skip
+
+
+def table_meshes(low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> tuple[Mesh, Mesh]:
+    """A table between two corners of its top (high[2] is the height): its sides and legs, and its top."""
+    top = high[2]
+    boxes = [(np.array([low[0], low[1], top - 0.035]), np.array([high[0], high[1], top - 0.002]))]
+    for x in (low[0] + 0.03, high[0] - 0.08):
+        for y in (low[1] + 0.03, high[1] - 0.08):
+            boxes.append((np.array([x, y, 0.0]), np.array([x + 0.05, y + 0.05, top - 0.03])))
+    vertices: list[np.ndarray] = []
+    faces: list[tuple[int, int, int]] = []
+    for near, far in boxes:
+        corners = np.array([[(near, far)[(i >> axis) & 1][axis] for axis in range(3)] for i in range(8)])
+        for quad in ((0, 1, 5, 4), (1, 3, 7, 5), (3, 2, 6, 7), (2, 0, 4, 6)):
+            first = 4 * len(vertices)
+            vertices.append(corners[list(quad)])
+            faces += [(first, first + 1, first + 2), (first, first + 2, first + 3)]
+    joined = np.concatenate(vertices).astype(np.float32)
+    sides = Mesh(joined, np.array(faces, np.int32), np.broadcast_to(colour * 0.8, joined.shape))
+    x, y = np.meshgrid(np.linspace(low[0], high[0], 9), np.linspace(low[1], high[1], 9))
+    grid = np.stack([x, y, np.full_like(x, top)], axis=-1).reshape(-1, 3).astype(np.float32)
+    return sides, Mesh(grid, grid_faces(9, 9)[:, ::-1], np.broadcast_to(colour, grid.shape))
+
+
+def body_mesh(look: Look, world_from_body: np.ndarray, *, head: bool) -> Mesh:
+    """Torso and head of a person who looks down at its hands."""
+    profile = np.array(_TORSO)
+    angle = np.linspace(0, 2 * np.pi, _SIDES, endpoint=False)
+    c, s = np.cos(angle), np.sin(angle)
+    squared = np.sign(c) * np.abs(c) ** 0.8, np.sign(s) * np.abs(s) ** 0.8
+    torso = np.stack(
+        [
+            profile[:, 1, None] * squared[0],
+            profile[:, 3, None] + profile[:, 2, None] * squared[1],
+            np.broadcast_to(profile[:, 0, None], (len(profile), _SIDES)),
+        ],
+        axis=-1,
+    )
+    heights = np.repeat(profile[:, 0], _SIDES)
+    above_waist = np.where((heights < 1.4365)[:, None], look.shirt, look.skin)
+    albedo = np.where((heights < 0.85)[:, None], look.trousers, above_waist)
+    vertices, faces, colours = [torso.reshape(-1, 3)], [_ring_faces(len(profile), _SIDES)], [albedo]
+    if head:
+        skull, skull_faces, skull_albedo = _head(look)
+        faces.append(skull_faces + len(vertices[0]))
+        vertices.append(skull)
+        colours.append(skull_albedo)
+    joined = np.concatenate(vertices) @ world_from_body.T
+    return Mesh(joined.astype(np.float32), np.concatenate(faces), np.concatenate(colours))
+
+
+def _head(look: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    latitude = np.linspace(-np.pi / 2 + 0.02, np.pi / 2 - 0.02, 13)
+    longitude = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    ring = np.cos(latitude)[:, None]
+    unit = np.stack(
+        [ring * np.cos(longitude), ring * np.sin(longitude), np.broadcast_to(np.sin(latitude)[:, None], (13, 20))], -1
+    )
+    points = unit * np.array([0.076, 0.095, 0.12])
+    tilt = np.radians(32)
+    turn = np.array([[1, 0, 0], [0, np.cos(tilt), np.sin(tilt)], [0, -np.sin(tilt), np.cos(tilt)]])
+    hairy = (unit[..., 2] > 0.35) | (unit[..., 1] < -0.1) & (unit[..., 2] > -0.45)
+    band = hairy & (np.abs(unit[..., 2] - 0.55) < 0.13)
+    albedo = np.where(hairy[..., None], look.hair, look.skin)
+    albedo = np.where(band[..., None], 0.02, albedo).reshape(-1, 3)
+    points = points.reshape(-1, 3) @ turn.T + np.array([0.0, 0.005, 1.615])
+    return points, _ring_faces(13, 20), albedo
+
+
+__all__ = ["ARM_RINGS", "SHOULDER_M", "Mesh", "arm_mesh", "body_mesh", "table_meshes", "wrist_rim"]

@@ -1,0 +1,126 @@
+"""What a sample consists of, decided before anything is drawn: subjects, sequences, frame counts and their oddities.
+
+Light to import: no torch, no OpenCV.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hawor_pipeline.errors import ConfigError, nearest
+from hawor_pipeline.sample.objects import OBJECT_NAMES
+
+SUBJECTS = tuple(f"s{i:02d}" for i in range(1, 11))
+VALIDATION_SUBJECT, WITHHELD_SUBJECT = "s05", "s03"
+RETAKE_SUBJECTS = ("s01", "s06")  # the last sequence of each was filmed again
+IOI_OFFSETS = dict(zip(SUBJECTS, (2, 1, 3, 1, 2, 4, 1, 3, 2, 1), strict=True))
+IMAGE_SOURCES = ("images", "cropped_images")
+# Pictures past the last ground-truth frame; negative where the cameras stopped first.
+EXTRA_IMAGES = (2, -1, 0, 1, -3)
+SYNTHETIC_NOTE = """\
+This folder was generated. It has the layout of the ARCTIC data set, but it is not ARCTIC: no person was filmed, the
+hands are a procedural model with the format of MANO, and every picture is a rendering. Use it to try, test and watch
+the pipeline; results on it say nothing about real hands."""
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """What to generate.
+
+    Attributes:
+        subjects: some of s01..s10; the val and test subjects are s05 and s03, whose ground truth is withheld.
+        sequences_per_subject: recordings of each subject.
+        frames: ground-truth frames per sequence at 30 frames per second; pictures are a few more or fewer.
+        views: 0 the head-mounted camera, 1..8 the static ones.
+        image_source: `images` (full frames) or `cropped_images` (ARCTIC's smaller download).
+        image_scale: size of pictures and intrinsics relative to 2800 x 2000; 1 for `cropped_images`.
+        seed: everything follows from it.
+        tempo: speed of all motion, 1 is natural. Above it a short sequence holds more poses; the exposure stays that of
+            a real camera, as if the pictures were further apart in time.
+    """
+
+    subjects: tuple[str, ...] = SUBJECTS
+    sequences_per_subject: int = 2
+    frames: int = 36
+    views: tuple[int, ...] = tuple(range(9))
+    image_source: str = "images"
+    image_scale: float = 0.25
+    seed: int = 0
+    tempo: float = 1.0
+
+    def check(self) -> None:
+        """Raise ConfigError where the specification is impossible."""
+        for name in self.subjects:
+            if name not in SUBJECTS:
+                raise ConfigError(
+                    f"found subject {name!r}, expected some of {' '.join(SUBJECTS)}.{nearest(name, SUBJECTS)}"
+                )
+        if len(set(self.subjects)) != len(self.subjects) or not self.subjects:
+            raise ConfigError(f"found subjects {list(self.subjects)}, expected each once and at least one.")
+        if not self.views or len(set(self.views)) != len(self.views) or any(v not in range(9) for v in self.views):
+            raise ConfigError(f"found views {list(self.views)}, expected some of 0 (head) and 1 to 8, each once.")
+        if self.sequences_per_subject < 1 or self.frames < 8:
+            raise ConfigError(
+                f"found {self.sequences_per_subject} sequences of {self.frames} frames, expected at least 1 of 8."
+            )
+        if self.image_source not in IMAGE_SOURCES:
+            raise ConfigError(f"found image source {self.image_source!r}, expected one of {', '.join(IMAGE_SOURCES)}.")
+        if not 0.05 <= self.image_scale <= 1:
+            raise ConfigError(f"found image scale {self.image_scale}, expected 0.05 to 1 (1 is 2800 x 2000 pixels).")
+        if not 0.1 <= self.tempo <= 10:
+            raise ConfigError(f"found tempo {self.tempo}, expected 0.1 to 10 (1 is natural).")
+        if self.image_source == "cropped_images" and self.image_scale != 1:
+            raise ConfigError(
+                f"found image scale {self.image_scale} with cropped_images, expected 1: their sizes are fixed by "
+                "ARCTIC. Leave the scale out, or choose images."
+            )
+
+
+@dataclass(frozen=True)
+class SequencePlan:
+    """One sequence: pictures 1..image_count, of which number n shows ground-truth frame n - ioi_offset."""
+
+    subject: str
+    name: str
+    object_name: str
+    action: str
+    number: int
+    frames: int
+    ioi_offset: int
+    image_count: int
+    black_images: tuple[int, ...]
+
+    @property
+    def has_ground_truth(self) -> bool:
+        """Whether `raw_seqs` are published for the subject."""
+        return self.subject != WITHHELD_SUBJECT
+
+
+def plan_sequences(spec: SampleSpec) -> list[SequencePlan]:
+    """All sequences, by subject in the order given."""
+    plans = []
+    for subject in spec.subjects:
+        place = SUBJECTS.index(subject)
+        rng = np.random.default_rng([spec.seed, place, 3])
+        seen: dict[str, int] = {}
+        for k in range(spec.sequences_per_subject):
+            object_name = OBJECT_NAMES[(3 * place + k) % len(OBJECT_NAMES)]
+            action = ("use", "grab")[(place + k) % 2]
+            stem = f"{object_name}_{action}"
+            seen[stem] = seen.get(stem, 0) + 1
+            retake = subject in RETAKE_SUBJECTS and k == spec.sequences_per_subject - 1
+            offset = IOI_OFFSETS[subject]
+            plans.append(
+                SequencePlan(
+                    subject=subject,
+                    name=f"{stem}_{seen[stem]:02d}" + ("_retake" if retake else ""),
+                    object_name=object_name,
+                    action=action,
+                    number=k,
+                    frames=spec.frames,
+                    ioi_offset=offset,
+                    image_count=spec.frames - 1 + offset + EXTRA_IMAGES[(place + k) % len(EXTRA_IMAGES)],
+                    black_images=(1, 2) if rng.random() < 0.3 else (1,),
+                )
+            )
+    return plans

@@ -1,0 +1,219 @@
+"""Writes the built-in sample: ARCTIC's raw layout with everything in it made here, and marked so.
+
+`ensure_sample` is the stage (finds its finished work, resumes, runs in parallel); `write_sample` does one run of the
+work. A sequence is made as a whole beside its place and appears there by renames, so a killed run leaves finished
+sequences and nothing else. Bytes depend on the specification alone, never on the number of workers.
+"""
+
+import fcntl
+import io
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.provenance import (
+    StageResult,
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    explain_disk_errors,
+    find_done,
+    hash_json,
+    mark_done,
+    publish_dir,
+    remove_leftovers,
+    sha256_file,
+)
+from hawor_pipeline.sample.plan import SYNTHETIC_NOTE, SampleSpec, SequencePlan, plan_sequences
+from hawor_pipeline.workers.pool import one_thread, single_threaded_environment, start_worker, usable_cores
+
+Progress = Callable[[int, int], None]
+
+
+def ensure_sample(
+    root: Path, spec: SampleSpec, *, workers: int | None = None, progress: Progress | None = None
+) -> StageResult:
+    """Make the sample below `root` unless it is already there.
+
+    Args:
+        root: gets `arctic/` and `body_models/mano/`. An older sample there is replaced; anything else is refused.
+        spec: what to make.
+        workers: processes; default one per usable core, 1 works in this process.
+        progress: called with (finished sequences, all sequences).
+
+    Returns:
+        StageResult with info: source, subjects, sequences, frames, seconds, frames_per_second.
+
+    Raises:
+        ConfigError: the specification is impossible, or `root/arctic` holds something that this did not write.
+        DataError: the disk is full; finished sequences stay, nothing half-written does.
+    """
+    root = Path(root)
+    spec.check()
+    key = hash_json({"generator": _generator(), "spec": asdict(spec)})
+    with _locked(root):
+        info, why = find_done(root, key)
+        if info is not None:
+            return StageResult(root, True, why, key, info)
+        info = write_sample(root, spec, key=key, workers=workers, progress=progress)
+        mark_done(root, key, info, _outputs(spec))
+    return StageResult(root, False, why, key, info)
+
+
+def _generator() -> str:
+    """The version of the generator: a hash of its source."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hash_json({source.name: sha256_file(source) for source in sources})
+
+
+def write_sample(
+    root: Path, spec: SampleSpec, *, key: str, workers: int | None = None, progress: Progress | None = None
+) -> dict:
+    """Write everything that is not there yet; returns the info of `ensure_sample`."""
+    begin = time.perf_counter()
+    with explain_disk_errors(root):
+        _clear_other(root, key)
+        _write_shared(root, spec, key)
+    plans = plan_sequences(spec)
+    ledger = root / ".finished"
+    todo = [p for p in plans if not _is_finished(root, spec, ledger, p)]
+    for done, plan in enumerate(_run(root, spec, todo, workers or usable_cores()), len(plans) - len(todo) + 1):
+        atomic_write_json(ledger / f"{plan.subject}.{plan.name}.json", {"images": plan.image_count})
+        if progress is not None:
+            progress(done, len(plans))
+    shutil.rmtree(root / ".staging", ignore_errors=True)
+    seconds = time.perf_counter() - begin
+    made = sum(p.image_count for p in todo) * len(spec.views)
+    return {
+        "source": "synthetic",
+        "subjects": len(spec.subjects),
+        "sequences": len(plans),
+        "frames": sum(p.image_count for p in plans) * len(spec.views),
+        "seconds": round(seconds, 2),
+        "frames_per_second": round(made / seconds, 1),
+    }
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """One writer at a time; others wait and then find the work done."""
+    with explain_disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _clear_other(root: Path, key: str) -> None:
+    """Remove an older sample and leftovers of killed runs; refuse to touch what is not ours."""
+    arctic, marker = root / "arctic", root / "arctic" / "SYNTHETIC"
+    if arctic.exists() and any(arctic.iterdir()) and not marker.exists():
+        raise ConfigError(
+            f"{arctic} exists but has no file SYNTHETIC, so it is not a sample written by this program. "
+            "Expected an empty place or an older sample; choose another --root."
+        )
+    trash = root / ".staging"
+    shutil.rmtree(trash, ignore_errors=True)
+    if marker.exists() and f"key {key}" not in marker.read_text():
+        trash.mkdir()
+        for name in ("_stage.json", ".finished", "body_models", "arctic"):  # arctic holds the marker: last
+            if (root / name).exists():
+                os.rename(root / name, trash / name)
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def _write_shared(root: Path, spec: SampleSpec, key: str) -> None:
+    """Everything that is not a sequence: marker, hand models, meta, splits."""
+    from hawor_pipeline.sample.hand import write_mano_models
+    from hawor_pipeline.sample.meta import write_meta
+
+    atomic_write_text(root / "arctic" / "SYNTHETIC", f"{SYNTHETIC_NOTE}\n\nkey {key}\n")
+    mano = root / "body_models" / "mano"
+    if not all((mano / f"MANO_{side}.npz").exists() for side in ("RIGHT", "LEFT")):
+        mano.mkdir(parents=True, exist_ok=True)
+        write_mano_models(mano)
+    write_meta(root / "arctic", spec)
+
+
+def _outputs(spec: SampleSpec) -> list[str]:
+    names = ["arctic/SYNTHETIC", "arctic/meta/misc.json", "body_models/mano/MANO_RIGHT.npz"]
+    for plan in plan_sequences(spec):
+        names += [f"arctic/{spec.image_source}/{plan.subject}/{plan.name}"]
+        names += [f"arctic/raw_seqs/{plan.subject}/{plan.name}.mano.npy"] if plan.has_ground_truth else []
+    return names
+
+
+def _is_finished(root: Path, spec: SampleSpec, ledger: Path, plan: SequencePlan) -> bool:
+    images = root / "arctic" / spec.image_source / plan.subject / plan.name
+    raw = root / "arctic" / "raw_seqs" / plan.subject / f"{plan.name}.mano.npy"
+    written = raw.exists() or not plan.has_ground_truth
+    return (ledger / f"{plan.subject}.{plan.name}.json").exists() and images.is_dir() and written
+
+
+def _run(root: Path, spec: SampleSpec, plans: list[SequencePlan], workers: int) -> Iterator[SequencePlan]:
+    """Make sequences, yielding each as it is published."""
+    workers = min(workers, len(plans))
+    if workers <= 1:
+        for plan in plans:
+            make_sequence(root, spec, plan)
+            yield plan
+        return
+    # Forking a process that has used torch or OpenCV can hang; a server that has only imported them cannot.
+    # A process per core is faster than threads that wait for each other, hence one thread in each.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hawor_pipeline.sample.render"])
+    with single_threaded_environment(), ProcessPoolExecutor(workers, context, start_worker) as pool:
+        # Sequences of one subject share their rooms, so they go to one process where that leaves none idle.
+        subjects = list(dict.fromkeys(p.subject for p in plans))
+        groups = [[p] for p in plans]
+        if len(subjects) >= 2 * workers:
+            groups = [[p for p in plans if p.subject == subject] for subject in subjects]
+        pending = {pool.submit(_make_sequences, root, spec, group): group for group in groups}
+        try:
+            for future in as_completed(pending):
+                future.result()
+                yield from pending[future]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _make_sequences(root: Path, spec: SampleSpec, plans: list[SequencePlan]) -> None:
+    for plan in plans:
+        make_sequence(root, spec, plan)
+
+
+def make_sequence(root: Path, spec: SampleSpec, plan: SequencePlan) -> None:
+    """Make one sequence in a staging directory and publish it: pictures first, then ground truth."""
+    from hawor_pipeline.sample.sequence import write_sequence
+
+    staged = root / ".staging" / f"{plan.subject}.{plan.name}.{os.getpid()}"
+    arctic = root / "arctic"
+    with explain_disk_errors(staged), one_thread():
+        try:
+            (staged / "images").mkdir(parents=True)
+            ground_truth = write_sequence(staged / "images", root / "body_models" / "mano", spec, plan)
+            pictures = arctic / spec.image_source / plan.subject / plan.name
+            remove_leftovers(pictures)
+            publish_dir(staged / "images", pictures)
+            for suffix, value in ground_truth.items():
+                buffer = io.BytesIO()
+                np.save(buffer, np.asarray(value), allow_pickle=True)
+                atomic_write_bytes(arctic / "raw_seqs" / plan.subject / f"{plan.name}.{suffix}.npy", buffer.getvalue())
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+__all__ = ["ensure_sample", "make_sequence", "usable_cores", "write_sample"]

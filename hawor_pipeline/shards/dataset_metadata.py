@@ -1,0 +1,191 @@
+"""The data set as a whole: manifest over all shards, splits and protocols, data card, dataset version."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.provenance import (
+    StageResult,
+    atomic_write_json,
+    atomic_write_text,
+    find_done,
+    hash_json,
+    mark_done,
+    staging_dir,
+)
+from hawor_pipeline.shards.schema import LEDGER_FILE, MANIFEST_FILE
+from hawor_pipeline.shards.splits import SPLITS, Protocol, main_protocol, read_protocols
+from hawor_pipeline.shards.store import open_shards, read_manifest, read_side_tables, shards_version
+from hawor_pipeline.sources.arctic import ArcticRoot
+
+METADATA_VERSION = 1
+DATASET_MANIFEST_FILE = "manifest.json"
+DATA_CARD_FILE = "data_card.md"
+_CARD_COLUMNS = ["subject", "view", "side", "valid", "skip_reason", "object"]
+
+
+def build_metadata(shards_dir: str | Path, arctic_root: str | Path | ArcticRoot, output_dir: str | Path) -> StageResult:
+    """Collect the subjects' manifests into one, with splits, a data card and a version.
+
+    Args:
+        shards_dir: folder with a folder per subject.
+        arctic_root: the raw data, for the protocol files.
+        output_dir: gets manifest.json and data_card.md.
+
+    Returns:
+        StageResult; info has dataset_version, source, sources, rows, valid_rows, subjects, sequences, rows by split,
+        missing_splits (of train and val, those without valid rows), left_out (reason to samples), invalid.
+
+    Raises:
+        ConfigError: no subject is converted.
+        DataError: a manifest or protocol file is damaged, or settings or sources are mixed.
+    """
+    root, shards, output = ArcticRoot.locate(arctic_root), Path(shards_dir), Path(output_dir)
+    names = sorted(path.parent.name for path in shards.glob(f"*/{MANIFEST_FILE}"))
+    if not names:
+        raise ConfigError(f"{shards} holds no converted subject; `hawor-pipeline prepare` makes shards.")
+    manifests = {name: read_manifest(shards, name) or {} for name in names}
+    protocols = read_protocols(root)
+    _check_settings(shards, manifests)
+    version = shards_version(shards)
+    key = hash_json(
+        {
+            "version": METADATA_VERSION,
+            "manifests": manifests,
+            "protocols": {name: protocol.to_dict() for name, protocol in protocols.items()},
+        }
+    )
+    info, why = find_done(output, key)
+    if info is not None:
+        return StageResult(output, True, why, key, info)
+    info = _info(manifests, protocols, version)
+    with staging_dir(output) as folder:
+        manifest = {
+            "dataset_version": version,
+            "source": info["source"],
+            "protocols": {name: protocol.to_dict() for name, protocol in protocols.items()},
+            "splits": {split: main_protocol(protocols).subjects[split] for split in SPLITS},
+            "subjects": manifests,
+        }
+        atomic_write_json(folder / DATASET_MANIFEST_FILE, manifest)
+        atomic_write_text(folder / DATA_CARD_FILE, _data_card(shards, manifests, protocols, info))
+        mark_done(folder, key, info, [DATASET_MANIFEST_FILE, DATA_CARD_FILE])
+    return StageResult(output, False, why, key, info)
+
+
+def _check_settings(shards: Path, manifests: dict[str, dict[str, Any]]) -> None:
+    """Subjects with samples must come from the same settings, or their crops would differ in size or margin."""
+    with_rows = {name: manifest for name, manifest in manifests.items() if manifest["rows"]}
+    groups: dict[str, list[str]] = {}
+    for name, manifest in with_rows.items():
+        groups.setdefault(hash_json(manifest["settings"]), []).append(name)
+    if len(groups) > 1:
+        found = " against ".join(", ".join(group) for group in groups.values())
+        raise DataError(f"{shards}: subjects were converted with different settings ({found}); convert them again.")
+
+
+def _info(manifests: dict[str, dict[str, Any]], protocols: dict[str, Protocol], version: str) -> dict[str, Any]:
+    main = main_protocol(protocols)
+    sources = sorted({manifest["source"] for manifest in manifests.values()})
+    valid = {name: manifest["valid_rows"] for name, manifest in manifests.items()}
+    by_split = {split: sum(valid.get(name, 0) for name in main.subjects[split]) for split in SPLITS}
+    left_out: Counter[str] = Counter()
+    invalid: Counter[str] = Counter()
+    for manifest in manifests.values():
+        for entry in manifest["sequences"]:
+            left_out.update(entry["left_out"])
+            invalid.update(entry["invalid"])
+    return {
+        "dataset_version": version,
+        "source": " and ".join(sources),
+        "sources": sources,
+        "rows": sum(manifest["rows"] for manifest in manifests.values()),
+        "valid_rows": sum(valid.values()),
+        "subjects": sum(1 for manifest in manifests.values() if manifest["rows"]),
+        "sequences": sum(len(manifest["sequences"]) for manifest in manifests.values()),
+        "bytes": sum(entry["bytes"] for manifest in manifests.values() for entry in manifest["sequences"]),
+        **{f"{split}_rows": count for split, count in by_split.items()},
+        "missing_splits": [split for split in ("train", "val") if not by_split[split]],
+        "splits_stated_by": main.stated_by,
+        "left_out": dict(sorted(left_out.items())),
+        "invalid": dict(sorted(invalid.items())),
+        "per_subject": [
+            {
+                "subject": name,
+                "status": manifest["status"],
+                "split": next((split for split in SPLITS if name in main.subjects[split]), ""),
+                "sequences": len(manifest["sequences"]),
+                "rows": manifest["rows"],
+                "valid_rows": manifest["valid_rows"],
+                "reason": manifest["reason"],
+            }
+            for name, manifest in manifests.items()
+        ],
+    }
+
+
+def _data_card(
+    shards: Path, manifests: dict[str, dict[str, Any]], protocols: dict[str, Protocol], info: dict[str, Any]
+) -> str:
+    """Markdown that tells a person what this data set is, and what is not in it."""
+    lines = [f"# Data card: {info['source']} hands, version {info['dataset_version'][:12]}", ""]
+    if "synthetic" in info["sources"]:
+        lines += [
+            "**SYNTHETIC SAMPLE.** Every picture is a rendering of a procedural hand in ARCTIC's layout; no person was "
+            "filmed. Results on it say nothing about real hands.",
+            "",
+        ]
+    else:
+        lines += ["Source: ARCTIC (non-commercial licence, no redistribution).", ""]
+    lines += [
+        f"{info['rows']} hands ({info['valid_rows']} valid) in {info['sequences']} sequences of {info['subjects']} "
+        f"subjects, {info['bytes'] / 1e6:.1f} MB.",
+        "",
+        "## Subjects",
+        "",
+        *_markdown(info["per_subject"]),
+        "",
+        f"Splits of protocol {main_protocol(protocols).name}, {main_protocol(protocols).stated_by}.",
+    ]
+    table = open_shards(shards, columns=_CARD_COLUMNS).table
+    for title, column in (("Views", "view"), ("Sides", "side"), ("Objects", "object")):
+        counts = Counter(table.column(column).to_pylist())
+        good = Counter(table.filter(pc.field("valid")).column(column).to_pylist())
+        rows = [{column: name, "rows": counts[name], "valid rows": good[name]} for name in sorted(counts)]
+        lines += ["", f"## {title}", "", *_markdown(rows)]
+    lines += ["", "## What is left out, and why", ""]
+    ledger = (
+        read_side_tables(shards, manifests, LEDGER_FILE)
+        .group_by("reason")
+        .aggregate([("samples", "sum"), ("reason", "count")])
+    )
+    rows = [
+        {"reason": row["reason"], "samples": row["samples_sum"], "ledger rows": row["reason_count"]}
+        for row in sorted(ledger.to_pylist(), key=lambda row: row["reason"])
+    ]
+    rows += [
+        {"reason": f"{name} (kept, marked invalid)", "samples": n, "ledger rows": 0}
+        for name, n in info["invalid"].items()
+    ]
+    lines += _markdown(rows) if rows else ["Nothing."]
+    missing = [
+        f"- {name}/{item['sequence']}: {item['reason']}"
+        for name, m in manifests.items()
+        for item in m["left_out_sequences"]
+    ]
+    if missing:
+        lines += ["", "Whole sequences:", "", *missing]
+    settings: dict[str, Any] = next((manifest["settings"] for manifest in manifests.values() if manifest["rows"]), {})
+    lines += ["", "## Settings", "", *_markdown([{"setting": k, "value": str(v)} for k, v in settings.items()]), ""]
+    return "\n".join(lines)
+
+
+def _markdown(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return ["None."]
+    names = list(rows[0])
+    body = ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in rows]
+    return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *body]

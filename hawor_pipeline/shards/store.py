@@ -1,0 +1,283 @@
+"""Shards on disk: writing one sequence, and reading many.
+
+    {shards}/{subject}/manifest.json                         sequences in force, row counts, sha256
+    {shards}/{subject}/{sequence}/annotations.parquet        a row per hand, frame and view, sorted by view, side, frame
+    {shards}/{subject}/{sequence}/images.arrow               record i is the JPEG of row i; memory-mapped
+    {shards}/{subject}/{sequence}/ledger.parquet             what was left out, and why
+
+Only what a manifest lists is read: a sequence that is being written, or that belongs to older settings, is not.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.provenance import STAGE_FILE, hash_json, sha256_file
+from hawor_pipeline.remote import local_copy
+from hawor_pipeline.shards.schema import (
+    ANNOTATIONS_FILE,
+    BATCH_ROWS,
+    DISTANCES_FILE,
+    DISTANCES_SCHEMA,
+    IMAGES_FILE,
+    IMAGES_SCHEMA,
+    LEDGER_FILE,
+    LEDGER_SCHEMA,
+    MANIFEST_FILE,
+    ROW_GROUP_ROWS,
+    annotations_schema,
+    as_numpy,
+)
+
+__all__ = ["ImageWriter", "ShardSet", "as_numpy", "open_shards", "read_manifest", "read_side_tables", "write_parquet"]
+
+
+class ImageWriter:
+    """Appends JPEGs to an Arrow file in batches of a fixed size."""
+
+    def __init__(self, path: Path) -> None:
+        self._sink = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_file(self._sink, IMAGES_SCHEMA)
+        self._waiting: list[bytes] = []
+        self.count = 0
+
+    def append(self, jpeg: bytes) -> None:
+        """Add one record."""
+        self._waiting.append(jpeg)
+        self.count += 1
+        if len(self._waiting) == BATCH_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        batch = pa.record_batch([pa.array(self._waiting, pa.binary())], schema=IMAGES_SCHEMA)
+        self._writer.write_batch(batch)
+        self._waiting = []
+
+    def __enter__(self) -> "ImageWriter":
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            if kind is None:
+                if self._waiting:
+                    self._flush()
+                self._writer.close()
+        finally:
+            self._sink.close()
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Write a table with the options that every table of a shard has; the bytes depend on the contents alone."""
+    text = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        compression_level=3,
+        row_group_size=ROW_GROUP_ROWS,
+        use_dictionary=text,
+        write_statistics=True,
+        version="2.6",
+    )
+
+
+def read_manifest(shards_dir: Path, subject: str) -> dict[str, Any] | None:
+    """Manifest of one subject, None where it was not converted.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    file = Path(shards_dir) / subject / MANIFEST_FILE
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{file}: not readable ({error}); run the conversion again, finished work is reused.") from None
+
+
+class ShardSet:
+    """Annotations of several sequences in one table, and random access to their pictures.
+
+    `table` holds the annotations plus `shard_id` (index into `directories`) and `row_in_shard`. Can be sent to other
+    processes: each opens the memory maps for itself on first use.
+    """
+
+    def __init__(self, directories: Sequence[Path], table: pa.Table, source: str) -> None:
+        self.directories = list(directories)
+        self.table = table
+        self.source = source
+        self._shard = table.column("shard_id").to_numpy()
+        self._row = table.column("row_in_shard").to_numpy()
+        self._maps: dict[int, _ImageMap] = {}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": {}}
+
+    def column(self, name: str) -> np.ndarray:
+        """One column as an array (N, *shape)."""
+        return as_numpy(self.table, name)
+
+    def select(self, rows: np.ndarray) -> "ShardSet":
+        """Subset by a boolean mask (N,) or by row numbers."""
+        rows = np.asarray(rows)
+        picked = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return ShardSet(self.directories, self.table.take(pa.array(picked)), self.source)
+
+    def jpeg(self, index: int) -> bytes:
+        """Encoded crop of one row.
+
+        Raises:
+            DataError: the picture file is damaged.
+        """
+        shard = int(self._shard[index])
+        if shard not in self._maps:
+            self._maps[shard] = _ImageMap(self.directories[shard] / IMAGES_FILE)
+        return self._maps[shard].record(int(self._row[index]))
+
+
+class _ImageMap:
+    """Offsets into one memory-mapped Arrow file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = pa.memory_map(str(path), "r")
+            reader = pa.ipc.open_file(self._file)
+            batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path}: damaged or missing ({error}); run the conversion again.") from None
+        self._parts = []
+        for batch in batches:
+            _, offsets, data = batch.column(0).buffers()
+            starts = np.frombuffer(offsets, np.int32, len(batch) + 1) if len(batch) else np.zeros(1, np.int32)
+            self._parts.append((starts, memoryview(data) if data is not None else memoryview(b"")))
+
+    def record(self, row: int) -> bytes:
+        part, index = divmod(row, BATCH_ROWS)
+        if part >= len(self._parts) or index + 1 >= len(self._parts[part][0]):
+            raise DataError(f"{self._path}: has no record {row}; run the conversion again.")
+        starts, data = self._parts[part]
+        return bytes(data[starts[index] : starts[index + 1]])
+
+
+def open_shards(
+    shards_dir: str | Path,
+    subjects: Iterable[str] | None = None,
+    columns: Sequence[str] | None = None,
+    sequences: Iterable[str] | None = None,
+) -> ShardSet:
+    """Open converted sequences for reading.
+
+    Args:
+        shards_dir: folder with a folder per subject; the URL of a published one is copied to the local cache.
+        subjects: which; None for all that have a manifest. Subjects without samples contribute none.
+        columns: annotation columns to read; None for all.
+        sequences: names of the sequences to read; None for all that the manifests list.
+
+    Raises:
+        ConfigError: the folder, or a subject asked for, is not there.
+        DataError: a shard is damaged, its row count differs from the manifest, or sources are mixed.
+    """
+    root = local_copy(shards_dir)
+    if not root.is_dir():
+        raise ConfigError(f"shards folder {root} does not exist; `hawor-pipeline prepare` makes it.")
+    present = sorted(entry.parent.name for entry in root.glob(f"*/{MANIFEST_FILE}"))
+    wanted = present if subjects is None else list(subjects)
+    for subject in wanted:
+        if subject not in present:
+            raise ConfigError(
+                f"no shards of {subject} in {root} (has {', '.join(present) or 'none'}); convert it first."
+            )
+    chosen = None if sequences is None else set(sequences)
+    directories: list[Path] = []
+    tables: list[pa.Table] = []
+    sources: set[str] = set()
+    for subject in wanted:
+        manifest = read_manifest(root, subject) or {}
+        if manifest.get("sequences"):
+            sources.add(manifest["source"])
+        for entry in manifest.get("sequences", ()):
+            if chosen is not None and entry["sequence"] not in chosen:
+                continue
+            directory = root / subject / entry["sequence"]
+            tables.append(_read_annotations(directory, entry["rows"], columns, len(directories)))
+            directories.append(directory)
+    if len(sources) > 1:
+        raise DataError(f"{root}: holds shards of {' and '.join(sorted(sources))}; keep them in separate folders.")
+    table = pa.concat_tables(tables) if tables else _empty(columns)
+    return ShardSet(directories, table, sources.pop() if sources else "")
+
+
+def _read_annotations(directory: Path, rows: int, columns: Sequence[str] | None, shard_id: int) -> pa.Table:
+    path = directory / ANNOTATIONS_FILE
+    try:
+        table = pq.read_table(path, columns=list(columns) if columns is not None else None, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: damaged or missing ({error}); run the conversion again.") from None
+    if len(table) != rows:
+        raise DataError(f"{path}: {len(table)} rows, the manifest says {rows}; run the conversion again.")
+    return _with_position(table.replace_schema_metadata(None), shard_id)
+
+
+def _with_position(table: pa.Table, shard_id: int) -> pa.Table:
+    count = len(table)
+    table = table.append_column("shard_id", pa.array(np.full(count, shard_id, np.int32)))
+    return table.append_column("row_in_shard", pa.array(np.arange(count, dtype=np.int32)))
+
+
+def _empty(columns: Sequence[str] | None) -> pa.Table:
+    empty = annotations_schema({}).remove_metadata().empty_table()
+    return _with_position(empty.select(list(columns)) if columns is not None else empty, 0)
+
+
+def read_side_tables(shards_dir: str | Path, subjects: Iterable[str], name: str) -> pa.Table:
+    """One of the small tables (ledger, distances) of all sequences that the manifests list.
+
+    Args:
+        shards_dir: folder with a folder per subject.
+        subjects: those without a manifest contribute nothing.
+        name: LEDGER_FILE or DISTANCES_FILE.
+    """
+    tables = [{LEDGER_FILE: LEDGER_SCHEMA, DISTANCES_FILE: DISTANCES_SCHEMA}[name].empty_table()]
+    for subject in subjects:
+        for entry in (read_manifest(Path(shards_dir), subject) or {}).get("sequences", ()):
+            path = Path(shards_dir) / subject / entry["sequence"] / name
+            try:
+                tables.append(pq.read_table(path, partitioning=None).replace_schema_metadata(None))
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(f"{path}: damaged or missing ({error}); run the conversion again.") from None
+    return pa.concat_tables(tables)
+
+
+def shards_version(shards_dir: str | Path) -> str:
+    """The version of a data set: a hash over the data versions of all subjects that have samples.
+
+    Raises:
+        ConfigError: no subject is converted there.
+    """
+    root = local_copy(shards_dir)
+    names = sorted(path.parent.name for path in root.glob(f"*/{MANIFEST_FILE}"))
+    if not names:
+        raise ConfigError(f"{shards_dir} holds no converted subject; `hawor-pipeline prepare` makes shards.")
+    manifests = {name: read_manifest(root, name) or {} for name in names}
+    return hash_json({name: manifest["data_version"] for name, manifest in manifests.items() if manifest["rows"]})
+
+
+def shard_is_whole(folder: Path, info: dict[str, Any]) -> bool:
+    """Whether the files of a shard hold what was written; those changed since it was finished are read to find out."""
+    finished = (folder / STAGE_FILE).stat().st_mtime_ns
+    states = {name: (folder / name).stat() for name in info["sha256"]}
+    if info["bytes"] != sum(state.st_size for state in states.values()):
+        return False
+    later = [name for name, state in states.items() if state.st_mtime_ns > finished]
+    return all(sha256_file(folder / name) == info["sha256"][name] for name in later)

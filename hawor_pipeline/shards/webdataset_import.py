@@ -1,0 +1,394 @@
+"""Tars of `data.webdataset` back to shards: every row that was exported, its columns and its JPEG as they were.
+
+Tars are read once, in order, one sequence after another, so memory holds the labels of one sequence and no pictures.
+A sequence appears by one rename and is then listed in its subject's manifest; what is there already is compared.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.provenance import (
+    atomic_write_json,
+    find_done,
+    hash_json,
+    mark_done,
+    sha256_file,
+    staging_dir,
+)
+from hawor_pipeline.shards.schema import (
+    ANNOTATIONS_FILE,
+    COLUMNS,
+    DISTANCES_FILE,
+    DISTANCES_SCHEMA,
+    IMAGES_FILE,
+    LEDGER_FILE,
+    LEDGER_SCHEMA,
+    MANIFEST_FILE,
+    to_arrow,
+)
+from hawor_pipeline.shards.splits import PROTOCOLS_FILE, Protocol, recorded_protocols
+from hawor_pipeline.shards.store import ImageWriter, read_manifest, shard_is_whole, write_parquet
+from hawor_pipeline.shards.webdataset import CARRIED, DISTANCE, Origin, read_webdataset
+from hawor_pipeline.sources.arctic import SIDES
+
+IMPORT_VERSION = 1  # raise it with every change that alters the bytes of an imported shard
+_ORIGIN = {field.name: field.type for field in fields(Origin)}
+# subject/sequence/view/frame/side; subject and sequence become folders, so none may lead elsewhere
+_SAMPLE_ID = re.compile(rf"([^/\\\0.][^/\\\0]*)/([^/\\\0.][^/\\\0]*)/([0-9]{{1,9}})/([0-9]{{1,9}})/({'|'.join(SIDES)})")
+_PYTHON_TYPES = {pa.string(): str, pa.int32(): int, pa.float32(): float}
+_CAMERA = ("intrinsics", "distortion", "cam_from_world")
+_TRANSLATION = "translation_m"
+_OF_HAMER = {"keypoints_2d": (21, 3), "keypoints_3d": (21, 4), "hand_pose": (48,), "betas": (10,)}
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import made."""
+
+    output: Path
+    tars: int
+    sequences: int
+    reused_sequences: int  # were there already, the same byte for byte
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    place: str  # tar and key, for messages
+    jpeg: bytes
+    row: dict[str, Any]  # column to value
+    origin: Origin
+    distance_m: float | None
+
+    @property
+    def sequence(self) -> tuple[str, str]:
+        return self.row["subject"], self.row["sequence"]
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Position in the table of a shard."""
+        return self.row["view"], SIDES.index(self.row["side"]), self.row["frame"]
+
+
+class _AlreadyThereError(Exception):
+    """The shard is there, the same byte for byte; the new copy is dropped."""
+
+
+def import_webdataset(
+    tars_dir: str | Path, output_dir: str | Path, *, progress: Callable[[int, int], None] | None = None
+) -> Imported:
+    """Make shards of the tars that `export_webdataset` wrote.
+
+    Rows that were not valid were not exported and do not come back; the ledger is empty. `data_version` is a new one,
+    because such rows are missing; the exported shard's stands beside it as `exported_data_version`.
+
+    Args:
+        tars_dir: folder of numbered tars, and of the protocols where they were recorded.
+        output_dir: gets a folder per subject; may hold shards of the same source and settings.
+        progress: called with (finished tars, all tars).
+
+    Raises:
+        ConfigError: there are no tars, or `output_dir` holds shards of another source, other settings or protocols.
+        DataError: a tar is damaged, foreign, missing or out of order, a sequence that is there differs, or the disk is
+            full. Finished sequences stay and are kept by the next call.
+    """
+    tars, output = sorted(Path(tars_dir).glob("*.tar")), Path(output_dir)
+    if not tars:
+        raise ConfigError(f"{tars_dir} holds no .tar; expected the folder that `export-webdataset` wrote")
+    protocols = recorded_protocols(tars_dir)
+    _check_protocols(output, protocols)
+    done: dict[tuple[str, str], bool] = {}
+    samples = 0
+    for name, of_sequence in groupby(_read(tars, progress), key=lambda sample: sample.sequence):
+        if name in done:
+            raise DataError(
+                f"{tars_dir}: {'/'.join(name)} appears again after another sequence; expected the tars of one export, "
+                "in its order and under its names. Export again."
+            )
+        rows, done[name] = _import_sequence(output, name, of_sequence)
+        samples += rows
+    if not done:
+        raise DataError(f"{tars_dir}: the tars hold no sample; export them again.")
+    if protocols:
+        atomic_write_json(output / PROTOCOLS_FILE, {name: protocols[name].to_dict() for name in protocols})
+    return Imported(output, len(tars), len(done), sum(done.values()), samples)
+
+
+def _check_protocols(output: Path, protocols: dict[str, Protocol]) -> None:
+    found = recorded_protocols(output)
+    if found and found != protocols:
+        raise ConfigError(
+            f"{output / PROTOCOLS_FILE} states other splits than the tars ({', '.join(found)} there, "
+            f"{', '.join(protocols) or 'none'} beside the tars); choose another output folder"
+        )
+
+
+def _read(tars: list[Path], progress: Callable[[int, int], None] | None) -> Iterator[_Sample]:
+    for number, path in enumerate(tars, 1):
+        for key, jpeg, hands in read_webdataset([path]):
+            yield _sample(f"{path}:{key}", jpeg, hands)
+        if progress:
+            progress(number, len(tars))
+
+
+def _sample(place: str, jpeg: bytes, hands: list[dict[str, Any]]) -> _Sample:
+    """One sample, checked field by field.
+
+    Raises:
+        DataError: it was not written by `export_webdataset` as it is now.
+    """
+    extra = hands[0].get("extra_info", {}) if hands else {}
+    if not isinstance(extra, dict):
+        extra = {}
+    _check_is_ours(place, extra)
+    if len(hands) != 1:
+        raise DataError(f"{place}: holds {len(hands)} hands, expected one; export again.")
+    hand = hands[0]
+    row = {name: _checked(place, name, extra[name]) for name in CARRIED}
+    origin = Origin(**{name: _of_type(place, name, extra[name], kind) for name, kind in _ORIGIN.items()})
+    row |= _from_name(place, row["sample_id"]) | _from_hamer_fields(place, hand)
+    distance = _of_type(place, DISTANCE, extra[DISTANCE], float) if DISTANCE in extra else None
+    return _Sample(place, jpeg, row, origin, distance)
+
+
+def _check_is_ours(place: str, extra: dict[str, Any]) -> None:
+    missing = [name for name in (*CARRIED, *_ORIGIN) if name not in extra]
+    if not missing:
+        return
+    parts = {
+        "the camera": [name for name in _CAMERA if name in missing],
+        "the translation": [_TRANSLATION] if _TRANSLATION in missing else [],
+        "other values": [name for name in missing if name not in (*_CAMERA, _TRANSLATION)],
+    }
+    words = "; ".join(f"{what} ({', '.join(names)})" for what, names in parts.items() if names)
+    raise DataError(
+        f"{place}: cannot become a row of a shard, its extra_info lacks {words}. Expected a tar of this version's "
+        "`export-webdataset`: export again. Tars published by others, HaMeR's among them, lack these for good."
+    )
+
+
+def _checked(place: str, name: str, value: Any) -> Any:
+    """A carried value, if it has the column's shape and kind."""
+    column = COLUMNS[name]
+    if not column.shape:
+        return _of_type(place, name, value, _PYTHON_TYPES[column.kind])
+    return _array(place, name, value, column.shape, np.dtype(column.kind.to_pandas_dtype()))
+
+
+def _array(place: str, name: str, value: Any, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
+    if isinstance(value, np.ndarray) and value.shape == shape and value.dtype == kind:
+        return value
+    found = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+    raise DataError(f"{place}: {name} is {found}, expected {kind} {shape}; export again.")
+
+
+def _of_type(place: str, name: str, value: Any, kind: Any) -> Any:
+    if type(value) is not kind:
+        raise DataError(f"{place}: {name} is {value!r}, expected {kind.__name__}; export again.")
+    return value
+
+
+def _from_name(place: str, sample_id: str) -> dict[str, Any]:
+    found = _SAMPLE_ID.fullmatch(sample_id)
+    if found is None:
+        raise DataError(f"{place}: sample_id is {sample_id!r}, expected subject/sequence/view/frame/side")
+    subject, sequence, view, frame, side = found.groups()
+    return {
+        "subject": subject,
+        "sequence": sequence,
+        "view": int(view),
+        "frame": int(frame),
+        "side": side,
+        "is_right": side == "right",
+        "valid": True,
+        "skip_reason": "",
+    }
+
+
+def _from_hamer_fields(place: str, hand: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The columns that HaMeR's own fields hold exactly."""
+    float32 = np.dtype(np.float32)
+    values = {name: _array(place, name, hand.get(name), shape, float32) for name, shape in _OF_HAMER.items()}
+    return {
+        "joint_in_frame": values["keypoints_2d"][:, 2] > 0,
+        "joints_cam_m": values["keypoints_3d"][:, :3],
+        "global_orient": values["hand_pose"][:3],
+        "hand_pose": values["hand_pose"][3:],
+        "betas_as_right": values["betas"],
+    }
+
+
+def _import_sequence(output: Path, name: tuple[str, str], samples: Iterator[_Sample]) -> tuple[int, bool]:
+    """Publish one sequence and list it.
+
+    Returns:
+        Its rows, and whether it was there already.
+    """
+    first = next(samples)
+    _check_folder(output, name[0], first.origin)
+    final, reused = output.joinpath(*name), False
+    key = hash_json(
+        {"import": IMPORT_VERSION, "sequence": name, "exported": {n: getattr(first.origin, n) for n in _ORIGIN}}
+    )
+    try:
+        with staging_dir(final) as folder:
+            info = _write_shard(folder, name, first, samples, key)
+            if final.exists():
+                _check_same(final, key, info)
+                raise _AlreadyThereError
+    except _AlreadyThereError:
+        reused = True
+    _list_sequence(output, name, first.origin, info)
+    return info["rows"], reused
+
+
+def _check_folder(output: Path, subject: str, origin: Origin) -> None:
+    """Shards of several sources never share a folder, nor those of several settings a subject."""
+    for path in output.glob(f"*/{MANIFEST_FILE}"):
+        manifest = read_manifest(output, path.parent.name) or {}
+        if manifest.get("source") != origin.source:
+            raise ConfigError(
+                f"{output} holds {manifest.get('source')} shards ({path.parent.name}) and the tars are of "
+                f"{origin.source}: the two never mix. Choose another output folder."
+            )
+        made_by = manifest.get("converter_version"), manifest.get("settings")
+        if path.parent.name == subject and made_by != (origin.converter_version, _settings(origin)):
+            raise ConfigError(
+                f"{path.parent} was converted with other settings or by another converter version than the tars "
+                f"(version {manifest.get('converter_version')} there, {origin.converter_version} in the tars). "
+                "Choose another output folder."
+            )
+
+
+def _settings(origin: Origin) -> dict[str, Any]:
+    try:
+        return json.loads(origin.settings)
+    except ValueError as error:
+        raise DataError(f"the settings in the tars are not JSON ({error}); export again.") from None
+
+
+def _write_shard(
+    folder: Path, name: tuple[str, str], first: _Sample, rest: Iterable[_Sample], key: str
+) -> dict[str, Any]:
+    """Write the files of one sequence.
+
+    Returns:
+        Numbers about it, as in a manifest.
+
+    Raises:
+        DataError: samples are missing, out of order or of several exports.
+    """
+    rows = [first.row]
+    distances = {_moment(first): first.distance_m}
+    with ImageWriter(folder / IMAGES_FILE) as writer:
+        writer.append(first.jpeg)
+        before = first
+        for sample in rest:
+            _check_follows(before, sample)
+            writer.append(sample.jpeg)
+            rows.append(sample.row)
+            distances[_moment(sample)] = sample.distance_m
+            before = sample
+    expected = first.origin.samples_in_sequence
+    if len(rows) != expected:
+        raise DataError(
+            f"{before.place}: {'/'.join(name)} ends after {len(rows)} of {expected} samples; a tar is missing. "
+            "Copy all tars of the export into the folder."
+        )
+    version = hash_json({"import": IMPORT_VERSION, "exported_data_version": first.origin.data_version})
+    metadata = {
+        "source": first.origin.source,
+        "converter_version": str(first.origin.converter_version),
+        "data_version": version,
+        "exported_data_version": first.origin.data_version,
+    }
+    write_parquet(to_arrow(_as_columns(rows), metadata), folder / ANNOTATIONS_FILE)
+    known = [(*name, *moment, value) for moment, value in sorted(distances.items()) if value is not None]
+    for schema, records, file in ((LEDGER_SCHEMA, [], LEDGER_FILE), (DISTANCES_SCHEMA, known, DISTANCES_FILE)):
+        listed = [dict(zip(schema.names, record, strict=True)) for record in records]
+        write_parquet(pa.Table.from_pylist(listed, schema).replace_schema_metadata(metadata), folder / file)
+    return _finish(folder, key, rows, metadata)
+
+
+def _moment(sample: _Sample) -> tuple[int, str]:
+    return sample.row["gt_index"], sample.row["side"]
+
+
+def _check_follows(before: _Sample, sample: _Sample) -> None:
+    if sample.origin != before.origin:
+        raise DataError(
+            f"{sample.place}: comes from another export than {before.place}; expected the tars of one export."
+        )
+    if sample.order <= before.order:
+        raise DataError(
+            f"{sample.place}: stands after {before.place}, expected rows by view, side and frame; "
+            "use the tars in the order and under the names of one export."
+        )
+
+
+def _as_columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Column to array (N, *shape)."""
+    return {
+        name: np.array([row[name] for row in rows], column.kind.to_pandas_dtype()) for name, column in COLUMNS.items()
+    }
+
+
+def _finish(folder: Path, key: str, rows: list[dict[str, Any]], metadata: dict[str, str]) -> dict[str, Any]:
+    """Mark a shard as done; returns what its manifest says of it."""
+    names = [ANNOTATIONS_FILE, IMAGES_FILE, LEDGER_FILE, DISTANCES_FILE]
+    info = {
+        "rows": len(rows),
+        "valid_rows": len(rows),
+        "ground_truth_frames": len({row["gt_index"] for row in rows}),
+        "left_out": {},
+        "invalid": {},
+        "unaccounted": 0,
+        "sha256": {name: sha256_file(folder / name) for name in names},
+        "bytes": sum((folder / name).stat().st_size for name in names),
+        "data_version": metadata["data_version"],
+        "exported_data_version": metadata["exported_data_version"],
+    }
+    mark_done(folder, key, info, names)
+    return info
+
+
+def _check_same(final: Path, key: str, info: dict[str, Any]) -> None:
+    found, _ = find_done(final, key)
+    if found is None or found["sha256"] != info["sha256"] or not shard_is_whole(final, found):
+        raise DataError(
+            f"{final}: is there already and differs from the tars; nothing was changed. "
+            "Remove it, or choose another output folder."
+        )
+
+
+def _list_sequence(output: Path, name: tuple[str, str], origin: Origin, info: dict[str, Any]) -> None:
+    """Put a sequence into its subject's manifest, so that it is read."""
+    subject, sequence = name
+    before = read_manifest(output, subject) or {}
+    entries = {entry["sequence"]: entry for entry in before.get("sequences", ())}
+    entries[sequence] = {"sequence": sequence, **info}
+    listed = [entries[each] for each in sorted(entries)]
+    manifest = {
+        "subject": subject,
+        "source": origin.source,
+        "status": "present",
+        "reason": "",
+        "converter_version": origin.converter_version,
+        "settings": _settings(origin),
+        "data_version": hash_json([entry["data_version"] for entry in listed]),
+        "rows": sum(entry["rows"] for entry in listed),
+        "valid_rows": sum(entry["valid_rows"] for entry in listed),
+        "sequences": listed,
+        "left_out_sequences": before.get("left_out_sequences", []),
+    }
+    if manifest != before:
+        atomic_write_json(output / subject / MANIFEST_FILE, manifest)

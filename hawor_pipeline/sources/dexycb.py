@@ -1,0 +1,141 @@
+"""DexYCB: `{subject}/{sequence}/{serial}/{color,labels}_{number}.{jpg,npz}`, with `meta.yml` and `calibration/`.
+
+`pose_m` is 3 values of global orientation, 45 coefficients of MANO's pose components about its mean pose, and 3 of
+translation, in the frame of each camera; all zero where the hand is absent. Left hands were fitted with MANO's left
+model as published (without the sign fix of its shape directions).
+
+Source: DexYCB's toolkit (layout, splits) and its issue 28 (left hands).
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from hawor_pipeline.core.mano import Side
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.sources.image_files import PictureFile
+from hawor_pipeline.sources.reader import NO_HAND, HandLabel, PoseKind, Shot, Unit
+from hawor_pipeline.untrusted.mano_files import load_pose_components
+from hawor_pipeline.untrusted.safe_load import load_npz
+
+IMAGE_SIZE = (480, 640)
+# Setup s1 of the toolkit (unseen subjects), by position in the sorted list of the ten subjects.
+_VAL_SUBJECTS, _TEST_SUBJECTS = (6,), (7, 8)
+_SUBJECT_COUNT = 10
+
+
+class DexYcb:
+    """DexYCB, all subjects that are there.
+
+    Raises:
+        ConfigError: the layout is not there.
+    """
+
+    name = "dexycb"
+    pose_kind: PoseKind = "relative"
+    tips = "manopth"
+    fix_left_shapedirs = False
+
+    def __init__(self, root: Path, mano_dir: Path) -> None:
+        self.root, self.mano_dir = root, mano_dir
+        if not (root / "calibration").is_dir():
+            raise ConfigError(f"{root / 'calibration'} not found; expected DexYCB unpacked in {root}")
+
+    def _subjects(self) -> list[str]:
+        return sorted({path.parent.parent.name for path in self.root.glob("*/*/meta.yml")})
+
+    def units(self) -> Sequence[Unit]:
+        """A unit per recording, all cameras together."""
+        found = []
+        for path in sorted(self.root.glob("*/*/meta.yml")):
+            meta = _read_yaml(path)
+            grasped = f"ycb_{meta['ycb_ids'][meta['ycb_grasp_ind']]:03d}"
+            found.append(Unit(path.parent.parent.name, path.parent.name, grasped, "grasp"))
+        return found
+
+    def label_files(self, unit: Unit) -> Sequence[Path]:
+        """Metadata, calibrations, and a file per picture."""
+        folder = self.root / unit.subject / unit.sequence
+        meta = _read_yaml(folder / "meta.yml")
+        intrinsics = [self._intrinsics_file(serial) for serial in meta["serials"]]
+        hands = [self._hand_file(name) for name in meta["mano_calib"]]
+        return [folder / "meta.yml", *intrinsics, *hands, *sorted(folder.glob("*/labels_*.npz"))]
+
+    def splits(self) -> dict[str, list[str]]:
+        """Setup s1, where all ten subjects are there."""
+        subjects = self._subjects()
+        if len(subjects) != _SUBJECT_COUNT:
+            return {"train": subjects, "val": [], "test": []}
+        val, test = ([subjects[index] for index in chosen] for chosen in (_VAL_SUBJECTS, _TEST_SUBJECTS))
+        return {"train": [name for name in subjects if name not in (*val, *test)], "val": val, "test": test}
+
+    def _intrinsics_file(self, serial: str) -> Path:
+        height, width = IMAGE_SIZE
+        return self.root / "calibration" / "intrinsics" / f"{serial}_{width}x{height}.yml"
+
+    def _hand_file(self, calibration: str) -> Path:
+        return self.root / "calibration" / f"mano_{calibration}" / "mano.yml"
+
+    def pictures(self, unit: Unit) -> Iterator[PictureFile]:
+        """As many of each camera as the recording's metadata says."""
+        folder = self.root / unit.subject / unit.sequence
+        meta = _read_yaml(folder / "meta.yml")
+        for serial in meta["serials"]:
+            for frame in range(meta["num_frames"]):
+                yield _picture(folder, serial, frame)
+
+    def labels_of(self, unit: Unit) -> None:
+        """Nothing: each picture has a label file."""
+
+    def shots(self, unit: Unit, labels: None) -> Iterator[Shot]:
+        """Pictures of one recording; the view is the camera's position in the list of serial numbers."""
+        folder = self.root / unit.subject / unit.sequence
+        meta = _read_yaml(folder / "meta.yml")
+        side: Side = meta["mano_sides"][0]
+        betas = np.asarray(_read_yaml(self._hand_file(meta["mano_calib"][0]))["betas"], np.float64)
+        for view, serial in enumerate(meta["serials"]):
+            intrinsics = self._intrinsics(serial)
+            for frame in range(meta["num_frames"]):
+                hand = self._hand(folder / serial / f"labels_{frame:06d}.npz", side, betas)
+                hands, lost = ((hand,), ()) if hand else ((), ((side, NO_HAND),))
+                picture = _picture(folder, serial, frame)
+                yield Shot(view, frame, picture, IMAGE_SIZE, intrinsics, hands, left_out=lost)
+
+    def _intrinsics(self, serial: str) -> np.ndarray:
+        color = _read_yaml(self._intrinsics_file(serial))["color"]
+        return np.array([[color["fx"], 0, color["ppx"]], [0, color["fy"], color["ppy"]], [0, 0, 1]], np.float64)
+
+    def _hand(self, path: Path, side: Side, betas: np.ndarray) -> HandLabel | None:
+        arrays = load_npz(path)
+        try:
+            pose = np.asarray(arrays["pose_m"], np.float64).reshape(51)
+            joints = np.asarray(arrays["joint_3d"], np.float64).reshape(21, 3)
+        except (KeyError, ValueError) as error:
+            expected = "pose_m (1, 51) and joint_3d (1, 21, 3)"
+            raise DataError(f"{path}: expected {expected} ({error}); get the file again.") from None
+        if not (np.isfinite(pose).all() and np.isfinite(joints).all()):
+            raise DataError(f"{path}: holds values that are not finite; get the file again.")
+        if not pose.any():
+            return None
+        return HandLabel(side, pose[:3], pose[3:48] @ _components(self.mano_dir, side), betas, pose[48:], joints)
+
+
+def _picture(folder: Path, serial: str, frame: int) -> PictureFile:
+    return PictureFile(folder / serial / f"color_{frame:06d}.jpg")
+
+
+@lru_cache(maxsize=2)
+def _components(mano_dir: Path, side: Side) -> np.ndarray:
+    return load_pose_components(mano_dir, side)
+
+
+@lru_cache(maxsize=64)
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); get the file again.") from None

@@ -1,0 +1,157 @@
+"""FreiHAND (v2): `training/rgb/{number}.jpg` with `training_K.json`, `training_mano.json` and `training_xyz.json`.
+
+Every picture is a moment of its own: no two form a clip. The hands are therefore dealt out to SEQUENCES sequences in
+turn, so that neighbours in a sequence are never consecutive numbers. Picture n + 32560 k shows hand n again before
+another background, with the labels of n. All versions of a hand are in one sequence: held-out sequences show no hand
+that was trained on.
+
+Source: FreiHAND's published files; its MANO vector is pose 48 (relative to the mean pose), betas 10, the pixel of the
+middle finger's root, and the scale that puts that root at depth focal / scale.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hawor_pipeline.core.mano import ManoLayer
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.sources.hand_models import load_hand_models
+from hawor_pipeline.sources.image_files import PictureFile, list_images
+from hawor_pipeline.sources.reader import HandLabel, PoseKind, Shot, Unit
+
+SEQUENCES = 100
+IMAGE_SIZE = (224, 224)
+ROOT_JOINT = 9  # middle finger's first joint, OpenPose order
+SUBJECT = "freihand"
+_LABELS = ("K", "mano", "xyz")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPicture:
+    """One picture, and what the label files say of the hand that it shows."""
+
+    number: int
+    picture: PictureFile
+    hand: int  # its place in the label files
+    values: dict[str, Any]  # by name of the label file, not checked yet
+
+
+class FreiHand:
+    """The training set of FreiHAND.
+
+    Args:
+        root: folder with `training/rgb`.
+        mano_dir: folder of the MANO models; the labels place a joint of the posed hand, not its origin.
+
+    Raises:
+        ConfigError: the layout is not there.
+    """
+
+    name = "freihand"
+    pose_kind: PoseKind = "relative"
+    tips = "freihand"
+    fix_left_shapedirs = False  # right hands only
+
+    def __init__(self, root: Path, mano_dir: Path) -> None:
+        self.root, self.mano_dir = root, mano_dir
+        missing = [path for path in (root / "training" / "rgb", *self._files()) if not path.exists()]
+        if missing:
+            raise ConfigError(f"{missing[0]} not found; expected FreiHAND's training set (v2) unpacked in {root}")
+
+    def _files(self) -> list[Path]:
+        return [self.root / f"training_{name}.json" for name in _LABELS]
+
+    def units(self) -> Sequence[Unit]:
+        """SEQUENCES sequences of about equal size.
+
+        Raises:
+            DataError: a label file is damaged, or the files disagree.
+        """
+        return [Unit(SUBJECT, sequence, "", "single") for sequence in sorted(self._sequences)]
+
+    def label_files(self, unit: Unit) -> Sequence[Path]:
+        """All of them: each holds all pictures."""
+        return self._files()
+
+    def splits(self) -> dict[str, list[str]]:
+        """Only the training set has MANO parameters for every picture; validate by share of sequences."""
+        return {"train": [SUBJECT], "val": [], "test": []}
+
+    @cached_property
+    def _sequences(self) -> dict[str, list[LabelledPicture]]:
+        labels = self._labels
+        found: dict[str, list[LabelledPicture]] = {}
+        for number, picture in list_images(self.root / "training" / "rgb").items():
+            hand = number % len(labels["K"])
+            values = {name: labels[name][hand] for name in _LABELS}
+            name = f"training_{hand % SEQUENCES:02d}"
+            found.setdefault(name, []).append(LabelledPicture(number, picture, hand, values))
+        return found
+
+    @cached_property
+    def _labels(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, path in zip(_LABELS, self._files(), strict=True):
+            try:
+                found[name] = json.loads(path.read_text())
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path}: damaged ({error}); get the file again.") from None
+        counts = {name: len(values) for name, values in found.items()}
+        if len(set(counts.values())) != 1 or not counts["K"]:
+            raise DataError(
+                f"{self.root}: the label files hold {counts} hands, expected the same number, above zero, in all; get "
+                "them again."
+            )
+        return found
+
+    @cached_property
+    def _layer(self) -> ManoLayer:
+        return load_hand_models(self.mano_dir).layers["right"]
+
+    def pictures(self, unit: Unit) -> list[PictureFile]:
+        """By number."""
+        return [found.picture for found in self._sequences[unit.sequence]]
+
+    def labels_of(self, unit: Unit) -> list[LabelledPicture]:
+        """The pictures of one sequence with their labels."""
+        return self._sequences[unit.sequence]
+
+    def shots(self, unit: Unit, labels: list[LabelledPicture]) -> Iterator[Shot]:
+        """Pictures of one sequence."""
+        for found in labels:
+            intrinsics = _array(found, "K", (3, 3))
+            yield Shot(0, found.number, found.picture, IMAGE_SIZE, intrinsics, (self._hand(found, intrinsics),))
+
+    def _hand(self, found: LabelledPicture, intrinsics: np.ndarray) -> HandLabel:
+        values = _array(found, "mano", (61,))
+        pose, betas, pixel, scale = values[:48], values[48:58], values[58:60], values[60]
+        focal = (intrinsics[0, 0] + intrinsics[1, 1]) / 2
+        root = np.array([*(pixel - intrinsics[:2, 2]), focal]) / scale
+        translation = root - self._posed_root(pose, betas)
+        return HandLabel("right", pose[:3], pose[3:], betas, translation, _array(found, "xyz", (21, 3)))
+
+    def _posed_root(self, pose: np.ndarray, betas: np.ndarray) -> np.ndarray:
+        """Where the posed hand without translation has its root joint, (3,) metres."""
+        import torch
+
+        with torch.no_grad():
+            rotmats = self._layer.absolute_rotmats(
+                torch.tensor(pose[None, :3]), torch.tensor(pose[None, 3:]), mean_included=False
+            )
+            return self._layer(rotmats, torch.tensor(betas[None])).joints[0, ROOT_JOINT].numpy()
+
+
+def _array(found: LabelledPicture, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    where = f"training_{name}.json: entry {found.hand}"
+    try:
+        values = np.asarray(found.values[name], np.float64).reshape(shape)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where} is not {shape} ({error}); get it again.") from None
+    if not np.isfinite(values).all():
+        raise DataError(f"{where} holds values that are not finite; get it again.")
+    return values

@@ -1,0 +1,65 @@
+"""The two MANO models that a dataset's hands are posed with."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from hawor_pipeline.core.mano import ManoArrays, ManoLayer, Side
+from hawor_pipeline.core.mano_convention import ARCTIC
+from hawor_pipeline.core.units import m_to_mm
+from hawor_pipeline.provenance import sha256_file
+from hawor_pipeline.untrusted.mano_files import find_mano, load_mano
+
+_MODEL_SIDES: tuple[Side, ...] = ("left", "right")
+_MIRROR = np.array([-1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, slots=True)
+class HandModels:
+    """Both sides of MANO, as ARCTIC was fitted with them: left shape directions unfixed, mean pose added."""
+
+    arrays: dict[str, ManoArrays]
+    layers: dict[str, ManoLayer]
+
+    def betas_as_right(self, side: str, betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shape coefficients with which the right model is closest to the mirrored hand, in its rest pose.
+
+        Args:
+            side: the hand's true side.
+            betas: (T, 10) of that side's model.
+
+        Returns:
+            (T, 10), and the mean distance of the vertices that is left over, (T,) millimetres.
+
+        Source: linear least squares over the 778 rest-pose vertices; vertex i of one side is vertex i of the other.
+        """
+        if side == "right":
+            return betas, np.zeros(len(betas))
+        right, own = self.arrays["right"], self.arrays[side]
+        different, back = np.unique(betas, axis=0, return_inverse=True)
+        mirrored = (own.template + np.einsum("vcs,ts->tvc", own.shape_dirs, different)) * _MIRROR
+        basis = right.shape_dirs.reshape(-1, right.shape_dirs.shape[2])
+        goal = (mirrored - right.template).reshape(len(different), -1)
+        fitted = np.linalg.lstsq(basis, goal.T, rcond=None)[0].T
+        rest = (goal - fitted @ basis.T).reshape(len(different), -1, 3)
+        return fitted[back.ravel()], m_to_mm(np.linalg.norm(rest, axis=-1).mean(-1))[back.ravel()]
+
+
+@lru_cache(maxsize=2)
+def load_hand_models(mano_dir: Path) -> HandModels:
+    """Raises:
+    ConfigError: a side is not in the folder.
+    DataError: a file is damaged or refused.
+    """
+    arrays: dict[str, ManoArrays] = {
+        "left": load_mano(mano_dir, "left", fix_left_shapedirs=ARCTIC.left_shapedirs_fixed),
+        "right": load_mano(mano_dir, "right"),
+    }
+    return HandModels(arrays, {side: ManoLayer(arrays[side]).double() for side in arrays})
+
+
+def hash_hand_models(mano_dir: Path) -> dict[str, str]:
+    """Side to sha256 of its model file."""
+    return {side: sha256_file(find_mano(mano_dir, side)) for side in _MODEL_SIDES}

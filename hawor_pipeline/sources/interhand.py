@@ -1,0 +1,236 @@
+"""InterHand2.6M (v1.0): `images/{split}/Capture*/{sequence}/cam*/image*.jpg` and `annotations/{split}/*.json`.
+
+MANO parameters are in the world frame, axis-angle relative to the mean pose; cameras are a rotation and a centre in
+millimetres; joints are in millimetres, finger by finger from tip to root, right hand first. Left hands were fitted with
+the corrected sign of the left model's shape directions.
+
+The label files of the training split describe 1.4 million pictures: as Python objects, several gigabytes. They are read
+once, by the process that plans, one split at a time and without what is not used; a worker gets those of its sequence.
+
+Source: InterHand2.6M's published files and its notes on the MANO fits (NeuralAnnot).
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hawor_pipeline.core.mano import Side
+from hawor_pipeline.core.units import mm_to_m
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.sources.image_files import PictureFile
+from hawor_pipeline.sources.reader import HandLabel, PoseKind, Shot, Unit
+
+SPLITS = ("train", "val", "test")
+NO_MANO_FIT = "no_mano_fit"
+_PICTURES, _CAMERAS, _JOINTS, _FITS = _LABELS = ("data", "camera", "joint_3d", "MANO_NeuralAnnot")
+_SIDES: tuple[Side, Side] = ("right", "left")
+# OpenPose order out of the data set's: thumb, index, middle, ring, pinky, each from tip to root, then the wrist.
+_OPENPOSE_FROM_INTERHAND = (20, *(4 * finger + joint for finger in range(5) for joint in (3, 2, 1, 0)))
+
+
+class Picture(NamedTuple):
+    """One picture of the list of pictures."""
+
+    camera: int
+    frame: int
+    file: str  # path below the split's folder of pictures
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceLabels:
+    """What the label files of a split say of one sequence."""
+
+    pictures: list[Picture]  # by camera and frame
+    cameras: dict[int, tuple[np.ndarray, np.ndarray]]  # intrinsics (3, 3), pixels, and pose (4, 4), metres
+    hands: dict[int, tuple[HandLabel, ...]]  # by frame, the same in all cameras
+    left_out: dict[int, tuple[tuple[str, str], ...]]  # by frame, (side, reason)
+
+
+class InterHand:
+    """InterHand2.6M, all splits that are there.
+
+    Raises:
+        ConfigError: the layout is not there.
+    """
+
+    name = "interhand"
+    pose_kind: PoseKind = "relative"
+    tips = "smplx"
+    fix_left_shapedirs = True
+
+    def __init__(self, root: Path, mano_dir: Path) -> None:
+        self.root, self.mano_dir = root, mano_dir
+        begun = [split for split in SPLITS if any(path.is_file() for path in self._files(split))]
+        missing = [path for split in begun or SPLITS[:1] for path in self._files(split) if not path.is_file()]
+        if missing:
+            raise ConfigError(f"{missing[0]} not found; expected InterHand2.6M unpacked in {root}")
+        self.present = begun
+        self._held: dict[str, Any] = {}
+        self._held_split = ""
+
+    def _files(self, split: str) -> list[Path]:
+        return [self._file(split, name) for name in _LABELS]
+
+    def _file(self, split: str, name: str) -> Path:
+        return self.root / "annotations" / split / f"InterHand2.6M_{split}_{name}.json"
+
+    @cached_property
+    def _pictures(self) -> dict[tuple[str, str], list[Picture]]:
+        """(subject, sequence) to its pictures, by camera and frame."""
+        found: dict[tuple[str, str], list[Picture]] = {}
+        for split in self.present:
+            for (capture, sequence), pictures in _read_pictures(self._file(split, _PICTURES)).items():
+                found[f"{split}_Capture{capture}", sequence] = sorted(pictures)
+        return dict(sorted(found.items()))
+
+    def _said(self, split: str, name: str) -> Any:
+        """A label file, kept until one of another split is asked for."""
+        if self._held_split != split:
+            self._held, self._held_split = {}, split
+        if name not in self._held:
+            self._held[name] = _read_json(self._file(split, name))
+        return self._held[name]
+
+    def units(self) -> Sequence[Unit]:
+        """A unit per capture and sequence, all cameras together."""
+        return [Unit(subject, sequence, "", _action(sequence)) for subject, sequence in self._pictures]
+
+    def label_files(self, unit: Unit) -> Sequence[Path]:
+        """The files of its split."""
+        return self._files(_split_and_capture(unit)[0])
+
+    def splits(self) -> dict[str, list[str]]:
+        """The published split."""
+        subjects = sorted({subject for subject, _ in self._pictures})
+        return {split: [name for name in subjects if name.startswith(f"{split}_")] for split in SPLITS}
+
+    def pictures(self, unit: Unit) -> Iterator[PictureFile]:
+        """By camera and frame."""
+        return (self._picture(unit, picture) for picture in self._pictures[unit.subject, unit.sequence])
+
+    def _picture(self, unit: Unit, picture: Picture) -> PictureFile:
+        return PictureFile(self.root / "images" / _split_and_capture(unit)[0] / picture.file)
+
+    def labels_of(self, unit: Unit) -> SequenceLabels:
+        """Cameras and hands of its pictures."""
+        split, capture = _split_and_capture(unit)
+        pictures = self._pictures[unit.subject, unit.sequence]
+        cameras = {
+            camera: self._camera(split, capture, camera) for camera in sorted({item.camera for item in pictures})
+        }
+        hands, left_out = {}, {}
+        for frame in sorted({picture.frame for picture in pictures}):
+            hands[frame], left_out[frame] = self._hands(split, capture, str(frame))
+        return SequenceLabels(pictures, cameras, hands, left_out)
+
+    def shots(self, unit: Unit, labels: SequenceLabels) -> Iterator[Shot]:
+        """Pictures of one sequence; the view is the camera's number."""
+        for picture in labels.pictures:
+            intrinsics, cam_from_world = labels.cameras[picture.camera]
+            yield Shot(
+                picture.camera,
+                picture.frame,
+                self._picture(unit, picture),
+                (picture.height, picture.width),
+                intrinsics,
+                labels.hands[picture.frame],
+                cam_from_world,
+                left_out=labels.left_out[picture.frame],
+            )
+
+    def _hands(self, split: str, capture: str, frame: str) -> tuple[tuple[HandLabel, ...], tuple[tuple[str, str], ...]]:
+        """Hands of one moment, and (side, reason) of those without usable labels."""
+        fits = self._said(split, _FITS).get(capture, {}).get(frame, {})
+        stated = self._said(split, _JOINTS).get(capture, {}).get(frame)
+        hands, lost = [], []
+        for order, side in enumerate(_SIDES):
+            if fits.get(side) is not None:
+                hands.append(self._hand(fits[side], side, _joints(stated, order), (capture, frame)))
+            elif stated is None or stated["hand_type"] in (side, "interacting"):
+                lost.append((side, NO_MANO_FIT))
+        return tuple(hands), tuple(lost)
+
+    def _hand(self, fit: dict[str, Any], side: Side, joints: np.ndarray | None, where: tuple[str, str]) -> HandLabel:
+        try:
+            pose, betas, shift = (
+                np.asarray(fit[name], np.float64).reshape(count)
+                for name, count in (("pose", 48), ("shape", 10), ("trans", 3))
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise DataError(
+                f"MANO_NeuralAnnot of capture {where[0]}, frame {where[1]}, {side}: expected pose 48, shape 10 and "
+                f"trans 3 ({error}); get the file again."
+            ) from None
+        return HandLabel(side, pose[:3], pose[3:], betas, shift, joints)
+
+    def _camera(self, split: str, capture: str, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Intrinsics (3, 3), pixels, and pose (4, 4), metres."""
+        camera = str(number)
+        try:
+            found = self._said(split, _CAMERAS)[capture]
+            focal, point = found["focal"][camera], found["princpt"][camera]
+            rotation = np.asarray(found["camrot"][camera], np.float64).reshape(3, 3)
+            centre = mm_to_m(np.asarray(found["campos"][camera], np.float64).reshape(3))
+        except (KeyError, ValueError) as error:
+            raise DataError(f"camera {camera} of capture {capture} ({split}) is not calibrated ({error})") from None
+        pose = np.eye(4)
+        pose[:3, :3], pose[:3, 3] = rotation, -rotation @ centre
+        return np.array([[focal[0], 0, point[0]], [0, focal[1], point[1]], [0, 0, 1]], np.float64), pose
+
+
+def _joints(stated: dict[str, Any] | None, order: int) -> np.ndarray | None:
+    """(21, 3) metres, world frame, OpenPose order, NaN where a joint is not valid; None where none is stated."""
+    if stated is None:
+        return None
+    mine = slice(21 * order, 21 * order + 21)
+    valid = np.asarray(stated["joint_valid"], bool).reshape(-1)[mine]
+    points = np.asarray(stated["world_coord"], np.float64).reshape(-1, 3)[mine]
+    return mm_to_m(np.where(valid[:, None], points, np.nan)[list(_OPENPOSE_FROM_INTERHAND)])
+
+
+def _split_and_capture(unit: Unit) -> tuple[str, str]:
+    """ "train_Capture3" is capture "3" of the training split."""
+    split, capture = unit.subject.split("_Capture", 1)
+    return split, capture
+
+
+def _action(sequence: str) -> str:
+    """ "0390_dh_touchROM" is the range of motion of touching hands."""
+    return re.sub(r"^\d+_", "", sequence)
+
+
+def _read_pictures(path: Path) -> dict[tuple[str, str], list[Picture]]:
+    """(capture, sequence) to pictures; the rest of the file, most of it, is dropped while it is read."""
+    found: dict[tuple[str, str], list[Picture]] = {}
+
+    def keep(entry: dict[str, Any]) -> None:
+        if "file_name" in entry:
+            picture = Picture(
+                int(entry["camera"]),
+                int(entry["frame_idx"]),
+                entry["file_name"],
+                int(entry["height"]),
+                int(entry["width"]),
+            )
+            found.setdefault((str(entry["capture"]), entry["seq_name"]), []).append(picture)
+
+    try:
+        _read_json(path, keep)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: a picture's entry is not complete ({error}); get the file again.") from None
+    return found
+
+
+def _read_json(path: Path, of_each_object: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    try:
+        return json.loads(path.read_text(), object_hook=of_each_object)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged ({error}); get the file again.") from None

@@ -1,0 +1,137 @@
+"""Reading MANO's model files, official `.pkl` or `.npz`, without running code stored in them.
+
+Convention: metres, radians, in the model's own frame; arrays in float64 as MANO names and orders them.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from hawor_pipeline.core.mano import ManoArrays, Side
+from hawor_pipeline.core.skeleton import FACE_COUNT, MANO_JOINT_COUNT, MANO_PARENTS, SHAPE_COUNT, VERTEX_COUNT
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.untrusted.safe_load import load_npz, load_pickle
+
+_FOLDERS = ("", "mano", "mano_v1_2/models", "models")
+_SHAPE_OF = {
+    "v_template": (VERTEX_COUNT, 3),
+    "posedirs": (VERTEX_COUNT, 3, 9 * (MANO_JOINT_COUNT - 1)),
+    "J_regressor": (MANO_JOINT_COUNT, VERTEX_COUNT),
+    "weights": (VERTEX_COUNT, MANO_JOINT_COUNT),
+    "f": (FACE_COUNT, 3),
+    "hands_mean": (3 * (MANO_JOINT_COUNT - 1),),
+}
+
+
+def find_mano(path: str | Path, side: Side) -> Path:
+    """Find the model file of one side.
+
+    Args:
+        path: the file itself, or a folder as unpacked from mano_v1_2.zip or as smplx expects it.
+        side: "right" or "left".
+
+    Returns:
+        Path of `MANO_RIGHT` or `MANO_LEFT`, `.npz` before `.pkl`.
+
+    Raises:
+        ConfigError: there is none; the message names the places searched and how to get MANO.
+    """
+    if side not in ("right", "left"):
+        raise ConfigError(f"found side {side!r}, expected 'right' or 'left'.")
+    root = Path(path)
+    if root.is_file():
+        return root
+    name = f"MANO_{side.upper()}"
+    searched = [root / folder / f"{name}{suffix}" for folder in _FOLDERS for suffix in (".npz", ".pkl")]
+    for candidate in searched:
+        if candidate.is_file():
+            return candidate
+    places = ", ".join(str(p.parent) for p in searched[::2])
+    raise ConfigError(
+        f"no {name}.npz or {name}.pkl found; searched {places}. Register at https://mano.is.tue.mpg.de, download "
+        f"mano_v1_2.zip, unpack it and give its folder; or use the hand model of the built-in sample."
+    )
+
+
+def load_mano(path: str | Path, side: Side, *, fix_left_shapedirs: bool = False) -> ManoArrays:
+    """Read one side of MANO from a `.npz` or `.pkl` file without running code stored in it.
+
+    Args:
+        path: the file or a folder that holds it, see `find_mano`.
+        side: "right" or "left".
+        fix_left_shapedirs: flip the x component of the left shape directions, whose sign is wrong in the official file.
+            ARCTIC and DexYCB were fitted with the file as it is, so the default leaves it. Only for side "left".
+
+    Returns:
+        The arrays, in float64.
+
+    Raises:
+        ConfigError: there is no such file, or the fix is asked for on the right side.
+        DataError: the file lacks an array, or one has the wrong shape, kinematic tree or values.
+
+    Source:
+        File format of MANO v1.2 as smplx reads it.
+    """
+    if fix_left_shapedirs and side != "left":
+        raise ConfigError("found fix_left_shapedirs=True with side 'right'; only the left file needs the fix.")
+    file = find_mano(path, side)
+    raw = load_npz(file) if file.suffix == ".npz" else load_pickle(file)
+    if not isinstance(raw, dict):
+        raise DataError(f"{file}: holds {type(raw).__name__}, expected a dictionary of arrays; get MANO v1.2.")
+    arrays = {name: _checked(raw, name, shape, file) for name, shape in _SHAPE_OF.items()}
+    shape_dirs = _dense(raw, "shapedirs", file)
+    if shape_dirs.shape[:2] != (VERTEX_COUNT, 3) or shape_dirs.ndim != 3 or shape_dirs.shape[2] < SHAPE_COUNT:
+        raise DataError(f"{file}: found shapedirs of shape {shape_dirs.shape}, expected (778, 3, 10); get MANO v1.2.")
+    if not np.isfinite(shape_dirs).all():
+        raise DataError(f"{file}: shapedirs holds values that are not finite; get the file again.")
+    shape_dirs = np.ascontiguousarray(shape_dirs[:, :, :SHAPE_COUNT], np.float64)
+    if fix_left_shapedirs:
+        shape_dirs = shape_dirs * np.array([-1.0, 1.0, 1.0])[:, None]
+    parents = _dense(raw, "kintree_table", file)[0].astype(np.int64)
+    if tuple(parents[1:]) != MANO_PARENTS[1:]:
+        raise DataError(f"{file}: found parents {parents.tolist()}, expected {list(MANO_PARENTS)}; this is not MANO.")
+    faces = arrays["f"].astype(np.int64)
+    if faces.min() < 0 or faces.max() >= VERTEX_COUNT:
+        raise DataError(f"{file}: face indices reach from {faces.min()} to {faces.max()}, expected 0 to 777.")
+    return ManoArrays(
+        side=side,
+        path=file,
+        template=arrays["v_template"],
+        shape_dirs=shape_dirs,
+        pose_dirs=arrays["posedirs"],
+        joint_regressor=arrays["J_regressor"],
+        skin_weights=arrays["weights"],
+        faces=faces,
+        hands_mean=arrays["hands_mean"],
+    )
+
+
+def load_pose_components(path: str | Path, side: Side) -> np.ndarray:
+    """MANO's principal pose components, (45, 45): pose = coefficients @ components, about the mean pose.
+
+    Raises:
+        ConfigError: there is no such file.
+        DataError: the file lacks them, or they have another shape.
+    """
+    file = find_mano(path, side)
+    raw = load_npz(file) if file.suffix == ".npz" else load_pickle(file)
+    return _checked(raw, "hands_components", (45, 45), file)
+
+
+def _dense(raw: dict, name: str, file: Path) -> np.ndarray:
+    if name not in raw:
+        raise DataError(f"{file}: found no array {name!r}, expected a MANO hand model; get MANO v1.2.")
+    value = raw[name]
+    return np.asarray(value.toarray() if hasattr(value, "toarray") else value)
+
+
+def _checked(raw: dict, name: str, shape: tuple[int, ...], file: Path) -> np.ndarray:
+    array = _dense(raw, name, file)
+    if name == "hands_mean":
+        array = array.reshape(-1)
+    if array.shape != shape:
+        raise DataError(f"{file}: found {name} of shape {array.shape}, expected {shape}; get MANO v1.2.")
+    array = np.ascontiguousarray(array, np.float64)
+    if not np.isfinite(array).all():
+        raise DataError(f"{file}: {name} holds values that are not finite; get the file again.")
+    return array

@@ -1,0 +1,93 @@
+"""The estimate before a conversion against the conversion itself, and that it writes nothing."""
+
+import json
+import shutil
+
+import pytest
+
+from hawor_pipeline.cli import main
+from hawor_pipeline.config import ConversionConfig
+from hawor_pipeline.conversion import dry_run as module
+from hawor_pipeline.conversion.convert import convert_subject
+from hawor_pipeline.conversion.dry_run import dry_run
+from hawor_pipeline.conversion.prepare import estimate
+from hawor_pipeline.errors import ConfigError, DataError
+
+SETTINGS = ConversionConfig(target_resolution=(64, 64), views=(0, 1, 4))
+
+
+def test_estimate_equals_what_conversion_then_makes(raw_copy, tmp_path):
+    said = dry_run(raw_copy, tmp_path / "out", SETTINGS, subjects=["s05", "s03"], workers=1)
+    assert not (tmp_path / "out").exists()
+    made = convert_subject(raw_copy, None, "s05", tmp_path / "out", SETTINGS, workers=0)
+    assert said["crops"] == pytest.approx(made.info["rows"], rel=0.02)
+    assert said["gigabytes"] * 1e9 == pytest.approx(made.info["bytes"], rel=0.5, abs=5e5)
+    assert said["sequences_to_convert"] == 1 and said["hours"] >= 0 and said["enough_disk"]
+    assert "withheld" in said["subjects_without_samples"]["s03"]
+    again = dry_run(raw_copy, tmp_path / "out", SETTINGS, subjects=["s05"], workers=1)
+    assert (again["sequences_to_convert"], again["sequences_reused"], again["crops"]) == (0, 1, 0)
+
+
+def test_command_says_it_and_names_what_would_fail(raw_copy, tmp_path, capsys):
+    array = next((raw_copy / "raw_seqs/s05").glob("*.object.npy"))
+    array.write_bytes(array.read_bytes()[:-9])
+    arguments = ["prepare", "--arctic-root", str(raw_copy), "--output-dir", str(tmp_path / "out"), "--dry-run"]
+    assert main([*arguments, "--subjects", "s05"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert array.name in said["problems"][0] and said["crops"] == 0
+    assert main([*arguments, "--subjects", "s99"]) == 2
+
+
+def test_damaged_pictures_are_problems_of_their_sequence_and_the_rest_is_measured(raw_copy, tmp_path):
+    whole = dry_run(raw_copy, tmp_path / "out", SETTINGS, subjects=["s05"], workers=1)
+    assert whole["problems"] == [] and whole["pictures_looked_at"] == len(list((raw_copy / "images").rglob("*.jpg")))
+    pictures = sorted((raw_copy / "images").rglob("[14]/*.jpg"))
+    short, other = pictures[2], pictures[5]
+    short.write_bytes(short.read_bytes()[:-100])
+    other.write_bytes(b"no picture")
+    said = dry_run(raw_copy, tmp_path / "out", SETTINGS, subjects=["s05"], workers=1)
+    sequence = short.parent.parent.name
+    assert all(problem.startswith(f"s05/{sequence}: ") for problem in said["problems"])
+    for damaged in (short, other):
+        assert sum(str(damaged) in problem for problem in said["problems"]) == 1
+    assert said["crops"] == pytest.approx(whole["crops"], rel=0.2)
+    assert said["measured"]["kilobytes_per_crop"] == pytest.approx(whole["measured"]["kilobytes_per_crop"], rel=0.2)
+    with pytest.raises(DataError, match="JPEG"):
+        convert_subject(raw_copy, None, "s05", tmp_path / "out", SETTINGS, workers=0)
+
+
+def test_every_damaged_file_is_listed_not_only_the_first(raw_copy, tmp_path):
+    sequence = next((raw_copy / "images/s05").iterdir()).name
+    for copy in ("two", "three"):
+        name = f"{sequence.split('_')[0]}_use_{copy}"
+        shutil.copytree(raw_copy / "images/s05" / sequence, raw_copy / "images/s05" / name)
+        for part in ("mano", "object", "egocam.dist"):
+            shutil.copy(raw_copy / f"raw_seqs/s05/{sequence}.{part}.npy", raw_copy / f"raw_seqs/s05/{name}.{part}.npy")
+        (raw_copy / f"raw_seqs/s05/{name}.{'mano' if copy == 'two' else 'object'}.npy").write_bytes(b"damaged")
+    said = dry_run(raw_copy, tmp_path / "out", SETTINGS, subjects=["s05"], workers=1)
+    assert [problem.split(": ")[0].rsplit("_", 1)[1] for problem in said["problems"]] == ["three", "two"]
+    assert said["crops"] > 0
+    mesh = raw_copy / "meta/object_vtemplates" / sequence.split("_")[0] / "top.obj"
+    mesh.write_text("v 1 2\nf 1 2 3\n")
+    assert any("top.obj" in p for p in dry_run(raw_copy, tmp_path / "out", SETTINGS, subjects=["s05"])["problems"])
+
+
+def test_too_small_a_disk_is_exit_code_1(raw_copy, tmp_path, monkeypatch):
+    usage = shutil._ntuple_diskusage(10, 10, 0)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
+    arguments = ["prepare", "--arctic-root", str(raw_copy), "--output-dir", str(tmp_path / "out"), "--dry-run"]
+    assert main([*arguments, "--subjects", "s05", "--num-workers", "1"]) == 1
+
+
+def test_what_a_conversion_would_refuse_is_a_problem_or_refused(raw_copy, tmp_path):
+    out = tmp_path / "out"
+    assert "withheld" in estimate(raw_copy, out, subjects=["s03"])["problems"][0]
+    assert "no pictures" in estimate(raw_copy, out, subjects=["s05"], settings={"views": (7,)})["problems"][0]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        estimate(raw_copy, tmp_path / "file", subjects=["s05"])
+    pictures = sorted(next((raw_copy / "images/s05").glob("*/1")).glob("*.jpg"))
+    for path in pictures[1:]:
+        path.unlink()
+    problems = estimate(raw_copy, out, subjects=["s05"], settings={"max_left_out_share": 0.1})["problems"]
+    assert any("counts of pictures and ground truth disagree" in problem for problem in problems)

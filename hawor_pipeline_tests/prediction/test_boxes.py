@@ -1,0 +1,60 @@
+"""Boxes from a CSV: read as documented, and clear about the line that cannot be right."""
+
+from pathlib import Path
+
+import pytest
+
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.prediction.boxes import HandBox, read_boxes
+
+HEADER = "image,side,x_min,y_min,x_max,y_max"
+
+
+def write(folder: Path, *lines: str, header: str = HEADER) -> Path:
+    path = folder / "boxes.csv"
+    path.write_text("\n".join((header, *lines)) + "\n")
+    return path
+
+
+def test_boxes_by_picture_and_side(tmp_path: Path) -> None:
+    boxes = read_boxes(
+        write(tmp_path, "s03/a/1/00010.jpg,left,1,2,5,10", "s03/a/1/00010.jpg,right,0,0,3.5,1", "7,left,0,0,1,1")
+    )
+    assert boxes["s03/a/1/00010.jpg"] == {"left": HandBox(1, 2, 5, 10), "right": HandBox(0, 0, 3.5, 1)}
+    assert list(boxes) == ["s03/a/1/00010.jpg", "7"]
+
+
+def test_the_square_is_that_of_the_conversion() -> None:
+    center, side = HandBox(10, 20, 40, 50).square(1.2)  # 30 x 30: the width counts by 4/3
+    assert center.tolist() == [25, 35]
+    assert side == pytest.approx(1.2 * 40)
+    assert HandBox(0, 0, 3, 30).square(1.0)[1] == 30
+
+
+def test_of_two_boxes_the_surer_one_counts(tmp_path: Path) -> None:
+    header = HEADER + ",confidence,detector"
+    lines = ("a.jpg,left,0,0,1,1,0.4,x", "a.jpg,left,0,0,2,2,0.9,x", "a.jpg,left,0,0,3,3,0.5,x")
+    assert read_boxes(write(tmp_path, *lines, header=header))["a.jpg"]["left"].x_max == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a.jpg,links,0,0,1,1", "line 3: side 'links', expected left or right"),
+        ("a.jpg,left,5,0,1,1", "line 3: box .* expected x_min < x_max"),
+        ("a.jpg,left,0,0,inf,1", "line 3: box"),
+        ("a.jpg,left,0,0,,1", "1 lines have no x_max"),
+        ("b.jpg,left,0,0,1,1", "line 3: a second box of the left hand in b.jpg"),
+        ("a.jpg,left,0,0,one,1", "not readable as CSV"),
+    ],
+)
+def test_lines_that_cannot_be_right(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_boxes(write(tmp_path, "b.jpg,left,0,0,1,1", line))
+
+
+def test_missing_file_and_missing_column(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"does not exist; expected a CSV"):
+        read_boxes(tmp_path / "no.csv")
+    with pytest.raises(DataError, match="no column y_max"):
+        read_boxes(write(tmp_path, "a,left,0,0,1", header="image,side,x_min,y_min,x_max"))

@@ -1,0 +1,160 @@
+"""Predictions for a person's own footage: what is written agrees with itself, and left is the mirror image of right."""
+
+import av
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from hawor_pipeline.cli import main
+from hawor_pipeline.core.mano import ManoLayer
+from hawor_pipeline.core.rotations import axis_angle_to_rotmat
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.models.hawor import build_model
+from hawor_pipeline.prediction.predict_footage import predict_footage
+from hawor_pipeline.untrusted.mano_files import load_mano
+from hawor_pipeline_tests.training.conftest import tiny_config
+from hawor_pipeline_tests.training.hand_shards import write_mano
+
+HEIGHT, WIDTH, FRAMES, FOCAL = 240, 320, 5, 400.0
+HEADER = "image,side,x_min,y_min,x_max,y_max\n"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A network with random weights, hand models, pictures, and boxes of a right and a mirrored left hand."""
+    root = tmp_path_factory.mktemp("footage")
+    write_mano(root / "mano")
+    torch.manual_seed(0)
+    model = build_model(tiny_config(root)).eval()
+    model.mano_head.set_mean(torch.eye(3)[:, :2].flatten().repeat(16), torch.zeros(10), torch.tensor([7.0, 0.0, 0.0]))
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    plain = {"network": model.network.to_dict(), "hyper_parameters": {"config": {"clip_length": 3}}}
+    torch.save({"state_dict": state, **plain}, root / "net.ckpt")
+    rng = np.random.default_rng(1)
+    boxes = [HEADER]
+    (root / "pictures").mkdir()
+    for frame in range(FRAMES):
+        half = cv2.resize(rng.integers(0, 255, (6, 4, 3), dtype=np.uint8), (WIDTH // 2, HEIGHT))
+        cv2.imwrite(str(root / "pictures" / f"f{frame}.png"), np.concatenate((half, half[:, ::-1]), 1))
+        if frame != 2:  # a frame without hands
+            boxes.append(f"f{frame}.png,right,30,60,110,180\n")
+            boxes.append(f"f{frame}.png,left,{WIDTH - 1 - 110},60,{WIDTH - 1 - 30},180\n")
+    (root / "boxes.csv").write_text("".join(boxes))
+    return root
+
+
+@pytest.fixture(scope="module")
+def output(place):
+    arguments = ["predict", "--checkpoint", place / "net.ckpt", "--input", place / "pictures", "--boxes"]
+    arguments += [place / "boxes.csv", "--focal", FOCAL, "--output", place / "out", "--mano-dir", place / "mano"]
+    assert main([str(word) for word in arguments]) == 0
+    return place / "out"
+
+
+def _hands(folder):
+    rows = pq.read_table(folder / "hands.parquet").to_pylist()
+    return {(row["frame"], row["side"]): {n: np.array(v) for n, v in row.items() if n != "image"} for row in rows}
+
+
+def read_ply(path):
+    """Vertices and faces by the header's own words."""
+    header, body = path.read_bytes().split(b"end_header\n", 1)
+    counts = [int(line.split()[2]) for line in header.decode().splitlines() if line.startswith("element")]
+    vertices = np.frombuffer(body[: 12 * counts[0]], "<f4").reshape(-1, 3)
+    faces = np.frombuffer(body[12 * counts[0] :], np.dtype([("n", "u1"), ("i", "<i4", 3)]))
+    assert (faces["n"] == 3).all() and len(faces) == counts[1]
+    return vertices, faces["i"]
+
+
+def test_one_row_and_one_mesh_per_boxed_hand(output):
+    hands = _hands(output)
+    assert sorted(hands) == [(frame, side) for frame in (0, 1, 3, 4) for side in ("left", "right")]
+    meshes = {path.name for path in (output / "meshes").iterdir()}
+    assert meshes == {f"{frame:06d}_{side}.ply" for frame, side in hands}
+    metadata = pq.read_schema(output / "hands.parquet").metadata
+    assert float(metadata[b"focal_px"]) == FOCAL and len(metadata[b"checkpoint_sha256"]) == 64
+
+
+def test_parameters_joints_pixels_and_mesh_describe_one_hand(output, place):
+    """The body model posed by the table's axis angles gives its joints, the mesh file, and by the camera the pixels."""
+    layer = ManoLayer(load_mano(place / "mano", "right")).double()
+    for (frame, side), hand in _hands(output).items():
+        mirror = torch.tensor([1.0 if side == "right" else -1.0, 1, 1], dtype=torch.float64)
+        angles = torch.from_numpy(np.concatenate((hand["global_orient"], hand["hand_pose"])).reshape(16, 3))
+        turned = angles if side == "right" else angles * torch.tensor([1.0, -1, -1])
+        posed = layer(axis_angle_to_rotmat(turned)[None], torch.from_numpy(hand["betas"])[None])
+        translation = torch.from_numpy(hand["translation_m"])
+        joints = (posed.joints[0] * mirror + translation).numpy()
+        np.testing.assert_allclose(joints, hand["joints_cam_m"].reshape(21, 3), atol=1e-6)
+        vertices, faces = read_ply(output / "meshes" / f"{frame:06d}_{side}.ply")
+        np.testing.assert_allclose(vertices, (posed.vertices[0] * mirror + translation).numpy(), atol=1e-6)
+        expected = layer.faces.numpy() if side == "right" else layer.faces.numpy()[:, ::-1]
+        np.testing.assert_array_equal(faces, expected)
+        center = np.array([(WIDTH - 1) / 2, (HEIGHT - 1) / 2])
+        pixels = FOCAL * joints[:, :2] / joints[:, 2:] + center
+        np.testing.assert_allclose(pixels, hand["joints_px"].reshape(21, 2), atol=1e-3)
+
+
+def test_the_left_hand_of_a_mirrored_picture_is_the_mirrored_right_hand(output):
+    """Each picture's right half mirrors its left half, and so do the boxes."""
+    hands = _hands(output)
+    for frame in (0, 1, 3, 4):
+        right, left = hands[frame, "right"], hands[frame, "left"]
+        np.testing.assert_allclose(left["betas"], right["betas"], atol=0.02)
+        mirrored = right["joints_cam_m"].reshape(21, 3) * [-1, 1, 1]
+        np.testing.assert_allclose(left["joints_cam_m"].reshape(21, 3), mirrored, atol=0.004)
+
+
+def test_the_film_has_every_frame_and_meshes_only_where_hands_are(output, place):
+    with av.open(str(output / "overlay.mp4")) as film:
+        frames = [frame.to_ndarray(format="bgr24").astype(int) for frame in film.decode(video=0)]
+        assert float(film.streams.video[0].average_rate) == 30.0
+    assert [frame.shape for frame in frames] == [(HEIGHT, WIDTH, 3)] * FRAMES
+    changed = []
+    for number, frame in enumerate(frames):
+        original = cv2.imread(str(place / "pictures" / f"f{number}.png")).astype(int)
+        changed.append(float((np.abs(frame - original).max(-1) > 60).mean()))
+    assert changed[2] < 0.005 < min(changed[:2] + changed[3:])
+
+
+def test_a_video_gives_what_its_frames_give(place, tmp_path):
+    """Losslessly encoded; a video's frames go by number."""
+    with av.open(str(tmp_path / "v.mkv"), "w") as file:
+        stream = file.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "bgr0"
+        for number in range(FRAMES):
+            picture = cv2.imread(str(place / "pictures" / f"f{number}.png"))
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")):
+                file.mux(packet)
+        for packet in stream.encode(None):
+            file.mux(packet)
+    text = (place / "boxes.csv").read_text()
+    for number in range(FRAMES):
+        text = text.replace(f"f{number}.png", str(number))
+    (tmp_path / "boxes.csv").write_text(text)
+    files = (place / "net.ckpt", tmp_path / "v.mkv", tmp_path / "boxes.csv", tmp_path / "out", place / "mano")
+    result = predict_footage(*files, focal_px=FOCAL)
+    assert (result.frames, result.hands, result.focal_is_assumed) == (FRAMES, 8, False)
+    for key, hand in _hands(place / "out").items():
+        np.testing.assert_allclose(_hands(tmp_path / "out")[key]["joints_cam_m"], hand["joints_cam_m"], atol=1e-6)
+
+
+def test_mistakes_are_named_before_anything_is_written(place, output, tmp_path):
+    def predict(source=place / "pictures", boxes=place / "boxes.csv", folder=tmp_path / "new", **more):
+        return predict_footage(place / "net.ckpt", source, boxes, folder, place / "mano", **more)
+
+    (tmp_path / "b.csv").write_text(HEADER + "nobody.png,left,1,1,5,5\n")
+    (tmp_path / "no.mp4").write_bytes(b"not a video")
+    with pytest.raises(DataError, match=r"nobody\.png.*f0\.png"):
+        predict(boxes=tmp_path / "b.csv")
+    with pytest.raises(DataError, match=r"no\.mp4: no readable video"):
+        predict(source=tmp_path / "no.mp4")
+    with pytest.raises(ConfigError, match="does not exist"):
+        predict(source=tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="not empty"):
+        predict(folder=output)
+    with pytest.raises(ConfigError, match="above 0"):
+        predict(focal_px=-1.0)
+    assert not (tmp_path / "new").exists()
