@@ -46,7 +46,7 @@ class Source:
         self.sequence = next((arctic / "raw_seqs" / SUBJECT).glob("*.mano.npy")).name.split(".")[0]
         self.arrays = [arctic / "raw_seqs" / SUBJECT / f"{self.sequence}.{part}.npy" for part in PARTS]
         views = [arctic / "images" / SUBJECT / self.sequence / str(view) for view in SETTINGS.views]
-        self.pictures = [path for view in views for path in sorted(view.glob("*.jpg"))]
+        self.images = [path for view in views for path in sorted(view.glob("*.jpg"))]
         name = self.sequence.split("_")[0]
         self.meta = [arctic / "meta/misc.json", *sorted((arctic / "meta/object_vtemplates" / name).glob("*.obj"))]
 
@@ -180,18 +180,18 @@ def change_meta(path: Path) -> Damage:
     return damage
 
 
-def change_pictures(pictures: list[Path]) -> Damage:
+def change_images(images: list[Path]) -> Damage:
     """Pictures that are missing, empty, something else, of another size, or too many."""
 
     def damage(rng: np.random.Generator) -> None:
-        path = pictures[int(rng.integers(len(pictures)))]
+        path = images[int(rng.integers(len(images)))]
         ways = [
             lambda: path.unlink(),
             lambda: path.write_bytes(b""),
             lambda: path.write_text("not a picture"),
             lambda: shutil.copy(path, path.with_name(f"{int(rng.integers(100, 99999)):05d}.jpg")),
             lambda: path.write_bytes(path.read_bytes()[:2] + path.read_bytes()[500:]),
-            lambda: [p.unlink() for p in rng.choice(np.array(pictures, object), 5, replace=False)],
+            lambda: [p.unlink() for p in rng.choice(np.array(images, object), 5, replace=False)],
         ]
         ways[int(rng.integers(len(ways)))]()
 
@@ -200,22 +200,22 @@ def change_pictures(pictures: list[Path]) -> Damage:
 
 def structural(source: Source, rng: np.random.Generator) -> Damage:
     """Damage that must be seen without any checksum."""
-    picture = source.pictures[int(rng.integers(len(source.pictures)))]
+    image = source.images[int(rng.integers(len(source.images)))]
     array = source.arrays[int(rng.integers(len(source.arrays)))]
     meta = source.meta[int(rng.integers(len(source.meta)))]
     choices = [
-        cut(picture),
+        cut(image),
         cut(array),
         cut(meta) if meta.suffix == ".json" else cut(array),
         change_array(array),
         change_array(array),
         change_meta(source.meta[0]),
-        change_pictures(source.pictures),
+        change_images(source.images),
     ]
     return choices[int(rng.integers(len(choices)))]
 
 
 def flipped(source: Source, rng: np.random.Generator) -> Damage:
     """One to three flipped bits in any file."""
-    files = [*source.pictures, *(5 * source.arrays), *(3 * source.meta)]
+    files = [*source.images, *(5 * source.arrays), *(3 * source.meta)]
     return flip(files[int(rng.integers(len(files)))], int(rng.integers(1, 4)))

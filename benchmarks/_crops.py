@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import simplejpeg
-from _frames import Pictures
+from _frames import Images
 from _measure import Row, from_rounds
 from _plain import warp_square
 from PIL import Image
@@ -59,9 +59,9 @@ def draw_boxes(rng: np.random.Generator, count: int, size: tuple[int, int]) -> l
     return boxes
 
 
-def measure_crops(pictures: Pictures, rounds: int) -> list[Row]:
+def measure_crops(images: Images, rounds: int) -> list[Row]:
     """Rows of decode-crop-encode; prints the floor and the picture quality beside them."""
-    jpegs = list(pictures.jpegs.values())
+    jpegs = list(images.jpegs.values())
     size = simplejpeg.decode_jpeg_header(jpegs[0])[:2]
     ways = decoders()
     rng = np.random.default_rng(0)

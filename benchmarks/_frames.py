@@ -25,7 +25,7 @@ _QUALITIES = range(95, 29, -1)
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class Images:
     """Painted moments: view and moment to JPEG."""
 
     image_source: str
@@ -44,7 +44,7 @@ def make_base(root: Path) -> SampleSpec:
     return spec
 
 
-def paint(root: Path, spec: SampleSpec, image_source: str, views: tuple[int, ...] = tuple(range(9))) -> Pictures:
+def paint(root: Path, spec: SampleSpec, image_source: str, views: tuple[int, ...] = tuple(range(9))) -> Images:
     """Paint the moments in all views, and encode them so that a picture has about the size ARCTIC's have."""
     spec = replace(spec, image_source=image_source, views=views)
     (plan,) = plan_sequences(spec)
@@ -53,21 +53,21 @@ def paint(root: Path, spec: SampleSpec, image_source: str, views: tuple[int, ...
     with one_thread():
         motion, rigs = build_motion(mano, spec, plan)
         painted = {
-            (view, number - plan.ioi_offset): picture
-            for view, pictures in paint_views(motion, rigs, spec, plan, numbers)
-            for number, picture in pictures
+            (view, number - plan.ioi_offset): image
+            for view, images in paint_views(motion, rigs, spec, plan, numbers)
+            for number, image in images
         }
     probe = list(painted.values())[:: max(1, len(painted) // 4)]
     quality = next(q for q in _QUALITIES if np.mean([len(_encode(p, q)) for p in probe]) <= BYTES[image_source])
-    return Pictures(image_source, {key: _encode(picture, quality) for key, picture in painted.items()})
+    return Images(image_source, {key: _encode(image, quality) for key, image in painted.items()})
 
 
-def _encode(picture: np.ndarray, quality: int) -> bytes:
-    encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+def _encode(image: np.ndarray, quality: int) -> bytes:
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return encoded.tobytes()
 
 
-def write_source(base: Path, root: Path, pictures: Pictures, copies: int, sequences: int) -> list[str]:
+def write_source(base: Path, root: Path, images: Images, copies: int, sequences: int) -> list[str]:
     """Write raw data in ARCTIC's layout below `root`; copies are links. Returns the names of the sequences."""
     arctic = root / "arctic"
     for folder in ("meta", "splits_json"):
@@ -80,8 +80,8 @@ def write_source(base: Path, root: Path, pictures: Pictures, copies: int, sequen
     names = [f"{stem}_{number:02d}" for number in range(1, sequences + 1)]
     for name in names:
         _write_arrays(base, arctic, first, name, copies)
-        for (view, moment), jpeg in pictures.jpegs.items():
-            folder = arctic / pictures.image_source / SUBJECT / name / str(view)
+        for (view, moment), jpeg in images.jpegs.items():
+            folder = arctic / images.image_source / SUBJECT / name / str(view)
             folder.mkdir(parents=True, exist_ok=True)
             paths = [folder / f"{offset + c * len(MOMENTS) + MOMENTS.index(moment):05d}.jpg" for c in range(copies)]
             paths[0].write_bytes(jpeg)

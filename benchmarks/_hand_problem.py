@@ -74,7 +74,7 @@ def _take(struct, index: Tensor):
 
 
 def load_clips(
-    shards_dir: Path, mano: ManoLayer, subjects: tuple[str, ...], at_most: int | None = None, picture_px: int = 0
+    shards_dir: Path, mano: ManoLayer, subjects: tuple[str, ...], at_most: int | None = None, image_px: int = 0
 ) -> Clips:
     """All clips of some subjects, or as many as said, spread evenly; with pictures of this side, or without."""
     shards = open_shards(shards_dir, subjects)
@@ -82,9 +82,9 @@ def load_clips(
     clips = training_clips(shards.table, CLIP, CLIP, rows.valid.numpy())
     if at_most is not None and len(clips) > at_most:
         clips = clips.take(np.linspace(0, len(clips) - 1, at_most).round().astype(np.int64))
-    batch = ClipDataset(shards, rows, clips, picture_px or SMALLEST_PX)[range(len(clips))]
+    batch = ClipDataset(shards, rows, clips, image_px or SMALLEST_PX)[range(len(clips))]
     vertices = mano(batch.target.rotmats, batch.target.betas).vertices + batch.target.translation_m[..., None, :]
-    return Clips(vertices, batch if picture_px else replace(batch, images=batch.images[..., :0]))
+    return Clips(vertices, batch if image_px else replace(batch, images=batch.images[..., :0]))
 
 
 class Network(nn.Module):

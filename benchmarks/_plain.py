@@ -46,7 +46,7 @@ class PlainConverter:
     @torch.no_grad()
     def convert(
         self,
-        pictures: Path,
+        images: Path,
         subject: str,
         sequence: str,
         output: Path,
@@ -56,7 +56,7 @@ class PlainConverter:
         """Convert one sequence; returns the number of hands.
 
         Args:
-            pictures: folder with a folder per view.
+            images: folder with a folder per view.
             subject, sequence: which.
             output: gets a folder per sequence.
             frames_of: view to scale (T,) and shift (T, 2) of its files relative to full frames, known beforehand.
@@ -66,7 +66,7 @@ class PlainConverter:
         mano = np.load(f"{stem}.mano.npy", allow_pickle=True).item()
         ego = np.load(f"{stem}.egocam.dist.npy", allow_pickle=True).item()
         frames, hands = len(mano["right"]["rot"]), 0
-        for folder in sorted(pictures.iterdir()):
+        for folder in sorted(images.iterdir()):
             view = int(folder.name)
             target = output / sequence / folder.name
             target.mkdir(parents=True)

@@ -37,7 +37,7 @@ RATES = (3e-4, 6e-4, 1.2e-3)
 RATE_SEED = 100  # not one of the comparison
 
 
-class PictureProblem(Problem):
+class ImageProblem(Problem):
     """Training from pictures, as the demo does it."""
 
     every = EVERY
@@ -93,7 +93,7 @@ def measure(quick: bool) -> list[Row]:
     steps, seeds, sequences = (120, SEEDS[:2], 2) if quick else (STEPS, SEEDS, SEQUENCES)
     with tempfile.TemporaryDirectory() as folder:
         places = make_shards(Path(folder), sequences)
-        with workers(places, PictureProblem) as pool:
+        with workers(places, ImageProblem) as pool:
             jobs = [Job(method, rate, seed, TEST, steps) for seed in seeds for method, rate in PICKED.items()]
             rows = compare(train_all(pool, jobs), seeds)
     return [replace(row, name=f"pixels_{row.name}") for row in rows]
@@ -103,7 +103,7 @@ def rates() -> None:
     """Print each method's final MPJPE at each rate on the validation subjects."""
     with tempfile.TemporaryDirectory() as folder:
         places = make_shards(Path(folder), SEQUENCES)
-        with workers(places, PictureProblem) as pool:
+        with workers(places, ImageProblem) as pool:
             train_all(pool, [Job(m, rate, RATE_SEED, VALIDATION, STEPS) for m in ("static", "mse") for rate in RATES])
 
 

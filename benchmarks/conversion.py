@@ -24,7 +24,7 @@ from _plain import PlainConverter
 from _workers import Timed, Workers
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.region_decoder import LIBRARY_VARIABLE, WHOLE_PICTURES
+from hawor_pipeline.conversion.region_decoder import LIBRARY_VARIABLE, WHOLE_IMAGES
 
 GOALS = {
     "whole": {"e2e_full_lean": 2.7, "e2e_full": 4.5, "e2e_crop_lean": 3.5, "e2e_crop": 9.0},
@@ -114,7 +114,7 @@ _known_frames: dict = {}
 def _frames_of(job: PlainJob) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Where the files of each view lie in full frames: given to the plain script, which has it for free."""
     from hawor_pipeline.conversion.hand_geometry import view_camera
-    from hawor_pipeline.conversion.image_frame import picture_frame
+    from hawor_pipeline.conversion.image_frame import find_image_frame
     from hawor_pipeline.sources.arctic import SIDES, ArcticRoot
     from hawor_pipeline.sources.object_mesh import load_object
     from hawor_pipeline.sources.raw_sequence import load_sequence
@@ -127,7 +127,7 @@ def _frames_of(job: PlainJob) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         mesh = load_object(root, raw.object)
         vertices = mesh.posed(raw.object_articulation, raw.object_rotation, raw.object_translation_m)
         cameras = [view_camera(raw, root.cameras(SUBJECT), view) for view in range(9)]
-        frames = [picture_frame(job.image_source, camera, vertices) for camera in cameras]
+        frames = [find_image_frame(job.image_source, camera, vertices) for camera in cameras]
         _known_frames[key] = {view: (frame.scale, frame.shift) for view, frame in enumerate(frames)}
     return _known_frames[key]
 
@@ -220,19 +220,19 @@ def _print_rates(short: str, timed: dict[str, list[Timed]]) -> None:
 def measure(quick: bool) -> list[Row]:
     """All rows."""
     rounds = 3 if quick else 5
-    libraries = {"whole": WHOLE_PICTURES, "region": region_library()}
+    libraries = {"whole": WHOLE_IMAGES, "region": region_library()}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, Workers(2) as workers:
         base = Path(folder) / "base"
         spec = make_base(base)
         for image_source in SHORT:
-            pictures = paint(base, spec, image_source)
-            print(f"{image_source}: {len(pictures.jpegs)} pictures of {pictures.mean_bytes / 1e6:.3f} MB")
+            images = paint(base, spec, image_source)
+            print(f"{image_source}: {len(images.jpegs)} pictures of {images.mean_bytes / 1e6:.3f} MB")
             if image_source == "images":
-                rows += measure_crops(pictures, rounds)
+                rows += measure_crops(images, rounds)
             ours, plain = Path(folder) / image_source, Path(folder) / f"{image_source}_plain"
-            names = write_source(base, ours, pictures, COPIES, 2)
-            short = write_source(base, plain, pictures, PLAIN_COPIES, 1)
+            names = write_source(base, ours, images, COPIES, 2)
+            short = write_source(base, plain, images, PLAIN_COPIES, 1)
             source = Sources(image_source, ours, names, plain, short[0], Path(folder) / "written")
             rows += measure_sources(workers, source, libraries, rounds)
     return rows

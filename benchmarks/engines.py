@@ -21,12 +21,12 @@ from _measure import Row, from_rounds, run
 from _workers import Workers
 from conversion import Job, convert, warm_up
 
-from hawor_pipeline.conversion.region_decoder import WHOLE_PICTURES
+from hawor_pipeline.conversion.region_decoder import WHOLE_IMAGES
 
 PORT, JOBS_PORT = 6393, 8293
 EMPTY_TASKS = 200
 COPIES = 4  # of the painted moments
-PICTURES, SEQUENCES, WORKERS = 2_100_000, 339, (1, 8, 64)  # ARCTIC: its paper, its list of sequences
+IMAGES, SEQUENCES, WORKERS = 2_100_000, 339, (1, 8, 64)  # ARCTIC: its paper, its list of sequences
 SUBJECTS = ("s01", "s02", "s04", "s05")
 
 
@@ -111,14 +111,14 @@ def measure_engines(quick: bool) -> list[Row]:
 
 def measure_rate(quick: bool) -> list[Row]:
     """Processor time of a picture of ARCTIC's size in which both hands are seen, per way of decoding."""
-    libraries = {"whole": WHOLE_PICTURES, "region": region_library()}
+    libraries = {"whole": WHOLE_IMAGES, "region": region_library()}
     rows = []
     with tempfile.TemporaryDirectory() as directory, Workers(1) as workers:
         base, root = Path(directory) / "base", Path(directory) / "raw"
-        pictures = paint(base, make_base(base), "images")
-        (name,) = write_source(base, root, pictures, COPIES, 1)
-        count = COPIES * len(pictures.jpegs)
-        assert len(pictures.jpegs) == 9 * len(MOMENTS)
+        images = paint(base, make_base(base), "images")
+        (name,) = write_source(base, root, images, COPIES, 1)
+        count = COPIES * len(images.jpegs)
+        assert len(images.jpegs) == 9 * len(MOMENTS)
         for way, library in libraries.items():
             jobs = [Job(root, name, Path(directory) / way / str(n), library, True) for n in range(3 if quick else 6)]
             workers.run(warm_up, [[jobs[0]]])
@@ -134,7 +134,7 @@ def print_arctic(rows: list[Row]) -> None:
         print(f"\nthe whole of ARCTIC, {row.name}:")
         for workers in WORKERS:
             share = math.ceil(SEQUENCES / workers) / SEQUENCES
-            hours = PICTURES * row.value / 1e3 * share / 3600 + values["ray_empty_task"] * SEQUENCES / 3600
+            hours = IMAGES * row.value / 1e3 * share / 3600 + values["ray_empty_task"] * SEQUENCES / 3600
             print(f"  {workers:3} workers: {hours:6.2f} h, {hours * workers:5.1f} worker hours")
 
 

@@ -137,7 +137,7 @@ class FrameByFrame:
         for row in np.linspace(0, len(truth) - 1, count).astype(int):
             said = (joints[row], pixels[row], rotmats[row], betas[row])
             frame = truth.take(slice(row, row + 1))
-            values = self._frame(frame, *said) | self._place_and_picture(frame, joints[row], pixels[row], places[row])
+            values = self._frame(frame, *said) | self._place_and_image(frame, joints[row], pixels[row], places[row])
             found.append({"row": int(row), **values})
         return found
 
@@ -159,7 +159,7 @@ class FrameByFrame:
         values["shape_error_mm"] = 1000 * np.linalg.norm(self.shape_dirs @ shape, axis=1).mean()
         return values | self._surface(truth, rotmats, betas)
 
-    def _place_and_picture(self, truth, joints, pixels, place) -> dict[str, float]:
+    def _place_and_image(self, truth, joints, pixels, place) -> dict[str, float]:
         true_px, inside = truth.joints_px[0].numpy(), truth.joint_in_frame[0].numpy()
         off = np.linalg.norm(pixels - true_px, axis=1)[inside]
         in_crop = off * 256 / float(truth.box_size_px)

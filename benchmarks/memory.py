@@ -51,8 +51,8 @@ def measure(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         spec = make_base(work / "base")
-        pictures = paint(work / "base", spec, "images", (1, 4))
-        write_source(work / "base", work / "long", pictures, frames // len(MOMENTS), 1)
+        images = paint(work / "base", spec, "images", (1, 4))
+        write_source(work / "base", work / "long", images, frames // len(MOMENTS), 1)
         peak = peak_megabytes(work / "long", work / "out_long", (1, 4), 1)
         small = paint(work / "base", spec, "cropped_images", (1, 4))
         write_source(work / "base", work / "many", small, 2, FEW * TIMES)

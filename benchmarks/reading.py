@@ -71,8 +71,8 @@ def measure(quick: bool) -> list[Row]:
 
 def _make_shards(folder: Path, sequences: int) -> ShardSet:
     spec = make_base(folder / "base")
-    pictures = paint(folder / "base", spec, "cropped_images")
-    write_source(folder / "base", folder / "source", pictures, COPIES, sequences)
+    images = paint(folder / "base", spec, "cropped_images")
+    write_source(folder / "base", folder / "source", images, COPIES, sequences)
     convert_subject(folder / "source" / "arctic", None, SUBJECT, folder / "shards", ConversionConfig(), workers=2)
     return open_shards(folder / "shards")
 

@@ -221,17 +221,17 @@ def _schema_rows(schema: Sequence, meaning: dict[str, str]) -> list[tuple[str, s
 def _reasons() -> dict[str, str]:
     from hawor_pipeline.conversion import ledger
     from hawor_pipeline.conversion.output_folder import RAW_FILES_GONE
-    from hawor_pipeline.conversion.plan import NO_PICTURES
+    from hawor_pipeline.conversion.plan import NO_IMAGES
 
     return {
         ledger.NO_IMAGE: "ground truth without a picture",
         ledger.NO_GROUND_TRUTH_BEFORE: "a picture earlier than ground truth 0, as `ioi_offset` says",
         ledger.NO_GROUND_TRUTH_AFTER: "a picture later than the last ground truth",
-        ledger.OUTSIDE_PICTURE: "nothing of the hand is in the picture",
+        ledger.OUTSIDE_IMAGE: "nothing of the hand is in the picture",
         ledger.BEHIND_CAMERA: "the hand, or part of it, is behind the camera: there is no box",
         ledger.VIEW_ABSENT: "the view has no pictures at all (a single row, frame -1)",
         RAW_FILES_GONE: "was converted, and is no more in the raw data; stands in the manifest, the folder stays",
-        NO_PICTURES: "no view has pictures; stands in the manifest (`left_out_sequences`), as there is no ledger then",
+        NO_IMAGES: "no view has pictures; stands in the manifest (`left_out_sequences`), as there is no ledger then",
     }
 
 

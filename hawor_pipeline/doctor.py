@@ -135,13 +135,13 @@ def _arctic() -> Finding:
 def _contents(root: "ArcticRoot") -> Finding:
     """What of ARCTIC is there, by subject; without raw sequences, or without pictures of them, nothing can be made."""
     sequences = {subject: root.sequences(subject) for subject in root.subjects()}
-    shown = {subject: sum(_has_pictures(root, subject, name) for name in sequences[subject]) for subject in sequences}
+    shown = {subject: sum(_has_images(root, subject, name) for name in sequences[subject]) for subject in sequences}
     known = {subject: len(names) for subject, names in sequences.items() if names}
     lacking, advice = [], []
     if not known:
         lacking.append("no raw sequences")
         advice.append(f"unpack ARCTIC's raw_seqs.zip, so that {root.path / 'raw_seqs'} holds s01/*.mano.npy and so on")
-    if not (any(shown.values()) if known else _pictures_of_any(root)):
+    if not (any(shown.values()) if known else _images_of_any(root)):
         lacking.append("no pictures of any sequence" if known else "no pictures")
         advice.append(
             f"unpack pictures to {root.path / 'images'} or {root.path / 'cropped_images'}/SUBJECT/SEQUENCE/VIEW, or "
@@ -161,17 +161,17 @@ def _of(part: int, whole: int) -> str:
     return str(whole) if part == whole else f"{part} of {whole}"
 
 
-def _has_pictures(root: "ArcticRoot", subject: str, sequence: str) -> bool:
+def _has_images(root: "ArcticRoot", subject: str, sequence: str) -> bool:
     """Whether any view of a sequence has a picture; a damaged zip has none that could be read."""
     from hawor_pipeline.sources.arctic import VIEW_COUNT
 
     try:
-        return any(root.pictures(subject, sequence, view) for view in range(VIEW_COUNT))
+        return any(root.images(subject, sequence, view) for view in range(VIEW_COUNT))
     except (ConfigError, DataError):
         return False
 
 
-def _pictures_of_any(root: "ArcticRoot") -> bool:
+def _images_of_any(root: "ArcticRoot") -> bool:
     try:
         return any(root.imaged_sequences(subject) for subject in root.subjects())
     except ConfigError:

@@ -128,10 +128,10 @@ def test_a_misspelt_key_is_2(capsys, tmp_path):
 
 
 def test_a_jpeg_cut_short_is_named(capsys, raw_copy, tmp_path):
-    picture = sorted((raw_copy / "arctic" / "images" / "s01").glob("*/1/*.jpg"))[4]
-    picture.write_bytes(picture.read_bytes()[:900])
+    image = sorted((raw_copy / "arctic" / "images" / "s01").glob("*/1/*.jpg"))[4]
+    image.write_bytes(image.read_bytes()[:900])
     code, _, err = prepare(capsys, raw_copy, tmp_path / "out")
-    assert_one_clear_message(code, 1, err, picture.name)
+    assert_one_clear_message(code, 1, err, image.name)
     assert published(tmp_path / "out") == []
 
 

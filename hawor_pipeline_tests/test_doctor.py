@@ -36,7 +36,7 @@ def test_subjects_are_counted(download):
     assert "s01 0 of 1, s05 1" in named("ARCTIC").found
 
 
-def test_without_raw_sequences_and_pictures_it_says_what_to_do(download):
+def test_without_raw_sequences_and_images_it_says_what_to_do(download):
     shutil.rmtree(download / "images")
     assert "[MISS] ARCTIC" in render([named("ARCTIC")])
     assert "no pictures of any sequence" in named("ARCTIC").found and "images_zips" in named("ARCTIC").advice
@@ -47,19 +47,19 @@ def test_without_raw_sequences_and_pictures_it_says_what_to_do(download):
     assert "raw_seqs.zip" in finding.advice and "images_zips" in finding.advice
 
 
-def test_empty_folders_hold_no_pictures(download):
-    for picture in (download / "images").rglob("*.jpg"):
-        picture.unlink()
+def test_empty_folders_hold_no_images(download):
+    for image in (download / "images").rglob("*.jpg"):
+        image.unlink()
     assert not named("ARCTIC").ok
 
 
-def test_zips_are_pictures_too(download):
+def test_zips_are_images_too(download):
     views = next((download / "images" / "s05").iterdir())
     archive = download / "downloads" / "data" / "images_zips" / "s05" / f"{views.name}.zip"
     archive.parent.mkdir(parents=True)
     with zipfile.ZipFile(archive, "w") as zipped:
-        for picture in views.rglob("*.jpg"):
-            zipped.write(picture, picture.relative_to(views))
+        for image in views.rglob("*.jpg"):
+            zipped.write(image, image.relative_to(views))
     shutil.rmtree(download / "images")
     finding = named("ARCTIC")
     assert finding.ok and "s01 0 of 1, s05 1" in finding.found

@@ -47,21 +47,21 @@ def _compare(arguments: argparse.Namespace, metrics: Path, output: Path) -> int:
     from hawor_pipeline.commands.places import find_mano, find_shards
     from hawor_pipeline.evaluation.compare import compare_runs
     from hawor_pipeline.evaluation.tables import read_table
-    from hawor_pipeline.inspection.pair_gallery import pair_pictures
+    from hawor_pipeline.inspection.pair_gallery import pair_images
     from hawor_pipeline.reporting.side_by_side import build_comparison
 
     run, other = arguments.run_dir.name, Path(arguments.against).name
     compare_runs(metrics, run, other, ["mpjpe_mm"])  # refuse what cannot be compared before anything is drawn
     sample = read_table(metrics, "samples", run, ["sample_id"])["sample_id"][0].as_py()
-    pictures = []
+    images = []
     try:
         shards = find_shards(arguments.data, sample)
-        pictures = pair_pictures(shards, find_mano(arguments.mano_dir, shards), metrics, run, other)
+        images = pair_images(shards, find_mano(arguments.mano_dir, shards), metrics, run, other)
     except ConfigError as error:
         if arguments.data is not None:
             raise
         print(f"without pictures: {error}", file=sys.stderr)
-    result = build_comparison(run, other, metrics, output, runs_dir=arguments.run_dir.parent, pictures=pictures)
+    result = build_comparison(run, other, metrics, output, runs_dir=arguments.run_dir.parent, images=images)
     for item in result.info["differences"][:3]:
         if item["difference"] is not None:
             interval = "" if item["ci_low"] is None else f" (95 % {item['ci_low']:+.3g} .. {item['ci_high']:+.3g})"

@@ -16,9 +16,9 @@ from hawor_pipeline.conversion.blur import measure_blur
 from hawor_pipeline.conversion.confidence import confidence, skip_reasons
 from hawor_pipeline.conversion.crops import cut_crops, encode_crop
 from hawor_pipeline.conversion.decode import thread_decoder
-from hawor_pipeline.conversion.fingerprint import PictureHashes
+from hawor_pipeline.conversion.fingerprint import ImageHashes
 from hawor_pipeline.conversion.hand_geometry import SeenHand, see_hand
-from hawor_pipeline.conversion.image_frame import PictureFrame, picture_frame
+from hawor_pipeline.conversion.image_frame import ImageFrame, find_image_frame
 from hawor_pipeline.conversion.ledger import (
     NO_GROUND_TRUTH_AFTER,
     NO_GROUND_TRUTH_BEFORE,
@@ -29,7 +29,7 @@ from hawor_pipeline.conversion.ledger import (
     unmatched_share,
     unseen_samples,
     wanted_sides,
-    without_picture,
+    without_image,
 )
 from hawor_pipeline.conversion.plan import sequence_key, sequence_version
 from hawor_pipeline.conversion.scene import Scene, open_scene
@@ -46,7 +46,7 @@ from hawor_pipeline.shards.schema import (
 )
 from hawor_pipeline.shards.store import ImageWriter, write_parquet
 from hawor_pipeline.sources.arctic import SIDES, ArcticRoot
-from hawor_pipeline.sources.image_files import PictureFile
+from hawor_pipeline.sources.image_files import ImageFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,35 +150,35 @@ def _convert_view(
     Appends its crops to the writer, and what is left out to the ledger.
     """
     camera, images, frames = scene.cameras[view], scene.images[view], len(scene.raw)
-    pictures = picture_frame(ArcticRoot(task.root).image_source, camera, scene.object_vertices)
-    seen = {side: see_hand(scene.hands[side], camera, task.settings.box_scale, pictures.shows) for side in SIDES}
-    squares = {side: _squares(seen[side], pictures, task.settings.crop_margin) for side in SIDES}
+    file_frame = find_image_frame(ArcticRoot(task.root).image_source, camera, scene.object_vertices)
+    seen = {side: see_hand(scene.hands[side], camera, task.settings.box_scale, file_frame.shows) for side in SIDES}
+    squares = {side: _squares(seen[side], file_frame, task.settings.crop_margin) for side in SIDES}
     crops: dict[str, list[_StoredCrop]] = {side: [] for side in SIDES}
-    ledger += without_picture(view, images, scene.offset, frames)
-    hashes = PictureHashes()
-    for frame, picture in images.items():
+    ledger += without_image(view, images, scene.offset, frames)
+    hashes = ImageHashes()
+    for frame, image in images.items():
         wanted, lost = wanted_sides(seen, frame - scene.offset, frames)
         ledger += [(view, frame, *reason) for reason in lost]
         if not wanted and task.image_digests is not None:
             continue
-        data = picture.read()
+        data = image.read()
         if task.image_digests is None:
-            hashes.add(picture, data)
+            hashes.add(image, data)
         if wanted:
             boxes = {side: squares[side][frame - scene.offset] for side in wanted}
-            _cut_frame(task.settings, (picture, data, pictures.size), (frame, frame - scene.offset), boxes, crops)
+            _cut_frame(task.settings, (image, data, file_frame.size), (frame, frame - scene.offset), boxes, crops)
     blocks = []
     for side in SIDES:
         for crop in crops[side]:
             writer.append(crop.jpeg)
-        blocks.append(_rows(task, scene, (position, view, side), seen[side], pictures, crops[side]))
+        blocks.append(_rows(task, scene, (position, view, side), seen[side], file_frame, crops[side]))
     return blocks, hashes.digest
 
 
-def _squares(hand: SeenHand, pictures: PictureFrame, margin: float) -> list[tuple[list[float], float]]:
+def _squares(hand: SeenHand, file_frame: ImageFrame, margin: float) -> list[tuple[list[float], float]]:
     """Centre and side of what to cut out, for each frame, in pixels of the files."""
-    centers = hand.box_center_px * pictures.scale[:, None] + pictures.shift
-    return list(zip(centers.tolist(), (hand.box_size_px * margin * pictures.scale).tolist(), strict=True))
+    centers = hand.box_center_px * file_frame.scale[:, None] + file_frame.shift
+    return list(zip(centers.tolist(), (hand.box_size_px * margin * file_frame.scale).tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class _StoredCrop:
 
 def _cut_frame(
     settings: ConversionConfig,
-    source: tuple[PictureFile, bytes, tuple[int, int]],
+    source: tuple[ImageFile, bytes, tuple[int, int]],
     number: tuple[int, int],
     boxes: dict[str, tuple[list[float], float]],
     crops: dict[str, list[_StoredCrop]],
@@ -221,7 +221,7 @@ def _rows(
     scene: Scene,
     where: tuple[int, int, str],
     seen: SeenHand,
-    pictures: PictureFrame,
+    file_frame: ImageFrame,
     crops: list[_StoredCrop],
 ) -> dict[str, np.ndarray]:
     """Columns of one view and side."""
@@ -254,7 +254,7 @@ def _rows(
         "gt_index": index,
         "box_center_px": seen.box_center_px[index],
         "box_size_px": seen.box_size_px[index],
-        "crop_from_image": _from_image([crop.crop_from_file for crop in crops], pictures, index),
+        "crop_from_image": _from_image([crop.crop_from_file for crop in crops], file_frame, index),
         "intrinsics": np.broadcast_to(camera.intrinsics, (count, 3, 3)),
         "cam_from_world": camera.cam_from_world[index],
         "distortion": np.broadcast_to(camera.distortion, (count, 8)),
@@ -279,11 +279,11 @@ def _rows(
     }
 
 
-def _from_image(from_file: list[np.ndarray], pictures: PictureFrame, index: np.ndarray) -> np.ndarray:
+def _from_image(from_file: list[np.ndarray], file_frame: ImageFrame, index: np.ndarray) -> np.ndarray:
     """(N, 2, 3) maps from full frames to crops, of those from files to crops at moments (N,)."""
     affine = np.array(from_file).reshape(len(index), 2, 3)
-    affine[:, :, 2] += np.einsum("nij,nj->ni", affine[:, :, :2], pictures.shift[index])
-    affine[:, :, :2] *= pictures.scale[index, None, None]
+    affine[:, :, 2] += np.einsum("nij,nj->ni", affine[:, :, :2], file_frame.shift[index])
+    affine[:, :, :2] *= file_frame.scale[index, None, None]
     return affine
 
 

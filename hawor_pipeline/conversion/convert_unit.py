@@ -15,10 +15,10 @@ from hawor_pipeline.conversion.blur import measure_blur
 from hawor_pipeline.conversion.confidence import confidence, skip_reasons
 from hawor_pipeline.conversion.crops import cut_crops, encode_crop
 from hawor_pipeline.conversion.decode import thread_decoder
-from hawor_pipeline.conversion.fingerprint import PictureHashes, file_states, hash_files
+from hawor_pipeline.conversion.fingerprint import ImageHashes, file_states, hash_files
 from hawor_pipeline.conversion.hand_geometry import SeenHand, ViewCamera, WorldHand, pose_hand, see_hand
 from hawor_pipeline.conversion.image_frame import full_frame
-from hawor_pipeline.conversion.ledger import BEHIND_CAMERA, OUTSIDE_PICTURE, counted_by_reason, invalid_by_reason
+from hawor_pipeline.conversion.ledger import BEHIND_CAMERA, OUTSIDE_IMAGE, counted_by_reason, invalid_by_reason
 from hawor_pipeline.conversion.visibility import SkinFaces, joint_visibility
 from hawor_pipeline.core.mano import TIP_SETS, ManoLayer
 from hawor_pipeline.core.units import m_to_mm
@@ -98,14 +98,14 @@ def convert_unit(task: UnitTask) -> tuple[dict[str, Any], str]:
     ledger: list[tuple] = []
     blocks: list[dict[str, np.ndarray]] = []
     digests: dict[str, str] = {}
-    pictures = expected = 0
+    images = expected = 0
     with staging_dir(task.output) as folder:
         with ImageWriter(folder / IMAGES_FILE) as writer:
             for view, of_view in groupby(reader.shots(task.unit, task.labels), key=lambda shot: shot.view):
                 hands: dict[str, list[_Hand]] = {side: [] for side in SIDES}
-                hashes = PictureHashes()
+                hashes = ImageHashes()
                 for shot in of_view:
-                    pictures, expected = pictures + 1, expected + len(shot.hands) + len(shot.left_out)
+                    images, expected = images + 1, expected + len(shot.hands) + len(shot.left_out)
                     for hand in _hands(task, reader, models, shot, hashes, ledger):
                         hands[hand.label.side].append(hand)
                 for side in SIDES:
@@ -114,7 +114,7 @@ def convert_unit(task: UnitTask) -> tuple[dict[str, Any], str]:
                     if hands[side]:
                         blocks.append(_rows(task, hands[side]))
                 digests[str(view)] = hashes.digest
-        info = _info(blocks, ledger, pictures, expected)
+        info = _info(blocks, ledger, images, expected)
         error = lost_hands_error(task.unit, info, task.settings)
         if error is not None:
             raise error
@@ -166,14 +166,14 @@ def hand_models(mano_dir: Path, fix_left_shapedirs: bool) -> HandModels:
 
 
 def _hands(
-    task: UnitTask, reader: Reader, models: HandModels, shot: Shot, hashes: PictureHashes, ledger: list[tuple]
+    task: UnitTask, reader: Reader, models: HandModels, shot: Shot, hashes: ImageHashes, ledger: list[tuple]
 ) -> Iterator[_Hand]:
     """The hands of one picture; what is left out goes to the ledger."""
     ledger += [(shot.view, shot.frame, side, reason, 1) for side, reason in shot.left_out]
     if not shot.hands:
         return
-    data = shot.picture.read()
-    hashes.add(shot.picture, data)
+    data = shot.image.read()
+    hashes.add(shot.image, data)
     camera = ViewCamera(shot.view, shot.image_size, shot.cam_from_world[None], shot.intrinsics, np.zeros(8))
     frame = full_frame(shot.image_size, 1)
     posed = {label.side: (label, _posed(models, reader, label)) for label in shot.hands}
@@ -190,7 +190,7 @@ def _hands(
     boxes = [(seen.box_center_px[0], float(seen.box_size_px[0]) * task.settings.crop_margin) for _, _, seen, _ in kept]
     if not kept:
         return
-    crops = cut_crops(data, str(shot.picture), shot.image_size, boxes, crop_px, thread_decoder())
+    crops = cut_crops(data, str(shot.image), shot.image_size, boxes, crop_px, thread_decoder())
     for (label, world, seen, shown), crop in zip(kept, crops, strict=True):
         yield _Hand(
             shot,
@@ -231,7 +231,7 @@ def _lost(label: HandLabel, seen: SeenHand) -> str:
         return NO_JOINTS
     if np.isnan(seen.box_size_px[0]):
         return BEHIND_CAMERA
-    return "" if seen.overlaps[0] else OUTSIDE_PICTURE
+    return "" if seen.overlaps[0] else OUTSIDE_IMAGE
 
 
 def _fitting_error_mm(world: WorldHand, label: HandLabel, tips: str) -> float:
@@ -288,7 +288,7 @@ def _joined(blocks: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.zeros((0, *column.shape), column.kind.to_pandas_dtype()) for name, column in COLUMNS.items()}
 
 
-def _info(blocks: list[dict], ledger: list[tuple], pictures: int, expected: int) -> dict[str, Any]:
+def _info(blocks: list[dict], ledger: list[tuple], images: int, expected: int) -> dict[str, Any]:
     rows = sum(len(block["frame"]) for block in blocks)
     left_out = counted_by_reason(ledger)
     invalid = invalid_by_reason(blocks)
@@ -296,7 +296,7 @@ def _info(blocks: list[dict], ledger: list[tuple], pictures: int, expected: int)
     return {
         "rows": rows,
         "valid_rows": rows - sum(invalid.values()),
-        "ground_truth_frames": pictures,
+        "ground_truth_frames": images,
         "left_out": left_out,
         "left_out_share": lost / max(rows + lost, 1),
         "invalid": invalid,

@@ -17,7 +17,7 @@ import simplejpeg
 
 from hawor_pipeline.conversion.region_decoder import (
     LIBRARY_VARIABLE,
-    WHOLE_PICTURES,
+    WHOLE_IMAGES,
     RegionDecoder,
     find_region_decoder,
 )
@@ -211,7 +211,7 @@ def thread_decoder() -> Decoder:
 
 def _find_cutter() -> "JpegCutter | None":
     """None without numba (it follows new versions of Python and NumPy late), or where whole pictures are asked for."""
-    if os.environ.get(LIBRARY_VARIABLE) == WHOLE_PICTURES:
+    if os.environ.get(LIBRARY_VARIABLE) == WHOLE_IMAGES:
         return None
     try:
         from hawor_pipeline.conversion.jpeg_cut import JpegCutter

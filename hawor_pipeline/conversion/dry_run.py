@@ -22,13 +22,13 @@ from hawor_pipeline.conversion.ledger import (
     counted_by_reason,
     left_out_error,
     unmatched_share,
-    without_picture,
+    without_image,
 )
 from hawor_pipeline.conversion.output_folder import check_output, keep_without_raw, refuse_mixed_settings
 from hawor_pipeline.conversion.plan import SubjectPlan, check_sequences, plan_subject, shared_key
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.arctic import ArcticRoot
-from hawor_pipeline.sources.image_files import PictureFile
+from hawor_pipeline.sources.image_files import ImageFile
 from hawor_pipeline.workers.pool import one_thread, usable_cores
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _ENDS = 20_000  # pictures whose ends are looked at, spread over all; seconds on
 class _Sample:
     """One timed conversion of part of a sequence."""
 
-    pictures: int  # that have ground truth
+    images: int  # that have ground truth
     crops: int
     bytes: int  # of the finished shard, without what is written once per file
     seconds: float
@@ -97,17 +97,17 @@ def dry_run(
     processes = max(1, min(workers or usable_cores(), len(counts) or 1))
     cost, damaged = _measure([task for task in tasks if task.output in counts])
     problems += unreadable + list(dict.fromkeys(cut_short + damaged))
-    pictures = sum(counts.values())
-    crops = round(cost.crops_per_picture * pictures)
+    images = sum(counts.values())
+    crops = round(cost.crops_per_image * images)
     size = crops * cost.bytes_per_crop * _SPARE
     free = shutil.disk_usage(_existing(output)).free
-    seconds = (cost.seconds_per_sequence * len(counts) + cost.seconds_per_picture * pictures) / processes
+    seconds = (cost.seconds_per_sequence * len(counts) + cost.seconds_per_image * images) / processes
     return {
         "source": root.source,
         "image_source": root.image_source,
         "sequences_to_convert": len(tasks),
         "sequences_reused": sum(len(plan.done) for plan in plans),
-        "pictures": pictures,
+        "pictures": images,
         "crops": crops,
         "gigabytes": round(size / 1e9, 3),
         "free_gigabytes": round(free / 1e9, 1),
@@ -133,19 +133,19 @@ def _count(root: ArcticRoot, tasks: "list[SequenceTask]") -> tuple[dict[Path, in
             raw = load_sequence(root, task.subject, task.sequence)
             load_object(root, raw.object)
             offset = root.cameras(task.subject).ioi_offset
-            images = {view: root.pictures(task.subject, task.sequence, view) for view in task.settings.views}
+            images = {view: root.images(task.subject, task.sequence, view) for view in task.settings.views}
         except DataError as error:
             problems.append(_problem(task, error))
             continue
         counts[task.output] = sum(offset <= n < offset + len(raw) for found in images.values() for n in found)
-        lacking = _without_pictures_error(task, images, offset, len(raw))
+        lacking = _without_images_error(task, images, offset, len(raw))
         if lacking is not None:
             problems.append(str(lacking))
     return counts, problems
 
 
-def _without_pictures_error(
-    task: "SequenceTask", images: dict[int, dict[int, PictureFile]], offset: int, frames: int
+def _without_images_error(
+    task: "SequenceTask", images: dict[int, dict[int, ImageFile]], offset: int, frames: int
 ) -> DataError | None:
     """The error that a conversion would end with because pictures or ground truth are missing; the rest is not known.
 
@@ -155,7 +155,7 @@ def _without_pictures_error(
         offset: number of the picture that shows ground truth 0.
         frames: of ground truth.
     """
-    ledger = [row for view, found in images.items() for row in without_picture(view, found, offset, frames)]
+    ledger = [row for view, found in images.items() for row in without_image(view, found, offset, frames)]
     ledger += [
         (view, n, "", NO_GROUND_TRUTH_AFTER, 2) for view, found in images.items() for n in found if n >= offset + frames
     ]
@@ -180,34 +180,34 @@ def _look_at_ends(root: ArcticRoot, tasks: "list[SequenceTask]") -> tuple[int, l
     Those in zips are not: a zip that is cut short has lost its index, which is found without reading pictures.
     """
     files = [
-        (task, picture)
+        (task, image)
         for task in tasks
         for view in task.settings.views
-        for picture in root.pictures(task.subject, task.sequence, view).values()
-        if not picture.member
+        for image in root.images(task.subject, task.sequence, view).values()
+        if not image.member
     ]
     chosen = files[:: max(1, -(-len(files) // _ENDS))]
-    suspects = [(task, picture) for task, picture in chosen if not _has_end(picture)]
-    return len(chosen), [_problem(task, error) for task, picture in suspects for error in _damage(picture, None)]
+    suspects = [(task, image) for task, image in chosen if not _has_end(image)]
+    return len(chosen), [_problem(task, error) for task, image in suspects for error in _damage(image, None)]
 
 
-def _has_end(picture: PictureFile) -> bool:
+def _has_end(image: ImageFile) -> bool:
     from hawor_pipeline.conversion.decode import END_WITHIN, has_end
 
     try:
-        with picture.path.open("rb") as file:
-            file.seek(max(0, picture.path.stat().st_size - END_WITHIN))
+        with image.path.open("rb") as file:
+            file.seek(max(0, image.path.stat().st_size - END_WITHIN))
             return has_end(file.read())
     except OSError:
         return False
 
 
-def _damage(picture: PictureFile, size: tuple[int, int] | None) -> list[DataError]:
+def _damage(image: ImageFile, size: tuple[int, int] | None) -> list[DataError]:
     """Why a picture cannot be converted; empty where it can."""
     from hawor_pipeline.conversion.decode import decode_image
 
     try:
-        decode_image(picture.read(), picture, size)
+        decode_image(image.read(), image, size)
     except DataError as error:
         return [error]
     return []
@@ -216,8 +216,8 @@ def _damage(picture: PictureFile, size: tuple[int, int] | None) -> list[DataErro
 @dataclass(frozen=True, slots=True)
 class _Cost:
     seconds_per_sequence: float
-    seconds_per_picture: float
-    crops_per_picture: float
+    seconds_per_image: float
+    crops_per_image: float
     bytes_per_crop: float
     measured: dict[str, Any]
 
@@ -236,20 +236,20 @@ def _measure(tasks: "list[SequenceTask]") -> tuple[_Cost, list[str]]:
         _convert_part(picked[0], _FEW, 1, Path(folder), problems)  # libraries are loaded and models read now
         few = [_convert_part(task, _FEW, 2, Path(folder), problems) for task in picked]
         many = [_convert_part(task, _MANY, 3, Path(folder), problems) for task in picked]
-    pictures = sum(s.pictures for s in many) - sum(s.pictures for s in few)
+    images = sum(s.images for s in many) - sum(s.images for s in few)
     seconds = sum(s.seconds for s in many) - sum(s.seconds for s in few)
     crops = sum(s.crops for s in many)
-    per_picture = max(seconds, 0.0) / max(pictures, 1)
-    fixed = sum(s.seconds - per_picture * s.pictures for s in few) / len(few)
+    per_image = max(seconds, 0.0) / max(images, 1)
+    fixed = sum(s.seconds - per_image * s.images for s in few) / len(few)
     cost = _Cost(
         max(fixed, 0.0),
-        per_picture,
-        crops / max(sum(s.pictures for s in many), 1),
+        per_image,
+        crops / max(sum(s.images for s in many), 1),
         sum(s.bytes for s in many) / max(crops, 1),
         {
             "sequences": [f"{task.subject}/{task.sequence}" for task in picked],
-            "pictures": sum(s.pictures for s in many),
-            "milliseconds_per_picture": round(1e3 * per_picture, 2),
+            "pictures": sum(s.images for s in many),
+            "milliseconds_per_picture": round(1e3 * per_image, 2),
             "seconds_per_sequence": round(max(fixed, 0.0), 2),
             "kilobytes_per_crop": round(sum(s.bytes for s in many) / max(crops, 1) / 1e3, 1),
         },
@@ -257,7 +257,7 @@ def _measure(tasks: "list[SequenceTask]") -> tuple[_Cost, list[str]]:
     return cost, problems
 
 
-def _convert_part(task: "SequenceTask", pictures: int, start: int, folder: Path, problems: list[str]) -> _Sample:
+def _convert_part(task: "SequenceTask", images: int, start: int, folder: Path, problems: list[str]) -> _Sample:
     """Convert some pictures of each view, spread over the sequence; different starts take different ones.
 
     Damaged pictures are added to the problems, and the others are converted and timed again.
@@ -266,8 +266,8 @@ def _convert_part(task: "SequenceTask", pictures: int, start: int, folder: Path,
 
     began = time.perf_counter()
     root = ArcticRoot(task.root)
-    longest = max(len(root.pictures(task.subject, task.sequence, view)) for view in task.settings.views)
-    step = max(1, (longest - start) // pictures)
+    longest = max(len(root.images(task.subject, task.sequence, view)) for view in task.settings.views)
+    step = max(1, (longest - start) // images)
     part = slice(min(start, longest - 1), None, step)
     scene = open_scene(task.root, task.mano_dir, task.subject, task.sequence, task.settings.views, only=part)
     opened = time.perf_counter() - began
@@ -301,14 +301,14 @@ def _convert_scene(task: "SequenceTask", scene: "Scene", folder: Path, opened: f
 
 def _drop_damaged(task: "SequenceTask", scene: "Scene") -> list[DataError]:
     """Take the pictures that cannot be decoded, or have the wrong size, out of a scene; returns why."""
-    from hawor_pipeline.conversion.image_frame import picture_frame
+    from hawor_pipeline.conversion.image_frame import find_image_frame
 
     errors = []
     for view, images in scene.images.items():
-        size = picture_frame(ArcticRoot(task.root).image_source, scene.cameras[view], scene.object_vertices).size
-        damage = {frame: _damage(picture, size) for frame, picture in images.items()}
+        size = find_image_frame(ArcticRoot(task.root).image_source, scene.cameras[view], scene.object_vertices).size
+        damage = {frame: _damage(image, size) for frame, image in images.items()}
         errors += [error for found in damage.values() for error in found]
-        scene.images[view] = {frame: picture for frame, picture in images.items() if not damage[frame]}
+        scene.images[view] = {frame: image for frame, image in images.items() if not damage[frame]}
     return errors
 
 

@@ -14,9 +14,9 @@ import xxhash
 
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import atomic_write_json, hash_json, sha256_file
-from hawor_pipeline.sources.image_files import PictureFile
+from hawor_pipeline.sources.image_files import ImageFile
 
-_PICTURE_HASH = "xxh3_128"
+_IMAGE_HASH = "xxh3_128"
 _THREADS = 2  # hashing releases the interpreter lock; more threads only fight over the disk
 
 
@@ -51,7 +51,7 @@ def file_states(files: Iterable[Path]) -> list[tuple[str, int, int]]:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); get the file again.") from None
 
 
-class PictureHashes:
+class ImageHashes:
     """The digest of a view's pictures, taken while they are read for something else.
 
     One for each view: pictures go by their bare names, which cameras share.
@@ -60,9 +60,9 @@ class PictureHashes:
     def __init__(self) -> None:
         self._hashes: dict[str, str] = {}
 
-    def add(self, picture: PictureFile, data: bytes) -> None:
+    def add(self, image: ImageFile, data: bytes) -> None:
         """Take one picture into account."""
-        self._hashes[picture.name] = xxhash.xxh3_128_hexdigest(data)
+        self._hashes[image.name] = xxhash.xxh3_128_hexdigest(data)
 
     @property
     def digest(self) -> str:
@@ -70,17 +70,17 @@ class PictureHashes:
         return hash_json(self._hashes)
 
 
-def digest_pictures(pictures: Iterable[PictureFile]) -> str:
+def digest_images(images: Iterable[ImageFile]) -> str:
     """Digest of names and bytes, of files and of members of zips alike.
 
     Raises:
         DataError: a picture cannot be read.
     """
-    hashes = PictureHashes()
-    pictures = list(pictures)
+    hashes = ImageHashes()
+    images = list(images)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for picture, data in zip(pictures, pool.map(PictureFile.read, pictures), strict=True):
-            hashes.add(picture, data)
+        for image, data in zip(images, pool.map(ImageFile.read, images), strict=True):
+            hashes.add(image, data)
     return hashes.digest
 
 
@@ -98,12 +98,12 @@ class DigestCache:
     def known(self, label: str, state: str) -> str | None:
         """The digest that belongs to a state, if it was seen before."""
         entry = self._known.get(label, {})
-        return entry.get("digest") if (entry.get("hash"), entry.get("state")) == (_PICTURE_HASH, state) else None
+        return entry.get("digest") if (entry.get("hash"), entry.get("state")) == (_IMAGE_HASH, state) else None
 
     def remember(self, label: str, state: str, digest: str) -> None:
         """Keep the digest of a state."""
         if self.known(label, state) != digest:
-            self._known[label] = {"state": state, "digest": digest, "hash": _PICTURE_HASH}
+            self._known[label] = {"state": state, "digest": digest, "hash": _IMAGE_HASH}
             self._changed = True
 
     def save(self) -> None:

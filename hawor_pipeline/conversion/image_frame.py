@@ -20,7 +20,7 @@ _EGO_SCALE = 0.3  # the egocentric pictures are only made smaller
 
 
 @dataclass(frozen=True, slots=True)
-class PictureFrame:
+class ImageFrame:
     """file = scale x full + shift, per frame; sizes are (height, width)."""
 
     size: tuple[int, int]  # of the file
@@ -51,7 +51,7 @@ def _within(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return (x >= -0.5) & (x < size[1] - 0.5) & (y >= -0.5) & (y < size[0] - 0.5)
 
 
-def picture_frame(image_source: str, camera: ViewCamera, object_world: np.ndarray) -> PictureFrame:
+def find_image_frame(image_source: str, camera: ViewCamera, object_world: np.ndarray) -> ImageFrame:
     """How the files of a view relate to full frames.
 
     Args:
@@ -64,12 +64,12 @@ def picture_frame(image_source: str, camera: ViewCamera, object_world: np.ndarra
     return cropped_frame(camera, None if camera.view == EGO_VIEW else camera.project(object_world)[1])
 
 
-def full_frame(size: tuple[int, int], frames: int) -> PictureFrame:
+def full_frame(size: tuple[int, int], frames: int) -> ImageFrame:
     """Files that hold the full frame."""
-    return PictureFrame(size, size, np.ones(frames), np.zeros((frames, 2)))
+    return ImageFrame(size, size, np.ones(frames), np.zeros((frames, 2)))
 
 
-def cropped_frame(camera: ViewCamera, object_px: np.ndarray | None) -> PictureFrame:
+def cropped_frame(camera: ViewCamera, object_px: np.ndarray | None) -> ImageFrame:
     """Files of ARCTIC's `cropped_images`.
 
     Args:
@@ -82,9 +82,9 @@ def cropped_frame(camera: ViewCamera, object_px: np.ndarray | None) -> PictureFr
     frames = len(camera.cam_from_world)
     if camera.view == EGO_VIEW or object_px is None:
         size = tuple(round(side * _EGO_SCALE) for side in camera.image_size)
-        return PictureFrame((size[0], size[1]), camera.image_size, np.full(frames, _EGO_SCALE), np.zeros((frames, 2)))
+        return ImageFrame((size[0], size[1]), camera.image_size, np.full(frames, _EGO_SCALE), np.zeros((frames, 2)))
     low, high = bounds(object_px)
     side = _CUT_MARGIN * np.maximum(_OBJECT_BOX_SCALE * (high - low).max(1), _LEAST_BOX_PX)
     scale = _CUT_PX / side
     corner = (low + high) / 2 - side[:, None] / 2
-    return PictureFrame((_CUT_PX, _CUT_PX), camera.image_size, scale, -corner * scale[:, None])
+    return ImageFrame((_CUT_PX, _CUT_PX), camera.image_size, scale, -corner * scale[:, None])

@@ -18,7 +18,7 @@ from hawor_pipeline.conversion.plan import missing_reason
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
 from hawor_pipeline.sources.arctic import RAW_PARTS, VIEW_COUNT, ArcticRoot, split_sequence_name
-from hawor_pipeline.sources.image_files import PictureFile, pictures_state
+from hawor_pipeline.sources.image_files import ImageFile, images_state
 
 INVENTORY_FILE = "inventory.parquet"
 INVENTORY_VERSION = 3
@@ -134,14 +134,14 @@ def _state(root: ArcticRoot, subject: str, mano_dir: str | Path | None) -> list[
         [name, stat.st_size, stat.st_mtime_ns] for name, stat in sorted(stats, key=lambda item: item[0])
     ]
     for sequence in sequences:
-        state += [pictures_state(_pictures(root, subject, sequence, view)[0].values()) for view in range(VIEW_COUNT)]
+        state += [images_state(_images(root, subject, sequence, view)[0].values()) for view in range(VIEW_COUNT)]
     return [*state, hash_hand_models(root.mano_dir(mano_dir)) if sequences else {}]
 
 
-def _pictures(root: ArcticRoot, subject: str, sequence: str, view: int) -> tuple[dict[int, PictureFile], str]:
+def _images(root: ArcticRoot, subject: str, sequence: str, view: int) -> tuple[dict[int, ImageFile], str]:
     """The pictures of a view, and what is wrong with the zip that should hold them."""
     try:
-        return root.pictures(subject, sequence, view), ""
+        return root.images(subject, sequence, view), ""
     except DataError as error:
         return {}, str(error)
 
@@ -162,7 +162,7 @@ def _inventory_sequence(root: ArcticRoot, subject: str, sequence: str) -> list[d
         hashes[f"{part.replace('.', '_')}_sha256"] = sha256_file(file) if file.is_file() else None
     rows = []
     for view in range(VIEW_COUNT):
-        images, damage = _pictures(root, subject, sequence, view)
+        images, damage = _images(root, subject, sequence, view)
         row = {
             "source": root.source,
             "subject": subject,
@@ -184,7 +184,7 @@ def _inventory_sequence(root: ArcticRoot, subject: str, sequence: str) -> list[d
     return rows
 
 
-def _count(images: dict[int, PictureFile], frames: int | None, offset: int) -> dict[str, Any]:
+def _count(images: dict[int, ImageFile], frames: int | None, offset: int) -> dict[str, Any]:
     numbers = np.array(list(images), np.int64)
     matched = None if frames is None else int(((numbers >= offset) & (numbers < offset + frames)).sum())
     return {
@@ -196,19 +196,19 @@ def _count(images: dict[int, PictureFile], frames: int | None, offset: int) -> d
     }
 
 
-def _hash_images(images: dict[int, PictureFile], row: dict[str, Any]) -> list[str]:
+def _hash_images(images: dict[int, ImageFile], row: dict[str, Any]) -> list[str]:
     """Fill in size and hash; returns the names of files that are not complete JPEGs."""
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(_examine, images.values(), chunksize=16))
     row["image_bytes"] = sum(size for _, size, _ in found)
-    files = [picture.name for picture in images.values()]
+    files = [image.name for image in images.values()]
     row["images_sha256"] = hash_json([[name, digest] for name, (digest, _, _) in zip(files, found, strict=True)])
     return [name for name, (_, _, whole) in zip(files, found, strict=True) if not whole]
 
 
-def _examine(picture: PictureFile) -> tuple[str, int, bool]:
+def _examine(image: ImageFile) -> tuple[str, int, bool]:
     try:
-        data = picture.read()
+        data = image.read()
     except DataError:
         return "", 0, False
     return hashlib.sha256(data).hexdigest(), len(data), data.startswith(_JPEG_START) and data.endswith(_JPEG_END)

@@ -14,14 +14,14 @@ from hawor_pipeline.sources.arctic import EGO_VIEW, SIDES
 NO_IMAGE = "no_image"  # ground truth without a picture
 NO_GROUND_TRUTH_BEFORE = "no_ground_truth_before_start"  # a picture earlier than ground truth 0, as ioi_offset says
 NO_GROUND_TRUTH_AFTER = "no_ground_truth_after_end"
-OUTSIDE_PICTURE = "outside_picture"
+OUTSIDE_IMAGE = "outside_picture"
 BEHIND_CAMERA = "behind_camera"
 VIEW_ABSENT = "view_absent"
 # Cameras and motion capture stop a few frames apart; in a short sequence that would be a large share.
 EDGE_FRAMES = 3
 
 
-def without_picture(view: int, images: Collection[int], offset: int, frames: int) -> list[tuple]:
+def without_image(view: int, images: Collection[int], offset: int, frames: int) -> list[tuple]:
     """Ledger rows of ground truth that a view has no picture of.
 
     Args:
@@ -45,7 +45,7 @@ def wanted_sides(seen: dict[str, SeenHand], index: int, frames: int) -> tuple[li
         if np.isnan(seen[side].box_size_px[index]):
             lost.append((side, BEHIND_CAMERA, 1))
         elif not seen[side].overlaps[index]:
-            lost.append((side, OUTSIDE_PICTURE, 1))
+            lost.append((side, OUTSIDE_IMAGE, 1))
         else:
             wanted.append(side)
     return wanted, lost
@@ -88,7 +88,7 @@ def unseen_samples(ledger: list[tuple]) -> int:
     return sum(
         samples
         for view, _, _, reason, samples in ledger
-        if reason == BEHIND_CAMERA or (reason == OUTSIDE_PICTURE and view != EGO_VIEW)
+        if reason == BEHIND_CAMERA or (reason == OUTSIDE_IMAGE and view != EGO_VIEW)
     )
 
 

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.fingerprint import DigestCache, digest_pictures, hash_files
+from hawor_pipeline.conversion.fingerprint import DigestCache, digest_images, hash_files
 from hawor_pipeline.errors import ConfigError, DataError, HaworError, nearest
 from hawor_pipeline.provenance import STAGE_FILE, find_done, hash_json
 from hawor_pipeline.shards.store import read_manifest, shard_is_whole
 from hawor_pipeline.sources.arctic import RAW_PARTS, ArcticRoot, split_sequence_name
-from hawor_pipeline.sources.image_files import PictureFile, pictures_state
+from hawor_pipeline.sources.image_files import ImageFile, images_state
 
 if TYPE_CHECKING:
     from hawor_pipeline.conversion.convert_sequence import SequenceTask
 
 # Raise it with every change that alters the bytes of a shard.
 CONVERTER_VERSION = 6
-NO_PICTURES = "no_pictures"
+NO_IMAGES = "no_pictures"
 _NAMED = 12  # sequences, in a message
 # Settings that choose or judge sequences, but do not change the bytes of one.
 _SELECTION = {"sequences", "max_sequences_per_subject", "max_left_out_share"}
@@ -137,7 +137,7 @@ def _recorded_views(plan: SubjectPlan, root: ArcticRoot, settings: ConversionCon
     found = {int(view) for views in plan.image_states.values() for view in views}
     for sequence in root.sequences(plan.subject):
         if sequence not in plan.image_states and set(settings.views) - found:
-            found |= {view for view in set(settings.views) - found if root.pictures(plan.subject, sequence, view)}
+            found |= {view for view in set(settings.views) - found if root.images(plan.subject, sequence, view)}
     return tuple(sorted(found))
 
 
@@ -158,10 +158,10 @@ def _plan_sequence(
     from hawor_pipeline.conversion.convert_sequence import SequenceTask
 
     subject = plan.subject
-    images = {view: root.pictures(subject, sequence, view) for view in settings.views}
+    images = {view: root.images(subject, sequence, view) for view in settings.views}
     images = {view: found for view, found in images.items() if found}
     if not images:
-        plan.left_out.append({"sequence": sequence, "reason": NO_PICTURES})
+        plan.left_out.append({"sequence": sequence, "reason": NO_IMAGES})
         return ""
     raw = _raw_hashes(root, subject, sequence)
     digests = _known_digests(plan, sequence, images, must_know=(folder / STAGE_FILE).exists())
@@ -183,17 +183,17 @@ def _plan_sequence(
 
 
 def _known_digests(
-    plan: SubjectPlan, sequence: str, images: dict[int, dict[int, PictureFile]], *, must_know: bool
+    plan: SubjectPlan, sequence: str, images: dict[int, dict[int, ImageFile]], *, must_know: bool
 ) -> dict[str, str] | None:
     """View to digest of its pictures; None where one is not known and need not be."""
     assert plan.cache is not None
     digests = {}
     for view, found in images.items():
-        state = plan.image_states.setdefault(sequence, {})[str(view)] = pictures_state(found.values())
+        state = plan.image_states.setdefault(sequence, {})[str(view)] = images_state(found.values())
         label = f"{sequence}/{view}"
         digest = plan.cache.known(label, state)
         if digest is None and must_know:
-            digest = digest_pictures(found.values())
+            digest = digest_images(found.values())
             plan.cache.remember(label, state, digest)
         digests[str(view)] = digest
     return None if None in digests.values() else {view: digest for view, digest in digests.items() if digest}

@@ -21,7 +21,7 @@ from hawor_pipeline.shards.schema import MANIFEST_FILE
 from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SPLITS, Protocol
 from hawor_pipeline.shards.store import read_manifest, shard_is_whole
 from hawor_pipeline.sources.hand_models import hash_hand_models
-from hawor_pipeline.sources.image_files import pictures_state
+from hawor_pipeline.sources.image_files import images_state
 from hawor_pipeline.sources.reader import Reader, Unit
 from hawor_pipeline.sources.registry import open_reader
 from hawor_pipeline.untrusted.mano_files import find_mano
@@ -153,8 +153,8 @@ def _task(
 ) -> UnitTask:
     """A task with the key of its sequence: settings, models, versions, and the state of its files."""
     labels = file_states(reader.label_files(unit))
-    pictures = pictures_state(reader.pictures(unit))
-    key = hash_json({**shared, "labels": labels, "pictures": pictures, "unit": [unit.subject, unit.sequence]})
+    images = images_state(reader.images(unit))
+    key = hash_json({**shared, "labels": labels, "pictures": images, "unit": [unit.subject, unit.sequence]})
     folder = output / unit.subject / unit.sequence
     return UnitTask(reader.name, root, mano, unit, folder, config, shared, key)
 

@@ -14,12 +14,12 @@ import numpy as np
 from hawor_pipeline.conversion.crops import is_black
 from hawor_pipeline.conversion.decode import decode_image
 from hawor_pipeline.conversion.hand_geometry import ViewCamera, pose_hand, see_hand, view_camera
-from hawor_pipeline.conversion.image_frame import PictureFrame, picture_frame
+from hawor_pipeline.conversion.image_frame import ImageFrame, find_image_frame
 from hawor_pipeline.core.skeleton import BONES
 from hawor_pipeline.provenance import atomic_write_bytes
 from hawor_pipeline.sources.arctic import SIDES, VIEW_COUNT, ArcticRoot
 from hawor_pipeline.sources.hand_models import HandModels, load_hand_models
-from hawor_pipeline.sources.image_files import PictureFile
+from hawor_pipeline.sources.image_files import ImageFile
 from hawor_pipeline.sources.object_mesh import load_object
 from hawor_pipeline.sources.raw_sequence import RawSequence, load_sequence
 
@@ -103,7 +103,7 @@ class _Picked:
     sequence: str
     view: int
     frame: int
-    picture: PictureFile
+    image: ImageFile
 
     @property
     def view_name(self) -> str:
@@ -117,7 +117,7 @@ class _Picked:
 def _pick(root: ArcticRoot, subject: str, rng: np.random.Generator) -> _Picked | None:
     sequence = str(rng.choice(root.sequences(subject)))
     view = int(rng.integers(VIEW_COUNT))
-    images = root.pictures(subject, sequence, view)
+    images = root.images(subject, sequence, view)
     if not images:
         return None
     frame = list(images)[int(rng.integers(len(images)))]
@@ -135,11 +135,11 @@ def _panel(root: ArcticRoot, models: HandModels, subject: str, picked: _Picked) 
     vertices = load_object(root, raw.object).posed(
         raw.object_articulation, raw.object_rotation, raw.object_translation_m
     )
-    picture = picture_frame(root.image_source, camera, vertices)
-    image = decode_image(picked.picture.read(), picked.picture, picture.size)
+    file_frame = find_image_frame(root.image_source, camera, vertices)
+    image = decode_image(picked.image.read(), picked.image, file_frame.size)
     if is_black(image):
         return None
-    return _draw(image, picture, camera, models, raw, picked.name)
+    return _draw(image, file_frame, camera, models, raw, picked.name)
 
 
 def _only(raw: RawSequence, index: int) -> RawSequence:
@@ -156,7 +156,7 @@ def _only(raw: RawSequence, index: int) -> RawSequence:
 
 
 def _draw(
-    image: np.ndarray, picture: PictureFrame, camera: ViewCamera, models: HandModels, raw: RawSequence, name: str
+    image: np.ndarray, file_frame: ImageFrame, camera: ViewCamera, models: HandModels, raw: RawSequence, name: str
 ) -> np.ndarray:
     zoom = _PANEL_WIDTH / image.shape[1]
     shrink = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
@@ -164,12 +164,12 @@ def _draw(
 
     def place(pixels: np.ndarray) -> np.ndarray:
         """Full-frame pixels to 1/8 pixels of the panel (the drawing routines' fixed point)."""
-        in_file = pixels * picture.scale[0] + picture.shift[0]
+        in_file = pixels * file_frame.scale[0] + file_frame.shift[0]
         return np.round(((in_file + 0.5) * zoom - 0.5) * 8).astype(np.int32)
 
     for side in SIDES:
         hand = pose_hand(models, side, raw.hands[side])
-        seen = see_hand(hand, camera, _BOX_SCALE, picture.shows)
+        seen = see_hand(hand, camera, _BOX_SCALE, file_frame.shows)
         _, vertices, projectable = camera.project(hand.vertices_m)
         if not projectable.all() or np.isnan(seen.box_size_px[0]):
             continue

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 LIBRARY_VARIABLE = "HAWOR_TURBOJPEG"  # path of a libturbojpeg to use, or
-WHOLE_PICTURES = "off"  # to decode whole pictures, without any way to decode regions
+WHOLE_IMAGES = "off"  # to decode whole pictures, without any way to decode regions
 MARGIN_PX = 4  # upsampling of colour looks one or two pixels past the edge of the region
 _DECOMPRESS, _RGB = 1, 0
 _STOP_ON_WARNING, _SUBSAMPLING, _WIDTH, _HEIGHT = 0, 4, 5, 6
@@ -104,7 +104,7 @@ def load_library(named: str) -> ctypes.CDLL | None:
     Args:
         named: value of `$HAWOR_TURBOJPEG`; "" searches the system.
     """
-    if named == WHOLE_PICTURES:
+    if named == WHOLE_IMAGES:
         return None
     beside = [str(path) for path in sorted(Path(sys.prefix, "lib").glob("libturbojpeg.*"))]
     for name in [named] if named else [*beside, ctypes.util.find_library("turbojpeg")]:

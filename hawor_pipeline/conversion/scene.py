@@ -9,12 +9,12 @@ from hawor_pipeline.conversion.hand_geometry import ViewCamera, WorldHand, pose_
 from hawor_pipeline.conversion.visibility import SkinFaces, joint_visibility
 from hawor_pipeline.sources.arctic import SIDES, ArcticRoot
 from hawor_pipeline.sources.hand_models import load_hand_models
-from hawor_pipeline.sources.image_files import PictureFile
+from hawor_pipeline.sources.image_files import ImageFile
 from hawor_pipeline.sources.object_mesh import ObjectMesh, load_object
 from hawor_pipeline.sources.object_part import least_distance
 from hawor_pipeline.sources.raw_sequence import RawSequence, load_sequence
 
-EVERY_PICTURE = slice(None)
+EVERY_IMAGE = slice(None)
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class Scene:
     raw: RawSequence
     hands: dict[str, WorldHand]
     cameras: dict[int, ViewCamera]
-    images: dict[int, dict[int, PictureFile]]  # view -> frame number -> picture
+    images: dict[int, dict[int, ImageFile]]  # view -> frame number -> picture
     object_vertices: np.ndarray  # (T, V, 3)
     offset: int  # number of the picture that shows ground truth 0
     visible: dict[str, np.ndarray]  # side -> (views, T, 21), for the moments that any view shows
@@ -38,7 +38,7 @@ def open_scene(
     sequence: str,
     views: tuple[int, ...],
     *,
-    only: slice = EVERY_PICTURE,
+    only: slice = EVERY_IMAGE,
 ) -> Scene:
     """Read and pose one sequence.
 
@@ -61,7 +61,7 @@ def open_scene(
         raw=raw,
         hands={side: pose_hand(models, side, raw.hands[side]) for side in SIDES},
         cameras={view: view_camera(raw, subject_cameras, view) for view in views},
-        images={view: dict(list(root.pictures(subject, sequence, view).items())[only]) for view in views},
+        images={view: dict(list(root.images(subject, sequence, view).items())[only]) for view in views},
         object_vertices=mesh.posed(raw.object_articulation, raw.object_rotation, raw.object_translation_m),
         offset=subject_cameras.ioi_offset,
         visible={side: np.zeros((len(views), len(raw), 21), bool) for side in SIDES},

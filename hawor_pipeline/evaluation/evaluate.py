@@ -175,8 +175,8 @@ def evaluate_checkpoint(
         info = {"run_id": run_id, "checkpoint_sha256": digest, "source": source, "protocol": protocol, **measured}
         info["left_out_sequences"] = list(setting.leave_out)
         extra = [*(["training"] if curves else []), *(["robustness"] if robustness_samples else [])]
-        pictures = os.path.relpath(partition_dir(metrics_dir, "gallery", run_id) / GALLERY_FILE, stage)
-        mark_done(stage, key, info, [*outputs_of(stage, metrics_dir, run_id, (*MEASURED_TABLES, *extra)), pictures])
+        images = os.path.relpath(partition_dir(metrics_dir, "gallery", run_id) / GALLERY_FILE, stage)
+        mark_done(stage, key, info, [*outputs_of(stage, metrics_dir, run_id, (*MEASURED_TABLES, *extra)), images])
     if registry_dir is not None:
         about = (run_id, protocol, dataset_version, source, digest)
         Registry(registry_dir).add(RunRecord(*about, str(Path(checkpoint_path).resolve()), info["metrics"]))

@@ -87,7 +87,7 @@ def measure_joints(truth: HandTruth, predicted: PredictedHands, *, mirror_allowe
     distances, pixels, of_box = _joint_distances(truth, predicted)
     values = _joint_metrics(truth, predicted, distances)
     values |= _aligned_metrics(truth, predicted, mirror_allowed)
-    return values | _picture_metrics(truth, predicted, pixels, of_box)
+    return values | _image_metrics(truth, predicted, pixels, of_box)
 
 
 def _joint_distances(truth: HandTruth, predicted: PredictedHands) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,7 +134,7 @@ def _tight_box_side(truth: HandTruth) -> Tensor:
     return side.where(side > 0, torch.nan)
 
 
-def _picture_metrics(truth: HandTruth, predicted: PredictedHands, pixels: Tensor, of_box: Tensor) -> dict[str, Tensor]:
+def _image_metrics(truth: HandTruth, predicted: PredictedHands, pixels: Tensor, of_box: Tensor) -> dict[str, Tensor]:
     in_crop = pixels * (CROP_SIDE_PX / truth.box_size_px)[:, None]
     known = torch.isfinite(in_crop)
     projected = torch.isfinite(predicted.joints_px).flatten(1).all(1)

@@ -35,7 +35,7 @@ class Tracks:
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the right and of the left hand that are in one picture."""
-        picture = self.view.astype(np.int64) * 10_000_000 + self.frame
+        image = self.view.astype(np.int64) * 10_000_000 + self.frame
         right, left = np.flatnonzero(self.is_right), np.flatnonzero(~self.is_right)
-        _, of_right, of_left = np.intersect1d(picture[right], picture[left], return_indices=True)
+        _, of_right, of_left = np.intersect1d(image[right], image[left], return_indices=True)
         return right[of_right], left[of_left]

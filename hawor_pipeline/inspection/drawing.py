@@ -25,23 +25,23 @@ _FAR_PX = 4000.0  # points farther outside are drawn as if there
 
 
 @dataclass(frozen=True, slots=True)
-class PictureView:
+class ImageView:
     """Where a picture shows points of the camera frame: through the lens, then from the full frame to the picture."""
 
     intrinsics: torch.Tensor  # (3, 3) of the full frame
     distortion: torch.Tensor  # (8,)
-    picture_from_full: np.ndarray  # (2, 3)
+    image_from_full: np.ndarray  # (2, 3)
 
     def pixels(self, points_m: torch.Tensor) -> np.ndarray:
         """(N, 2) pixels of (N, 3) points, metres."""
         full, _ = project_distorted(points_m[None], self.intrinsics[None], self.distortion[None])
-        return full[0].numpy() @ self.picture_from_full[:, :2].T + self.picture_from_full[:, 2]
+        return full[0].numpy() @ self.image_from_full[:, :2].T + self.image_from_full[:, 2]
 
-    def scaled(self, scale: float) -> "PictureView":
+    def scaled(self, scale: float) -> "ImageView":
         """The view of the same picture after resizing it."""
-        affine = self.picture_from_full * scale
+        affine = self.image_from_full * scale
         affine[:, 2] += (scale - 1) / 2  # pixel centres
-        return PictureView(self.intrinsics, self.distortion, affine)
+        return ImageView(self.intrinsics, self.distortion, affine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,17 @@ class Mesh:
     rgb: Sequence[float]
 
 
-def resized(picture: np.ndarray, scale: float) -> np.ndarray:
+def resized(image: np.ndarray, scale: float) -> np.ndarray:
     """The picture at another size, without aliasing."""
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=how)
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=how)
 
 
-def draw_skeleton(picture: np.ndarray, joints_px: np.ndarray, rgb: Sequence[float], thickness: int = 2) -> None:
+def draw_skeleton(image: np.ndarray, joints_px: np.ndarray, rgb: Sequence[float], thickness: int = 2) -> None:
     """Draw the 20 bones and 21 joints into a picture.
 
     Args:
-        picture: changed in place.
+        image: changed in place.
         joints_px: (21, 2), OpenPose order.
         rgb: in [0, 1].
         thickness: of the bones, px; joints are as wide as two bones.
@@ -72,27 +72,25 @@ def draw_skeleton(picture: np.ndarray, joints_px: np.ndarray, rgb: Sequence[floa
     steps = 1 << _SUBPIXEL_BITS
     points = [tuple(int(v) for v in np.round(p * steps)) for p in np.clip(joints_px, -_FAR_PX, _FAR_PX)]
     for start, end in BONES:
-        cv2.line(picture, points[start], points[end], color, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.line(image, points[start], points[end], color, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
     for point in points:
-        cv2.circle(picture, point, thickness * steps, color, -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.circle(image, point, thickness * steps, color, -1, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def draw_meshes(picture: np.ndarray, view: PictureView, meshes: Sequence[Mesh]) -> np.ndarray:
+def draw_meshes(image: np.ndarray, view: ImageView, meshes: Sequence[Mesh]) -> np.ndarray:
     """Shaded meshes over a picture; nearer ones hide farther ones. Returns a new picture."""
     if not meshes:
-        return picture.copy()
+        return image.copy()
     pixels = np.concatenate([view.pixels(mesh.vertices_m) for mesh in meshes])
     depth = np.concatenate([mesh.vertices_m[:, 2].numpy() for mesh in meshes])
     colors = np.concatenate([shade(mesh.vertices_m.numpy(), mesh.faces, mesh.rgb) for mesh in meshes])
     starts = np.cumsum([0] + [len(mesh.vertices_m) for mesh in meshes])
     faces = np.concatenate([mesh.faces + start for mesh, start in zip(meshes, starts[:-1], strict=True)])
-    size = (picture.shape[0] * _SUPERSAMPLE, picture.shape[1] * _SUPERSAMPLE)
+    size = (image.shape[0] * _SUPERSAMPLE, image.shape[1] * _SUPERSAMPLE)
     color, covered = rasterize(pixels * _SUPERSAMPLE + (_SUPERSAMPLE - 1) / 2, depth, faces, colors, size)
-    color, covered = (
-        cv2.resize(layer, picture.shape[1::-1], interpolation=cv2.INTER_AREA) for layer in (color, covered)
-    )
+    color, covered = (cv2.resize(layer, image.shape[1::-1], interpolation=cv2.INTER_AREA) for layer in (color, covered))
     alpha = _MESH_OPACITY * covered[..., None]
-    blended = picture * (1 - alpha) + 255 * color[..., ::-1] * _MESH_OPACITY
+    blended = image * (1 - alpha) + 255 * color[..., ::-1] * _MESH_OPACITY
     return np.clip(blended, 0, 255).round().astype(np.uint8)
 
 
@@ -103,9 +101,9 @@ def side_by_side(panels: Sequence[np.ndarray], gap_px: int = 6) -> np.ndarray:
     return np.concatenate(row[1:], 1)
 
 
-def jpeg(picture: np.ndarray, quality: int = 85) -> bytes:
+def jpeg(image: np.ndarray, quality: int = 85) -> bytes:
     """The picture as a JPEG file."""
-    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def shade(vertices: np.ndarray, faces: np.ndarray, rgb: Sequence[float]) -> np.ndarray:

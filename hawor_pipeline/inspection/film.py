@@ -20,8 +20,8 @@ from hawor_pipeline.evaluation.targets import SYNTHETIC
 from hawor_pipeline.inspection.drawing import (
     PREDICTED_RGB,
     TRUE_RGB,
+    ImageView,
     Mesh,
-    PictureView,
     draw_meshes,
     draw_skeleton,
     resized,
@@ -175,12 +175,12 @@ def open_recording(
 def _with_strips(recording: Recording, draw: Callable[[Recording, int], np.ndarray]) -> Iterator[np.ndarray]:
     """Each frame's picture with two lines of text below."""
     for frame in recording.frames:
-        picture = draw(recording, frame)
+        image = draw(recording, frame)
         where = f"{recording.name}  view {recording.view}  frame {frame:05d}"
-        strip = np.full((_STRIP_PX, picture.shape[1], 3), 255, np.uint8)
+        strip = np.full((_STRIP_PX, image.shape[1], 3), 255, np.uint8)
         _write(strip, where, 17)
         _write(strip, _numbers(recording, frame), 37)
-        yield np.concatenate((picture, strip))
+        yield np.concatenate((image, strip))
 
 
 def _numbers(recording: Recording, frame: int) -> str:
@@ -217,14 +217,14 @@ def _crop_frame(recording: Recording, frame: int) -> np.ndarray:
 def _full_frames(recording: Recording, settings: FilmSettings) -> Callable[[Recording, int], np.ndarray]:
     """Draws raw pictures with both predicted meshes in them."""
     assert settings.raw_root is not None
-    pictures = raw_pictures(recording, settings.raw_root)
+    images = raw_images(recording, settings.raw_root)
 
     def draw(recording: Recording, frame: int) -> np.ndarray:
-        picture = read_picture(pictures[frame], recording) if frame in pictures else _blank(recording)
-        scale = min(1.0, settings.height_px / picture.shape[0])
-        picture = resized(picture, scale) if scale < 1 else picture
+        image = read_image(images[frame], recording) if frame in images else _blank(recording)
+        scale = min(1.0, settings.height_px / image.shape[0])
+        image = resized(image, scale) if scale < 1 else image
         hands = recording.hands_at(frame)
-        views = [PictureView(hand.truth.intrinsics[0], hand.truth.distortion[0], np.eye(2, 3)) for hand in hands]
+        views = [ImageView(hand.truth.intrinsics[0], hand.truth.distortion[0], np.eye(2, 3)) for hand in hands]
         predicted = [hand.aligned_vertices if settings.align_wrists else hand.predicted_vertices for hand in hands]
         meshes = [
             Mesh(vertices, hand.faces, PREDICTED_RGB)
@@ -232,11 +232,11 @@ def _full_frames(recording: Recording, settings: FilmSettings) -> Callable[[Reco
             if vertices is not None and in_front(vertices)
         ]
         if meshes:
-            picture = draw_meshes(picture, views[0].scaled(scale), meshes)
+            image = draw_meshes(image, views[0].scaled(scale), meshes)
         if settings.with_truth:
             for hand, view in zip(hands, views, strict=True):
-                draw_skeleton(picture, view.scaled(scale).pixels(hand.truth.joints_m[0]), TRUE_RGB)
-        return picture
+                draw_skeleton(image, view.scaled(scale).pixels(hand.truth.joints_m[0]), TRUE_RGB)
+        return image
 
     return draw
 
@@ -246,7 +246,7 @@ def in_front(vertices_m: torch.Tensor) -> bool:
     return bool((vertices_m[:, 2] > _NEAR_M).all())
 
 
-def raw_pictures(recording: Recording, raw_root: Path) -> dict[int, Path]:
+def raw_images(recording: Recording, raw_root: Path) -> dict[int, Path]:
     """Raw full-frame pictures of the recording's view by frame number.
 
     Raises:
@@ -255,24 +255,24 @@ def raw_pictures(recording: Recording, raw_root: Path) -> dict[int, Path]:
     root = ArcticRoot.locate(raw_root)
     subject, sequence = recording.name.split("/")
     folder = root.path / "images" / subject / sequence / str(recording.view)
-    found = {number: picture.path for number, picture in list_images(folder).items()}
+    found = {number: image.path for number, image in list_images(folder).items()}
     if not found:
         raise ConfigError(f"no full pictures in {folder}; unpack ARCTIC's images there, or ask for --crops.")
     return found
 
 
-def read_picture(path: Path, recording: Recording) -> np.ndarray:
+def read_image(path: Path, recording: Recording) -> np.ndarray:
     """A raw picture, BGR.
 
     Raises:
         DataError: it is damaged, or of another size than the annotations say.
     """
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     expected = _full_size(recording)
-    if picture is None or picture.shape[:2] != expected:
-        found = "not readable" if picture is None else f"{picture.shape[1]}x{picture.shape[0]}"
+    if image is None or image.shape[:2] != expected:
+        found = "not readable" if image is None else f"{image.shape[1]}x{image.shape[0]}"
         raise DataError(f"{path}: {found}, expected {expected[1]}x{expected[0]} as in the shards; get it again.")
-    return picture
+    return image
 
 
 def _full_size(recording: Recording) -> tuple[int, int]:

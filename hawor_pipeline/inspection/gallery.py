@@ -67,10 +67,10 @@ def write_gallery(
                 facts = {name: samples[name][int(row)].as_py() for name in _COLUMNS}
                 annotation, crop = stored[facts["sample_id"]]
                 hand = SampleHand(models, annotation, predictions[facts["sample_id"]])
-                picture = side_by_side(hand.panels(crop))
+                image = side_by_side(hand.panels(crop))
                 name = f"{rank}-{number}.jpg"
-                (staged / name).write_bytes(jpeg(picture))
-                size = {"height": picture.shape[0], "width": picture.shape[1]}
+                (staged / name).write_bytes(jpeg(image))
+                size = {"height": image.shape[0], "width": image.shape[1]}
                 items.append({"rank": rank, "picture": name, **size, **facts})
                 if number == 1:
                     about = {"rank": rank, "sample_id": facts["sample_id"], "mpjpe_mm": facts["mpjpe_mm"]}

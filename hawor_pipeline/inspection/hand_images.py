@@ -17,8 +17,8 @@ from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHand
 from hawor_pipeline.inspection.drawing import (
     PREDICTED_RGB,
     TRUE_RGB,
+    ImageView,
     Mesh,
-    PictureView,
     draw_meshes,
     draw_skeleton,
     resized,
@@ -119,10 +119,10 @@ class SampleHand:
             found["predicted_mm"] = (self.predicted_vertices, self.predicted.joints_m[0, 0])
         return {name: np.round(m_to_mm((v - wrist).numpy()) * turn, 1).tolist() for name, (v, wrist) in found.items()}
 
-    def crop_view(self) -> PictureView:
+    def crop_view(self) -> ImageView:
         """How the stored crop shows the camera frame."""
         affine = np.array(self.annotation["crop_from_image"].combine_chunks().flatten().to_pylist(), np.float64)
-        return PictureView(self.truth.intrinsics[0], self.truth.distortion[0], affine.reshape(2, 3))
+        return ImageView(self.truth.intrinsics[0], self.truth.distortion[0], affine.reshape(2, 3))
 
     def panels(self, crop: np.ndarray, panel_px: int = PANEL_PX) -> list[np.ndarray]:
         """The crop with both skeletons as placed, with the true mesh, with the predicted mesh at the true wrist."""
@@ -133,11 +133,11 @@ class SampleHand:
             found.append(self.mesh_panel(panel, view, self.aligned_vertices, PREDICTED_RGB))
         return found
 
-    def mesh_panel(self, panel: np.ndarray, view: PictureView, vertices: torch.Tensor, rgb) -> np.ndarray:
+    def mesh_panel(self, panel: np.ndarray, view: ImageView, vertices: torch.Tensor, rgb) -> np.ndarray:
         """One mesh over the panel."""
         return draw_meshes(panel, view, [Mesh(vertices, self.faces, rgb)])
 
-    def _skeletons(self, panel: np.ndarray, view: PictureView) -> np.ndarray:
+    def _skeletons(self, panel: np.ndarray, view: ImageView) -> np.ndarray:
         draw_skeleton(panel, view.pixels(self.truth.joints_m[0]), TRUE_RGB)
         if self.predicted is not None and torch.isfinite(self.predicted.translation_m).all():
             draw_skeleton(panel, view.pixels(self.predicted.joints_m[0]), PREDICTED_RGB)

@@ -47,8 +47,8 @@ def _encode(path: Path, frames: Iterable[np.ndarray], fps: float) -> tuple[int, 
         stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": _QUALITY}
-        for picture in frames:
-            even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+        for image in frames:
+            even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
             if not count:
                 size = even.shape[:2]
                 stream.height, stream.width = size

@@ -35,7 +35,7 @@ def pick_pairs(samples: pa.Table, other: pa.Table, per_rank: int) -> dict[str, n
     return {rank: first_of_each_track(rows, samples, per_rank) for rank, rows in orders.items()}
 
 
-def pair_pictures(
+def pair_images(
     shards_dir: Path | str,
     mano_dir: Path | str,
     metrics_dir: Path | str,
@@ -70,13 +70,13 @@ def pair_pictures(
             name = facts["sample_id"]
             annotation, crop = stored[name]
             pair = [SampleHand(models, annotation, predictions.get(name)) for predictions in hands]
-            picture = _picture(crop, pair)
-            facts |= {"rank": rank, "other_mpjpe_mm": other["mpjpe_mm"][int(row)].as_py(), "jpeg": jpeg(picture)}
-            items.append({**facts, "height": picture.shape[0], "width": picture.shape[1]})
+            image = _image(crop, pair)
+            facts |= {"rank": rank, "other_mpjpe_mm": other["mpjpe_mm"][int(row)].as_py(), "jpeg": jpeg(image)}
+            items.append({**facts, "height": image.shape[0], "width": image.shape[1]})
     return items
 
 
-def _picture(crop: np.ndarray, pair: Sequence[SampleHand]) -> np.ndarray:
+def _image(crop: np.ndarray, pair: Sequence[SampleHand]) -> np.ndarray:
     scale = PANEL_PX / max(crop.shape[:2])
     panel, view = resized(crop, scale), pair[0].crop_view().scaled(scale)
     panels = [pair[0].mesh_panel(panel, view, pair[0].true_vertices, TRUE_RGB)]

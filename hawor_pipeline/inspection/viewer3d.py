@@ -40,9 +40,9 @@ def write_rerun(recording: "Recording", path: Path | str, raw_root: Path | None 
         import rerun as rr
     except ImportError as error:
         raise ConfigError("rerun is not installed; get it with: pip install 'hawor-pipeline[rerun]'") from error
-    from hawor_pipeline.inspection.film import raw_pictures
+    from hawor_pipeline.inspection.film import raw_images
 
-    pictures = raw_pictures(recording, raw_root) if raw_root is not None else {}
+    images = raw_images(recording, raw_root) if raw_root is not None else {}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     stream = rr.RecordingStream(_APPLICATION, recording_id=f"{recording.run_id}/{recording.name}/{recording.view}")
@@ -55,8 +55,8 @@ def write_rerun(recording: "Recording", path: Path | str, raw_root: Path | None 
             hands = recording.hands_at(frame)
             if hands:
                 _log_camera(rr, stream, hands[0])
-            if frame in pictures:
-                contents = pictures[frame].read_bytes()
+            if frame in images:
+                contents = images[frame].read_bytes()
                 stream.log("world/camera/picture", rr.EncodedImage(contents=contents, media_type="image/jpeg"))
             for hand in hands:
                 _log_hand(rr, stream, hand, recording.error_mm.get((frame, _side(hand))))

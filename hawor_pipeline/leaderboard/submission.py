@@ -28,7 +28,7 @@ from hawor_pipeline.provenance import atomic_write_json, explain_disk_errors
 from hawor_pipeline.sources.arctic import SIDES
 
 FIRST_FRAME = 10  # ARCTIC leaves out earlier pictures: they may be black
-PICTURE_NAME = "./data/arctic_data/data/cropped_images/{subject}/{sequence}/{view}/{frame:05d}.jpg"
+IMAGE_NAME = "./data/arctic_data/data/cropped_images/{subject}/{sequence}/{view}/{frame:05d}.jpg"
 TASK_VIEWS = {"pose_p1": tuple(range(1, 9)), "pose_p2": (0,)}
 SPLITS = ("test", "val")  # the server takes test; val is for trying the way there
 HAND_FILES = {"beta": (10,), "cam_t": (3,), "pose": (16, 3, 3)}
@@ -156,7 +156,7 @@ def _sides(models: HandModels, view: ViewPredictions, hold_missing: bool) -> tup
 def _write_view(archive: zipfile.ZipFile, folder: str, view: ViewPredictions, sides: Mapping[str, ArcticHands]) -> None:
     count = len(view.frames)
     names = [
-        PICTURE_NAME.format(subject=view.subject, sequence=view.sequence, view=view.view, frame=frame)
+        IMAGE_NAME.format(subject=view.subject, sequence=view.sequence, view=view.view, frame=frame)
         for frame in view.frames
     ]
     _add(archive, f"{folder}/meta_info/meta_info.imgname.pt", names)

@@ -25,7 +25,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     **{f"preds/pred.object.{key}.pt": shape for key, shape in OBJECT_FILES.items()},
 }
 _VIEW_FOLDER = re.compile(r"(s\d+)_(.+)_(\d)")
-_PICTURE = re.compile(r"\./data/arctic_data/data/cropped_images/(s\d+)/(\w+)/(\d)/(\d{5})\.jpg")
+_IMAGE = re.compile(r"\./data/arctic_data/data/cropped_images/(s\d+)/(\w+)/(\d)/(\d{5})\.jpg")
 _ORTHOGONAL = 1e-2  # half precision, which the server's own files have, is worse than single
 
 
@@ -113,7 +113,7 @@ def _load(archive: zipfile.ZipFile, name: str) -> Any:
 
 
 def _check_names(folder: str, names: Sequence[str], last_frame: int | None) -> list[str]:
-    matches = [_PICTURE.fullmatch(name) for name in names]
+    matches = [_IMAGE.fullmatch(name) for name in names]
     if None in matches:
         return [f"{folder}: {names[matches.index(None)]!r} is not named like {_example(folder)}"]
     owners = {f"{m[1]}_{m[2]}_{m[3]}" for m in matches if m}

@@ -33,9 +33,9 @@ def expectation(root: ArcticRoot, task: str, split: str, views: Sequence[int]) -
     for name in sequences:
         subject, sequence = name.split("/")
         for view in views:
-            pictures = root.pictures(subject, sequence, view)
-            if pictures:
-                last_frame[f"{subject}_{sequence}_{view}"] = max(pictures)
+            images = root.images(subject, sequence, view)
+            if images:
+                last_frame[f"{subject}_{sequence}_{view}"] = max(images)
     return Expectation(sequences, last_frame)
 
 
@@ -120,18 +120,18 @@ def from_boxes(
         subject, name = sequence.split("/")
         for view in views:
             folder = root.path / "images" / subject / name / str(view)
-            pictures = {number: picture.path for number, picture in list_images(folder).items()}
-            if not pictures:
+            images = {number: image.path for number, image in list_images(folder).items()}
+            if not images:
                 raise ConfigError(f"no full pictures of {sequence}, view {view}, in {root.path}/images; unpack them.")
             own = _boxes_of(boxes, f"{sequence}/{view}/")
             frames = cut_frames(
-                (subject, name, view), pictures, own, cameras[subject, view], settings or ConversionConfig()
+                (subject, name, view), images, own, cameras[subject, view], settings or ConversionConfig()
             )
             hands = predict_boxed(model, frames, models, clip_length=clip_length, device=where)
             sides = np.array(frames.table["side"].to_pylist())
             numbers = frames.table["frame"].to_numpy()
             rows = {side: np.flatnonzero(sides == side) for side in SIDES}
-            wanted = list(range(FIRST_FRAME, max(pictures) + 1))
+            wanted = list(range(FIRST_FRAME, max(images) + 1))
             if wanted:
                 found = {side: (numbers[index], hands.take(torch.from_numpy(index))) for side, index in rows.items()}
                 yield ViewPredictions(subject, name, view, wanted, found)

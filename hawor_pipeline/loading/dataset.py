@@ -88,7 +88,7 @@ class ClipDataset(Dataset):
         self._decoded: dict[int, tuple[np.ndarray, float]] = {}
         self._decoded_bytes = 0
         # pixels of the stored crop per pixel of the network crop, before augmentation
-        stored_per_px = rows.stored_from_picture[:, :, :2].double().det().abs().sqrt()
+        stored_per_px = rows.stored_from_image[:, :, :2].double().det().abs().sqrt()
         self._stored_per_out = (stored_per_px * rows.box_size_px / image_size).tolist()
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ class ClipDataset(Dataset):
             valid=rows.valid & counted,
             frame=rows.frame,
         )
-        stored_from_out = rows.stored_from_picture @ torch.linalg.inv(pixels) @ self._picture_from_out(center, size)
+        stored_from_out = rows.stored_from_image @ torch.linalg.inv(pixels) @ self._image_from_out(center, size)
         batch = ClipBatch(
             images=torch.empty(*row_of.shape, 3, 0, 0),
             box_center_px=center,
@@ -141,7 +141,7 @@ class ClipDataset(Dataset):
         batch.images = self._images(row_of, stored_from_out, change.gain)
         return batch
 
-    def _picture_from_out(self, center: Tensor, size: Tensor) -> Tensor:
+    def _image_from_out(self, center: Tensor, size: Tensor) -> Tensor:
         """Pixels of the (rolled, mirrored, pinhole) picture from pixels of the network crop: (B, T, 3, 3)."""
         per_pixel = size / self.image_size
         matrix = torch.zeros(*size.shape, 3, 3)
@@ -154,18 +154,18 @@ class ClipDataset(Dataset):
         """Each decoded crop, and its pixels from those of the network's picture (2, 3)."""
         maps = stored_from_out.flatten(0, 1).double().numpy()  # (N, 2, 3)
         for position, row in enumerate(row_of.flatten().tolist()):
-            picture, reduction = self._decode(row)
+            image, reduction = self._decode(row)
             matrix = maps[position] / reduction
             matrix[:, 2] += 0.5 / reduction - 0.5  # pixel centres of the reduced picture
-            yield picture, matrix
+            yield image, matrix
 
     def _images(self, row_of: Tensor, stored_from_out: Tensor, gain: Tensor) -> Tensor:
         """(B, T, 3, S, S) normalised crops."""
         side = self.image_size
         out = np.empty((row_of.numel(), side, side, 3), dtype=np.uint8)
-        for position, (picture, matrix) in enumerate(self._crops(row_of, stored_from_out)):
+        for position, (image, matrix) in enumerate(self._crops(row_of, stored_from_out)):
             cv2.warpAffine(
-                picture,
+                image,
                 matrix,
                 (side, side),
                 dst=out[position],
@@ -187,14 +187,14 @@ class ClipDataset(Dataset):
         try:
             height = simplejpeg.decode_jpeg_header(data)[0]
             least = max(1, math.floor(height / max(self._stored_per_out[row], 1.0)))
-            picture = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least)
+            image = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least)
         except ValueError as error:
             name = self.shards.table.column("sample_id")[row].as_py()
             raise DataError(f"crop of {name} is damaged ({error}); convert its subject again") from error
-        decoded = picture, 8 / round(8 * picture.shape[0] / height)  # the decoder scales by eighths, then rounds up
-        if self._decoded_bytes + picture.nbytes <= self.cache_bytes:
+        decoded = image, 8 / round(8 * image.shape[0] / height)  # the decoder scales by eighths, then rounds up
+        if self._decoded_bytes + image.nbytes <= self.cache_bytes:
             self._decoded[row] = decoded
-            self._decoded_bytes += picture.nbytes
+            self._decoded_bytes += image.nbytes
         return decoded
 
 

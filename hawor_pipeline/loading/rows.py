@@ -37,7 +37,7 @@ class HandRows:
     box_center_px: Tensor  # (N, 2)
     box_size_px: Tensor  # (N,)
     intrinsics: Tensor  # (N, 3, 3)
-    stored_from_picture: Tensor  # (N, 2, 3) pixels of the stored crop from pixels of the mirrored pinhole picture
+    stored_from_image: Tensor  # (N, 2, 3) pixels of the stored crop from pixels of the mirrored pinhole picture
 
     def __len__(self) -> int:
         return len(self.valid)
@@ -95,7 +95,7 @@ def load_rows(table: pa.Table, filtering: DataFiltering | None = None) -> HandRo
         box_center_px=where_left(is_right, mirror_pixels(center, width), center).float(),
         box_size_px=size.float(),
         intrinsics=where_left(is_right, mirror_intrinsics(intrinsics, width), intrinsics).float(),
-        stored_from_picture=(stored @ unmirror).float(),
+        stored_from_image=(stored @ unmirror).float(),
     )
 
 

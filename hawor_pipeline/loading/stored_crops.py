@@ -40,13 +40,13 @@ class StoredBatch:
         return replace(self.batch.to(device, non_blocking), images=images)
 
 
-def stack_padded(pictures: list[np.ndarray]) -> Tensor:
+def stack_padded(images: list[np.ndarray]) -> Tensor:
     """Crops of different sizes in one tensor (N, H, W, 3), padded on the right and below."""
-    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
-    stacked = np.empty((len(pictures), height, width, 3), np.uint8)
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    stacked = np.empty((len(images), height, width, 3), np.uint8)
     stacked[:] = np.round(PADDING_RGB)
-    for place, picture in zip(stacked, pictures, strict=True):
-        place[: picture.shape[0], : picture.shape[1]] = picture
+    for place, image in zip(stacked, images, strict=True):
+        place[: image.shape[0], : image.shape[1]] = image
     return torch.from_numpy(stacked)
 
 

@@ -92,11 +92,11 @@ class Block(nn.Module):
     def _add(self, tokens: Tensor, branch: nn.Module, norm: nn.LayerNorm) -> Tensor:
         if not self.training or self.drop_path == 0.0:
             return tokens + branch(tokens, norm)
-        pictures = tokens.shape[0]
-        kept = max(round(pictures * (1.0 - self.drop_path)), 1)
-        chosen = torch.randperm(pictures, device=tokens.device)[:kept]
+        images = tokens.shape[0]
+        kept = max(round(images * (1.0 - self.drop_path)), 1)
+        chosen = torch.randperm(images, device=tokens.device)[:kept]
         update = branch(tokens[chosen], norm).to(tokens.dtype)
-        return tokens.index_add(0, chosen, update, alpha=pictures / kept)
+        return tokens.index_add(0, chosen, update, alpha=images / kept)
 
 
 class VisionTransformer(nn.Module):

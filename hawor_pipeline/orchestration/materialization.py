@@ -11,8 +11,8 @@ import dagster as dg
 from hawor_pipeline.orchestration.publishing import publish_result
 from hawor_pipeline.provenance import StageResult
 
-_PICTURE_WIDTH_PX = 760
-_PICTURE_BYTES = 90_000  # inline pictures live in the event log; keep each below about 100 kB
+_IMAGE_WIDTH_PX = 760
+_IMAGE_BYTES = 90_000  # inline pictures live in the event log; keep each below about 100 kB
 _TABLE_ROWS = 60
 
 
@@ -93,19 +93,19 @@ def _cell(value: Any, kind: str) -> Any:
     return value if kind in ("int", "bool") else str(value)
 
 
-def picture(path: Path) -> dg.MarkdownMetadataValue:
+def image(path: Path) -> dg.MarkdownMetadataValue:
     """A picture file as inline Markdown, scaled down to what the event log can carry."""
     import cv2
 
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise dg.Failure(f"picture {path} cannot be read")
-    scale = min(1.0, _PICTURE_WIDTH_PX / image.shape[1])
+    scale = min(1.0, _IMAGE_WIDTH_PX / image.shape[1])
     if scale < 1.0:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     for quality in (88, 75, 60, 45, 30):
         _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        if len(encoded) <= _PICTURE_BYTES:
+        if len(encoded) <= _IMAGE_BYTES:
             break
     text = base64.b64encode(encoded.tobytes()).decode()
     return dg.MetadataValue.md(f"![{path.stem}](data:image/jpeg;base64,{text})")

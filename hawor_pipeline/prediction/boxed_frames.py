@@ -44,7 +44,7 @@ class BoxedFrames:
 
 def cut_frames(
     where: tuple[str, str, int],
-    pictures: Mapping[int, Path],
+    images: Mapping[int, Path],
     boxes: Mapping[int, Mapping[str, HandBox]],
     camera: FrameCamera,
     settings: ConversionConfig,
@@ -53,7 +53,7 @@ def cut_frames(
 
     Args:
         where: subject, sequence, view.
-        pictures: frame number to file, full frames.
+        images: frame number to file, full frames.
         boxes: frame number to side to box.
         camera: of the view.
         settings: of the conversion that the network was trained on (crop size, margin, box scale, quality).
@@ -64,13 +64,13 @@ def cut_frames(
     crop_px = round(settings.crop_margin * settings.target_resolution[0])
     rows: list[tuple[str, int, np.ndarray, float, np.ndarray, bytes]] = []
     for frame, hands in sorted(boxes.items()):
-        if frame not in pictures:
+        if frame not in images:
             raise DataError(f"{'/'.join(map(str, where))}: a box for frame {frame}, but no such picture.")
         squares = {side: box.square(settings.box_scale) for side, box in hands.items()}
         if not squares:
             continue
         cuts = [(center, size * settings.crop_margin) for center, size in squares.values()]
-        path = pictures[frame]
+        path = images[frame]
         crops = cut_crops(path.read_bytes(), path, camera.image_size, cuts, crop_px, thread_decoder())
         for (side, (center, size)), crop in zip(squares.items(), crops, strict=True):
             jpeg = encode_crop(crop.pixels, settings.jpeg_quality)

@@ -59,10 +59,10 @@ class Footage:
 
     def _from_folder(self) -> Iterator[Frame]:
         for number, file in enumerate(self._files()):
-            picture = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            if picture is None:
+            image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+            if image is None:
                 raise DataError(f"{file}: damaged, or not an image; get it again or take it out of the folder")
-            yield Frame(number, file.relative_to(self.path).as_posix(), cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+            yield Frame(number, file.relative_to(self.path).as_posix(), cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
     def _from_video(self) -> Iterator[Frame]:
         try:
@@ -83,7 +83,7 @@ class Footage:
         return float(rate) if rate else FOLDER_FPS
 
 
-def require_known_pictures(boxes: Mapping[str, Mapping[str, HandBox]], names: set[str], source: Path) -> None:
+def require_known_images(boxes: Mapping[str, Mapping[str, HandBox]], names: set[str], source: Path) -> None:
     """Every box must belong to a picture.
 
     Raises:

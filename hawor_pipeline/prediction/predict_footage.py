@@ -19,8 +19,8 @@ from hawor_pipeline.evaluation.predict import choose_device
 from hawor_pipeline.inspection.drawing import (
     OTHER_RGB,
     PREDICTED_RGB,
+    ImageView,
     Mesh,
-    PictureView,
     draw_meshes,
     resized,
 )
@@ -28,7 +28,7 @@ from hawor_pipeline.inspection.mp4 import write_mp4
 from hawor_pipeline.models.checkpoints import load_hawor
 from hawor_pipeline.prediction.boxed_frames import BoxedFrames, FrameCamera, cut_images
 from hawor_pipeline.prediction.boxes import HandBox, read_boxes
-from hawor_pipeline.prediction.footage import Footage, require_known_pictures
+from hawor_pipeline.prediction.footage import Footage, require_known_images
 from hawor_pipeline.prediction.ply import write_ply
 from hawor_pipeline.prediction.predict_boxed import predict_boxed
 from hawor_pipeline.provenance import sha256_file, staging_dir
@@ -120,7 +120,7 @@ def _survey(footage: Footage, boxes: Mapping[str, Mapping[str, HandBox]]) -> tup
         height, width = frame.image.shape[:2]
     if not names:
         raise DataError(f"{footage.path}: no frame could be read; expected a video with at least one")
-    require_known_pictures(boxes, set(names), footage.path)
+    require_known_images(boxes, set(names), footage.path)
     return names, height, width
 
 
@@ -183,8 +183,8 @@ def _film(
         if float(mesh[:, 2].min()) > _NEAR_M:
             at_frame.setdefault(frame, []).append(Mesh(mesh, faces, SIDE_RGB[is_right]))
     scale = min(1.0, FILM_HEIGHT_PX / camera.image_size[0])
-    view = PictureView(torch.from_numpy(camera.intrinsics), torch.zeros(8, dtype=torch.float64), np.eye(3)[:2])
+    view = ImageView(torch.from_numpy(camera.intrinsics), torch.zeros(8, dtype=torch.float64), np.eye(3)[:2])
     for frame in footage.frames():
-        picture = np.ascontiguousarray(frame.image[..., ::-1])
-        picture = resized(picture, scale) if scale < 1 else picture
-        yield draw_meshes(picture, view.scaled(scale), at_frame.get(frame.number, []))
+        image = np.ascontiguousarray(frame.image[..., ::-1])
+        image = resized(image, scale) if scale < 1 else image
+        yield draw_meshes(image, view.scaled(scale), at_frame.get(frame.number, []))

@@ -150,7 +150,7 @@ def collect(run: RunResults, floors: dict[str, RunResults], run_dir: Path, card:
         "with_intervals": any(entry.low is not None for entry in overall.values()),
         "visibility": _visibility(run),
         "strata": _strata(run),
-        "gallery": _with_pictures(folder, gallery),
+        "gallery": _with_images(folder, gallery),
         "meshes": [{k: mesh[k] for k in ("rank", "sample_id", "mpjpe_mm")} for mesh in gallery["meshes"]],
         "published": PUBLISHED,
         "metrics": {name: (entry, ALL_METRICS[name]) for name, entry in overall.items()},
@@ -271,5 +271,5 @@ def _visibility(run: RunResults) -> list[tuple[str, Entry]]:
     return [(label, entry) for label, entry in entries.items() if entry is not None]
 
 
-def _with_pictures(folder: Path, gallery: dict[str, Any]) -> list[dict[str, Any]]:
+def _with_images(folder: Path, gallery: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**item, "uri": data_uri((folder / item["picture"]).read_bytes())} for item in gallery["items"]]

@@ -83,12 +83,12 @@ def _placement(e: Evidence) -> Iterable[Finding]:
     if found is None or off is None or found >= LEAST_FOUND:
         return
     pixels = e.run.value("mpjpe_crop_px")
-    in_picture = f", joints by {pixels:.0f} px of the 256 px crop" if pixels is not None else ""
+    in_image = f", joints by {pixels:.0f} px of the 256 px crop" if pixels is not None else ""
     yield Finding(
         "act",
         "The hand is placed wrongly",
         f"{percent(found)} of the hands are found where they are; their position is off by {mm_to_m(off):.2f} m on "
-        f"average{in_picture}.",
+        f"average{in_image}.",
         "Depth comes late in training: more steps, a higher weight of KEYPOINTS_2D; check intrinsics and boxes.",
     )
 

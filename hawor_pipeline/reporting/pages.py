@@ -27,12 +27,12 @@ def render_page(template: str, context: dict[str, Any]) -> str:
 def render_report(context: dict[str, Any]) -> dict[str, bytes]:
     """The files of a report by name: the page, its Markdown with the pictures that it shows, its numbers."""
     numbers = json.dumps(_machine_readable(context), indent=2, sort_keys=True) + "\n"
-    pictures = {f"pictures/{item['picture']}": item["uri"].split(",", 1)[1] for item in context["gallery"]}
+    images = {f"pictures/{item['picture']}": item["uri"].split(",", 1)[1] for item in context["gallery"]}
     return {
         HTML: render_page("report.html.j2", context).encode(),
         MARKDOWN: render_page("report.md.j2", context).encode(),
         JSON: numbers.encode(),
-        **{name: base64.b64decode(data) for name, data in pictures.items()},
+        **{name: base64.b64decode(data) for name, data in images.items()},
     }
 
 

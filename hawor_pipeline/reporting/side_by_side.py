@@ -50,7 +50,7 @@ def build_comparison(
     reports_dir: Path | str,
     *,
     runs_dir: Path | str | None = None,
-    pictures: Sequence[Mapping[str, Any]] = (),
+    images: Sequence[Mapping[str, Any]] = (),
 ) -> StageResult:
     """Lay out the page that compares a run with another one, on the samples that both measured.
 
@@ -60,7 +60,7 @@ def build_comparison(
         metrics_dir: their metric tables.
         reports_dir: where the page goes, in `<run_id>-against-<other_run_id>`.
         runs_dir: training runs, for configurations and curves; None, or a run that is not there, leaves them out.
-        pictures: of `evaluation.pair_gallery.pair_pictures`.
+        images: of `evaluation.pair_gallery.pair_images`.
 
     Returns:
         `path` is the HTML page; `info` has the differences by metric.
@@ -75,7 +75,7 @@ def build_comparison(
     differences = compare_runs(metrics_dir, run_id, other_run_id, COMPARED)
     pair = (RunResults(metrics_dir, run_id), RunResults(metrics_dir, other_run_id))
     folders = [Path(runs_dir) / run.run_id if runs_dir else None for run in pair]
-    context = _context(pair, differences, folders, pictures)
+    context = _context(pair, differences, folders, images)
     info = {"run_id": run_id, "other_run_id": other_run_id, "differences": [item.to_dict() for item in differences]}
     return publish(render_comparison(context), Path(reports_dir) / comparison_name(run_id, other_run_id), info)
 
@@ -84,7 +84,7 @@ def _context(
     pair: tuple[RunResults, RunResults],
     differences: Sequence[Difference],
     folders: Sequence[Path | None],
-    pictures: Sequence[Mapping[str, Any]],
+    images: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     run, other = pair
     names = {"run": short_run_name(run.run_id), "other": short_run_name(other.run_id)}
@@ -104,7 +104,7 @@ def _context(
         "rows": [{"title": title_of(item.metric), "item": item, "verdict": verdict(item)} for item in defined],
         "undefined": [title_of(item.metric) for item in differences if item.difference is None],
         "strata": _strata(run, other),
-        "pictures": [{**item, "uri": data_uri(item["jpeg"])} for item in pictures],
+        "pictures": [{**item, "uri": data_uri(item["jpeg"])} for item in images],
         "training": training,
         "settings": _changed_settings(*configs) if all(configs) else [],
         "has_settings": all(configs),

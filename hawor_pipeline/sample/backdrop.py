@@ -40,7 +40,7 @@ class Backdrop(Protocol):
 
     def at(self, frame: int) -> np.ndarray: ...
 
-    def buffers(self, picture: np.ndarray, frame: int, region: Region) -> tuple[np.ndarray, np.ndarray]: ...
+    def buffers(self, image: np.ndarray, frame: int, region: Region) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 def _between(coarse: np.ndarray, step: int, camera: Camera) -> np.ndarray:
@@ -88,7 +88,7 @@ class StaticBackdrop:
         self.gain = camera_gain(rng)
         rotation = self.pose[:3, :3]
         rays = pixel_rays(camera, _ROOM_STEP_PX) @ rotation
-        coarse = cv2.GaussianBlur(room.picture(-rotation.T @ self.pose[:3, 3], rays), (0, 0), 0.8)
+        coarse = cv2.GaussianBlur(room.image(-rotation.T @ self.pose[:3, 3], rays), (0, 0), 0.8)
         fine = enlarge(_between(coarse, _ROOM_STEP_PX, camera)) * self.gain
         self.depth = np.full(fine.shape[:2], FAR_M, np.float32)
         sides, top = table_meshes(room.table_low, room.table_high, room.table_colour)
@@ -97,7 +97,7 @@ class StaticBackdrop:
         for mesh in (sides, body_mesh(look, body_rotation(look), head=True)):
             Standing.lit(mesh, look).draw(camera, self.pose, self.gain, (fine, self.depth), (0, 0))
         self.fine = cv2.convertScaleAbs(fine, alpha=255.0)
-        self.picture = shrink(fine)
+        self.image = shrink(fine)
 
     def poses(self, count: int) -> np.ndarray:
         """World-to-camera transforms (count, 4, 4)."""
@@ -105,9 +105,9 @@ class StaticBackdrop:
 
     def at(self, frame: int) -> np.ndarray:
         """The picture behind the action, (H, W, 3) uint8; the same in every frame."""
-        return self.picture
+        return self.image
 
-    def buffers(self, picture: np.ndarray, frame: int, region: Region) -> tuple[np.ndarray, np.ndarray]:
+    def buffers(self, image: np.ndarray, frame: int, region: Region) -> tuple[np.ndarray, np.ndarray]:
         """Fresh supersampled colour and depth of a region."""
         x0, y0, x1, y1 = (SUPERSAMPLING * v for v in region)
         return self.fine[y0:y1, x0:x1] * np.float32(1 / 255), self.depth[y0:y1, x0:x1].copy()
@@ -130,8 +130,8 @@ class HeadBackdrop:
         theta = np.maximum(np.hypot(x, y), np.float32(1e-6))
         bend = np.sin(theta) / theta
         rays = np.stack([x * bend, y * bend, np.cos(theta)], -1) @ self.mean_rotation
-        picture = room.picture(origin, rays)
-        self.map = cv2.convertScaleAbs(cv2.GaussianBlur(picture, (0, 0), 0.6) * self.gain)
+        image = room.image(origin, rays)
+        self.map = cv2.convertScaleAbs(cv2.GaussianBlur(image, (0, 0), 0.6) * self.gain)
         self.rays = pixel_rays(camera, _EGO_STEP_PX)
         # Its own eyes do not see the head they are in.
         self.body = Standing.lit(body_mesh(look, body_rotation(look), head=False), look)
@@ -150,10 +150,10 @@ class HeadBackdrop:
         x, y = np.ascontiguousarray(full[..., 0]), np.ascontiguousarray(full[..., 1])
         return cv2.remap(self.map, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
-    def buffers(self, picture: np.ndarray, frame: int, region: Region) -> tuple[np.ndarray, np.ndarray]:
+    def buffers(self, image: np.ndarray, frame: int, region: Region) -> tuple[np.ndarray, np.ndarray]:
         """Fresh supersampled colour and depth of a region of `at(frame)`, the body included."""
         x0, y0, x1, y1 = region
-        colour = enlarge(picture[y0:y1, x0:x1])
+        colour = enlarge(image[y0:y1, x0:x1])
         depth = np.full(colour.shape[:2], FAR_M, np.float32)
         self.body.draw(self.camera, self.path[frame], self.gain, (colour, depth), (x0, y0))
         return colour, depth
@@ -168,8 +168,8 @@ def grain(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return cv2.convertScaleAbs(np.maximum(mixed, 0)), cv2.convertScaleAbs(np.maximum(-mixed, 0))
 
 
-def add_grain(picture: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def add_grain(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """The picture with sensor noise; `shift` (2,) in 0..GRAIN_SHIFT_PX picks the pattern."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     more, less = (g[shift[0] : shift[0] + height, shift[1] : shift[1] + width] for g in grain(height, width))
-    return cv2.subtract(cv2.add(picture, more), less)
+    return cv2.subtract(cv2.add(image, more), less)

@@ -72,9 +72,9 @@ def to_fine(uv: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
     return (uv - np.array(corner, np.float32) + np.float32(0.5)) * np.float32(SUPERSAMPLING) - np.float32(0.5)
 
 
-def enlarge(picture: np.ndarray) -> np.ndarray:
+def enlarge(image: np.ndarray) -> np.ndarray:
     """A uint8 picture (H, W, 3) at the supersampled size, float32 in 0..1."""
-    fine = cv2.resize(picture, None, fx=SUPERSAMPLING, fy=SUPERSAMPLING, interpolation=cv2.INTER_LINEAR)
+    fine = cv2.resize(image, None, fx=SUPERSAMPLING, fy=SUPERSAMPLING, interpolation=cv2.INTER_LINEAR)
     return fine.astype(np.float32) * np.float32(1 / 255)
 
 

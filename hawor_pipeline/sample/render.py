@@ -141,15 +141,15 @@ class ViewPainter:
     def paint(self, frame: int) -> np.ndarray:
         """The finished picture of one frame."""
         behind = self.backdrop.at(frame)
-        picture = behind.copy()
+        image = behind.copy()
         x0, y0, x1, y1 = self._region(frame)
         if x1 > x0 and y1 > y0:
             colour, _, (x0, y0, x1, y1) = self.buffers(frame, behind)
-            picture[y0:y1, x0:x1] = shrink(colour)
-            self._blur_motion(picture, frame)
-        return add_grain(picture, self.grain_shift[frame])
+            image[y0:y1, x0:x1] = shrink(colour)
+            self._blur_motion(image, frame)
+        return add_grain(image, self.grain_shift[frame])
 
-    def _blur_motion(self, picture: np.ndarray, frame: int) -> None:
+    def _blur_motion(self, image: np.ndarray, frame: int) -> None:
         """Smear each hand along its way while the shutter is open."""
         before, after = max(frame - 1, 0), min(frame + 1, len(self.uv) - 1)
         for side in ("right", "left"):
@@ -169,7 +169,7 @@ class ViewPainter:
             high = np.minimum(np.ceil(uv.max(axis=0)).astype(int) + 5, [self.camera.width, self.camera.height])
             if (high - low < 8).any():
                 continue
-            patch = picture[low[1] : high[1], low[0] : high[0]]
+            patch = image[low[1] : high[1], low[0] : high[0]]
             patch[:] = cv2.filter2D(patch, -1, _streak(step))
 
 

@@ -175,7 +175,7 @@ class Room:
     table_colour: np.ndarray  # (3,) linear
     atlas: np.ndarray  # (512, 7 * 512, 3)
 
-    def picture(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    def image(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
         """The empty room along world-frame rays (H, W, 3) from `origin` (3,): sRGB (H, W, 3) uint8."""
         rays = np.where(np.abs(rays) < 1e-6, np.float32(1e-6), rays.astype(np.float32))
         origin = origin.astype(np.float32)

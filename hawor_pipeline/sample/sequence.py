@@ -95,10 +95,10 @@ def build_motion(mano: Path, spec: SampleSpec, plan: SequencePlan) -> tuple[Moti
 def write_sequence(folder: Path, mano: Path, spec: SampleSpec, plan: SequencePlan) -> dict[str, object]:
     """Write `folder/{view}/%05d.jpg` and return the ground truth by file suffix (empty where it is withheld)."""
     motion, rigs = build_motion(mano, spec, plan)
-    for view, pictures in paint_views(motion, rigs, spec, plan, range(1, plan.image_count + 1)):
+    for view, images in paint_views(motion, rigs, spec, plan, range(1, plan.image_count + 1)):
         (folder / str(view)).mkdir()
-        for number, picture in pictures:
-            (folder / str(view) / f"{number:05d}.jpg").write_bytes(encode(picture))
+        for number, image in images:
+            (folder / str(view) / f"{number:05d}.jpg").write_bytes(encode(image))
     return ground_truth(motion, spec, plan) if plan.has_ground_truth else {}
 
 
@@ -120,15 +120,15 @@ def _paint(
     for number in numbers:
         black = number in plan.black_images
         size = (one.camera.height, one.camera.width, 3)
-        picture = np.zeros(size, np.uint8) if black else one.paint(number - 1)
+        image = np.zeros(size, np.uint8) if black else one.paint(number - 1)
         if cropped:
-            picture = _crop(picture, crop_window(one.object_uv(number - 1), one.camera, full))
-        yield number, picture
+            image = _crop(image, crop_window(one.object_uv(number - 1), one.camera, full))
+        yield number, image
 
 
-def encode(picture: np.ndarray) -> bytes:
+def encode(image: np.ndarray) -> bytes:
     """JPEG bytes with a comment that says where the picture comes from."""
-    data = simplejpeg.encode_jpeg(picture, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420")
+    data = simplejpeg.encode_jpeg(image, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420")
     comment = b"\xff\xfe" + (len(JPEG_COMMENT) + 2).to_bytes(2, "big") + JPEG_COMMENT
     return data[:2] + comment + data[2:]
 
@@ -158,8 +158,8 @@ def crop_window(object_uv: np.ndarray, drawn: Camera, full: Camera) -> np.ndarra
     return np.array([[zoom * scale, 0, shift[0]], [0, zoom * scale, shift[1]]])
 
 
-def _crop(picture: np.ndarray, window: np.ndarray) -> np.ndarray:
-    return cv2.warpAffine(picture, window, (CROP_SIDE_PX, CROP_SIDE_PX), flags=cv2.INTER_LINEAR)
+def _crop(image: np.ndarray, window: np.ndarray) -> np.ndarray:
+    return cv2.warpAffine(image, window, (CROP_SIDE_PX, CROP_SIDE_PX), flags=cv2.INTER_LINEAR)
 
 
 def ground_truth(motion: Motion, spec: SampleSpec, plan: SequencePlan) -> dict[str, object]:

@@ -205,9 +205,9 @@ def make_sequence(root: Path, spec: SampleSpec, plan: SequencePlan) -> None:
         try:
             (staged / "images").mkdir(parents=True)
             ground_truth = write_sequence(staged / "images", root / "body_models" / "mano", spec, plan)
-            pictures = arctic / spec.image_source / plan.subject / plan.name
-            remove_leftovers(pictures)
-            publish_dir(staged / "images", pictures)
+            images = arctic / spec.image_source / plan.subject / plan.name
+            remove_leftovers(images)
+            publish_dir(staged / "images", images)
             for suffix, value in ground_truth.items():
                 buffer = io.BytesIO()
                 np.save(buffer, np.asarray(value), allow_pickle=True)

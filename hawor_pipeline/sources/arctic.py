@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hawor_pipeline.errors import ConfigError, DataError, nearest
-from hawor_pipeline.sources.image_files import PictureFile, list_images, list_zipped, member_checksums, with_checksums
+from hawor_pipeline.sources.image_files import ImageFile, list_images, list_zipped, member_checksums, with_checksums
 
 SUBJECTS = tuple(f"s{number:02d}" for number in range(1, 11))
 EGO_VIEW = 0
@@ -139,10 +139,10 @@ class ArcticRoot:
 
     def reads_zip(self, subject: str, sequence: str, views: Iterable[int]) -> bool:
         """Whether the pictures of any of these views are read from the sequence's zip."""
-        pictures = (self.pictures(subject, sequence, view) for view in views)
-        return any(found and next(iter(found.values())).member for found in pictures)
+        images = (self.images(subject, sequence, view) for view in views)
+        return any(found and next(iter(found.values())).member for found in images)
 
-    def pictures(self, subject: str, sequence: str, view: int) -> dict[int, PictureFile]:
+    def images(self, subject: str, sequence: str, view: int) -> dict[int, ImageFile]:
         """Pictures of one view by the number in their name, ascending.
 
         From the folder, or from the sequence's zip where that has more of them: unpacking may have been cut short.

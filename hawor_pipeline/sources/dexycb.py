@@ -17,7 +17,7 @@ import yaml
 
 from hawor_pipeline.core.mano import Side
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.sources.image_files import PictureFile
+from hawor_pipeline.sources.image_files import ImageFile
 from hawor_pipeline.sources.reader import NO_HAND, HandLabel, PoseKind, Shot, Unit
 from hawor_pipeline.untrusted.mano_files import load_pose_components
 from hawor_pipeline.untrusted.safe_load import load_npz
@@ -80,13 +80,13 @@ class DexYcb:
     def _hand_file(self, calibration: str) -> Path:
         return self.root / "calibration" / f"mano_{calibration}" / "mano.yml"
 
-    def pictures(self, unit: Unit) -> Iterator[PictureFile]:
+    def images(self, unit: Unit) -> Iterator[ImageFile]:
         """As many of each camera as the recording's metadata says."""
         folder = self.root / unit.subject / unit.sequence
         meta = _read_yaml(folder / "meta.yml")
         for serial in meta["serials"]:
             for frame in range(meta["num_frames"]):
-                yield _picture(folder, serial, frame)
+                yield _image(folder, serial, frame)
 
     def labels_of(self, unit: Unit) -> None:
         """Nothing: each picture has a label file."""
@@ -102,8 +102,8 @@ class DexYcb:
             for frame in range(meta["num_frames"]):
                 hand = self._hand(folder / serial / f"labels_{frame:06d}.npz", side, betas)
                 hands, lost = ((hand,), ()) if hand else ((), ((side, NO_HAND),))
-                picture = _picture(folder, serial, frame)
-                yield Shot(view, frame, picture, IMAGE_SIZE, intrinsics, hands, left_out=lost)
+                image = _image(folder, serial, frame)
+                yield Shot(view, frame, image, IMAGE_SIZE, intrinsics, hands, left_out=lost)
 
     def _intrinsics(self, serial: str) -> np.ndarray:
         color = _read_yaml(self._intrinsics_file(serial))["color"]
@@ -124,8 +124,8 @@ class DexYcb:
         return HandLabel(side, pose[:3], pose[3:48] @ _components(self.mano_dir, side), betas, pose[48:], joints)
 
 
-def _picture(folder: Path, serial: str, frame: int) -> PictureFile:
-    return PictureFile(folder / serial / f"color_{frame:06d}.jpg")
+def _image(folder: Path, serial: str, frame: int) -> ImageFile:
+    return ImageFile(folder / serial / f"color_{frame:06d}.jpg")
 
 
 @lru_cache(maxsize=2)

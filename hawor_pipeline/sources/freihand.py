@@ -21,7 +21,7 @@ import numpy as np
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.sources.hand_models import load_hand_models
-from hawor_pipeline.sources.image_files import PictureFile, list_images
+from hawor_pipeline.sources.image_files import ImageFile, list_images
 from hawor_pipeline.sources.reader import HandLabel, PoseKind, Shot, Unit
 
 SEQUENCES = 100
@@ -32,11 +32,11 @@ _LABELS = ("K", "mano", "xyz")
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledPicture:
+class LabelledImage:
     """One picture, and what the label files say of the hand that it shows."""
 
     number: int
-    picture: PictureFile
+    image: ImageFile
     hand: int  # its place in the label files
     values: dict[str, Any]  # by name of the label file, not checked yet
 
@@ -83,14 +83,14 @@ class FreiHand:
         return {"train": [SUBJECT], "val": [], "test": []}
 
     @cached_property
-    def _sequences(self) -> dict[str, list[LabelledPicture]]:
+    def _sequences(self) -> dict[str, list[LabelledImage]]:
         labels = self._labels
-        found: dict[str, list[LabelledPicture]] = {}
-        for number, picture in list_images(self.root / "training" / "rgb").items():
+        found: dict[str, list[LabelledImage]] = {}
+        for number, image in list_images(self.root / "training" / "rgb").items():
             hand = number % len(labels["K"])
             values = {name: labels[name][hand] for name in _LABELS}
             name = f"training_{hand % SEQUENCES:02d}"
-            found.setdefault(name, []).append(LabelledPicture(number, picture, hand, values))
+            found.setdefault(name, []).append(LabelledImage(number, image, hand, values))
         return found
 
     @cached_property
@@ -113,21 +113,21 @@ class FreiHand:
     def _layer(self) -> ManoLayer:
         return load_hand_models(self.mano_dir).layers["right"]
 
-    def pictures(self, unit: Unit) -> list[PictureFile]:
+    def images(self, unit: Unit) -> list[ImageFile]:
         """By number."""
-        return [found.picture for found in self._sequences[unit.sequence]]
+        return [found.image for found in self._sequences[unit.sequence]]
 
-    def labels_of(self, unit: Unit) -> list[LabelledPicture]:
+    def labels_of(self, unit: Unit) -> list[LabelledImage]:
         """The pictures of one sequence with their labels."""
         return self._sequences[unit.sequence]
 
-    def shots(self, unit: Unit, labels: list[LabelledPicture]) -> Iterator[Shot]:
+    def shots(self, unit: Unit, labels: list[LabelledImage]) -> Iterator[Shot]:
         """Pictures of one sequence."""
         for found in labels:
             intrinsics = _array(found, "K", (3, 3))
-            yield Shot(0, found.number, found.picture, IMAGE_SIZE, intrinsics, (self._hand(found, intrinsics),))
+            yield Shot(0, found.number, found.image, IMAGE_SIZE, intrinsics, (self._hand(found, intrinsics),))
 
-    def _hand(self, found: LabelledPicture, intrinsics: np.ndarray) -> HandLabel:
+    def _hand(self, found: LabelledImage, intrinsics: np.ndarray) -> HandLabel:
         values = _array(found, "mano", (61,))
         pose, betas, pixel, scale = values[:48], values[48:58], values[58:60], values[60]
         focal = (intrinsics[0, 0] + intrinsics[1, 1]) / 2
@@ -146,7 +146,7 @@ class FreiHand:
             return self._layer(rotmats, torch.tensor(betas[None])).joints[0, ROOT_JOINT].numpy()
 
 
-def _array(found: LabelledPicture, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _array(found: LabelledImage, name: str, shape: tuple[int, ...]) -> np.ndarray:
     where = f"training_{name}.json: entry {found.hand}"
     try:
         values = np.asarray(found.values[name], np.float64).reshape(shape)

@@ -17,7 +17,7 @@ from hawor_pipeline.core.rotations import axis_angle_to_rotmat, rotmat_to_axis_a
 from hawor_pipeline.core.skeleton import OPENPOSE_FROM_MANO
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.sources.hand_models import load_hand_models
-from hawor_pipeline.sources.image_files import PictureFile, list_images
+from hawor_pipeline.sources.image_files import ImageFile, list_images
 from hawor_pipeline.sources.reader import NOT_ANNOTATED, HandLabel, PoseKind, Shot, Unit
 from hawor_pipeline.untrusted.safe_load import load_pickle
 
@@ -65,7 +65,7 @@ class Ho3d:
         """All of it trains; validate by share of sequences, or on the leaderboard."""
         return {"train": sorted({unit.subject for unit in self.units()}), "val": [], "test": []}
 
-    def pictures(self, unit: Unit) -> Iterable[PictureFile]:
+    def images(self, unit: Unit) -> Iterable[ImageFile]:
         """The sequence's folder."""
         return list_images(self.root / unit.sequence / "rgb").values()
 
@@ -75,17 +75,17 @@ class Ho3d:
     def shots(self, unit: Unit, labels: None) -> Iterator[Shot]:
         """Pictures of one sequence."""
         folder = self.root / unit.sequence
-        for number, picture in list_images(folder / "rgb").items():
-            path = folder / "meta" / f"{picture.path.stem}.pkl"
+        for number, image in list_images(folder / "rgb").items():
+            path = folder / "meta" / f"{image.path.stem}.pkl"
             if not path.is_file():
-                raise DataError(f"{path}: missing, and {picture} is there; unpack HO-3D again.")
+                raise DataError(f"{path}: missing, and {image} is there; unpack HO-3D again.")
             found = self._read(path)
             intrinsics = self._array(found, "camMat", path)
             if intrinsics is None:
                 raise DataError(f"{path}: camMat is missing; get the file again.")
             hand = self._hand(found, path)
             hands, lost = ((hand,), ()) if hand else ((), (("right", NOT_ANNOTATED),))
-            yield Shot(0, number, picture, IMAGE_SIZE, intrinsics, hands, left_out=lost)
+            yield Shot(0, number, image, IMAGE_SIZE, intrinsics, hands, left_out=lost)
 
     def _read(self, path: Path) -> dict[str, Any]:
         found = load_pickle(path)

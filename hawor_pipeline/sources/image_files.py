@@ -23,7 +23,7 @@ _READ_ERRORS = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplemente
 
 
 @dataclass(frozen=True, slots=True)
-class PictureFile:
+class ImageFile:
     """One picture of a view."""
 
     path: Path  # the file, or the zip that holds it
@@ -53,17 +53,17 @@ class PictureFile:
         return data
 
 
-def list_images(folder: Path) -> dict[int, PictureFile]:
+def list_images(folder: Path) -> dict[int, ImageFile]:
     """Pictures of one view by the number in their name, ascending; empty where there is no folder."""
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    found = {int(match.group(1)): PictureFile(folder / name) for name in names if (match := _NAME.fullmatch(name))}
+    found = {int(match.group(1)): ImageFile(folder / name) for name in names if (match := _NAME.fullmatch(name))}
     return dict(sorted(found.items()))
 
 
-def list_zipped(archive: Path) -> dict[int, dict[int, PictureFile]]:
+def list_zipped(archive: Path) -> dict[int, dict[int, ImageFile]]:
     """View to the pictures in the zip of a sequence, by number, ascending.
 
     Raises:
@@ -72,27 +72,27 @@ def list_zipped(archive: Path) -> dict[int, dict[int, PictureFile]]:
     return _index(*_state(archive))
 
 
-def pictures_state(pictures: Iterable[PictureFile]) -> str:
+def images_state(images: Iterable[ImageFile]) -> str:
     """A hash of names, sizes and modification times; it changes when a picture or its zip is replaced.
 
     Raises:
         DataError: one is not there any more.
     """
-    pictures = list(pictures)
-    archive = pictures[0].path if pictures and pictures[0].member else None
+    images = list(images)
+    archive = images[0].path if images and images[0].member else None
     try:
         if archive is not None:
             found = archive.stat()
-            return hash_json([[p.name, p.crc] for p in pictures] + [found.st_size, found.st_mtime_ns])
-        return hash_json([[p.name, (found := p.path.stat()).st_size, found.st_mtime_ns] for p in pictures])
+            return hash_json([[p.name, p.crc] for p in images] + [found.st_size, found.st_mtime_ns])
+        return hash_json([[p.name, (found := p.path.stat()).st_size, found.st_mtime_ns] for p in images])
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror}); get the file again.") from None
 
 
-def with_checksums(files: dict[int, PictureFile], zipped: dict[int, PictureFile]) -> dict[int, PictureFile]:
+def with_checksums(files: dict[int, ImageFile], zipped: dict[int, ImageFile]) -> dict[int, ImageFile]:
     """Unpacked pictures together with the checksums of the zip that they came from."""
     return {
-        number: PictureFile(file.path, crc=zipped[number].crc) if number in zipped else file
+        number: ImageFile(file.path, crc=zipped[number].crc) if number in zipped else file
         for number, file in files.items()
     }
 
@@ -126,11 +126,11 @@ def _open_zip(path: Path, _changed: int) -> zipfile.ZipFile:
 
 
 @lru_cache(maxsize=4)
-def _index(path: Path, changed: int) -> dict[int, dict[int, PictureFile]]:
-    views: dict[int, dict[int, PictureFile]] = {}
+def _index(path: Path, changed: int) -> dict[int, dict[int, ImageFile]]:
+    views: dict[int, dict[int, ImageFile]] = {}
     for info in _open_zip(path, changed).infolist():
         if match := _MEMBER.fullmatch(info.filename):
-            views.setdefault(int(match.group(1)), {})[int(match.group(2))] = PictureFile(path, info.filename, info.CRC)
+            views.setdefault(int(match.group(1)), {})[int(match.group(2))] = ImageFile(path, info.filename, info.CRC)
     return {view: dict(sorted(files.items())) for view, files in views.items()}
 
 

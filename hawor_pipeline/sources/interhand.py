@@ -23,18 +23,18 @@ import numpy as np
 from hawor_pipeline.core.mano import Side
 from hawor_pipeline.core.units import mm_to_m
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.sources.image_files import PictureFile
+from hawor_pipeline.sources.image_files import ImageFile
 from hawor_pipeline.sources.reader import HandLabel, PoseKind, Shot, Unit
 
 SPLITS = ("train", "val", "test")
 NO_MANO_FIT = "no_mano_fit"
-_PICTURES, _CAMERAS, _JOINTS, _FITS = _LABELS = ("data", "camera", "joint_3d", "MANO_NeuralAnnot")
+_IMAGES, _CAMERAS, _JOINTS, _FITS = _LABELS = ("data", "camera", "joint_3d", "MANO_NeuralAnnot")
 _SIDES: tuple[Side, Side] = ("right", "left")
 # OpenPose order out of the data set's: thumb, index, middle, ring, pinky, each from tip to root, then the wrist.
 _OPENPOSE_FROM_INTERHAND = (20, *(4 * finger + joint for finger in range(5) for joint in (3, 2, 1, 0)))
 
 
-class Picture(NamedTuple):
+class Image(NamedTuple):
     """One picture of the list of pictures."""
 
     camera: int
@@ -48,7 +48,7 @@ class Picture(NamedTuple):
 class SequenceLabels:
     """What the label files of a split say of one sequence."""
 
-    pictures: list[Picture]  # by camera and frame
+    images: list[Image]  # by camera and frame
     cameras: dict[int, tuple[np.ndarray, np.ndarray]]  # intrinsics (3, 3), pixels, and pose (4, 4), metres
     hands: dict[int, tuple[HandLabel, ...]]  # by frame, the same in all cameras
     left_out: dict[int, tuple[tuple[str, str], ...]]  # by frame, (side, reason)
@@ -83,12 +83,12 @@ class InterHand:
         return self.root / "annotations" / split / f"InterHand2.6M_{split}_{name}.json"
 
     @cached_property
-    def _pictures(self) -> dict[tuple[str, str], list[Picture]]:
+    def _images(self) -> dict[tuple[str, str], list[Image]]:
         """(subject, sequence) to its pictures, by camera and frame."""
-        found: dict[tuple[str, str], list[Picture]] = {}
+        found: dict[tuple[str, str], list[Image]] = {}
         for split in self.present:
-            for (capture, sequence), pictures in _read_pictures(self._file(split, _PICTURES)).items():
-                found[f"{split}_Capture{capture}", sequence] = sorted(pictures)
+            for (capture, sequence), images in _read_images(self._file(split, _IMAGES)).items():
+                found[f"{split}_Capture{capture}", sequence] = sorted(images)
         return dict(sorted(found.items()))
 
     def _said(self, split: str, name: str) -> Any:
@@ -101,7 +101,7 @@ class InterHand:
 
     def units(self) -> Sequence[Unit]:
         """A unit per capture and sequence, all cameras together."""
-        return [Unit(subject, sequence, "", _action(sequence)) for subject, sequence in self._pictures]
+        return [Unit(subject, sequence, "", _action(sequence)) for subject, sequence in self._images]
 
     def label_files(self, unit: Unit) -> Sequence[Path]:
         """The files of its split."""
@@ -109,41 +109,39 @@ class InterHand:
 
     def splits(self) -> dict[str, list[str]]:
         """The published split."""
-        subjects = sorted({subject for subject, _ in self._pictures})
+        subjects = sorted({subject for subject, _ in self._images})
         return {split: [name for name in subjects if name.startswith(f"{split}_")] for split in SPLITS}
 
-    def pictures(self, unit: Unit) -> Iterator[PictureFile]:
+    def images(self, unit: Unit) -> Iterator[ImageFile]:
         """By camera and frame."""
-        return (self._picture(unit, picture) for picture in self._pictures[unit.subject, unit.sequence])
+        return (self._image(unit, image) for image in self._images[unit.subject, unit.sequence])
 
-    def _picture(self, unit: Unit, picture: Picture) -> PictureFile:
-        return PictureFile(self.root / "images" / _split_and_capture(unit)[0] / picture.file)
+    def _image(self, unit: Unit, image: Image) -> ImageFile:
+        return ImageFile(self.root / "images" / _split_and_capture(unit)[0] / image.file)
 
     def labels_of(self, unit: Unit) -> SequenceLabels:
         """Cameras and hands of its pictures."""
         split, capture = _split_and_capture(unit)
-        pictures = self._pictures[unit.subject, unit.sequence]
-        cameras = {
-            camera: self._camera(split, capture, camera) for camera in sorted({item.camera for item in pictures})
-        }
+        images = self._images[unit.subject, unit.sequence]
+        cameras = {camera: self._camera(split, capture, camera) for camera in sorted({item.camera for item in images})}
         hands, left_out = {}, {}
-        for frame in sorted({picture.frame for picture in pictures}):
+        for frame in sorted({image.frame for image in images}):
             hands[frame], left_out[frame] = self._hands(split, capture, str(frame))
-        return SequenceLabels(pictures, cameras, hands, left_out)
+        return SequenceLabels(images, cameras, hands, left_out)
 
     def shots(self, unit: Unit, labels: SequenceLabels) -> Iterator[Shot]:
         """Pictures of one sequence; the view is the camera's number."""
-        for picture in labels.pictures:
-            intrinsics, cam_from_world = labels.cameras[picture.camera]
+        for image in labels.images:
+            intrinsics, cam_from_world = labels.cameras[image.camera]
             yield Shot(
-                picture.camera,
-                picture.frame,
-                self._picture(unit, picture),
-                (picture.height, picture.width),
+                image.camera,
+                image.frame,
+                self._image(unit, image),
+                (image.height, image.width),
                 intrinsics,
-                labels.hands[picture.frame],
+                labels.hands[image.frame],
                 cam_from_world,
-                left_out=labels.left_out[picture.frame],
+                left_out=labels.left_out[image.frame],
             )
 
     def _hands(self, split: str, capture: str, frame: str) -> tuple[tuple[HandLabel, ...], tuple[tuple[str, str], ...]]:
@@ -207,20 +205,20 @@ def _action(sequence: str) -> str:
     return re.sub(r"^\d+_", "", sequence)
 
 
-def _read_pictures(path: Path) -> dict[tuple[str, str], list[Picture]]:
+def _read_images(path: Path) -> dict[tuple[str, str], list[Image]]:
     """(capture, sequence) to pictures; the rest of the file, most of it, is dropped while it is read."""
-    found: dict[tuple[str, str], list[Picture]] = {}
+    found: dict[tuple[str, str], list[Image]] = {}
 
     def keep(entry: dict[str, Any]) -> None:
         if "file_name" in entry:
-            picture = Picture(
+            image = Image(
                 int(entry["camera"]),
                 int(entry["frame_idx"]),
                 entry["file_name"],
                 int(entry["height"]),
                 int(entry["width"]),
             )
-            found.setdefault((str(entry["capture"]), entry["seq_name"]), []).append(picture)
+            found.setdefault((str(entry["capture"]), entry["seq_name"]), []).append(image)
 
     try:
         _read_json(path, keep)

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from hawor_pipeline.core.mano import Side
-from hawor_pipeline.sources.image_files import PictureFile
+from hawor_pipeline.sources.image_files import ImageFile
 
 # Reasons of hands without ground truth, by the data set's own word; any other reason loses a labelled hand.
 NO_HAND = "no_hand"
@@ -39,7 +39,7 @@ class Shot:
 
     view: int
     frame: int
-    picture: PictureFile
+    image: ImageFile
     image_size: tuple[int, int]  # (height, width)
     intrinsics: np.ndarray  # (3, 3)
     hands: tuple[HandLabel, ...]
@@ -68,7 +68,7 @@ class Reader(Protocol):
     def units(self) -> Sequence[Unit]:
         """All sequences, sorted."""
 
-    def pictures(self, unit: Unit) -> Iterable[PictureFile]:
+    def images(self, unit: Unit) -> Iterable[ImageFile]:
         """All pictures of a sequence, in a fixed order; opens none, nor a label file of a picture."""
 
     def labels_of(self, unit: Unit) -> Any:

@@ -33,7 +33,7 @@ from hawor_pipeline.errors import CheckpointError, ConfigError, HaworError
 from hawor_pipeline.provenance import atomic_write_json, atomic_write_text
 from hawor_pipeline.training.averaging import WeightAverage
 from hawor_pipeline.training.callbacks import MetricsRecorder, StepTimer
-from hawor_pipeline.training.image_log import PredictionPictures
+from hawor_pipeline.training.image_log import PredictionImages
 from hawor_pipeline.training.keeping import CheckpointKeeper
 from hawor_pipeline.training.loggers import TrainingTable, build_loggers, close_loggers
 from hawor_pipeline.training.memory import explain_out_of_memory
@@ -45,7 +45,7 @@ CONFIG_FILE = "config.yaml"
 RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.jsonl"
 TABLE_FILE = "training.parquet"
-PICTURES_DIR = "pictures"
+IMAGES_DIR = "pictures"
 LOCK_WAIT_SECONDS = 30.0  # a process that was asked to stop needs time to write its checkpoint
 
 
@@ -108,7 +108,7 @@ class TrainingPipeline:
         stopper = Stopper(clock, config.max_hours)
         optional: list[Callback] = [WeightAverage(config.ema_decay)] if config.ema_decay else []
         if config.log_images_every_n_steps:
-            optional.append(PredictionPictures(self.run_dir / PICTURES_DIR, config.log_images_every_n_steps))
+            optional.append(PredictionImages(self.run_dir / IMAGES_DIR, config.log_images_every_n_steps))
         trainer = build_trainer(config, self.run_dir, [recorder, *optional, stopper, keeper, timer])
         with warnings.catch_warnings(), explain_out_of_memory(config):
             warnings.filterwarnings("ignore", category=UserWarning, module="lightning.*")

@@ -17,8 +17,8 @@ from hawor_pipeline.core.types import ClipBatch, HandPrediction
 from hawor_pipeline.inspection.drawing import (
     PREDICTED_RGB,
     TRUE_RGB,
+    ImageView,
     Mesh,
-    PictureView,
     draw_meshes,
     draw_skeleton,
     side_by_side,
@@ -33,7 +33,7 @@ PANEL_PX = 192
 PER_ROW = 3
 
 
-class PredictionPictures(pl.Callback):
+class PredictionImages(pl.Callback):
     """Draws predictions every few optimiser steps; changes no number of the run.
 
     Args:
@@ -55,14 +55,14 @@ class PredictionPictures(pl.Callback):
         assert isinstance(pl_module, EnhancedHaWoRTrainer)
         if self._hands is None:
             self._hands = pl_module.data.some_validation_clips(HANDS)
-        picture = draw_hands(pl_module, self._hands)
-        atomic_write_bytes(self.folder / f"step-{step:08d}.png", cv2.imencode(".png", picture)[1].tobytes())
-        picture = np.ascontiguousarray(picture[..., ::-1])  # loggers take RGB
+        image = draw_hands(pl_module, self._hands)
+        atomic_write_bytes(self.folder / f"step-{step:08d}.png", cv2.imencode(".png", image)[1].tobytes())
+        image = np.ascontiguousarray(image[..., ::-1])  # loggers take RGB
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("predictions", picture, step, dataformats="HWC")
+                logger.experiment.add_image("predictions", image, step, dataformats="HWC")
             elif isinstance(logger, WandbLogger):
-                logger.log_image("predictions", [picture], step=step)
+                logger.log_image("predictions", [image], step=step)
 
 
 def draw_hands(module: EnhancedHaWoRTrainer, clips: ClipBatch) -> np.ndarray:
@@ -92,9 +92,9 @@ def _panels(clips: ClipBatch, prediction: HandPrediction, at: tuple[int, int], f
     return np.concatenate((skeletons, draw_meshes(crop, view, [mesh])), 1)
 
 
-def _view(clips: ClipBatch, at: tuple[int, int]) -> PictureView:
+def _view(clips: ClipBatch, at: tuple[int, int]) -> ImageView:
     """The network's crop as a picture of PANEL_PX: its camera is a pinhole."""
     scale = PANEL_PX / float(clips.box_size_px[at])
     offset = (PANEL_PX - 1) / 2 - scale * clips.box_center_px[at].double().numpy()
-    picture_from_full = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]])
-    return PictureView(clips.intrinsics[at].double(), torch.zeros(8, dtype=torch.float64), picture_from_full)
+    image_from_full = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]])
+    return ImageView(clips.intrinsics[at].double(), torch.zeros(8, dtype=torch.float64), image_from_full)

@@ -19,7 +19,7 @@ from hawor_pipeline.conversion.convert import convert_subject, convert_subjects
 from hawor_pipeline.conversion.prepare import prepare
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.shards.store import open_shards
-from hawor_pipeline.sources.image_files import PictureFile
+from hawor_pipeline.sources.image_files import ImageFile
 
 SETTINGS = ConversionConfig(target_resolution=(64, 64), views=(0, 1, 4))
 
@@ -216,13 +216,13 @@ def test_subjects_without_ground_truth_have_zero_rows_and_the_reason(sample_root
 
 def test_public_converter_lists_what_failed_and_keeps_the_rest(raw_copy, tmp_path):
     bad = second_sequence(raw_copy)
-    picture = sorted((raw_copy / "images/s05" / bad / "1").glob("*.jpg"))[3]
-    picture.write_bytes(picture.read_bytes()[:400])
+    image = sorted((raw_copy / "images/s05" / bad / "1").glob("*.jpg"))[3]
+    image.write_bytes(image.read_bytes()[:400])
     converter = ArcticDataConverter(raw_copy, tmp_path / "out", target_resolution=(64, 64), num_workers=0)
     statistics = converter.convert_dataset(subjects=["s05"])
     assert statistics["successful_conversions"] == 1 and statistics["failed_conversions"] == 1
     assert statistics["reused_conversions"] == 0
-    assert str(picture) in statistics["conversion_errors"][f"s05/{bad}"]
+    assert str(image) in statistics["conversion_errors"][f"s05/{bad}"]
     assert statistics["total_subjects"] == 1 and statistics["total_sequences"] == 2
     assert statistics["total_samples"] == len(open_shards(tmp_path / "out"))
     limited = converter.convert_dataset(subjects=["s05"], max_sequences_per_subject=1)
@@ -376,7 +376,7 @@ def test_hands_that_a_camera_cannot_see_are_in_the_ledger_not_projected_wildly(r
     assert result.info["unaccounted_frames"] == 0
 
 
-def test_a_subject_whose_pictures_were_not_downloaded_does_not_stop_the_others(raw_copy, sample_root, tmp_path):
+def test_a_subject_whose_images_were_not_downloaded_does_not_stop_the_others(raw_copy, sample_root, tmp_path):
     shutil.copytree(sample_root / "arctic/raw_seqs/s01", raw_copy / "raw_seqs/s01")
     results = convert_subjects(raw_copy, None, ["s01", "s05"], tmp_path / "out", SETTINGS, workers=0)
     assert results["s05"].info["rows"] > 0
@@ -397,10 +397,10 @@ def test_a_damaged_file_of_the_same_size_is_converted_again(raw_copy, tmp_path, 
     assert tree(tmp_path / "out") == whole
 
 
-def test_pictures_are_read_once_in_a_first_conversion(raw_copy, tmp_path, monkeypatch):
+def test_images_are_read_once_in_a_first_conversion(raw_copy, tmp_path, monkeypatch):
     reads: list[str] = []
-    read = PictureFile.read
-    monkeypatch.setattr(PictureFile, "read", lambda self: (reads.append(str(self)), read(self))[1])
+    read = ImageFile.read
+    monkeypatch.setattr(ImageFile, "read", lambda self: (reads.append(str(self)), read(self))[1])
     first = convert(raw_copy, tmp_path / "out")
     assert len(reads) == len(set(reads)) == len(list((raw_copy / "images").rglob("*.jpg")))
     reads.clear()
@@ -413,15 +413,15 @@ def test_pictures_are_read_once_in_a_first_conversion(raw_copy, tmp_path, monkey
 def test_a_failing_refresh_of_one_sequence_takes_that_one_back_and_keeps_the_others(raw_copy, tmp_path):
     name, added = only_sequence(raw_copy), second_sequence(raw_copy)
     convert(raw_copy, tmp_path / "out")
-    picture = sorted((raw_copy / "images/s05" / added / "1").glob("*.jpg"))[3]
-    whole = picture.read_bytes()
-    picture.write_bytes(whole[:400])
+    image = sorted((raw_copy / "images/s05" / added / "1").glob("*.jpg"))[3]
+    whole = image.read_bytes()
+    image.write_bytes(whole[:400])
     with pytest.raises(DataError, match="damaged JPEG"):
         convert(raw_copy, tmp_path / "out", sequences=[added])
     manifest = json.loads((tmp_path / "out/s05/manifest.json").read_text())
     assert [entry["sequence"] for entry in manifest["sequences"]] == [name] and manifest["withdrawn"] == [added]
     assert set(open_shards(tmp_path / "out").column("sequence")) == {name}
-    picture.write_bytes(whole)
+    image.write_bytes(whole)
     convert(raw_copy, tmp_path / "out", sequences=[name])  # the withdrawn one comes back: it was not given up
     assert set(open_shards(tmp_path / "out").column("sequence")) == {name, added}
 
@@ -442,12 +442,12 @@ def test_a_killed_refresh_forgets_no_sequence(raw_copy, tmp_path):
     name, added = only_sequence(raw_copy), second_sequence(raw_copy)
     convert(raw_copy, tmp_path / "out")
     whole = tree(tmp_path / "out" / "s05")
-    picture = sorted((raw_copy / "images/s05" / added / "1").glob("*.jpg"))[3]
-    kept = picture.read_bytes()
-    shutil.copy(sorted((raw_copy / "images/s05" / added / "1").glob("*.jpg"))[4], picture)
+    image = sorted((raw_copy / "images/s05" / added / "1").glob("*.jpg"))[3]
+    kept = image.read_bytes()
+    shutil.copy(sorted((raw_copy / "images/s05" / added / "1").glob("*.jpg"))[4], image)
     command = [sys.executable, "-c", REFRESH_KILLED, str(raw_copy), str(tmp_path / "out"), added]
     assert subprocess.run(command, capture_output=True).returncode == 9
     assert set(open_shards(tmp_path / "out").column("sequence")) == {name}
-    picture.write_bytes(kept)
+    image.write_bytes(kept)
     convert(raw_copy, tmp_path / "out", sequences=[name])
     assert tree(tmp_path / "out" / "s05") == whole

@@ -59,7 +59,7 @@ def cropped_copy(raw_copy, tmp_path):
     return arctic
 
 
-def test_labels_are_those_of_the_full_frame_and_pictures_show_the_same(raw_copy, cropped_copy, tmp_path):
+def test_labels_are_those_of_the_full_frame_and_images_show_the_same(raw_copy, cropped_copy, tmp_path):
     convert_subject(raw_copy, None, "s05", tmp_path / "a", SETTINGS, workers=0)
     convert_subject(cropped_copy, None, "s05", tmp_path / "b", SETTINGS, workers=0)
     full, cropped = open_shards(tmp_path / "a"), open_shards(tmp_path / "b")

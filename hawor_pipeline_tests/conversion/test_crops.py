@@ -104,7 +104,7 @@ def test_blur_grows_with_motion_in_one_direction():
     assert measure_blur(cv2.blur(image, (15, 1)), 1.5) > measure_blur(image, 1.5) + 0.15
 
 
-def test_damaged_and_wrongly_sized_pictures_are_refused_by_name():
+def test_damaged_and_wrongly_sized_images_are_refused_by_name():
     data = simplejpeg.encode_jpeg(blob_image((10, 10)), quality=90, colorspace="RGB")
     path = Path("some/00012.jpg")
     assert decode_image(data, path, (500, 700)).shape == (500, 700, 3)

@@ -109,7 +109,7 @@ def test_scale_follows_from_the_smallest_box_alone():
 
 
 @pytest.mark.parametrize("size", [430.0, 700.0, 1100.0])
-def test_shrunk_pictures_keep_the_mapping(size):
+def test_shrunk_images_keep_the_mapping(size):
     """The centroid of a blob lands where crop_from_file says, also where the transform shrank the picture."""
     spot = np.array([351.25, 246.75])
     x, y = np.meshgrid(np.arange(701), np.arange(503))
@@ -154,8 +154,8 @@ def coloured(subsampling: str, quality: int, size: tuple[int, int], **options: o
     """A JPEG of Pillow's, whose writer differs from simplejpeg's in tables and options."""
     file = io.BytesIO()
     samplings = {"444": 0, "422": 1, "420": 2}
-    picture = Image.fromarray(photograph(*size, seed=quality))
-    picture.save(file, "jpeg", quality=quality, subsampling=samplings[subsampling], **options)
+    image = Image.fromarray(photograph(*size, seed=quality))
+    image.save(file, "jpeg", quality=quality, subsampling=samplings[subsampling], **options)
     return file.getvalue()
 
 
@@ -201,7 +201,7 @@ def test_several_regions_are_found_in_one_pass(partial, subsampling):
     assert apart >= 2 or partial.ways != ["cut out by numba"]
 
 
-def test_a_region_outside_the_picture_takes_no_others_part_away(partial):
+def test_a_region_outside_the_image_takes_no_others_part_away(partial):
     data = coloured("420", 80, (301, 203))
     inside, outside = partial.decode_parts(data, "a", None, 1, [(10, 10, 50, 50), (400, 10, 440, 50)])
     found = inside.pixels[10 - inside.top : 50 - inside.top, 10 - inside.left : 50 - inside.left]
@@ -217,7 +217,7 @@ def test_what_cannot_be_cut_is_decoded_whole(options):
     np.testing.assert_array_equal(part.pixels, simplejpeg.decode_jpeg(data))
 
 
-def test_pictures_of_four_colours_are_not_cut():
+def test_images_of_four_colours_are_not_cut():
     file = io.BytesIO()
     Image.fromarray(photograph(120, 90)).convert("CMYK").save(file, "jpeg")
     assert JpegCutter().cut(file.getvalue(), 1, [(20, 20, 60, 60)]) is None
@@ -263,7 +263,7 @@ def with_growing_codes(rows: int) -> bytes:
     return b"\xff\xd8" + head + scan + _END
 
 
-def test_a_region_may_take_more_bytes_than_its_picture():
+def test_a_region_may_take_more_bytes_than_its_image():
     data = with_growing_codes(8000)
     whole = simplejpeg.decode_jpeg(data, "RGB", strict=True)
     (found,) = JpegCutter().cut(data, 1, [(0, 0, 20, whole.shape[0])]) or [None]

@@ -38,11 +38,11 @@ def test_command_says_it_and_names_what_would_fail(raw_copy, tmp_path, capsys):
     assert main([*arguments, "--subjects", "s99"]) == 2
 
 
-def test_damaged_pictures_are_problems_of_their_sequence_and_the_rest_is_measured(raw_copy, tmp_path):
+def test_damaged_images_are_problems_of_their_sequence_and_the_rest_is_measured(raw_copy, tmp_path):
     whole = dry_run(raw_copy, tmp_path / "out", SETTINGS, subjects=["s05"], workers=1)
     assert whole["problems"] == [] and whole["pictures_looked_at"] == len(list((raw_copy / "images").rglob("*.jpg")))
-    pictures = sorted((raw_copy / "images").rglob("[14]/*.jpg"))
-    short, other = pictures[2], pictures[5]
+    images = sorted((raw_copy / "images").rglob("[14]/*.jpg"))
+    short, other = images[2], images[5]
     short.write_bytes(short.read_bytes()[:-100])
     other.write_bytes(b"no picture")
     said = dry_run(raw_copy, tmp_path / "out", SETTINGS, subjects=["s05"], workers=1)
@@ -86,8 +86,8 @@ def test_what_a_conversion_would_refuse_is_a_problem_or_refused(raw_copy, tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
         estimate(raw_copy, tmp_path / "file", subjects=["s05"])
-    pictures = sorted(next((raw_copy / "images/s05").glob("*/1")).glob("*.jpg"))
-    for path in pictures[1:]:
+    images = sorted(next((raw_copy / "images/s05").glob("*/1")).glob("*.jpg"))
+    for path in images[1:]:
         path.unlink()
     problems = estimate(raw_copy, out, subjects=["s05"], settings={"max_left_out_share": 0.1})["problems"]
     assert any("counts of pictures and ground truth disagree" in problem for problem in problems)

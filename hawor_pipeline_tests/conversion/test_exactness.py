@@ -75,7 +75,7 @@ def test_boxes_surround_the_projected_surface(shards, truths):
     assert np.abs(shards.column("box_size_px") - 1.2 * np.maximum(height, 4 * width / 3)).max() < 1e-2
 
 
-def test_in_frame_marks_exactly_what_the_picture_holds(shards, truths):
+def test_in_frame_marks_exactly_what_the_image_holds(shards, truths):
     size = np.stack((shards.column("image_width"), shards.column("image_height")), -1)[:, None]
     pixels, depth = stacked(truths, "joints_px"), stacked(truths, "joints_cam")[..., 2]
     inside = ((pixels >= -0.5) & (pixels < size - 0.5)).all(-1) & (depth > 0.05)

@@ -20,13 +20,13 @@ SHARED = {"freihand": "training_*.json", "interhand": "annotations/*/*.json"}
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_the_pictures_of_a_sequence_are_those_of_its_shots(dataset, mano_dir, tmp_path):
-    """Without opening one: what `pictures` lists is what is read in the end, in the same order."""
+def test_the_images_of_a_sequence_are_those_of_its_shots(dataset, mano_dir, tmp_path):
+    """Without opening one: what `images` lists is what is read in the end, in the same order."""
     WRITERS[dataset](tmp_path, mano_dir)
     reader = open_reader(dataset, tmp_path, mano_dir)
     for unit in reader.units():
         shots = reader.shots(unit, reader.labels_of(unit))
-        assert list(reader.pictures(unit)) == [shot.picture for shot in shots]
+        assert list(reader.images(unit)) == [shot.image for shot in shots]
 
 
 @pytest.mark.parametrize(("dataset", "module", "load"), [("dexycb", dexycb, "load_npz"), ("ho3d", ho3d, "load_pickle")])
@@ -68,7 +68,7 @@ def test_a_worker_needs_only_the_labels_of_its_sequence(dataset, mano_dir, tmp_p
     there = list(open_reader(dataset, tmp_path, mano_dir).shots(unit, pickle.loads(sent)))  # noqa: S301, it is our own
     assert len(here) == len(there) > 0
     for mine, theirs in zip(here, there, strict=True):
-        assert (mine.view, mine.frame, mine.picture) == (theirs.view, theirs.frame, theirs.picture)
+        assert (mine.view, mine.frame, mine.image) == (theirs.view, theirs.frame, theirs.image)
         assert [hand.side for hand in mine.hands] == [hand.side for hand in theirs.hands]
         for hand, other in zip(mine.hands, theirs.hands, strict=True):
             np.testing.assert_array_equal(hand.joints_m, other.joints_m)

@@ -21,25 +21,25 @@ def versions(output: Path) -> dict[str, str]:
     return {entry["sequence"]: entry["data_version"] for manifest in manifests for entry in manifest["sequences"]}
 
 
-def invert(picture: Path) -> None:
-    cv2.imwrite(str(picture), 255 - cv2.imread(str(picture)))
+def invert(image: Path) -> None:
+    cv2.imwrite(str(image), 255 - cv2.imread(str(image)))
 
 
 @pytest.mark.parametrize("dataset", ["ho3d", "dexycb", "interhand"])
-def test_the_data_version_follows_the_pictures_of_every_camera(dataset, mano_dir, tmp_path):
+def test_the_data_version_follows_the_images_of_every_camera(dataset, mano_dir, tmp_path):
     """Cameras give their pictures the same names; each one counts."""
     raw, output = tmp_path / "raw", tmp_path / "out"
     WRITERS[dataset](raw, mano_dir)
     prepare_dataset(dataset, raw, output, mano_dir, settings=SETTINGS, workers=0)
     seen = [versions(output)]
     first_shown = {"ho3d": "0000", "dexycb": "000001", "interhand": "23434"}[dataset]
-    pictures = sorted(raw.rglob(f"*{first_shown}.jpg"))
-    assert len(pictures) == {"ho3d": 1, "dexycb": 4, "interhand": 2}[dataset]
-    for picture in pictures:
-        invert(picture)
+    images = sorted(raw.rglob(f"*{first_shown}.jpg"))
+    assert len(images) == {"ho3d": 1, "dexycb": 4, "interhand": 2}[dataset]
+    for image in images:
+        invert(image)
         prepare_dataset(dataset, raw, output, mano_dir, settings=SETTINGS, workers=0)
         changed = [name for name, version in versions(output).items() if version != seen[-1][name]]
-        assert len(changed) == 1 and changed[0] in str(picture)
+        assert len(changed) == 1 and changed[0] in str(image)
         assert versions(output) not in seen
         seen.append(versions(output))
 

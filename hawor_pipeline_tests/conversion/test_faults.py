@@ -84,21 +84,21 @@ def test_unknown_subject_and_sequence(raw_copy, tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, -2])
-def test_picture_cut_short(raw_copy, tmp_path, keep):
-    picture = sorted((raw_copy / "images").rglob("1/*.jpg"))[4]
-    data = picture.read_bytes()
-    picture.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
-    with pytest.raises(DataError, match=f"{picture.parent.name}/{picture.name}: damaged JPEG"):
+def test_image_cut_short(raw_copy, tmp_path, keep):
+    image = sorted((raw_copy / "images").rglob("1/*.jpg"))[4]
+    data = image.read_bytes()
+    image.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
+    with pytest.raises(DataError, match=f"{image.parent.name}/{image.name}: damaged JPEG"):
         convert(raw_copy, tmp_path / "out")
     assert_nothing_published(tmp_path / "out")
 
 
-def test_picture_of_another_size(raw_copy, tmp_path):
+def test_image_of_another_size(raw_copy, tmp_path):
     import simplejpeg
 
-    picture = sorted((raw_copy / "images").rglob("1/*.jpg"))[4]
-    picture.write_bytes(simplejpeg.encode_jpeg(np.full((40, 60, 3), 99, np.uint8), colorspace="RGB"))
-    with pytest.raises(DataError, match=f"{picture.name}: 60x40 pixels, expected"):
+    image = sorted((raw_copy / "images").rglob("1/*.jpg"))[4]
+    image.write_bytes(simplejpeg.encode_jpeg(np.full((40, 60, 3), 99, np.uint8), colorspace="RGB"))
+    with pytest.raises(DataError, match=f"{image.name}: 60x40 pixels, expected"):
         convert(raw_copy, tmp_path / "out")
     assert_nothing_published(tmp_path / "out")
 
@@ -218,7 +218,7 @@ def test_arrays_that_contradict(raw_copy, tmp_path, name):
     assert_nothing_published(tmp_path / "out")
 
 
-def test_counts_of_pictures_and_ground_truth_that_disagree(raw_copy, tmp_path):
+def test_counts_of_images_and_ground_truth_that_disagree(raw_copy, tmp_path):
     for path in sorted((raw_copy / "images").rglob("1/*.jpg"))[2:]:
         path.unlink()
     with pytest.raises(DataError, match=r"counts of pictures and ground truth disagree.*no_image"):
@@ -226,7 +226,7 @@ def test_counts_of_pictures_and_ground_truth_that_disagree(raw_copy, tmp_path):
     assert_nothing_published(tmp_path / "out")
 
 
-def test_no_pictures_at_all(raw_copy, tmp_path):
+def test_no_images_at_all(raw_copy, tmp_path):
     shutil.rmtree(raw_copy / "images" / "s05")
     with pytest.raises(DataError, match="found no pictures"):
         convert(raw_copy, tmp_path / "out")

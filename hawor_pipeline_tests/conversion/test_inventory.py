@@ -35,7 +35,7 @@ def test_rows_say_what_is_there(raw_copy, tmp_path):
     assert result.info["damaged"] == [] and result.info["status"] == "present"
 
 
-def test_proof_sheet_shows_labels_on_pictures(raw_copy, tmp_path):
+def test_proof_sheet_shows_labels_on_images(raw_copy, tmp_path):
     result = inventory_subject(raw_copy, "s05", tmp_path / "out")
     sheet = cv2.imread(str(result.path / "proof.jpg"))
     assert sheet.shape[1] == 3 * 560 and len(result.info["proof"]) == 6
@@ -51,10 +51,10 @@ def test_proof_sheet_shows_labels_on_pictures(raw_copy, tmp_path):
 
 
 def test_what_is_broken_is_named(raw_copy, tmp_path):
-    picture = sorted((raw_copy / "images").rglob("4/*.jpg"))[2]
-    picture.write_bytes(picture.read_bytes()[:-100])
+    image = sorted((raw_copy / "images").rglob("4/*.jpg"))[2]
+    image.write_bytes(image.read_bytes()[:-100])
     result = inventory_subject(raw_copy, "s05", tmp_path / "a")
-    assert rows_of(result)[4]["status"] == "broken" and picture.name in rows_of(result)[4]["reason"]
+    assert rows_of(result)[4]["status"] == "broken" and image.name in rows_of(result)[4]["reason"]
     assert len(result.info["damaged"]) == 1
     path = next((raw_copy / "raw_seqs/s05").glob("*.object.npy"))
     path.write_bytes(path.read_bytes()[:-9])

@@ -46,7 +46,7 @@ def test_monotone_radius_is_where_the_curve_turns(name: str) -> None:
     assert found == (pytest.approx(r[turns[0]].item(), abs=3e-5) if len(turns) else float("inf"))
 
 
-def test_points_behind_or_beyond_the_rim_stay_out_of_the_picture() -> None:
+def test_points_behind_or_beyond_the_rim_stay_out_of_the_image() -> None:
     distortion = torch.tensor(LENSES["barrel"], dtype=torch.float64)
     far = torch.tensor([[3.0, 0, 1], [30, 0, 1], [0, 0, -1], [0, 0, 0.01]], dtype=torch.float64)
     uv, inside = camera.project_distorted(far, K, distortion)
@@ -150,7 +150,7 @@ def test_crop_units_round_trip() -> None:
     torch.testing.assert_close(camera.crop_to_pixels(camera.pixels_to_crop(uv, center, box), center, box), uv)
 
 
-def test_transform_intrinsics_projects_into_the_warped_picture() -> None:
+def test_transform_intrinsics_projects_into_the_warped_image() -> None:
     affine = torch.tensor([[0.5, 0.1, -30], [-0.2, 0.6, 12]], dtype=torch.float64)
     points = scene(20)
     uv = camera.project_pinhole(points, K)
@@ -169,6 +169,6 @@ def test_mirrored_hand_projects_to_the_mirrored_pixel(name: str) -> None:
 
 
 def test_mirror_pixels_equals_reversed_columns() -> None:
-    picture = torch.rand(4, 6)
+    image = torch.rand(4, 6)
     x, y = camera.mirror_pixels(torch.tensor([1.0, 2.0]), 6).int().tolist()
-    assert picture.flip(1)[y, x] == picture[2, 1]
+    assert image.flip(1)[y, x] == image[2, 1]

@@ -77,7 +77,7 @@ def test_views_that_are_not_there_are_refused(shards, mano_dir, checkpoint, tmp_
     refused(shards, mano_dir, checkpoint, tmp_path, DataError, message, protocol="arctic-p2-val")
 
 
-def test_single_pictures_have_no_motion_to_measure(shards, mano_dir, checkpoint, tmp_path) -> None:
+def test_single_images_have_no_motion_to_measure(shards, mano_dir, checkpoint, tmp_path) -> None:
     path = next((shards / "s05").glob("*/annotations.parquet"))
     table = pa.parquet.read_table(path)
     spread = pa.array(table["frame"].to_numpy() * 2, pa.int32())

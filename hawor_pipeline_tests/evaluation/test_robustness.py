@@ -54,19 +54,19 @@ def test_boxes_grow_or_shrink_by_their_factor(rows, factor: float) -> None:
 
 
 def test_blur_is_a_gaussian() -> None:
-    picture = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 3, 40, 40)))
-    expected = gaussian_filter(picture.numpy(), (0, 0, 0, 1.5, 1.5), mode="nearest", truncate=5 / 1.5)
-    assert np.allclose(blurred(picture, 1.5).numpy(), expected, atol=1e-6)
-    changed = image_change(Degradation("blur", 4.0), NAME)(picture, torch.zeros(2, dtype=torch.int64))
-    assert torch.equal(changed, blurred(picture, 4.0 * 40 / 256))
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 3, 40, 40)))
+    expected = gaussian_filter(image.numpy(), (0, 0, 0, 1.5, 1.5), mode="nearest", truncate=5 / 1.5)
+    assert np.allclose(blurred(image, 1.5).numpy(), expected, atol=1e-6)
+    changed = image_change(Degradation("blur", 4.0), NAME)(image, torch.zeros(2, dtype=torch.int64))
+    assert torch.equal(changed, blurred(image, 4.0 * 40 / 256))
 
 
-def test_reduced_pictures_keep_their_mean_and_lose_detail() -> None:
-    picture = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 1, 3, 64, 64))).float()
-    small = reduced(picture, 0.25)
-    assert small.shape == picture.shape
-    assert small.mean() == pytest.approx(picture.mean().item(), abs=0.01)
-    assert small.std() < 0.3 * picture.std()
+def test_reduced_images_keep_their_mean_and_lose_detail() -> None:
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 1, 3, 64, 64))).float()
+    small = reduced(image, 0.25)
+    assert small.shape == image.shape
+    assert small.mean() == pytest.approx(image.mean().item(), abs=0.01)
+    assert small.std() < 0.3 * image.std()
     flat = torch.full((1, 1, 3, 64, 64), 0.7)
     assert torch.allclose(reduced(flat, 0.125), flat)
 

@@ -10,7 +10,7 @@ import pytest
 
 from hawor_pipeline.cli import main
 from hawor_pipeline.errors import ConfigError
-from hawor_pipeline.inspection.film import FilmSettings, film_sequence, open_recording, raw_pictures, read_picture
+from hawor_pipeline.inspection.film import FilmSettings, film_sequence, open_recording, raw_images, read_image
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline_tests.evaluation.truth_run import write_truth_run
 
@@ -42,22 +42,22 @@ def test_every_frame_is_shown_with_meshes(
         sequence, 1, sample_shards, mano_dir, metrics_dir, tmp_path / "a.mp4", settings=FilmSettings(raw_root=root)
     )
     recording = open_recording(sequence, 1, sample_shards, mano_dir, metrics_dir)
-    pictures = read_back(film.path)
+    images = read_back(film.path)
     assert film.run_id == "truth"
-    assert len(pictures) == film.frames == len(recording.frames)
-    assert pictures[0].shape[:2] == (film.height_px, film.width_px)
+    assert len(images) == film.frames == len(recording.frames)
+    assert images[0].shape[:2] == (film.height_px, film.width_px)
     if not crops:
         table = recording.shards.table
         assert abs(film.width_px - table["image_width"][0].as_py()) <= 1
         frame = table["frame"][0].as_py()
         joints = np.array(table["joints_px"][0].as_py()).reshape(21, 2).round().astype(int)
-        raw = read_picture(raw_pictures(recording, root)[frame], recording)
+        raw = read_image(raw_images(recording, root)[frame], recording)
 
-        def orange(picture: np.ndarray) -> float:
-            at_joints = picture[joints[:, 1], joints[:, 0]].astype(float)
+        def orange(image: np.ndarray) -> float:
+            at_joints = image[joints[:, 1], joints[:, 0]].astype(float)
             return float((at_joints[:, 2] - at_joints[:, 0]).mean())  # red over blue
 
-        assert orange(pictures[frame - recording.frames[0]]) > orange(raw) + 30
+        assert orange(images[frame - recording.frames[0]]) > orange(raw) + 30
 
 
 def test_the_egocentric_view_is_drawn_through_its_lens(

@@ -24,9 +24,9 @@ def test_frames_come_back_in_order_with_their_colours(tmp_path: Path) -> None:
     capture = cv2.VideoCapture(str(path))  # another reader than the writer
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(30.0)
     for color in COLORS:
-        found, picture = capture.read()
+        found, image = capture.read()
         assert found
-        assert np.abs(picture.reshape(-1, 3).mean(0) - color).max() < 8
+        assert np.abs(image.reshape(-1, 3).mean(0) - color).max() < 8
     assert not capture.read()[0]
     assert [file.name for file in path.parent.iterdir()] == ["a.mp4"]
 

@@ -59,7 +59,7 @@ def test_meshes_are_truth_and_prediction_around_the_wrist(metrics_dir, sample_sh
     assert np.median(moved) < 1
 
 
-def test_pictures_show_the_mesh_where_the_hand_is(metrics_dir, sample_shards, mano_dir, sample_id) -> None:
+def test_images_show_the_mesh_where_the_hand_is(metrics_dir, sample_shards, mano_dir, sample_id) -> None:
     view = look_at_sample(sample_id, sample_shards, mano_dir, metrics_dir, "truth")
     panels = {title: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for title, data in view.panels}
     assert [title.split(",")[0] for title in panels] == ["crop", "skeletons", "true mesh", *["predicted mesh"] * 2]

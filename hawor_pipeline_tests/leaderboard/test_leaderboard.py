@@ -152,10 +152,10 @@ def test_structure_is_the_published_one_and_checks_clean(
     hands = [f"{folder}/preds/pred.mano.{key}.{side}.pt" for key in ("beta", "cam_t", "pose") for side in "lr"]
     objects = [f"{folder}/preds/pred.object.{key}.pt" for key in ("cam_t", "radian", "rot")]
     assert names == sorted([f"{folder}/meta_info/meta_info.imgname.pt", *hands, *objects])
-    pictures = load(path, f"{folder}/meta_info/meta_info.imgname.pt")
+    images = load(path, f"{folder}/meta_info/meta_info.imgname.pt")
     sequence = folder.removeprefix("pose_p1_val/eval/s05_").removesuffix("_1")
-    assert pictures[0] == f"./data/arctic_data/data/cropped_images/s05/{sequence}/1/00010.jpg"
-    count = len(pictures)
+    assert images[0] == f"./data/arctic_data/data/cropped_images/s05/{sequence}/1/00010.jpg"
+    count = len(images)
     shapes = {name: tuple(load(path, name).shape) for name in hands + objects}
     assert shapes[hands[4]] == (count, 16, 3, 3)
     assert shapes[objects[1]] == (count,)
@@ -168,7 +168,7 @@ def test_same_predictions_same_bytes(source, metrics_dir, tmp_path, one_static_v
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
-def test_pictures_with_boxes_give_what_shards_give(
+def test_images_with_boxes_give_what_shards_give(
     source, shards, hand_models, checkpoint, tmp_path, one_static_view, monkeypatch
 ) -> None:
     """The withheld subject's way, tried on one with ground truth: same boxes, same crops, same predictions."""
@@ -177,8 +177,8 @@ def test_pictures_with_boxes_give_what_shards_give(
     for row in table.to_pylist():
         x, y = row["box_center_px"]
         half = row["box_size_px"] / SETTINGS.box_scale / 2
-        picture = "/".join(row["sample_id"].split("/")[:4]) + ".jpg"
-        lines.append(f"{picture},{row['side']},{x - half * 0.6},{y - half},{x + half * 0.6},{y + half}")
+        image = "/".join(row["sample_id"].split("/")[:4]) + ".jpg"
+        lines.append(f"{image},{row['side']},{x - half * 0.6},{y - half},{x + half * 0.6},{y + half}")
     (tmp_path / "boxes.csv").write_text("\n".join(lines))
     blind = tmp_path / "blind"
     shutil.copytree(source / "arctic", blind)

@@ -81,7 +81,7 @@ def test_pixels_are_where_the_labels_say(shards, augmentation):
 
 def _tips_found(batch: ClipBatch, offset: int) -> tuple[int, int]:
     """Tips whose colour is within 2 px of where the label says (plus an offset), and how many were looked for."""
-    pictures = (batch.images.permute(0, 1, 3, 4, 2) * IMAGENET_STD + IMAGENET_MEAN).clamp(0, 1)
+    images = (batch.images.permute(0, 1, 3, 4, 2) * IMAGENET_STD + IMAGENET_MEAN).clamp(0, 1)
     found, looked = 0, 0
     for clip in range(len(batch)):
         for joint in TIPS:
@@ -89,7 +89,7 @@ def _tips_found(batch: ClipBatch, offset: int) -> tuple[int, int]:
             x, y = ((batch.target.joints_crop[clip, 0, joint] + 0.5) * 128 - 0.5 + offset).tolist()
             if not (4 < x < 123 and 4 < y < 123):
                 continue
-            distance = (pictures[clip, 0] - torch.from_numpy(colour).float()).abs().sum(-1)
+            distance = (images[clip, 0] - torch.from_numpy(colour).float()).abs().sum(-1)
             looked += 1
             found += bool(distance[round(y) - 2 : round(y) + 3, round(x) - 2 : round(x) + 3].min() < 0.5)
     return found, looked
@@ -104,13 +104,13 @@ def test_lens_is_linear_enough_inside_a_box(shards):
     stored = joints @ crops[:, :, :2].transpose(1, 2) + crops[:, None, :, 2]
     taken = rows.take(torch.from_numpy(ego))
     pixels = project_pinhole(taken.joints_m, taken.intrinsics)
-    mapped = pixels @ taken.stored_from_picture[:, :, :2].transpose(1, 2) + taken.stored_from_picture[:, None, :, 2]
+    mapped = pixels @ taken.stored_from_image[:, :, :2].transpose(1, 2) + taken.stored_from_image[:, None, :, 2]
     error = (mapped.double() - stored).norm(dim=-1)
     assert error.mean() < 0.5 and error.max() < 3.0  # px of a 96 px crop
     static = np.flatnonzero(as_numpy(shards.table, "view") == 1)
     taken = rows.take(torch.from_numpy(static))
     pixels = project_pinhole(taken.joints_m, taken.intrinsics)
-    mapped = pixels @ taken.stored_from_picture[:, :, :2].transpose(1, 2) + taken.stored_from_picture[:, None, :, 2]
+    mapped = pixels @ taken.stored_from_image[:, :, :2].transpose(1, 2) + taken.stored_from_image[:, None, :, 2]
     crops = torch.from_numpy(as_numpy(shards.table, "crop_from_image")[static]).double()
     joints = torch.from_numpy(as_numpy(shards.table, "joints_px")[static]).double()
     stored = joints @ crops[:, :, :2].transpose(1, 2) + crops[:, None, :, 2]
@@ -138,7 +138,7 @@ def test_there_and_back_to_the_true_side(shards, layers):
     assert torch.equal(mirror_rotmat(rotmats[left]), rows.rotmats[left])
 
 
-def test_mirrored_camera_sees_the_mirrored_picture():
+def test_mirrored_camera_sees_the_mirrored_image():
     intrinsics = torch.tensor([[600.0, 2, 330], [0, 610, 260], [0, 0, 1]])
     point = torch.tensor([[0.1, -0.2, 0.8]])
     width = torch.tensor(700.0)
@@ -174,8 +174,8 @@ def test_a_mirrored_clip_is_the_same_clip_of_the_other_hand(shards):
     first, second = (load_rows(to_arrow(arrays, {"source": "synthetic"})) for arrays in (original, mirrored))
     assert torch.equal(first.is_right, ~second.is_right)
     unflip = torch.from_numpy(flip).float()
-    stored = torch.cat((second.stored_from_picture, torch.tensor([0.0, 0, 1]).expand(len(width), 1, 3)), 1)
-    torch.testing.assert_close((unflip @ stored)[:, :2], first.stored_from_picture, atol=1e-3, rtol=1e-5)
+    stored = torch.cat((second.stored_from_image, torch.tensor([0.0, 0, 1]).expand(len(width), 1, 3)), 1)
+    torch.testing.assert_close((unflip @ stored)[:, :2], first.stored_from_image, atol=1e-3, rtol=1e-5)
     for name in (
         "rotmats",
         "betas",
@@ -435,7 +435,7 @@ def test_decoded_crops_are_kept_up_to_the_limit(shards):
 
 
 @pytest.mark.parametrize("augmentation", [None, STRONG])
-def test_pictures_made_on_the_device_are_those_of_the_loader(shards, augmentation):
+def test_images_made_on_the_device_are_those_of_the_loader(shards, augmentation):
     """Up to the loader's rounding to 8 bits and OpenCV's steps of 1/32 px; labels are the same bits."""
     rows = load_rows(shards.table)
     clips = training_clips(shards.table, 3, 2, rows.valid.numpy())

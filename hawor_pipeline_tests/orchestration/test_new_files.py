@@ -59,7 +59,7 @@ def test_only_the_subject_with_new_files_is_converted(arctic):
     assert "no subject has new" in skipped.skip_message
 
 
-def test_pictures_that_arrive_later_count_too(arctic, monkeypatch):
+def test_images_that_arrive_later_count_too(arctic, monkeypatch):
     monkeypatch.setenv(QUIET_VARIABLE, "0")
     _, cursor = _tick(None)
     (arctic / "images" / "s05" / "box_grab_09").mkdir(parents=True)

@@ -16,7 +16,7 @@ def write(folder: Path, *lines: str, header: str = HEADER) -> Path:
     return path
 
 
-def test_boxes_by_picture_and_side(tmp_path: Path) -> None:
+def test_boxes_by_image_and_side(tmp_path: Path) -> None:
     boxes = read_boxes(
         write(tmp_path, "s03/a/1/00010.jpg,left,1,2,5,10", "s03/a/1/00010.jpg,right,0,0,3.5,1", "7,left,0,0,1,1")
     )

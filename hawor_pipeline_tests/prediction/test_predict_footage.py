@@ -97,7 +97,7 @@ def test_parameters_joints_pixels_and_mesh_describe_one_hand(output, place):
         np.testing.assert_allclose(pixels, hand["joints_px"].reshape(21, 2), atol=1e-3)
 
 
-def test_the_left_hand_of_a_mirrored_picture_is_the_mirrored_right_hand(output):
+def test_the_left_hand_of_a_mirrored_image_is_the_mirrored_right_hand(output):
     """Each picture's right half mirrors its left half, and so do the boxes."""
     hands = _hands(output)
     for frame in (0, 1, 3, 4):
@@ -125,8 +125,8 @@ def test_a_video_gives_what_its_frames_give(place, tmp_path):
         stream = file.add_stream("ffv1", rate=25)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "bgr0"
         for number in range(FRAMES):
-            picture = cv2.imread(str(place / "pictures" / f"f{number}.png"))
-            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")):
+            image = cv2.imread(str(place / "pictures" / f"f{number}.png"))
+            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")):
                 file.mux(packet)
         for packet in stream.encode(None):
             file.mux(packet)

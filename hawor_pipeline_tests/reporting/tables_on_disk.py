@@ -140,11 +140,11 @@ def write_gallery(metrics_dir: Path, run_id: str) -> None:
     ]
     for rank, error in (("best", 9.0), ("median", 30.0), ("worst", 88.0)):
         for number in range(2):
-            picture = np.full((192, 3 * 192 + 8, 3), 200, np.uint8)
+            image = np.full((192, 3 * 192 + 8, 3), 200, np.uint8)
             for panel in range(3):
-                cv2.circle(picture, (96 + panel * 196, 96), 60, (90 + 40 * panel, 140, 200), -1, cv2.LINE_AA)
+                cv2.circle(image, (96 + panel * 196, 96), 60, (90 + 40 * panel, 140, 200), -1, cv2.LINE_AA)
             name = f"{rank}-{number + 1}.jpg"
-            cv2.imwrite(str(folder / name), picture)
+            cv2.imwrite(str(folder / name), image)
             sample_id = f"s05/box_grab_00/{number}/00012/right"
             items.append(
                 {

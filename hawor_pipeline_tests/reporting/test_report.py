@@ -133,7 +133,7 @@ def test_every_part_of_the_report_is_there(page: str) -> None:
     assert words.count("Second-hand") >= 1
 
 
-def test_markdown_pictures_exist(project: Path) -> None:
+def test_markdown_images_exist(project: Path) -> None:
     folder = project / "reports" / RUN_ID
     names = re.findall(r"\]\((pictures/[^)]+)\)", (folder / "report.md").read_text())
     assert len(names) == 6

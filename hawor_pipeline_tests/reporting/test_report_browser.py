@@ -52,12 +52,12 @@ def pages(root: Path, report: Path) -> dict[str, Path]:
     """One page of each kind."""
     write_run(root / "metrics", "another-run-with-a-long-name", 50.0)
     runs = (RUN_ID, "another-run-with-a-long-name")
-    pictures = [
+    images = [
         {"rank": rank, "sample_id": "s05/espressomachine_grab_01_retake/8/00012/right", "mpjpe_mm": 9.0, "jpeg": JPEG}
         | {"other_mpjpe_mm": 80.0, "occlusion": 0.5, "width": 780, "height": 256}
         for rank in ("better", "worse")
     ]
-    comparison = build_comparison(*runs, root / "metrics", root / "reports", runs_dir=root / "runs", pictures=pictures)
+    comparison = build_comparison(*runs, root / "metrics", root / "reports", runs_dir=root / "runs", images=images)
     sample = write_sample_page(make_view([make_run(name, 20.0) for name in runs]), root / "sample.html")
     return {"report": report, "comparison": comparison.path, "sample": sample}
 

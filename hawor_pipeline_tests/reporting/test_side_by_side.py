@@ -65,10 +65,10 @@ def test_page_needs_nothing_else_and_shows_what_was_set_differently(project: Pat
         assert part in words
 
 
-def test_pictures_are_laid_out_by_who_is_better(project: Path) -> None:
+def test_images_are_laid_out_by_who_is_better(project: Path) -> None:
     item = {"sample_id": "s05/x/1/00001/left", "mpjpe_mm": 9.0, "other_mpjpe_mm": 50.0, "occlusion": 0.5}
     item |= {"jpeg": b"\xff\xd8\xff", "width": 30, "height": 10, "rank": "better"}
-    words = " ".join(" ".join(parsed(build(project, pictures=[item]).path.read_text()).words).split())
+    words = " ".join(" ".join(parsed(build(project, images=[item]).path.read_text()).words).split())
     assert "demo-a is better" in words
     assert "demo-b is better" not in words
     assert "9.0 mm against 50.0 mm" in words

@@ -138,8 +138,8 @@ def test_visible_skin_is_painted_and_hidden_skin_is_not(case, monkeypatch) -> No
     in_front = painted = 0
     for gt_index in (2, 5):
         row = gt_index + plan.ioi_offset - 1
-        picture = painter.paint(row).astype(int)
-        magenta = np.abs(picture - MAGENTA).max(axis=-1) < 60
+        image = painter.paint(row).astype(int)
+        magenta = np.abs(image - MAGENTA).max(axis=-1) < 60
         allowed = np.zeros((height, width), bool)
         _, depth, (x0, y0, _, _) = painter.buffers(row, painter.backdrop.at(row))
         for side in ("right", "left"):
@@ -175,14 +175,14 @@ def test_object_files_give_the_object_that_is_drawn(case) -> None:
     assert np.abs(truth[:, :2] - painter.object_uv(4 + plan.ioi_offset - 1)).max() < 0.05
 
 
-def test_files_hold_the_painted_pictures(case) -> None:
+def test_files_hold_the_painted_images(case) -> None:
     root, plan, view, scene, motion = case
     painter = sequence.view_painter(scene, motion, SPEC, plan, view)
     for number in range(1, plan.image_count + 1):
         file = root / "arctic" / "images" / plan.subject / plan.name / str(view) / f"{number:05d}.jpg"
-        picture = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB).astype(int)
+        image = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB).astype(int)
         if number in plan.black_images:
-            assert picture.max() == 0
+            assert image.max() == 0
         else:
-            assert np.abs(picture - painter.paint(number - 1)).mean() < 3.5
-            assert picture.std() > 15
+            assert np.abs(image - painter.paint(number - 1)).mean() < 3.5
+            assert image.std() > 15

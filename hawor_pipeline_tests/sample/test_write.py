@@ -134,11 +134,11 @@ def test_a_full_disk_leaves_finished_sequences_and_nothing_else(tiny: Path, tmp_
     copy_with_models(tiny, tmp_path)
     real, calls = sequence.encode, [0]
 
-    def encode(picture):
+    def encode(image):
         calls[0] += 1
         if calls[0] > plan_sequences(TINY)[0].image_count * 2 + 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(picture)
+        return real(image)
 
     monkeypatch.setattr(sequence, "encode", encode)
     with pytest.raises(DataError, match="disk full"):

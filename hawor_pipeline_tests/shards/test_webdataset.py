@@ -69,12 +69,12 @@ def test_fields_have_the_shapes_that_hamer_reads(exported):
         "hand_pose": (48,),
     }
     assert np.shape(hand["betas"]) == (10,) and hand["right"] in (0.0, 1.0)
-    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     seen = hand["keypoints_2d"][hand["keypoints_2d"][:, 2] > 0, :2]
-    assert np.all(seen > -1) and np.all(seen < max(picture.shape[:2]))
-    middle = (np.array(picture.shape[1::-1]) - 1) / 2
+    assert np.all(seen > -1) and np.all(seen < max(image.shape[:2]))
+    middle = (np.array(image.shape[1::-1]) - 1) / 2
     assert np.abs(hand["center"] - middle).max() < 2  # the crop is centred on the box
-    assert hand["scale"][0] * 200 == pytest.approx(picture.shape[0] / 1.5, rel=0.05)  # and has a margin of half of it
+    assert hand["scale"][0] * 200 == pytest.approx(image.shape[0] / 1.5, rel=0.05)  # and has a margin of half of it
 
 
 def as_hamer_keeps_it(hand, least_confidence=0.5, least_joints=4, least_side_px=1.0, largest_loss=10**4.5, betas=3.0):

@@ -53,7 +53,7 @@ class Hands:
         joints = np.concatenate((out.joints[0].numpy()[:16], out.vertices[0].numpy()[list(tips)]))
         return joints[list(OPENPOSE_FROM_MANO)]
 
-    def picture(self, path: Path, height: int, width: int) -> None:
+    def image(self, path: Path, height: int, width: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         noise = self.random.integers(40, 200, (height // 16, width // 16, 3), np.uint8)
         cv2.imwrite(str(path), cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC))
@@ -76,7 +76,7 @@ def write_freihand(root: Path, mano_dir: Path, count: int = 4) -> dict[str, np.n
         labels.append([[*pose.tolist(), *betas.tolist(), *pixel.tolist(), scale]])
         points.append(hands.posed(model, pose, betas, shift, FREIHAND_TIPS).tolist())
         for number in (index, index + count) if index == 0 else (index,):
-            hands.picture(root / "training" / "rgb" / f"{number:08d}.jpg", 224, 224)
+            hands.image(root / "training" / "rgb" / f"{number:08d}.jpg", 224, 224)
             truth[f"freihand/training_{index:02d}/0/{number:05d}/right"] = joints
     for name, values in (("K", cameras), ("mano", labels), ("xyz", points)):
         (root / f"training_{name}.json").write_text(json.dumps(values))
@@ -92,7 +92,7 @@ def write_ho3d(root: Path, mano_dir: Path, frames: int = 3) -> dict[str, np.ndar
     (folder / "meta").mkdir(parents=True)
     camera = np.array([[614.0, 0, 320.0], [0, 614.0, 240.0], [0, 0, 1]])
     for frame in range(frames + 1):
-        hands.picture(folder / "rgb" / f"{frame:04d}.jpg", 480, 640)
+        hands.image(folder / "rgb" / f"{frame:04d}.jpg", 480, 640)
         pose, betas = hands.parameters()
         shift = np.array([0.02 * frame, 0.01, -0.6])  # OpenGL: in front of the camera is -z
         joints = hands.posed(model, pose, betas, shift)
@@ -131,7 +131,7 @@ def write_dexycb(root: Path, mano_dir: Path, frames: int = 2) -> dict[str, np.nd
             components = arrays["hands_components"].astype(np.float64)
         for view, serial in enumerate(serials):
             for frame in range(frames + 1):
-                hands.picture(folder / serial / f"color_{frame:06d}.jpg", 480, 640)
+                hands.image(folder / serial / f"color_{frame:06d}.jpg", 480, 640)
                 pose, _ = hands.parameters()
                 shift = np.array([0.03 * view, 0.01 * frame, 0.8])
                 coefficients = pose[3:] @ np.linalg.inv(components)
@@ -186,7 +186,7 @@ def write_interhand(root: Path, mano_dir: Path) -> dict[str, np.ndarray]:
         joints_3d[frame] = {"world_coord": points.tolist(), "joint_valid": valid.tolist(), "hand_type": hand_type}
         for name in cameras:
             file = f"Capture0/0390_dh_touchROM/cam{name}/image{frame}.jpg"
-            hands.picture(root / "images" / "test" / file, 512, 334 // 2 * 2)
+            hands.image(root / "images" / "test" / file, 512, 334 // 2 * 2)
             images.append(
                 {"file_name": file, "width": 334, "height": 512, "capture": 0, "seq_name": "0390_dh_touchROM"}
                 | {"camera": name, "frame_idx": int(frame)}

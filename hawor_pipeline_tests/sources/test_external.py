@@ -87,7 +87,7 @@ def test_worker_count_does_not_change_bytes(converted, mano_dir, tmp_path):
     assert first == second and first
 
 
-def test_no_two_pictures_of_freihand_form_a_clip(mano_dir, tmp_path):
+def test_no_two_images_of_freihand_form_a_clip(mano_dir, tmp_path):
     WRITERS["freihand"](tmp_path / "raw", mano_dir, 6)
     prepare_dataset("freihand", tmp_path / "raw", tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
     table = open_shards(tmp_path / "out").table

@@ -121,11 +121,11 @@ def test_unpacked_files_are_compared_with_the_zips_they_came_from(raw_copy, down
     shutil.copytree(unpacked / "raw_seqs", download / "parts/raw_seqs")
     zip_folder(download / "parts", download / "downloads/data/raw_seqs.zip")
     assert convert(download, tmp_path / "fine").info["rows"] > 0
-    picture = sorted((unpacked / "images").rglob("1/*.jpg"))[4]
-    flip(picture, picture.stat().st_size // 2)
-    with pytest.raises(DataError, match=rf"{picture.name}: differs from the one in the download's zip"):
+    image = sorted((unpacked / "images").rglob("1/*.jpg"))[4]
+    flip(image, image.stat().st_size // 2)
+    with pytest.raises(DataError, match=rf"{image.name}: differs from the one in the download's zip"):
         convert(download, tmp_path / "a")
-    shutil.copy(raw_copy / picture.relative_to(unpacked), picture)
+    shutil.copy(raw_copy / image.relative_to(unpacked), image)
     array = next((unpacked / "raw_seqs/s05").glob("*.mano.npy"))
     flip(array, array.stat().st_size // 2)
     with pytest.raises(DataError, match=rf"{array.name}: differs"):
@@ -138,8 +138,8 @@ def test_what_an_interrupted_unzip_left_out_is_read_from_the_zip(raw_copy, downl
     unpacked = download / "unpack/arctic_data/data/images"
     shutil.copytree(raw_copy / "images", unpacked)
     shutil.rmtree(next(unpacked.glob("s05/*/4")))
-    for picture in sorted(next(unpacked.glob("s05/*/1")).iterdir())[3:]:
-        picture.unlink()
+    for image in sorted(next(unpacked.glob("s05/*/1")).iterdir())[3:]:
+        image.unlink()
     state_checksums(download)
     found = convert(download, tmp_path / "b")
     assert found.key == expected.key and shards(tmp_path / "a") == shards(tmp_path / "b")

@@ -121,13 +121,13 @@ def _sample(layer, side, pose, betas, place, view, rng):
     crop = np.array(
         [[scale, 0, STORED / 2 - 0.5 - scale * center[0]], [0, scale, STORED / 2 - 0.5 - scale * center[1]]]
     )
-    picture = rng.integers(60, 100, (STORED, STORED, 3), dtype=np.uint8)
+    image = rng.integers(60, 100, (STORED, STORED, 3), dtype=np.uint8)
     drawn = pixels[:21].numpy() @ crop[:, :2].T + crop[:, 2]
     for joint in sorted(range(21), key=TIPS.__contains__):  # tips last, so that nothing covers them
         x, y = drawn[joint]
         colour = tuple(int(c) for c in cv2.cvtColor(np.uint8([[[8 * joint, 220, 255]]]), cv2.COLOR_HSV2RGB)[0, 0])
-        cv2.circle(picture, (round(x), round(y)), 3, colour, -1)
-    jpeg = cv2.imencode(".jpg", picture[..., ::-1], JPEG_OPTIONS)[1].tobytes()
+        cv2.circle(image, (round(x), round(y)), 3, colour, -1)
+    jpeg = cv2.imencode(".jpg", image[..., ::-1], JPEG_OPTIONS)[1].tobytes()
     row = {
         "sequence": "box_grab_01", "object": "box", "action": "grab", "side": side, "skip_reason": "", "view": view,
         "image_height": HEIGHT, "image_width": WIDTH, "is_right": side == "right",

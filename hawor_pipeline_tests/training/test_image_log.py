@@ -14,7 +14,7 @@ from hawor_pipeline.training.image_log import PANEL_PX, draw_hands
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 
 
-def test_pictures_reach_disk_and_tensorboard_and_change_nothing(tiny, tmp_path):
+def test_images_reach_disk_and_tensorboard_and_change_nothing(tiny, tmp_path):
     losses = []
     for name, every in (("with", 2), ("without", 0)):
         config = tiny(max_steps=4, use_tensorboard=True, log_images_every_n_steps=every)
@@ -49,8 +49,8 @@ def truth_as_prediction(tiny, monkeypatch):
 def test_a_perfect_prediction_covers_the_truth(truth_as_prediction):
     """The predicted skeleton is drawn last, so nothing of the true one is left; the mesh lies over the hand."""
     module, clips = truth_as_prediction
-    picture = draw_hands(module, clips).astype(int)
-    left, right = picture[:, :PANEL_PX], picture[:, PANEL_PX : 2 * PANEL_PX]
+    image = draw_hands(module, clips).astype(int)
+    left, right = image[:, :PANEL_PX], image[:, PANEL_PX : 2 * PANEL_PX]
 
     def close(panel, rgb):
         return np.abs(panel[..., ::-1] - 255 * np.array(rgb)).max(-1) < 12

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from hawor_pipeline.conversion.fingerprint import DigestCache, digest_pictures
+from hawor_pipeline.conversion.fingerprint import DigestCache, digest_images
 from hawor_pipeline.errors import DataError
-from hawor_pipeline.sources.image_files import list_images, pictures_state
+from hawor_pipeline.sources.image_files import images_state, list_images
 from hawor_pipeline.workers.pool import map_tasks, usable_cores
 
 
@@ -37,12 +37,12 @@ def test_digest_follows_names_and_bytes_not_times(tmp_path):
     files = [tmp_path / name for name in ("1.jpg", "2.jpg")]
     for file in files:
         file.write_bytes(file.name.encode())
-    pictures = list_images(tmp_path).values()
-    first = digest_pictures(pictures)
+    images = list_images(tmp_path).values()
+    first = digest_images(images)
     os.utime(files[0], (1, 1))
-    assert digest_pictures(pictures) == first
+    assert digest_images(images) == first
     files[1].write_bytes(b"x")
-    assert digest_pictures(pictures) != first
+    assert digest_images(images) != first
 
 
 def test_cache_knows_a_digest_only_for_the_state_it_belongs_to(tmp_path):
@@ -60,10 +60,10 @@ def test_cache_knows_a_digest_only_for_the_state_it_belongs_to(tmp_path):
 
 def test_state_changes_with_the_files(tmp_path):
     (tmp_path / "1.jpg").write_bytes(b"1")
-    before = pictures_state(list_images(tmp_path).values())
-    assert pictures_state(list_images(tmp_path).values()) == before
+    before = images_state(list_images(tmp_path).values())
+    assert images_state(list_images(tmp_path).values()) == before
     os.utime(tmp_path / "1.jpg", (1, 1))
-    assert pictures_state(list_images(tmp_path).values()) != before
+    assert images_state(list_images(tmp_path).values()) != before
 
 
 def test_workers_are_as_many_as_this_process_may_use():

@@ -7,7 +7,7 @@ import dagster as dg
 
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
-from hawor_pipeline.orchestration.materialization import announce, describe, picture
+from hawor_pipeline.orchestration.materialization import announce, describe, image
 from hawor_pipeline.orchestration.resources import RawData
 from hawor_pipeline.orchestration.table_checks import table_metadata
 from hawor_pipeline.paths import DataPaths
@@ -88,7 +88,7 @@ def quality_stats(context: dg.AssetExecutionContext, raw: RawData) -> dg.Materia
     where, paths = raw.locate(), DataPaths.default()
     result = build_quality(paths.shards(where.source), paths.quality(where.source))
     announce(context.log, "quality_stats", result)
-    plots = {file.stem: picture(file) for file in sorted(result.path.glob("*.png"))}
+    plots = {file.stem: image(file) for file in sorted(result.path.glob("*.png"))}
     unmeasured = [name for name, value in result.info.items() if value is None or value != value]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(result.key),

@@ -7,7 +7,7 @@ import dagster as dg
 
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
-from hawor_pipeline.orchestration.materialization import announce, describe, picture
+from hawor_pipeline.orchestration.materialization import announce, describe, image
 from hawor_pipeline.orchestration.partitions import subjects_partitions
 from hawor_pipeline.orchestration.resources import RawData
 from hawor_pipeline.orchestration.table_checks import table_metadata
@@ -54,7 +54,7 @@ def raw_arctic_sequences(context: dg.AssetExecutionContext, raw: RawData) -> dg.
     announce(context.log, "raw_arctic_sequences", results)
     for subject, result in results.items():
         sheet = result.path / "proof.jpg"
-        more = {"proof_sheet": picture(sheet)} if sheet.is_file() else {}
+        more = {"proof_sheet": image(sheet)} if sheet.is_file() else {}
         rows = table_metadata([result.path / INVENTORY_FILE], partition=True)
         context.add_asset_metadata(describe(result, **more, **rows), partition_key=subject)
         for problem in result.info["damaged"]:

@@ -17,7 +17,7 @@ from hawor_pipeline.orchestration.checks import checked, checkpoint_problem
 from hawor_pipeline.orchestration.compute import Compute, ComputeResource, Usage
 from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
 from hawor_pipeline.orchestration.live_progress import LiveProgressReader
-from hawor_pipeline.orchestration.materialization import announce, describe, picture
+from hawor_pipeline.orchestration.materialization import announce, describe, image
 from hawor_pipeline.orchestration.memory_fit import train_within_memory
 from hawor_pipeline.orchestration.resources import RawData
 from hawor_pipeline.orchestration.tracking import TensorBoardResource, WandbResource
@@ -239,11 +239,11 @@ def _result(result: Any, plan: RunPlan, more: dict[str, Any]) -> dg.MaterializeR
     checkpoint = result.path / BEST_CHECKPOINT
     problem = checkpoint_problem(checkpoint, result.info["checkpoint_sha256"])
     curves = result.path / "curves.png"
-    pictures = {"training_curves": picture(curves)} if curves.is_file() else {}
+    images = {"training_curves": image(curves)} if curves.is_file() else {}
     return dg.MaterializeResult(
         value={"path": str(checkpoint), "sha256": result.info["checkpoint_sha256"], "run_id": plan.run_id},
         data_version=dg.DataVersion(result.info["checkpoint_sha256"]),
-        metadata=describe(result, resumed=plan.state == "unfinished", **more, **pictures),
+        metadata=describe(result, resumed=plan.state == "unfinished", **more, **images),
         check_results=[
             checked("checkpoint_is_what_training_wrote", problem is None, problem=problem or "none"),
         ],
