@@ -18,7 +18,6 @@ from hawor_pipeline.conversion.output_folder import (
     without_raw,
 )
 from hawor_pipeline.conversion.plan import (
-    CONVERTER_VERSION,
     SubjectPlan,
     check_sequences,
     plan_subject,
@@ -30,6 +29,7 @@ from hawor_pipeline.provenance import StageResult, atomic_write_json, hash_json,
 from hawor_pipeline.shards.schema import MANIFEST_FILE
 from hawor_pipeline.shards.store import read_manifest
 from hawor_pipeline.sources.arctic import ArcticRoot
+from hawor_pipeline.versions import CONVERTER_VERSION
 from hawor_pipeline.workers.pool import map_tasks
 
 _WORKER_MODULES = ["hawor_pipeline.conversion.convert_sequence", "embreex.mesh_construction", "scipy.spatial"]

@@ -19,9 +19,9 @@ from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
 from hawor_pipeline.sources.arctic import RAW_PARTS, VIEW_COUNT, ArcticRoot, split_sequence_name
 from hawor_pipeline.sources.image_files import ImageFile, images_state
+from hawor_pipeline.versions import INVENTORY_VERSION
 
 INVENTORY_FILE = "inventory.parquet"
-INVENTORY_VERSION = 3
 _THREADS = 2
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 

@@ -14,12 +14,11 @@ from hawor_pipeline.provenance import STAGE_FILE, find_done, hash_json
 from hawor_pipeline.shards.store import read_manifest, shard_is_whole
 from hawor_pipeline.sources.arctic import RAW_PARTS, ArcticRoot, split_sequence_name
 from hawor_pipeline.sources.image_files import ImageFile, images_state
+from hawor_pipeline.versions import CONVERTER_VERSION
 
 if TYPE_CHECKING:
     from hawor_pipeline.conversion.convert_sequence import SequenceTask
 
-# Raise it with every change that alters the bytes of a shard.
-CONVERTER_VERSION = 6
 NO_IMAGES = "no_pictures"
 _NAMED = 12  # sequences, in a message
 # Settings that choose or judge sequences, but do not change the bytes of one.

@@ -11,7 +11,6 @@ from hawor_pipeline.conversion.convert_unit import UnitTask, convert_unit, lost_
 from hawor_pipeline.conversion.fingerprint import file_states
 from hawor_pipeline.conversion.output_folder import withdraw
 from hawor_pipeline.conversion.plan import (
-    CONVERTER_VERSION,
     settings_that_matter,
     shared_key,
 )
@@ -25,9 +24,9 @@ from hawor_pipeline.sources.image_files import images_state
 from hawor_pipeline.sources.reader import Reader, Unit
 from hawor_pipeline.sources.registry import open_reader
 from hawor_pipeline.untrusted.mano_files import find_mano
+from hawor_pipeline.versions import CONVERTER_VERSION, EXTERNAL_VERSION
 from hawor_pipeline.workers.pool import map_tasks
 
-EXTERNAL_VERSION = 2  # raise it with every change of a reader that alters shards
 _WORKER_MODULES = ["hawor_pipeline.conversion.convert_unit", "embreex.mesh_construction"]
 
 

@@ -28,8 +28,8 @@ from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_do
 from hawor_pipeline.shards.schema import MANIFEST_FILE
 from hawor_pipeline.untrusted.mano_files import find_mano
 from hawor_pipeline.untrusted.safe_load import load_checkpoint
+from hawor_pipeline.versions import EVALUATION_VERSION
 
-EVALUATION_VERSION = "2"  # raise it when evaluation code changes numbers: finished evaluations are then not reused
 DEFAULT_CLIP_LENGTH = 16
 MEASURED_TABLES = ("predictions", "samples", "joints", "summary")
 _TRAINING_COLUMNS = ("step", "epoch", "split", "metric", "value")

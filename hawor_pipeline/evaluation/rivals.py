@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from hawor_pipeline.errors import HaworError
 from hawor_pipeline.evaluation.compare import write_comparison
 from hawor_pipeline.evaluation.evaluate import (
-    EVALUATION_VERSION,
     MEASURED_TABLES,
     Setting,
     clip_length_of,
@@ -41,6 +40,7 @@ from hawor_pipeline.evaluation.tables import (
     table_writer,
 )
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file
+from hawor_pipeline.versions import EVALUATION_VERSION
 
 KINDS = ("smoothed", "champion")
 

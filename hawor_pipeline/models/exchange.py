@@ -11,9 +11,9 @@ from hawor_pipeline.models.checkpoints import KeyReport, infer_network, load_haw
 from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
 from hawor_pipeline.models.weight_files import Kind, read_weights, write_released
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
+from hawor_pipeline.versions import EXPORT_VERSION
 
 ExportFormat = Literal["hawor", "safetensors"]
-EXPORT_VERSION = "1"
 
 
 @dataclass(slots=True)

@@ -20,8 +20,8 @@ from hawor_pipeline.shards.schema import LEDGER_FILE, MANIFEST_FILE
 from hawor_pipeline.shards.splits import SPLITS, Protocol, main_protocol, read_protocols
 from hawor_pipeline.shards.store import open_shards, read_manifest, read_side_tables, shards_version
 from hawor_pipeline.sources.arctic import ArcticRoot
+from hawor_pipeline.versions import METADATA_VERSION
 
-METADATA_VERSION = 1
 DATASET_MANIFEST_FILE = "manifest.json"
 DATA_CARD_FILE = "data_card.md"
 _CARD_COLUMNS = ["subject", "view", "side", "valid", "skip_reason", "object"]

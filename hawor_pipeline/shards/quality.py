@@ -17,8 +17,8 @@ from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_do
 from hawor_pipeline.shards.quality_plots import write_plots
 from hawor_pipeline.shards.schema import DISTANCES_FILE, MANIFEST_FILE, as_numpy
 from hawor_pipeline.shards.store import ShardSet, open_shards, read_manifest, read_side_tables
+from hawor_pipeline.versions import QUALITY_VERSION
 
-QUALITY_VERSION = 2
 CONTACT_M = 0.005  # a hand nearer to the object than this touches it, within the accuracy of motion capture
 _COLUMNS = [
     "sample_id",

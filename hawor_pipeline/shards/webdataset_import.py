@@ -39,8 +39,8 @@ from hawor_pipeline.shards.splits import PROTOCOLS_FILE, Protocol, recorded_prot
 from hawor_pipeline.shards.store import ImageWriter, read_manifest, shard_is_whole, write_parquet
 from hawor_pipeline.shards.webdataset import CARRIED, DISTANCE, Origin, read_webdataset
 from hawor_pipeline.sources.arctic import SIDES
+from hawor_pipeline.versions import IMPORT_VERSION
 
-IMPORT_VERSION = 1  # raise it with every change that alters the bytes of an imported shard
 _ORIGIN = {field.name: field.type for field in fields(Origin)}
 # subject/sequence/view/frame/side; subject and sequence become folders, so none may lead elsewhere
 _SAMPLE_ID = re.compile(rf"([^/\\\0.][^/\\\0]*)/([^/\\\0.][^/\\\0]*)/([0-9]{{1,9}})/([0-9]{{1,9}})/({'|'.join(SIDES)})")

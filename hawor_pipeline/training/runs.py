@@ -22,8 +22,8 @@ from hawor_pipeline.provenance import (
     mark_done,
     sha256_file,
 )
+from hawor_pipeline.versions import TRAINING_VERSION
 
-TRAINING_VERSION = "3"  # raise it when training code changes numbers: finished runs are then not reused
 # Settings that say where and how fast a run is made, but not what comes out of it; of files their content counts.
 MACHINE_KEYS = frozenset(
     {
