@@ -1,5 +1,4 @@
-"""Pure torch: geometry, the MANO hand, losses and metrics. Every other room builds on this one; it knows none of them.
+"""Pure torch: geometry, the MANO hand, losses and metrics. Every stage builds on this room; it imports none of them.
 
-Belongs here: functions of tensors with a formula and a source. Does not: files (but for MANO's), pictures, training
-loops, tables, Dagster.
+Functions of tensors with a formula and a source belong here. Files, images, training loops, tables and Dagster do not.
 """

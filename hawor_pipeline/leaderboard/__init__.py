@@ -1,4 +1,4 @@
 """ARCTIC's leaderboard: submission files and their checks.
 
-The predictions come from `evaluation` and `prediction`.
+Computing predictions belongs in `evaluation` and `prediction`.
 """

@@ -1,4 +1,7 @@
-"""The network; independent of data and training. Names are imported on first use."""
+"""The network, its checkpoints and the formats of other projects' weights. Names are imported on first use.
+
+Reading data belongs in `loading`; the training loop belongs in `training`.
+"""
 
 import importlib
 

@@ -1,4 +1,7 @@
-"""The only Dagster of the project: it says when things run, never how they are computed."""
+"""Everything of Dagster: assets, resources, checks, jobs, schedules and sensors.
+
+An asset loads its inputs, calls one function of another room and returns metadata; computation belongs in that room.
+"""
 
 import warnings
 

@@ -1,1 +1,4 @@
-"""The report of a run. Only lays out what evaluation wrote; loads no torch."""
+"""The report of a run: the layout of what evaluation wrote, without torch.
+
+Computing metrics belongs in `evaluation`; images of results belong in `inspection`.
+"""

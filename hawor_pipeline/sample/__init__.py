@@ -1,4 +1,7 @@
-"""The built-in synthetic source: a procedural hand, articulated objects, rooms and cameras in ARCTIC's raw layout."""
+"""The built-in synthetic dataset: a procedural hand, articulated objects and cameras, written in ARCTIC's raw layout.
+
+Reading that layout belongs in `sources`; conversion to shards belongs in `conversion`.
+"""
 
 import importlib
 
