@@ -30,7 +30,6 @@ from torch import Tensor
 from hawor_pipeline.core import metrics
 from hawor_pipeline.core.alignment import aligned_difference
 from hawor_pipeline.core.mano import ManoLayer
-from hawor_pipeline.core.metrics.accumulators import PointCurve
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.core.units import ARCTIC_FPS
 from hawor_pipeline.sample.hand import write_mano_models
@@ -95,10 +94,8 @@ def _freihand(quick: bool) -> list[Row]:
     pred, target = _joints(frames)
 
     def ours() -> tuple[float, float]:
-        curve = PointCurve(21)
-        curve.update(metrics.pa_errors(pred, target, allow_reflection=True))
-        values = curve.compute()
-        return float(values["mean"]), float(values["auc"])
+        errors = metrics.pa_errors(pred, target, allow_reflection=True)
+        return errors.double().mean().item(), metrics.auc_within(errors).double().mean().item()
 
     arrays = pred.numpy(), target.numpy()
     _close(torch.tensor(ours()), torch.tensor(freihand_one_by_one(*arrays)), 1e-5)

@@ -1,7 +1,6 @@
 """Writes the generated pages of docs/reference: python docs/generate.py. A test keeps them fresh."""
 
 import argparse
-import dataclasses
 import inspect
 import sys
 from collections.abc import Sequence
@@ -261,11 +260,9 @@ SECTIONS = ("Formula", "Convention", "Args", "Returns", "Raises", "Source", "Qui
 
 
 def metrics_page() -> str:
-    """Every metric, preset, accumulator and loss term with formula, unit, source and quirks, from their docstrings."""
+    """Every metric and loss term with formula, unit, source and quirks, from their docstrings."""
     from hawor_pipeline.core import losses, metrics
     from hawor_pipeline.core.loss import EnhancedTrainingLoss
-    from hawor_pipeline.core.metrics import accumulators
-    from hawor_pipeline.core.metrics.presets import PRESETS
 
     parts = [NOTE, "# Metrics and losses\n"]
     for package, title in ((metrics, "Metrics"), (losses, "Loss terms")):
@@ -278,16 +275,6 @@ def metrics_page() -> str:
             for name in names:
                 parts += _entry(name, getattr(package, name))
     parts += ["## The training loss\n", *_entry("EnhancedTrainingLoss", EnhancedTrainingLoss)]
-    parts += ["## Running totals\n", _joined(_sections(accumulators)["Summary"]), ""]
-    for name in ("SampleMean", "PointCurve", "BinnedMean", "CalibrationError", "DetectionRates"):
-        parts += _entry(name, getattr(accumulators, name))
-    parts += ["## Presets\n", "`hawor_pipeline.core.metrics.presets.PRESETS` holds them by name.\n"]
-    for name, preset in PRESETS.items():
-        parts += [f"### {name}\n", _joined(_sections(type(preset))["Summary"]), "", f"- Follows: {preset.source}"]
-        parts += [f"- Quirk, kept: {quirk}" for quirk in preset.quirks]
-        parts += [f"- Departs: {text}" for text in preset.departs]
-        settings = ", ".join(f"`{f.name}` {getattr(preset, f.name)}" for f in dataclasses.fields(preset))
-        parts += [f"- Settings: {settings}", ""]
     return "\n".join(parts).rstrip() + "\n"
 
 

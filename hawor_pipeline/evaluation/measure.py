@@ -108,13 +108,9 @@ def _joint_metrics(truth: HandTruth, predicted: PredictedHands, distances: Tenso
         "mpjpe_visible_mm": m_to_mm(metrics.mpjpe(predicted.joints_m, truth.joints_m, mask=truth.joint_visible)),
         "mpjpe_hidden_mm": m_to_mm(metrics.mpjpe(predicted.joints_m, truth.joints_m, mask=~truth.joint_visible)),
         "translation_error_mm": m_to_mm(metrics.translation_error(predicted.translation_m, truth.translation_m)),
-        "pck_auc": _auc(distances),
+        "pck_auc": metrics.auc_within(distances),
     }
     return values | {f"pck_3d_{limit}mm": shares[:, i] for i, limit in enumerate(PCK_3D_MM)}
-
-
-def _auc(distances: Tensor) -> Tensor:
-    return metrics.pck_auc(distances.unsqueeze(-1), torch.zeros_like(distances).unsqueeze(-1))
 
 
 def _aligned_metrics(truth: HandTruth, predicted: PredictedHands, mirror_allowed: bool) -> dict[str, Tensor]:
@@ -122,7 +118,7 @@ def _aligned_metrics(truth: HandTruth, predicted: PredictedHands, mirror_allowed
     scaled = metrics.st_mpjpe(predicted.joints_m, truth.joints_m, scale_joint=MIDDLE_KNUCKLE)
     return {
         "pa_mpjpe_mm": m_to_mm(aligned.mean(-1)),
-        "pa_pck_auc": _auc(aligned),
+        "pa_pck_auc": metrics.auc_within(aligned),
         "st_mpjpe_mm": m_to_mm(scaled.where(torch.isfinite(scaled), torch.nan)),
     }
 

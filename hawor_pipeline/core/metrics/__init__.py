@@ -2,11 +2,10 @@
 out.
 
 Only `mpjpe` and `mpvpe` centre by default and `pa_*` align; all others take points as given. NaN means that a sample
-has no value; nothing is ever replaced by 0. Inputs are never changed. Running totals over a data set are in
-`accumulators`, the conventions of published benchmarks in `presets`.
+has no value; nothing is ever replaced by 0. Inputs are never changed.
 """
 
-from hawor_pipeline.core.metrics.curves import pck, pck_auc, pck_box, share_within
+from hawor_pipeline.core.metrics.curves import auc_within, pck, pck_auc, pck_box, share_within
 from hawor_pipeline.core.metrics.detection import (
     binned_mean,
     box_iou,
@@ -48,6 +47,7 @@ __all__ = [
     "absolute_trajectory_error",
     "acceleration_error",
     "articulation_error",
+    "auc_within",
     "betas_error",
     "binned_mean",
     "box_iou",

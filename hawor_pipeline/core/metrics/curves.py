@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hawor_pipeline.core.metrics.points import masked_mean, point_errors
+from hawor_pipeline.core.metrics.points import mean_over_points, point_errors
 
 Thresholds = float | Sequence[float] | Tensor
 
@@ -120,7 +120,7 @@ def share_within(
     spread = errors.unsqueeze(-2)
     hits = spread < limits[:, None] if strict else spread <= limits[:, None]
     wide = None if mask is None else mask.expand(errors.shape).unsqueeze(-2)
-    share = masked_mean(hits.to(errors.dtype), wide)
+    share = mean_over_points(hits.to(errors.dtype), wide)
     return share.squeeze(-1) if single else share
 
 
@@ -159,14 +159,41 @@ def pck_auc(
         >>> pck_auc(torch.zeros(21, 3), torch.zeros(21, 3)).item()
         1.0
     """
-    errors = point_errors(pred, target)
-    # the trapezoid of a step function needs no curve: an error e passes the thresholds from ceil(e / step) on
+    return auc_within(point_errors(pred, target), max_threshold=max_threshold, steps=steps, mask=mask)
+
+
+def auc_within(
+    errors: Float[Tensor, "*batch points"],
+    *,
+    max_threshold: float = 0.05,
+    steps: int = 100,
+    mask: Bool[Tensor, "*#batch #points"] | None = None,
+) -> Float[Tensor, "*batch"]:
+    """Area under the PCK curve of errors; `pck_auc` of distances that are known already.
+
+    Formula: (integral of PCK over 0 .. max_threshold) / max_threshold, by trapezoids between evenly spaced thresholds.
+
+    Args:
+        errors: (*batch, points).
+        max_threshold, steps, mask: as in `pck_auc`.
+
+    Returns:
+        (*batch), 0 to 1.
+
+    Source:
+        As `pck_auc`.
+
+    Example:
+        >>> auc_within(torch.tensor([0.0, 0.1])).item()
+        0.5
+    """
+    # The trapezoid of a step function needs no curve: an error e passes the thresholds from ceil(e / step) on.
     step = max_threshold / (steps - 1)
     first = first_threshold(errors, max_threshold, steps)
     area = (steps - 1 - first.to(errors.dtype)) * step + torch.where(first > 0, step / 2, 0.0)
     area = torch.where(first >= steps, torch.zeros_like(area), area)
     area = torch.where(errors.isnan(), errors, area)
-    return masked_mean(area / max_threshold, mask)
+    return mean_over_points(area / max_threshold, mask)
 
 
 def first_threshold(errors: Float[Tensor, "*batch"], max_threshold: float, steps: int) -> Int[Tensor, "*batch"]:

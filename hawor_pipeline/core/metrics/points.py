@@ -67,13 +67,13 @@ def mpjpe(
 
     Quirk:
         HaMeR's `eval_pose` subtracts the root in place, so what comes after it sees a changed prediction. ARCTIC
-        averages the hands of a frame first; see the preset `arctic`.
+        averages the hands of a frame first.
 
     Example:
         >>> mpjpe(torch.ones(21, 3), torch.zeros(21, 3)).item()
         0.0
     """
-    return masked_mean(point_errors(pred, target, root=root), mask)
+    return mean_over_points(point_errors(pred, target, root=root), mask)
 
 
 def mpvpe(
@@ -119,7 +119,7 @@ def mpvpe(
         else:
             shift = error.mean(-2, keepdim=True)
         error = error - shift
-    return masked_mean(length(error), mask)
+    return mean_over_points(length(error), mask)
 
 
 def pa_errors(
@@ -194,7 +194,7 @@ def pa_mpjpe(
         >>> pa_mpjpe(3 * cloud + 1, cloud).item() < 1e-5
         True
     """
-    return masked_mean(pa_errors(pred, target, mask=mask, allow_reflection=allow_reflection), mask)
+    return mean_over_points(pa_errors(pred, target, mask=mask, allow_reflection=allow_reflection), mask)
 
 
 def pa_mpvpe(
@@ -263,7 +263,7 @@ def st_mpjpe(
     p, t = (x - x[..., root : root + 1, :] for x in (widened(pred), widened(target)))
     bone, true_bone = (length(x[..., [scale_joint], :]).squeeze(-1) for x in (p, t))
     scale = torch.where(bone > 0, true_bone / bone, torch.full_like(bone, torch.nan))
-    return masked_mean(length(scale[..., None, None] * p - t), mask)
+    return mean_over_points(length(scale[..., None, None] * p - t), mask)
 
 
 def widened(points: Tensor) -> Tensor:
@@ -287,8 +287,8 @@ def _length_by_component(vectors: Tensor, root: int | None) -> Tensor:
     return (x * x).addcmul_(y, y).addcmul_(z, z).sqrt_()
 
 
-def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over the last dimension of what the mask selects; NaN where it selects nothing."""
+def mean_over_points(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Average the last dimension where the mask selects; NaN where it selects nothing, unlike a loss, which is 0."""
     if mask is None:
         return values.mean(-1)
     wide = mask.expand(values.shape)
