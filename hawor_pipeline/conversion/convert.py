@@ -30,7 +30,7 @@ from hawor_pipeline.shards.schema import MANIFEST_FILE
 from hawor_pipeline.shards.store import read_manifest
 from hawor_pipeline.sources.arctic import ArcticRoot
 from hawor_pipeline.versions import CONVERTER_VERSION
-from hawor_pipeline.workers.pool import map_tasks
+from hawor_pipeline.workers.engine import map_tasks
 
 _WORKER_MODULES = ["hawor_pipeline.conversion.convert_sequence", "embreex.mesh_construction", "scipy.spatial"]
 

@@ -25,7 +25,7 @@ from hawor_pipeline.sources.reader import Reader, Unit
 from hawor_pipeline.sources.registry import open_reader
 from hawor_pipeline.untrusted.mano_files import find_mano
 from hawor_pipeline.versions import CONVERTER_VERSION, EXTERNAL_VERSION
-from hawor_pipeline.workers.pool import map_tasks
+from hawor_pipeline.workers.engine import map_tasks
 
 _WORKER_MODULES = ["hawor_pipeline.conversion.convert_unit", "embreex.mesh_construction"]
 

@@ -1,4 +1,8 @@
-"""A pool of worker processes that start quickly, use one thread each, and never outlive their parent."""
+"""A pool of worker processes that start quickly, use one thread each, and never outlive their parent.
+
+Workers are forked from a server process that has imported the preloaded modules once. A plain fork of this process
+would copy locks that its threads hold; spawning would import torch in every worker again.
+"""
 
 import multiprocessing
 import os
@@ -10,38 +14,16 @@ from contextlib import contextmanager
 from multiprocessing import connection
 from typing import Any, TypeVar
 
-from hawor_pipeline.errors import ConfigError, HaworError, WorkerLost
-from hawor_pipeline.workers.engine import chosen_engine
+from hawor_pipeline.errors import HaworError, WorkerLost
 
 Task = TypeVar("Task")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def map_tasks(
+def map_in_processes(
     function: Callable[[Task], Any], tasks: list[Task], workers: int | None, preload: list[str]
 ) -> Iterator[tuple[Task, Any]]:
-    """Run a function on every task, in processes; results come as they are ready.
-
-    Args:
-        function: importable; gets one task.
-        tasks: sent to the workers by pickle.
-        workers: processes; None for one per usable core, 0 runs everything in this process.
-        preload: modules that the workers find already imported.
-
-    Yields:
-        (task, result), where the result is a HaworError if the function raised one.
-
-    Raises:
-        ConfigError: a negative number of workers.
-        WorkerLost: a worker died.
-    """
-    if workers is not None and workers < 0:
-        raise ConfigError(f"{workers} workers: expected 1 or more, 0 for none, or nothing for one per core")
-    if tasks and chosen_engine() == "ray":
-        from hawor_pipeline.workers.ray_map import map_on_ray
-
-        yield from map_on_ray(function, tasks, limit_threads)
-        return
+    """Run a function on every task in processes of this machine; see `engine.map_tasks`."""
     if workers == 0:
         with one_thread():
             for task in tasks:
@@ -68,12 +50,12 @@ def map_tasks(
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: fewer than the machine has in a container or under taskset."""
+    """Return the number of cores this process may use, which a container or taskset can limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def guarded(function: Callable[[Task], Any], task: Task) -> Any:
-    """What a function makes of a task, or the HaworError that it raised."""
+    """Return the result of a function on a task, or the HaworError that it raised."""
     try:
         return function(task)
     except HaworError as error:
@@ -82,7 +64,7 @@ def guarded(function: Callable[[Task], Any], task: Task) -> Any:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch and OpenCV with one thread: a pool of processes fills the cores already."""
+    """Limit torch and OpenCV to one thread inside the block."""
     import cv2
     import torch
 
@@ -97,7 +79,10 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def single_threaded_environment() -> Iterator[None]:
-    """Processes started inside the block use one thread each in numerical libraries."""
+    """Give numerical libraries one thread in every process started inside the block.
+
+    OpenMP, OpenBLAS and MKL read these variables when they are loaded, so they must be set before a worker starts.
+    """
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     try:
@@ -111,7 +96,7 @@ def single_threaded_environment() -> Iterator[None]:
 
 
 def limit_threads() -> None:
-    """One thread for torch and OpenCV, for the rest of this process."""
+    """Limit torch and OpenCV to one thread for the rest of this process: a pool of processes fills the cores already."""
     import cv2
     import torch
 
@@ -120,7 +105,7 @@ def limit_threads() -> None:
 
 
 def start_worker() -> None:
-    """What every worker does first."""
+    """Initialise a worker process."""
     limit_threads()
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -128,6 +113,10 @@ def start_worker() -> None:
 
 
 def _follow(sentinel: int) -> None:
-    """End this process when its parent is gone, also when it was killed."""
+    """End this process when its parent ends.
+
+    The sentinel is a pipe that the kernel closes with the parent, so a killed parent (SIGKILL) is noticed too.
+    `os._exit` skips handlers and `finally` blocks, which could wait for the dead parent.
+    """
     connection.wait([sentinel])
     os._exit(1)

@@ -1,38 +1,37 @@
-"""The map over sequences on a Ray cluster: each task is an independent unit, one core each.
+"""Mapping a function over tasks on a Ray cluster, one core per task.
 
 Files are not sent: workers see raw data and shards under the same paths (a shared file system). A task that is lost
-with its worker is run again; conversion publishes by a rename, so running it twice gives the same bytes.
+with its worker runs again; conversion publishes by a rename, so running it twice gives the same bytes.
 """
 
 import os
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from hawor_pipeline.errors import ConfigError, WorkerLost
-from hawor_pipeline.workers.pool import guarded
+from hawor_pipeline.workers.pool import Task, guarded
 
-Task = TypeVar("Task")
 ATTEMPTS = 3  # per task, where a worker or its machine is lost
-_KNOCK_S = 10.0
+_CONNECT_TIMEOUT_S = 10.0
 
 
 def map_on_ray(
     function: Callable[[Task], Any], tasks: list[Task], prepare_worker: Callable[[], Any]
 ) -> Iterator[tuple[Task, Any]]:
-    """Run a function on every task on the cluster at `$RAY_ADDRESS`; results come as they are ready.
+    """Run a function on every task on the cluster at `$RAY_ADDRESS` and yield the results in the order of completion.
 
     Args:
-        function: importable on the workers; gets one task.
-        tasks: sent to the workers by pickle.
-        prepare_worker: importable; called in the worker before each task.
+        function: Importable on the workers; takes one task.
+        tasks: Sent to the workers by pickle.
+        prepare_worker: Importable; called in the worker before each task.
 
     Yields:
-        (task, result), where the result is a HaworError if the function raised one.
+        (task, result), where the result is the HaworError if the function raised one.
 
     Raises:
         ConfigError: Ray is not installed, or no cluster answers.
-        WorkerLost: a task was lost with its worker ATTEMPTS times.
+        WorkerLost: A task was lost with its worker ATTEMPTS times.
     """
     ray = _ray()
     joined = not ray.is_initialized()
@@ -77,7 +76,7 @@ def _ray() -> Any:
 def _join(ray: Any) -> None:
     address = os.environ.get("RAY_ADDRESS", "auto")
     try:
-        _knock(address)
+        _require_listener(address)
         ray.init(address=address, logging_level="warning", log_to_driver=False)
     except (OSError, RuntimeError) as error:
         raise ConfigError(
@@ -86,8 +85,8 @@ def _join(ray: Any) -> None:
         ) from error
 
 
-def _knock(address: str) -> None:
-    """Whether anybody listens at `host:port`; Ray itself asks a closed door for minutes, in silence."""
+def _require_listener(address: str) -> None:
+    """Raise OSError where nothing listens at `host:port`: Ray itself retries for minutes without a message."""
     host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()

@@ -7,7 +7,8 @@ import pytest
 from hawor_pipeline.conversion.fingerprint import DigestCache, digest_images
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.image_files import images_state, list_images
-from hawor_pipeline.workers.pool import map_tasks, usable_cores
+from hawor_pipeline.workers.engine import map_tasks
+from hawor_pipeline.workers.pool import usable_cores
 
 
 def work(number: int):
