@@ -372,6 +372,54 @@ def mirror_pixels(uv: Float[Tensor, "*batch 2"], image_width: int | float | Tens
     return torch.stack((image_width - 1 - uv[..., 0], uv[..., 1]), -1)
 
 
+def mirror_intrinsics(
+    intrinsics: Float[Tensor, "*batch 3 3"], image_width: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch 3 3"]:
+    """Mirror camera matrices along with the image.
+
+    Args:
+        intrinsics: (*batch, 3, 3), pixels.
+        image_width: (*batch,), pixels.
+
+    Returns:
+        (*batch, 3, 3), pixels: a mirrored point projects to the mirrored pixel.
+
+    Source:
+        K' = M K diag(-1, 1, 1) with M: x -> width - 1 - x.
+
+    Example:
+        >>> K = torch.tensor([[100.0, 2, 30], [0, 100, 40], [0, 0, 1]])
+        >>> mirror_intrinsics(K, torch.tensor(100.0))[0].tolist()
+        [100.0, -2.0, 69.0]
+    """
+    mirrored = intrinsics.clone()
+    mirrored[..., 0, 1] = -intrinsics[..., 0, 1]
+    mirrored[..., 0, 2] = image_width - 1 - intrinsics[..., 0, 2]
+    return mirrored
+
+
+def where_left(is_right: Bool[Tensor, "*batch"], mirrored: Tensor, value: Tensor) -> Tensor:
+    """Select `mirrored` for left hands and `value` for right hands.
+
+    Args:
+        is_right: (*batch,), the true side; covers the leading dimensions of the values.
+        mirrored: (*batch, ...).
+        value: (*batch, ...).
+
+    Returns:
+        (*batch, ...).
+
+    Source:
+        `torch.where` with the mask broadcast from the left.
+
+    Example:
+        >>> where_left(torch.tensor([True, False]), torch.zeros(2, 1), torch.ones(2, 1)).tolist()
+        [[1.0], [0.0]]
+    """
+    mask = is_right.reshape(is_right.shape + (1,) * (value.ndim - is_right.ndim))
+    return torch.where(mask, value, mirrored)
+
+
 def mirror_distortion(distortion: Float[Tensor, "*batch 8"]) -> Float[Tensor, "*batch 8"]:
     """Lens coefficients of the mirrored picture: p2 changes its sign.
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hawor_pipeline.core.camera import camera_from_translation, full_translation, mirror_points
+from hawor_pipeline.core.camera import camera_from_translation, full_translation, mirror_points, where_left
+from hawor_pipeline.core.rotations import chordal_mean
 from hawor_pipeline.evaluation.hands import (
     HandModels,
     HandTruth,
@@ -25,7 +26,6 @@ from hawor_pipeline.evaluation.hands import (
 )
 from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
-from hawor_pipeline.loading.mirror import where_left
 from hawor_pipeline.loading.rows import HandRows, load_rows
 
 KINDS = ("mean_pose", "mean_rotations", "subject_mean")
@@ -61,24 +61,6 @@ class _MeanBuilder:
         """The means of everything added."""
         joints, rotmats, betas, camera = (total / self.count for total in self.sums)
         return TrainingMeans(joints, chordal_mean(rotmats), betas, camera, self.count)
-
-
-def chordal_mean(mean_matrix: Tensor) -> Tensor:
-    """The rotation nearest to an arithmetic mean of rotation matrices (Frobenius norm).
-
-    Args:
-        mean_matrix: (*batch, 3, 3).
-
-    Returns:
-        (*batch, 3, 3) rotation matrices.
-
-    Source:
-        Hartley et al. 2013, "Rotation averaging", section 5.3.
-    """
-    u, _, vh = torch.linalg.svd(mean_matrix)
-    flip = torch.linalg.det(u @ vh).sign()
-    u = torch.cat((u[..., :2], u[..., 2:] * flip[..., None, None]), -1)
-    return u @ vh
 
 
 def training_means(shards_dir: Path | str, subjects: Sequence[str]) -> TrainingMeans:

@@ -15,11 +15,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from hawor_pipeline.core.camera import camera_from_translation, full_translation, mirror_points, project_distorted
+from hawor_pipeline.core.camera import (
+    camera_from_translation,
+    full_translation,
+    mirror_points,
+    project_distorted,
+    where_left,
+)
 from hawor_pipeline.core.mano import ManoArrays, ManoLayer
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
 from hawor_pipeline.evaluation.tables import to_numpy
-from hawor_pipeline.loading.mirror import where_left
 from hawor_pipeline.loading.rows import HandRows, load_rows
 from hawor_pipeline.untrusted.mano_files import load_mano
 

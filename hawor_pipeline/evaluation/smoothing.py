@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hawor_pipeline.evaluation.baselines import chordal_mean
+from hawor_pipeline.core.rotations import chordal_mean
 from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHands, project_predictions
 from hawor_pipeline.evaluation.tracks import Tracks
 

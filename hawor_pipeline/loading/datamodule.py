@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from hawor_pipeline.config import DatasetShare, TrainingConfig
 from hawor_pipeline.core.camera import camera_from_translation
-from hawor_pipeline.core.rotations import rotmat_to_rot6d
+from hawor_pipeline.core.rotations import chordal_mean, rotmat_to_rot6d
 from hawor_pipeline.core.types import ClipBatch
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.loading.clips import Clips, covering_clips, training_clips
@@ -329,10 +329,7 @@ class HandData:
         """Mean pose (96, 6D by columns), betas (10,) and camera (3,) of the training hands; heads start from them."""
         used = np.unique(self.training_clips.rows)
         rows = self.rows.take(torch.from_numpy(used[self.rows.valid.numpy()[used]]))
-        left, _, right = torch.linalg.svd(rows.rotmats.double().mean(0))  # chordal mean: the nearest rotation
-        flip = torch.ones(16, 3, dtype=torch.float64)
-        flip[:, 2] = torch.det(left @ right)
-        mean = left @ torch.diag_embed(flip) @ right
+        mean = chordal_mean(rows.rotmats.double().mean(0))
         focal = (rows.intrinsics[:, 0, 0] + rows.intrinsics[:, 1, 1]) / 2
         camera = camera_from_translation(
             rows.translation_m, rows.box_center_px, rows.box_size_px, focal, rows.intrinsics[:, :2, 2]

@@ -13,9 +13,15 @@ import torch
 from torch import Tensor
 
 from hawor_pipeline.config import DataFiltering
-from hawor_pipeline.core.camera import mirror_pixels, mirror_points, project_distorted, undistort_pixels
+from hawor_pipeline.core.camera import (
+    mirror_intrinsics,
+    mirror_pixels,
+    mirror_points,
+    project_distorted,
+    undistort_pixels,
+    where_left,
+)
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
-from hawor_pipeline.loading.mirror import mirror_intrinsics, where_left
 from hawor_pipeline.shards.schema import as_numpy
 
 LENS_STEP_PX = 1.0  # of the finite difference that linearises the lens

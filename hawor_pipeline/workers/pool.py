@@ -96,7 +96,7 @@ def single_threaded_environment() -> Iterator[None]:
 
 
 def limit_threads() -> None:
-    """Limit torch and OpenCV to one thread for the rest of this process: a pool of processes fills the cores already."""
+    """Limit torch and OpenCV to one thread for the rest of this process, because the pool fills the cores already."""
     import cv2
     import torch
 

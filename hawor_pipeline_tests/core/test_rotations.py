@@ -136,3 +136,14 @@ def test_leading_dimensions_are_free() -> None:
     assert rot.axis_angle_to_rotmat(w).shape == (2, 3, 4, 3, 3)
     assert rot.rotmat_to_axis_angle(rot.axis_angle_to_rotmat(w[0, 0, 0])).shape == (3,)
     assert rot.rot6d_to_rotmat(torch.randn(0, 6)).shape == (0, 3, 3)
+
+
+def test_chordal_mean_is_the_nearest_rotation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rotations = torch.linalg.qr(torch.randn(50, 3, 3, generator=generator, dtype=torch.float64))[0]
+    rotations = rotations * torch.linalg.det(rotations)[:, None, None]
+    found = rot.chordal_mean(rotations.mean(0))
+    assert torch.linalg.det(found) == pytest.approx(1.0)
+    best = (rotations - found).square().sum()
+    for other in torch.cat((rotations, torch.eye(3, dtype=torch.float64)[None])):
+        assert best <= (rotations - other).square().sum()

@@ -13,7 +13,6 @@ from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.convert import convert_subjects
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError, NumericalError
 from hawor_pipeline.evaluation import evaluate, evaluator, tables
-from hawor_pipeline.evaluation.baselines import chordal_mean
 from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.sample import SampleSpec, ensure_sample
 from hawor_pipeline.shards.store import open_shards
@@ -168,17 +167,6 @@ def test_floors_are_measured_on_the_same_samples(floors, evaluated, metrics_dir:
     assert "mpvpe_mm" not in info["metrics"]["mean_pose"]
     assert info["metrics"]["subject_mean"]["mpjpe_mm"] < info["metrics"]["mean_pose"]["mpjpe_mm"]
     assert floors().reused
-
-
-def test_chordal_mean_is_the_nearest_rotation() -> None:
-    generator = torch.Generator().manual_seed(0)
-    rotations = torch.linalg.qr(torch.randn(50, 3, 3, generator=generator, dtype=torch.float64))[0]
-    rotations = rotations * torch.linalg.det(rotations)[:, None, None]
-    found = chordal_mean(rotations.mean(0))
-    assert torch.linalg.det(found) == pytest.approx(1.0)
-    best = (rotations - found).square().sum()
-    for other in torch.cat((rotations, torch.eye(3, dtype=torch.float64)[None])):
-        assert best <= (rotations - other).square().sum()
 
 
 def test_gallery_shows_best_median_and_worst(evaluated, metrics_dir: Path) -> None:

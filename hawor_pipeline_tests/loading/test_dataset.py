@@ -8,7 +8,7 @@ import simplejpeg
 import torch
 
 from hawor_pipeline.config import AugmentationParams, DataFiltering, TrainingConfig
-from hawor_pipeline.core.camera import project_distorted, project_pinhole
+from hawor_pipeline.core.camera import mirror_intrinsics, mirror_points, project_distorted, project_pinhole, where_left
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.rotations import mirror_rotmat
 from hawor_pipeline.core.types import ClipBatch
@@ -17,7 +17,6 @@ from hawor_pipeline.loading.augmentation import draw_changes, roll_matrix, rolle
 from hawor_pipeline.loading.clips import covering_clips, runs_of_frames, training_clips
 from hawor_pipeline.loading.datamodule import ClipSampler, HandData
 from hawor_pipeline.loading.dataset import IMAGENET_MEAN, IMAGENET_STD, ClipDataset
-from hawor_pipeline.loading.mirror import mirror_intrinsics, to_true_side
 from hawor_pipeline.loading.rows import load_rows
 from hawor_pipeline.loading.stored_crops import warp_crops
 from hawor_pipeline.provenance import atomic_write_json
@@ -123,8 +122,10 @@ def test_there_and_back_to_the_true_side(shards, layers):
     rows = load_rows(table)
     hand = layers["right"](rows.rotmats, rows.betas)
     vertices = hand.vertices + rows.translation_m[:, None]
-    rotmats, translation, joints, vertices = to_true_side(
-        rows.rotmats, rows.translation_m, rows.joints_m, vertices, rows.is_right
+    rotmats = where_left(rows.is_right, mirror_rotmat(rows.rotmats), rows.rotmats)
+    translation, joints, vertices = (
+        where_left(rows.is_right, mirror_points(points), points)
+        for points in (rows.translation_m, rows.joints_m, vertices)
     )
     torch.testing.assert_close(joints, torch.from_numpy(as_numpy(table, "joints_cam_m")), atol=1e-6, rtol=0)
     torch.testing.assert_close(translation, torch.from_numpy(as_numpy(table, "translation_m")), atol=1e-6, rtol=0)
