@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hawor_pipeline import locate
 from hawor_pipeline.errors import ConfigError, DataError, HaworError
 from hawor_pipeline.paths import root_variable
 
@@ -179,19 +180,19 @@ def _images_of_any(root: "ArcticRoot") -> bool:
 
 
 def _mano() -> Finding:
-    folder = os.environ.get("MANO_DIR")
-    if not folder and not os.environ.get("ARCTIC_ROOT"):
-        return Finding("MANO", True, False, "MANO_DIR is not set: the sample brings its own procedural hand")
-    from hawor_pipeline.sources.arctic import ArcticRoot
+    if locate.uses_sample() and not os.environ.get(locate.MANO_VARIABLE):
+        return Finding("MANO", True, False, "MANO_DIR is not set: the sample has its own procedural hand")
     from hawor_pipeline.untrusted.mano_files import load_mano
 
+    required = not locate.uses_sample()
     try:
-        place = Path(folder) if folder else ArcticRoot.locate(Path(os.environ["ARCTIC_ROOT"])).mano_dir(None)
+        source = locate.find_raw_root().source if required else "arctic"
+        folder = locate.find_hand_models(source)
         for side in ("right", "left"):
-            load_mano(place, side)
+            load_mano(folder, side)
     except HaworError as error:
-        return Finding("MANO", False, bool(os.environ.get("ARCTIC_ROOT")), str(error), "https://mano.is.tue.mpg.de")
-    return Finding("MANO", True, False, str(place))
+        return Finding("MANO", False, required, str(error), "https://mano.is.tue.mpg.de")
+    return Finding("MANO", True, False, str(folder))
 
 
 def _other_datasets() -> list[Finding]:
@@ -207,15 +208,17 @@ def _dataset(name: str) -> Finding:
     """Whether a data set lies in its published layout, and the hand models that its labels need are named."""
     from hawor_pipeline.sources.registry import open_reader
 
-    variable, mano = root_variable(name), os.environ.get("MANO_DIR")
+    variable = root_variable(name)
     root = Path(os.environ[variable])
     try:
-        open_reader(name, root, Path(mano or "."))
+        open_reader(name, root, root)
     except HaworError as error:
         return Finding(variable, False, True, str(error), f"set {variable} to the download of {name}, or unset it")
-    if not mano:
+    try:
+        locate.find_hand_models(name, raw_root=root)
+    except HaworError as error:
         advice = "set MANO_DIR to the folder of MANO_RIGHT and MANO_LEFT"
-        return Finding(variable, False, True, f"{root}, but MANO_DIR is not set", advice)
+        return Finding(variable, False, True, f"{root}, but {error}", advice)
     return Finding(variable, True, True, str(root))
 
 

@@ -90,6 +90,19 @@ def mano_dir(sample_root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def licensed_mano(mano_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hand model in the place of a licensed MANO: of another size, and not marked as the sample's."""
+    import numpy as np
+
+    folder = tmp_path_factory.mktemp("licensed")
+    for side in ("RIGHT", "LEFT"):
+        arrays = dict(np.load(mano_dir / f"MANO_{side}.npz"))
+        del arrays["source"]
+        np.savez(folder / f"MANO_{side}.npz", **{**arrays, "v_template": arrays["v_template"] * 1.1})
+    return folder
+
+
+@pytest.fixture(scope="session")
 def models(mano_dir: Path):
     """Both hand models, in double precision."""
     from hawor_pipeline.evaluation.hands import HandModels

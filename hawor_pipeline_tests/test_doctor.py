@@ -76,9 +76,11 @@ def test_folders_of_other_data_sets_are_named_where_they_are_wrong(variable, tmp
         assert not finding.ok and finding.required and str(wrong) in finding.found and variable in finding.advice
 
 
-def test_another_data_set_needs_hand_models(tmp_path, monkeypatch):
+def test_another_data_set_needs_hand_models(tmp_path, mano_dir, licensed_mano, monkeypatch):
     (tmp_path / "train").mkdir()
     monkeypatch.setenv("HO3D_ROOT", str(tmp_path))
-    assert "MANO_DIR is not set" in named("HO3D_ROOT").found
-    monkeypatch.setenv("MANO_DIR", str(tmp_path))
+    assert "$MANO_DIR (not set)" in named("HO3D_ROOT").found
+    monkeypatch.setenv("MANO_DIR", str(mano_dir))
+    assert "the sample's hand, not MANO" in named("HO3D_ROOT").found
+    monkeypatch.setenv("MANO_DIR", str(licensed_mano))
     assert named("HO3D_ROOT").ok

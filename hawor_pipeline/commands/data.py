@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from hawor_pipeline.commands.printing import print_result, show_progress
@@ -100,14 +99,13 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 def _prepare_dataset(arguments: argparse.Namespace, given: dict, chosen: dict) -> int:
     from hawor_pipeline.conversion.prepare_dataset import prepare_dataset
+    from hawor_pipeline.locate import find_hand_models
 
     if not (arguments.dataset and arguments.root) or arguments.arctic_root or arguments.dry_run:
         raise ConfigError(
             "another data set needs --dataset NAME and --root DIR together; --arctic-root and --dry-run are of ARCTIC"
         )
-    chosen["mano_dir"] = chosen["mano_dir"] or os.environ.get("MANO_DIR")
-    if not chosen["mano_dir"]:
-        raise ConfigError("no body model: give --mano-dir, or set $MANO_DIR, to the folder of MANO_RIGHT and MANO_LEFT")
+    chosen["mano_dir"] = find_hand_models(arguments.dataset, arguments.mano_dir, arguments.root)
     progress = show_progress("sequence")
     totals = prepare_dataset(
         arguments.dataset, arguments.root, arguments.output_dir, settings=given, progress=progress, **chosen

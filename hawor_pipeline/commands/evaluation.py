@@ -1,7 +1,6 @@
 """Commands that measure: evaluate, compare."""
 
 import argparse
-import os
 from pathlib import Path
 
 from hawor_pipeline.commands.printing import print_result
@@ -41,20 +40,18 @@ def _add_evaluate(commands) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
     from hawor_pipeline.evaluation.protocols import default_subjects, find_protocol
+    from hawor_pipeline.locate import hand_models_of
     from hawor_pipeline.remote import local_copy
     from hawor_pipeline.shards.store import shards_version
-    from hawor_pipeline.untrusted.mano_files import find_mano
 
     protocol = find_protocol(arguments.protocol)
-    mano = arguments.mano_dir or os.environ.get("MANO_DIR") or DataPaths.default().sample / "body_models" / "mano"
-    find_mano(mano, "right")
     shards = local_copy(arguments.data)
     run = arguments.checkpoint.resolve().parent.parent
     curves = run / "training.parquet"
     result = evaluate_checkpoint(
         arguments.checkpoint,
         shards,
-        mano,
+        hand_models_of(shards, arguments.mano_dir),
         arguments.output,
         run_id=arguments.run_id or (run.name if curves.is_file() else f"checkpoint-{arguments.checkpoint.stem}"),
         dataset_version=shards_version(shards),

@@ -1,7 +1,6 @@
 """Command `export-leaderboard`: an upload for ARCTIC's evaluation server, and the check of one."""
 
 import argparse
-import os
 from pathlib import Path
 
 from hawor_pipeline.errors import ConfigError, DataError
@@ -33,6 +32,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.leaderboard.submission import task_views
     from hawor_pipeline.leaderboard.submission_check import check_upload
     from hawor_pipeline.leaderboard.submission_sources import expectation
+    from hawor_pipeline.locate import find_raw_root
 
     if arguments.check is not None:
         return _report(arguments.check, check_upload(arguments.check))
@@ -40,7 +40,7 @@ def _export(arguments: argparse.Namespace) -> int:
         raise ConfigError("where to? Give --output FILE.zip, or --check FILE.zip to check an upload.")
     if (arguments.run_id is None) == (arguments.checkpoint is None):
         raise ConfigError("whose predictions? Give --run RUN_ID, or --checkpoint PATH with --boxes FILE.csv.")
-    views, root = task_views(arguments.task), _root(arguments.arctic_root)
+    views, root = task_views(arguments.task), find_raw_root(arguments.arctic_root)
     expected = expectation(root, arguments.task, arguments.split, views)
     info = _write(arguments, root, sorted(expected.sequences or ()), views)
     print(f"{info.task}: {info.views} views, {info.frames} frames of both hands, {info.held} hands held in time")
@@ -57,8 +57,9 @@ def _write(arguments: argparse.Namespace, root, sequences: list[str], views):
     from hawor_pipeline.evaluation.hands import HandModels
     from hawor_pipeline.leaderboard.submission import write_upload
     from hawor_pipeline.leaderboard.submission_sources import from_boxes, from_run
+    from hawor_pipeline.locate import find_hand_models
 
-    models = HandModels.load(root.mano_dir(arguments.mano_dir))
+    models = HandModels.load(find_hand_models(root.source, arguments.mano_dir, root.path))
     if arguments.run_id is not None:
         metrics = arguments.metrics or DataPaths.default().metrics
         predictions = from_run(metrics, arguments.run_id, sequences, views)
@@ -92,10 +93,3 @@ def _report(path: Path, problems: list[str]) -> int:
         raise DataError(f"{path} would not be evaluated:\n{shown}{more}")
     print(f"Checked, complete: {path}")
     return 0
-
-
-def _root(given: Path | None):
-    from hawor_pipeline.sources.arctic import ArcticRoot
-
-    chosen = given or os.environ.get("ARCTIC_ROOT") or DataPaths.default().sample / "arctic"
-    return ArcticRoot.locate(chosen)

@@ -1,12 +1,8 @@
 """Command that runs a network on a person's own footage: predict."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
-
-from hawor_pipeline.errors import ConfigError
-from hawor_pipeline.paths import DataPaths
 
 
 def add(commands) -> None:
@@ -25,14 +21,18 @@ def add(commands) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.locate import hand_models_for_footage
     from hawor_pipeline.prediction.predict_footage import FILM_FILE, HANDS_FILE, MESH_DIR, predict_footage
 
+    models, synthetic = hand_models_for_footage(arguments.mano_dir)
+    if synthetic:
+        print(f"SYNTHETIC hand model: meshes are those of the built-in sample's hand ({models})", file=sys.stderr)
     result = predict_footage(
         arguments.checkpoint,
         arguments.input,
         arguments.boxes,
         arguments.output,
-        _mano_dir(arguments.mano_dir),
+        models,
         focal_px=arguments.focal,
         device=arguments.device,
     )
@@ -45,16 +45,3 @@ def _predict(arguments: argparse.Namespace) -> int:
     for what, name in (("Table", HANDS_FILE), ("Film", FILM_FILE), ("Meshes", MESH_DIR)):
         print(f"{what}: {result.folder / name}")
     return 0
-
-
-def _mano_dir(given: Path | None) -> Path:
-    sample = DataPaths.default().sample / "body_models" / "mano"
-    if chosen := given or os.environ.get("MANO_DIR"):
-        return Path(chosen)
-    if not sample.is_dir():
-        raise ConfigError("MANO models not found; give --mano-dir DIR or set MANO_DIR.")
-    print(
-        f"SYNTHETIC hand model: MANO_DIR is not set, so meshes are those of the sample's hand ({sample})",
-        file=sys.stderr,
-    )
-    return sample

@@ -20,7 +20,7 @@ def _add_report(commands) -> None:
     parser.add_argument("--run", dest="run_dir", type=Path, required=True, help="the run's folder under data/runs")
     parser.add_argument("--against", metavar="RUN", help="compare with this run instead: its folder or run_id")
     parser.add_argument("--metrics", type=Path, help="metrics directory (default: the project's)")
-    parser.add_argument("--data", type=Path, help="shards for the pictures of a comparison (default: the project's)")
+    parser.add_argument("--data", help="shards for the pictures of a comparison (default: the project's)")
     parser.add_argument("--mano-dir", type=Path, help="hand models for them (default: $MANO_DIR, or the sample's)")
     parser.add_argument("--output", type=Path, help="where the report goes (default: the project's)")
     parser.add_argument("--data-card-dir", type=Path, help="folder of data_card.md (default: the project's, if there)")
@@ -44,10 +44,10 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace, metrics: Path, output: Path) -> int:
-    from hawor_pipeline.commands.places import find_mano, find_shards
     from hawor_pipeline.evaluation.compare import compare_runs
     from hawor_pipeline.evaluation.tables import read_table
     from hawor_pipeline.inspection.pair_gallery import pair_images
+    from hawor_pipeline.locate import find_shards, hand_models_of
     from hawor_pipeline.reporting.side_by_side import build_comparison
 
     run, other = arguments.run_dir.name, Path(arguments.against).name
@@ -56,9 +56,9 @@ def _compare(arguments: argparse.Namespace, metrics: Path, output: Path) -> int:
     images = []
     try:
         shards = find_shards(arguments.data, sample)
-        images = pair_images(shards, find_mano(arguments.mano_dir, shards), metrics, run, other)
+        images = pair_images(shards, hand_models_of(shards, arguments.mano_dir), metrics, run, other)
     except ConfigError as error:
-        if arguments.data is not None:
+        if arguments.data is not None or arguments.mano_dir is not None:
             raise
         print(f"without pictures: {error}", file=sys.stderr)
     result = build_comparison(run, other, metrics, output, runs_dir=arguments.run_dir.parent, images=images)

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from hawor_pipeline.commands.places import find_mano, find_raw_root, find_shards
 from hawor_pipeline.paths import DataPaths
 
 
@@ -17,7 +16,7 @@ def _add_places(parser) -> None:
     """Options that say where things are; the project's own folders by default."""
     parser.add_argument("--run", dest="run_id", metavar="RUN_ID", help="default: the run evaluated last")
     parser.add_argument("--metrics", type=Path, help="metrics directory (default: the project's)")
-    parser.add_argument("--data", type=Path, help="a shards directory (default: the one of the project that has it)")
+    parser.add_argument("--data", help="a shards directory (default: the one of the project that has it)")
     parser.add_argument("--mano-dir", type=Path, help="default: $MANO_DIR, or the built-in sample's for its own hands")
 
 
@@ -31,6 +30,7 @@ def _add_show(commands) -> None:
 
 def _show(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.inspection.sample_view import look_at_sample
+    from hawor_pipeline.locate import find_shards, hand_models_of
     from hawor_pipeline.reporting.sample_page import write_sample_page
 
     paths = DataPaths.default()
@@ -38,7 +38,7 @@ def _show(arguments: argparse.Namespace) -> int:
     view = look_at_sample(
         arguments.sample_id,
         shards,
-        find_mano(arguments.mano_dir, shards),
+        hand_models_of(shards, arguments.mano_dir),
         arguments.metrics or paths.metrics,
         arguments.run_id,
     )
@@ -70,6 +70,7 @@ def _add_video(commands) -> None:
 
 def _video(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.inspection.film import FilmSettings, film_sequence
+    from hawor_pipeline.locate import find_raw_root_of, find_shards, hand_models_of
 
     paths = DataPaths.default()
     shards = find_shards(arguments.data, arguments.sequence)
@@ -77,12 +78,12 @@ def _video(arguments: argparse.Namespace) -> int:
         arguments.sequence,
         arguments.view,
         shards,
-        find_mano(arguments.mano_dir, shards),
+        hand_models_of(shards, arguments.mano_dir),
         arguments.metrics or paths.metrics,
         arguments.output or paths.film(arguments.sequence, arguments.view),
         run_id=arguments.run_id,
         settings=FilmSettings(
-            raw_root=None if arguments.crops else find_raw_root(arguments.arctic_root, shards),
+            raw_root=None if arguments.crops else find_raw_root_of(shards, arguments.arctic_root).path,
             height_px=arguments.height,
             with_truth=arguments.truth,
             align_wrists=arguments.align_wrists,

@@ -24,6 +24,7 @@ from hawor_pipeline.evaluation.registry import Registry, RunRecord
 from hawor_pipeline.evaluation.robustness import write_robustness
 from hawor_pipeline.evaluation.tables import PART_NAME, RunIdentity, baseline_run_id, partition_dir, table_writer
 from hawor_pipeline.inspection.gallery import GALLERY_FILE, write_gallery
+from hawor_pipeline.locate import check_hand_models
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file
 from hawor_pipeline.shards.schema import MANIFEST_FILE
 from hawor_pipeline.untrusted.mano_files import find_mano
@@ -75,9 +76,11 @@ class Setting:
         """The protocol and the source of the shards, once it is sure that there is something to evaluate.
 
         Raises:
-            ConfigError: something named does not exist, or the protocol is one of other data.
+            ConfigError: something named does not exist, the protocol is one of other data, or the hand models are not
+                those of the shards.
             DataError: a shard is damaged, or no row counts.
         """
+        check_hand_models(self.shards_dir, self.mano_dir)
         protocol = find_protocol(self.protocol)
         source = check_fits(protocol, self.shards_dir, self.subjects)
         plan_recordings(

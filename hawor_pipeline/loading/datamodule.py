@@ -165,6 +165,7 @@ class HandData:
         source = config.training_data_dir if training_data_dir is None else training_data_dir
         shares = [DatasetShare(path=str(source))] if isinstance(source, (str, Path)) else list(source)
         validation_dir = validation_data_dir or config.validation_data_dir
+        self.folders = [share.path for share in shares] + ([str(validation_dir)] if validation_dir else [])
         parts = [_open(share.path) for share in shares]
         self.shards = JoinedShards(parts)
         self.rows = load_rows(self.shards.table, config.data_filtering)

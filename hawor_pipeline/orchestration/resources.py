@@ -1,24 +1,13 @@
 """What a machine offers: the raw data and the body models. No experiment settings; the device is in `compute.py`."""
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
 
+from hawor_pipeline.locate import RawLocation, find_raw_data, uses_sample
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.provenance import StageResult
-
-
-@dataclass(frozen=True, slots=True)
-class RawLocation:
-    """Where raw sequences and MANO models are, and of which source they are (synthetic or arctic)."""
-
-    arctic_root: Path
-    mano_dir: Path
-    source: str
 
 
 class RawData(dg.ConfigurableResource):
@@ -36,7 +25,7 @@ class RawData(dg.ConfigurableResource):
     @property
     def is_sample(self) -> bool:
         """Whether the built-in sample takes the place of ARCTIC."""
-        return not os.environ.get("ARCTIC_ROOT")
+        return uses_sample()
 
     @property
     def source(self) -> str:
@@ -64,13 +53,7 @@ class RawData(dg.ConfigurableResource):
         Raises:
             ConfigError: `$ARCTIC_ROOT` or the MANO models are missing.
         """
-        from hawor_pipeline.sources.arctic import ArcticRoot
-
-        if self.is_sample:
-            root = DataPaths.default().sample
-            return RawLocation(root / "arctic", root / "body_models" / "mano", "synthetic")
-        arctic = ArcticRoot.locate(Path(os.environ["ARCTIC_ROOT"]))
-        return RawLocation(arctic.path, arctic.mano_dir(None), arctic.source)
+        return find_raw_data()
 
 
 def said(what: str, say: Callable[[str], None], lines: int = 8) -> Callable[[int, int], None]:

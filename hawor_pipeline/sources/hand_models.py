@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,24 @@ def load_hand_models(mano_dir: Path) -> HandModels:
 def hash_hand_models(mano_dir: Path) -> dict[str, str]:
     """Side to sha256 of its model file."""
     return {side: sha256_file(find_mano(mano_dir, side)) for side in _MODEL_SIDES}
+
+
+def digest_hand_models(mano_dir: Path | str) -> dict[str, str]:
+    """Return side to digest of its model's arrays; the `.pkl` and the `.npz` of one model have the same digest.
+
+    Raises:
+        ConfigError: a side is missing.
+        DataError: a file is damaged or refused.
+    """
+    files = {side: find_mano(mano_dir, side) for side in _MODEL_SIDES}
+    return {side: _digest(file, side, file.stat().st_mtime_ns, file.stat().st_size) for side, file in files.items()}
+
+
+@lru_cache(maxsize=8)
+def _digest(file: Path, side: Side, *_: int) -> str:
+    arrays, digest = load_mano(file, side), sha256()
+    for name in ("template", "shape_dirs", "pose_dirs", "joint_regressor", "skin_weights", "hands_mean", "faces"):
+        # in single precision, because some copies of MANO are stored in it; + 0.0 turns -0.0 into 0.0
+        values = np.ascontiguousarray(getattr(arrays, name), "<f4") + np.float32(0.0)
+        digest.update(name.encode() + values.tobytes())
+    return digest.hexdigest()

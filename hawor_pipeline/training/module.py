@@ -1,7 +1,6 @@
 """The LightningModule: network, body model, losses, optimiser and data of one training run."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from hawor_pipeline.core.metrics import mpjpe, pa_mpjpe
 from hawor_pipeline.core.reprojection import joints_in_crop, pose_and_place_in_crop
 from hawor_pipeline.core.types import ClipBatch, HandPrediction, take_clips
 from hawor_pipeline.core.units import MM_PER_M
-from hawor_pipeline.errors import CheckpointError, ConfigError, NumericalError
+from hawor_pipeline.errors import CheckpointError, NumericalError
 from hawor_pipeline.loading.datamodule import ClipSampler, HandData
 from hawor_pipeline.loading.stored_crops import StoredBatch
+from hawor_pipeline.locate import hand_models_of
 from hawor_pipeline.models.checkpoints import build_for_training
 from hawor_pipeline.models.hawor import HaworModel
 from hawor_pipeline.training.averaging import split_weights
@@ -29,7 +29,6 @@ from hawor_pipeline.training.optimisation import Plateau, build_optimizer, learn
 from hawor_pipeline.training.sums import MetricSums
 from hawor_pipeline.untrusted.mano_files import load_mano
 
-MANO_VARIABLE = "MANO_DIR"
 MAX_SKIPPED_IN_A_ROW = 10
 # Without the enhanced loss: HaMeR's terms only, weighted as configured.
 BASIC_LOSS_OFF = ("MESH_VERTICES", "MESH_FACES", "TEMPORAL_CONSISTENCY", "OCCLUSION_ROBUSTNESS")
@@ -51,18 +50,6 @@ def with_mano(model: HaworModel, mano: ManoLayer, batch: ClipBatch) -> HandPredi
         joints_crop=joints_in_crop(joints, *boxes),
         joints_crop_apart=pose_and_place_in_crop(joints, target.joints_m, target.valid, *boxes),
     )
-
-
-def find_mano_dir(config: TrainingConfig) -> Path:
-    """Where the body model is: `mano_model_path`, then $MANO_DIR.
-
-    Raises:
-        ConfigError: neither is set.
-    """
-    place = config.mano_model_path or os.environ.get(MANO_VARIABLE)
-    if not place:
-        raise ConfigError(f"no body model: set mano_model_path, or ${MANO_VARIABLE}, to the folder of MANO_RIGHT")
-    return Path(place)
 
 
 class EnhancedHaWoRTrainer(pl.LightningModule):
@@ -98,7 +85,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
             self.model.mano_head.set_mean(*self.data.mean_parameters())
         if config.frozen_backbone:
             self.model.backbone.requires_grad_(False).eval()
-        self.mano = ManoLayer(load_mano(find_mano_dir(config), "right"))
+        self.mano = ManoLayer(load_mano(hand_models_of(self.data.folders, config.mano_model_path), "right"))
         self.loss = self._build_loss(use_enhanced_loss, use_adaptive_weights)
         self.epoch_position = (0, 0)  # epoch and batch that training goes on with
         self.step_values: dict[str, Tensor] = {}  # of the last batch, for the metrics table

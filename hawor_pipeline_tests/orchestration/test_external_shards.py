@@ -55,12 +55,11 @@ def test_it_is_in_the_graph_only_where_a_folder_is_named(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(bool(named_datasets()), reason="a data set is named in the environment of these tests")
 @pytest.mark.parametrize("dataset", ["freihand", "interhand"])
-def test_a_data_set_is_converted_once(dataset, sample_root, tmp_path, monkeypatch):
-    mano = sample_root / "body_models" / "mano"
-    truth = WRITERS[dataset](tmp_path / "raw", mano)
+def test_a_data_set_is_converted_once(dataset, licensed_mano, tmp_path, monkeypatch):
+    truth = WRITERS[dataset](tmp_path / "raw", licensed_mano)
     monkeypatch.setenv("HAWOR_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv(root_variable(dataset), str(tmp_path / "raw"))
-    monkeypatch.setenv("MANO_DIR", str(mano))
+    monkeypatch.setenv("MANO_DIR", str(licensed_mano))
     first = materialize(dataset)
     assert first.success
     shards = open_shards(tmp_path / "data" / "shards" / dataset)
@@ -79,5 +78,5 @@ def test_what_is_not_named_is_asked_for(monkeypatch, tmp_path):
         materialize("ho3d")
     monkeypatch.setenv("HO3D_ROOT", str(tmp_path))
     monkeypatch.delenv("MANO_DIR", raising=False)
-    with pytest.raises(dg.Failure, match=r"\$MANO_DIR is not set"):
+    with pytest.raises(dg.Failure, match=r"searched \$MANO_DIR \(not set\)"):
         materialize("ho3d")

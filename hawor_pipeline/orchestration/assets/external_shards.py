@@ -1,19 +1,17 @@
 """Shards of other data sets, a partition per data set; part of the graph where the folder of one is named."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.locate import find_dataset_root, find_hand_models
 from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
 from hawor_pipeline.orchestration.materialization import announce, describe
 from hawor_pipeline.orchestration.partitions import BESIDE_PIPELINE, datasets_partitions
 from hawor_pipeline.orchestration.resources import said
 from hawor_pipeline.orchestration.table_checks import schema_check, schema_check_specs, table_metadata
-from hawor_pipeline.paths import DataPaths, root_variable
+from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.provenance import StageResult
 
 
@@ -64,12 +62,12 @@ def _convert(dataset: str, config: ExternalShardsConfig, progress: Any) -> Stage
     from hawor_pipeline.conversion.prepare_dataset import prepare_dataset
     from hawor_pipeline.shards.store import shards_version
 
-    output = DataPaths.default().shards(dataset)
+    root, output = find_dataset_root(dataset), DataPaths.default().shards(dataset)
     totals = prepare_dataset(
         dataset,
-        _folder(root_variable(dataset), f"the folder that {dataset} is unpacked in"),
+        root,
         output,
-        _folder("MANO_DIR", "the folder of MANO_RIGHT and MANO_LEFT"),
+        find_hand_models(dataset, raw_root=root),
         settings=config.overrides,
         workers=config.workers,
         progress=progress,
@@ -77,9 +75,3 @@ def _convert(dataset: str, config: ExternalShardsConfig, progress: Any) -> Stage
     converted = totals["converted_sequences"]
     why = f"{converted} of {totals['sequences']} sequences converted" if converted else "no file or setting changed"
     return StageResult(output, not converted, why, shards_version(output), totals)
-
-
-def _folder(variable: str, what: str) -> Path:
-    if not os.environ.get(variable):
-        raise ConfigError(f"${variable} is not set; expected {what}. Set it where Dagster runs, and start it again.")
-    return Path(os.environ[variable])
