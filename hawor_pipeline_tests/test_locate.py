@@ -127,7 +127,7 @@ class TestDigests:
     def test_models_that_are_not_those_of_the_shards_are_refused(self, shards, mano_dir, licensed_mano):
         change_manifests(shards, hand_models=digest_hand_models(mano_dir))
         assert hand_models_of(shards, mano_dir) == mano_dir
-        with pytest.raises(ConfigError, match="not those of the shards.*expected left .*, found .* and right"):
+        with pytest.raises(ConfigError, match=r"not those of the shards.*expected left .*, found .* and right"):
             hand_models_of(shards, licensed_mano)
 
     def test_older_manifests_are_not_checked(self, shards, licensed_mano):
@@ -188,7 +188,9 @@ class TestShards:
 COMMANDS = {
     "evaluate": ["evaluate", "--checkpoint", "{checkpoint}", "--data", "{shards}", "--output", "{out}"],
     "show": ["show", "{sample}", "--data", "{shards}", "--metrics", "{metrics}", "--output", "{out}/page.html"],
-    "video": ["video", "{sequence}", "--crops", "--data", "{shards}", "--metrics", "{metrics}", "--output", "{out}.mp4"],
+    "video": [
+        "video", "{sequence}", "--crops", "--data", "{shards}", "--metrics", "{metrics}", "--output", "{out}.mp4",
+    ],
     "report": [
         "report", "--run", "truth", "--against", "bent", "--data", "{shards}", "--metrics", "{metrics}",
         "--output", "{out}",
