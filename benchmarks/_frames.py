@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from hawor_pipeline.sample import SampleSpec, ensure_sample
-from hawor_pipeline.sample.plan import plan_sequences
 from hawor_pipeline.sample.sequence import build_motion, paint_views
+from hawor_pipeline.sample.spec import plan_sequences
 from hawor_pipeline.workers.pool import one_thread
 
 SUBJECT = "s01"

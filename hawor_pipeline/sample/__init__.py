@@ -6,7 +6,7 @@ Reading that layout belongs in `sources`; conversion to shards belongs in `conve
 import importlib
 
 _PUBLIC = {
-    "SampleSpec": "hawor_pipeline.sample.plan",
+    "SampleSpec": "hawor_pipeline.sample.spec",
     "ensure_sample": "hawor_pipeline.sample.write",
     "write_sample": "hawor_pipeline.sample.write",
 }

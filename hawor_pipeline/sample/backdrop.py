@@ -19,7 +19,7 @@ from hawor_pipeline.sample.raster import (
     shrink,
     to_fine,
 )
-from hawor_pipeline.sample.scene import Camera, Look, Room, body_rotation
+from hawor_pipeline.sample.studio import Camera, Look, Room, body_rotation
 
 GRAIN = 2.0  # standard deviation of the sensor's noise, of 255
 GRAIN_SHIFT_PX = 64

@@ -13,10 +13,10 @@ from scipy.spatial.transform import Rotation
 
 from hawor_pipeline.core.mano import ManoArrays, ManoLayer
 from hawor_pipeline.core.units import MM_PER_M
-from hawor_pipeline.sample.hand_pose import GRASP_ANGLES, JOINT_LIMITS, angles_to_pose, mirror_pose
-from hawor_pipeline.sample.objects import BOTTOM_PART, TOP_PART, ObjectModel, hinge
+from hawor_pipeline.sample.articulated_objects import BOTTOM_PART, TOP_PART, ObjectModel, hinge
+from hawor_pipeline.sample.hand import mirror_pose, rest_skeleton
+from hawor_pipeline.sample.hand_pose import GRASP_ANGLES, JOINT_LIMITS, angles_to_pose
 
-SIDES = ("right", "left")
 CLOSING_LEVELS = np.linspace(0.0, 1.0, 10)
 GOOD_ENOUGH = 0.6  # cost below which no further placement is tried
 TOUCH_M = 0.0005  # skin gives way by this much
@@ -50,7 +50,7 @@ class HandRig:
 
     def absolute_pose(self, angles: np.ndarray) -> np.ndarray:
         """(*b, 15, 3) joint angles to this side's (*b, 45) axis-angle, mean pose included."""
-        pose = angles_to_pose(angles)
+        pose = angles_to_pose(angles, rest_skeleton())
         return pose if self.side == "right" else mirror_pose(pose)
 
     def mesh(self, orient: np.ndarray, pose: np.ndarray, translation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -296,16 +296,3 @@ def grasp_points(grasp: Grasp, articulation: float) -> np.ndarray:
     pointing = grasp.rotation @ np.array([1.0, 0, 0])
     points = np.concatenate([grasp.wrist_m + np.outer(offsets, pointing), grasp.wrist_m - np.outer(offsets, pointing)])
     return _in_canonical(points[None], np.array([grasp.part]), articulation)[0]
-
-
-__all__ = [
-    "BOTTOM_PART",
-    "SIDES",
-    "TOP_PART",
-    "Grasp",
-    "HandRig",
-    "Reach",
-    "choose_grasp",
-    "elbow_position",
-    "grasp_points",
-]  # fmt: skip

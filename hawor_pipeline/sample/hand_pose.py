@@ -1,81 +1,42 @@
-"""Poses of the procedural hand: joint limits, named grasps and the way from joint angles to MANO's pose vector.
+"""Poses of the hand: joint limits, named grasps and the conversion of joint angles to MANO's pose vector.
 
 Convention: right hand, radians; joints 1..15 in MANO's order. A joint has three angles, in this order: flexion
 (positive closes the hand), abduction (positive towards the thumb's side) and twist (about the bone). A pose is the
-(45,) absolute axis-angle vector, the mean pose included: subtract `RELAXED_POSE`, which is the model's `hands_mean`,
-to get what smplx expects with `flat_hand_mean=False`. `mirror_pose` gives the left hand's.
+(45,) absolute axis-angle vector, mean pose included: subtract the model's `hands_mean` to get the pose that smplx
+expects with `flat_hand_mean=False`.
 """
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from hawor_pipeline.sample.hand_skeleton import ABDUCTION_AXES, BONE_AXES, DIGITS, FLEXION_AXES
-
-__all__ = [
-    "ABDUCTION_AXES",
-    "FLEXION_AXES",
-    "GRASPS",
-    "GRASP_ANGLES",
-    "JOINT_LIMITS",
-    "RELAXED_POSE",
-    "TWIST_AXES",
-    "angles_to_pose",
-    "mirror_pose",
-    "pose_to_angles",
-]
-
-TWIST_AXES = BONE_AXES
-"""(15, 3) axes along the bones; a positive turn follows the right-hand rule towards the tip."""
+from hawor_pipeline.sample.hand import DIGITS, RestSkeleton
 
 FINGER_LIMITS_DEG = (((-20, 92), (-16, 16), (-5, 5)), ((-3, 105), (-2, 2), (-2, 2)), ((-8, 80), (-2, 2), (-2, 2)))
 THUMB_LIMITS_DEG = (((-25, 50), (-30, 30), (-35, 35)), ((-10, 60), (-10, 10), (-10, 10)), ((-15, 85), (-3, 3), (-3, 3)))
 
 JOINT_LIMITS = np.radians(np.array(FINGER_LIMITS_DEG * 4 + THUMB_LIMITS_DEG, dtype=float))
-"""(15, 3, 2) lowest and highest angle of each joint's flexion, abduction and twist, radians; usual active ranges of
-an adult hand, a little inside them so that a motion within the limits always looks possible."""
+"""(15, 3, 2) lowest and highest angle of each joint's flexion, abduction and twist, radians: slightly inside the usual
+active ranges of an adult hand, so that every motion within the limits looks possible."""
 
 
-def angles_to_pose(angles: np.ndarray) -> np.ndarray:
-    """Turns joint angles into MANO's axis-angle vector, right hand.
+def angles_to_pose(angles: np.ndarray, skeleton: RestSkeleton) -> np.ndarray:
+    """Convert joint angles to MANO's axis-angle vector, right hand.
 
     Each joint twists first, then swings sideways, then flexes, all about axes fixed in its parent's frame.
 
     Args:
         angles: (..., 15, 3) flexion, abduction, twist in radians.
+        skeleton: gives the axes.
 
     Returns:
         (..., 45) absolute axis-angle, radians.
     """
     angles = np.asarray(angles, dtype=float)
-    flexion, abduction, twist = (angles[..., k, None] for k in range(3))
-    turn = (
-        Rotation.from_rotvec((flexion * FLEXION_AXES).reshape(-1, 3))
-        * Rotation.from_rotvec((abduction * ABDUCTION_AXES).reshape(-1, 3))
-        * Rotation.from_rotvec((twist * TWIST_AXES).reshape(-1, 3))
+    axes = (skeleton.flexion_axes, skeleton.abduction_axes, skeleton.bone_axes)
+    flexion, abduction, twist = (
+        Rotation.from_rotvec((angles[..., k, None] * axis).reshape(-1, 3)) for k, axis in enumerate(axes)
     )
-    return turn.as_rotvec().reshape(*angles.shape[:-2], 45)
-
-
-def pose_to_angles(pose: np.ndarray) -> np.ndarray:
-    """Inverse of `angles_to_pose` for flexion within (-pi, pi) and abduction within (-pi/2, pi/2).
-
-    Args:
-        pose: (..., 45) absolute axis-angle, right hand, radians.
-
-    Returns:
-        (..., 15, 3) flexion, abduction, twist in radians.
-    """
-    pose = np.asarray(pose, dtype=float)
-    turn = Rotation.from_rotvec(pose.reshape(-1, 3)).as_matrix().reshape(*pose.shape[:-1], 15, 3, 3)
-    frame = np.stack([FLEXION_AXES, ABDUCTION_AXES, TWIST_AXES], axis=-1)  # (15, 3, 3), columns, right-handed
-    local = np.swapaxes(frame, -1, -2) @ turn @ frame
-    return Rotation.from_matrix(local.reshape(-1, 3, 3)).as_euler("XYZ").reshape(*pose.shape[:-1], 15, 3)
-
-
-def mirror_pose(pose: np.ndarray) -> np.ndarray:
-    """Mirrors axis-angle vectors (..., 3k) in the plane x = 0: right hand to left hand and back."""
-    pose = np.asarray(pose)
-    return (pose.reshape(-1, 3) * np.array([1.0, -1.0, -1.0], dtype=pose.dtype)).reshape(pose.shape)
+    return (flexion * abduction * twist).as_rotvec().reshape(*angles.shape[:-2], 45)
 
 
 # Degrees. A finger: (MCP flexion, MCP abduction, PIP flexion, DIP flexion).
@@ -103,7 +64,7 @@ _GRASPS_DEG: dict[str, dict[str, tuple[float, ...]]] = {
 
 
 def _angles(grasp: dict[str, tuple[float, ...]]) -> np.ndarray:
-    """(15, 3) joint angles in radians of one row of `_GRASPS_DEG`."""
+    """Return the joint angles (15, 3), radians, of one row of `_GRASPS_DEG`."""
     rows = []
     for digit in DIGITS:
         if digit == "thumb":
@@ -116,10 +77,4 @@ def _angles(grasp: dict[str, tuple[float, ...]]) -> np.ndarray:
 
 
 GRASP_ANGLES = {name: _angles(grasp) for name, grasp in _GRASPS_DEG.items()}
-"""(15, 3) joint angles of each named grasp, radians; blend these, not the axis-angle vectors."""
-
-GRASPS = {name: angles_to_pose(angles) for name, angles in GRASP_ANGLES.items()}
-"""(45,) absolute axis-angle of each named grasp, right hand, radians."""
-
-RELAXED_POSE = GRASPS["relaxed"]
-"""(45,) the model's `hands_mean`, right hand: a slightly closed, resting hand."""
+"""(15, 3) joint angles of each named grasp, radians. Blend these, not the axis-angle vectors."""

@@ -13,9 +13,9 @@ from scipy.spatial.transform import Rotation
 
 from hawor_pipeline.core.skeleton import BONES
 from hawor_pipeline.core.units import MM_PER_M
-from hawor_pipeline.sample.motion import Motion
-from hawor_pipeline.sample.objects import build_object
-from hawor_pipeline.sample.scene import Look
+from hawor_pipeline.sample.articulated_objects import build_object
+from hawor_pipeline.sample.hand_motion import Motion
+from hawor_pipeline.sample.studio import Look
 
 EVERY = 3  # shade changes slowly: it is computed at every third frame and interpolated
 EXPOSURE = 1.2

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from hawor_pipeline.provenance import atomic_write_text
-from hawor_pipeline.sample.objects import BOTTOM_PART, OBJECT_NAMES, TOP_PART, ObjectModel, build_object
-from hawor_pipeline.sample.plan import (
+from hawor_pipeline.sample.articulated_objects import BOTTOM_PART, OBJECT_NAMES, TOP_PART, ObjectModel, build_object
+from hawor_pipeline.sample.spec import (
     IOI_OFFSETS,
     SUBJECTS,
     VALIDATION_SUBJECT,
@@ -15,7 +15,7 @@ from hawor_pipeline.sample.plan import (
     SampleSpec,
     plan_sequences,
 )
-from hawor_pipeline.sample.scene import GENDERS, make_cameras
+from hawor_pipeline.sample.studio import GENDERS, make_cameras
 
 _PART_NAMES = {TOP_PART: "top", BOTTOM_PART: "bottom"}
 

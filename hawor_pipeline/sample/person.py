@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hawor_pipeline.sample.motion import SHOULDER_M, HandTrack
-from hawor_pipeline.sample.objects import grid_faces
-from hawor_pipeline.sample.scene import Look
+from hawor_pipeline.sample.articulated_objects import grid_faces
+from hawor_pipeline.sample.hand_motion import SHOULDER_M, HandTrack
+from hawor_pipeline.sample.studio import Look
 
 ARM_RINGS = 17
 _SIDES = 18

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from hawor_pipeline.core.camera import project_distorted, transform_points, undistort_pixels
-from hawor_pipeline.sample.scene import Camera
+from hawor_pipeline.sample.studio import Camera
 
 SUPERSAMPLING = 2
 FAR_M = 50.0

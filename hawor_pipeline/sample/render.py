@@ -12,15 +12,15 @@ from typing import Self
 import cv2
 import numpy as np
 
+from hawor_pipeline.sample.articulated_objects import build_object
 from hawor_pipeline.sample.backdrop import GRAIN_SHIFT_PX, Backdrop, Region, add_grain
 from hawor_pipeline.sample.grasp import HandRig
+from hawor_pipeline.sample.hand_motion import HandTrack, Motion
 from hawor_pipeline.sample.light import Shade, Surroundings, shade_srgb, vertex_normals
-from hawor_pipeline.sample.motion import HandTrack, Motion
-from hawor_pipeline.sample.objects import build_object
 from hawor_pipeline.sample.person import arm_mesh, wrist_rim
 from hawor_pipeline.sample.raster import project, rasterize, shrink, to_fine
-from hawor_pipeline.sample.scene import Camera, Look
 from hawor_pipeline.sample.skin import FineMesh, skin_albedo
+from hawor_pipeline.sample.studio import Camera, Look
 
 EXPOSURE_S = 0.01  # how long the shutter is open
 

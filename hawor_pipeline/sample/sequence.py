@@ -10,11 +10,12 @@ import simplejpeg
 
 from hawor_pipeline.core.units import ARCTIC_FPS, m_to_mm
 from hawor_pipeline.sample.backdrop import Backdrop, HeadBackdrop, StaticBackdrop
-from hawor_pipeline.sample.grasp import SIDES, HandRig
-from hawor_pipeline.sample.motion import Motion, make_motion
-from hawor_pipeline.sample.plan import SampleSpec, SequencePlan
+from hawor_pipeline.sample.grasp import HandRig
+from hawor_pipeline.sample.hand import SIDES
+from hawor_pipeline.sample.hand_motion import Motion, make_motion
 from hawor_pipeline.sample.render import SequencePainter, ViewPainter
-from hawor_pipeline.sample.scene import (
+from hawor_pipeline.sample.spec import SampleSpec, SequencePlan
+from hawor_pipeline.sample.studio import (
     Camera,
     Room,
     make_cameras,

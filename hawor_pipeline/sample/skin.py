@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hawor_pipeline.core.mano import ManoArrays
-from hawor_pipeline.sample.hand_skeleton import BONE_AXES, DIGITS, PALMAR_AXES, REST_JOINTS, REST_TIPS
+from hawor_pipeline.sample.hand import DIGITS, rest_skeleton
 from hawor_pipeline.sample.light import vertex_normals
 
 ROUNDING = 0.7  # 0: flat triangles, 1: fully rounded
@@ -65,8 +65,9 @@ def skin_albedo(arrays: ManoArrays, fine: FineMesh, tone: np.ndarray, rng: np.ra
     darkness = 1.0 - float(np.clip(tone.mean() / 0.45, 0, 1))
     pale = tone ** (1 - 0.35 * darkness) * np.array([1.06, 1.0, 1.0])
     albedo = tone * (1 - palm) + pale * palm
-    tips = np.linalg.norm(points[:, None] - REST_TIPS, axis=-1).min(axis=1)
-    knuckles = np.linalg.norm(points[:, None] - REST_JOINTS[1:], axis=-1).min(axis=1)
+    skeleton = rest_skeleton()
+    tips = np.linalg.norm(points[:, None] - skeleton.tips, axis=-1).min(axis=1)
+    knuckles = np.linalg.norm(points[:, None] - skeleton.joints[1:], axis=-1).min(axis=1)
     blush = 0.6 * (1 - _ease(tips, 0.006, 0.022)) + 0.35 * (1 - _ease(knuckles, 0.008, 0.017)) * (1 - palm[:, 0])
     albedo = albedo * (1 - blush[:, None] * np.array([0.06, 0.24, 0.26]))
     crease = 0.12 * (1 - _ease(knuckles, 0.006, 0.012))[:, None] * palm
@@ -78,9 +79,11 @@ def skin_albedo(arrays: ManoArrays, fine: FineMesh, tone: np.ndarray, rng: np.ra
 
 def _nails(points: np.ndarray, facing: np.ndarray) -> np.ndarray:
     """Share of nail (N,) at rest-pose points of a right hand."""
+    skeleton = rest_skeleton()
     share = np.zeros(len(points))
     for digit in range(len(DIGITS)):
-        bone, back, tip = BONE_AXES[3 * digit + 2], -PALMAR_AXES[3 * digit + 2], REST_TIPS[digit]
+        last = 3 * digit + 2
+        bone, back, tip = skeleton.bone_axes[last], -skeleton.palmar_axes[last], skeleton.tips[digit]
         offset = points - tip
         along = -(offset @ bone)
         sideways = np.linalg.norm(offset + along[:, None] * bone - (offset @ back)[:, None] * back, axis=1)

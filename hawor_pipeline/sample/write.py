@@ -33,7 +33,7 @@ from hawor_pipeline.provenance import (
     remove_leftovers,
     sha256_file,
 )
-from hawor_pipeline.sample.plan import SYNTHETIC_NOTE, SampleSpec, SequencePlan, plan_sequences
+from hawor_pipeline.sample.spec import SYNTHETIC_NOTE, SampleSpec, SequencePlan, plan_sequences
 from hawor_pipeline.workers.pool import one_thread, single_threaded_environment, start_worker, usable_cores
 
 Progress = Callable[[int, int], None]
@@ -70,8 +70,9 @@ def ensure_sample(
 
 
 def _generator() -> str:
-    """The version of the generator: a hash of its source."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    """Return the version of the generator: a hash of its source and of the hand's arrays."""
+    folder = Path(__file__).parent
+    sources = [*sorted(folder.glob("*.py")), *sorted(folder.glob("*.npz"))]
     return hash_json({source.name: sha256_file(source) for source in sources})
 
 

@@ -1,4 +1,4 @@
-"""The procedural hand: MANO's format and topology, plausible anatomy, mirrored sides, sane motion."""
+"""The synthetic hand: MANO's format and topology, plausible anatomy, mirrored sides, sane motion, and its generator."""
 
 from pathlib import Path
 
@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from hawor_pipeline.sample import hand, hand_mesh, hand_pose, hand_skeleton, sdf
-from hawor_pipeline.sample.decimate import CollapseMesh, mesh_edges, rim_edges
-from hawor_pipeline.sample.hand_skin import SHAPE_NAMES, shape_motion
+from hawor_pipeline.core.skeleton import FINGERS, TIP_VERTEX_IDS
+from hawor_pipeline.sample import hand, hand_pose
+from hawor_pipeline.sample.hand import SIDES, mirror_pose
+from hawor_pipeline_tests.sample.joint_angles import pose_to_joint_angles
+from tools.procedural_hand import mesh, surface
+from tools.procedural_hand.decimate import CollapseMesh, mesh_edges, rim_edges
+from tools.procedural_hand.deformation import SHAPE_NAMES, shape_motion
+from tools.procedural_hand.model import GRASPS, hand_arrays
 
-SIDES = ("right", "left")
+REST = hand.rest_skeleton()
+TIP_IDS = dict(zip(FINGERS, TIP_VERTEX_IDS, strict=True))
 MIRROR = np.array([-1.0, 1.0, 1.0])
 
 
@@ -64,7 +70,7 @@ class TestFormat:
         shapes = {
             "v_template": (778, 3), "f": (1538, 3), "shapedirs": (778, 3, 10), "posedirs": (778, 3, 135),
             "J_regressor": (16, 778), "J": (16, 3), "weights": (778, 16), "kintree_table": (2, 16),
-            "hands_mean": (45,), "hands_components": (45, 45), "hands_coeffs": (len(hand_pose.GRASPS), 45),
+            "hands_mean": (45,), "hands_components": (45, 45), "hands_coeffs": (len(GRASPS), 45),
         }  # fmt: skip
         for key, shape in shapes.items():
             assert model[key].shape == shape, key
@@ -74,15 +80,14 @@ class TestFormat:
         assert "synthetic" in str(model["source"])
 
     def test_same_bytes_when_made_again(self, files, tmp_path):
-        hand._right_model.cache_clear()
-        hand_mesh.right_hand_mesh.cache_clear()
+        hand._stored.cache_clear()
         again = hand.write_mano_models(tmp_path)
         for side in SIDES:
             assert again[side].read_bytes() == files[side].read_bytes()
 
     def test_unknown_side(self):
         with pytest.raises(ValueError, match="expected 'right' or 'left'"):
-            hand.build_mano("middle")  # type: ignore[arg-type]
+            hand.build_mano("middle")
 
     def test_caller_cannot_spoil_the_model(self):
         hand.build_mano("right")["v_template"][:] = 0.0
@@ -92,7 +97,7 @@ class TestFormat:
         components = right["hands_components"]
         np.testing.assert_allclose(components @ components.T, np.eye(45), atol=1e-10)
         grasps = right["hands_mean"] + right["hands_coeffs"] @ components
-        np.testing.assert_allclose(grasps, np.stack(list(hand_pose.GRASPS.values())), atol=1e-10)
+        np.testing.assert_allclose(grasps, np.stack(list(GRASPS.values())), atol=1e-10)
 
 
 class TestSmplx:
@@ -143,28 +148,28 @@ class TestMesh:
         assert 0.0015 < sides.min() < sides.max() < 0.020
 
     def test_vertices_lie_on_the_implicit_surface(self, right):
-        assert np.abs(sdf.hand_sdf(right["v_template"])).max() < 1e-5
+        assert np.abs(surface.hand_sdf(right["v_template"])).max() < 1e-5
 
     def test_rim_is_at_the_wrist(self, right):
         rim = right["v_template"][np.unique(rim_edges(right["f"].astype(np.int64)))]
-        np.testing.assert_allclose(rim[:, 0], hand_mesh.WRIST_PLANE_M, atol=1e-9)
-        assert right["v_template"][:, 0].max() <= hand_mesh.WRIST_PLANE_M + 1e-9
+        np.testing.assert_allclose(rim[:, 0], mesh.WRIST_PLANE_M, atol=1e-9)
+        assert right["v_template"][:, 0].max() <= mesh.WRIST_PLANE_M + 1e-9
 
     def test_rest_frame_and_tips(self, right):
         """Right hand: fingers along -x, thumb at +z; each tip id is the farthest vertex of its digit."""
         vertices, weights = right["v_template"], right["weights"]
-        for k, name in enumerate(hand_skeleton.DIGITS):
-            tip = hand_skeleton.TIP_VERTEX_IDS[name]
+        for k, name in enumerate(hand.DIGITS):
+            tip = TIP_IDS[name]
             last = weights[:, 3 + 3 * k] > 0.9
-            along = vertices[last] @ hand_skeleton.BONE_AXES[3 * k + 2]
-            assert vertices[tip] @ hand_skeleton.BONE_AXES[3 * k + 2] > along.max() - 5e-4
-        tips = vertices[list(hand_skeleton.TIP_VERTEX_IDS.values())]
+            along = vertices[last] @ REST.bone_axes[3 * k + 2]
+            assert vertices[tip] @ REST.bone_axes[3 * k + 2] > along.max() - 5e-4
+        tips = vertices[list(TIP_IDS.values())]
         assert tips[0, 2] == tips[:, 2].max()
         assert np.argmin(tips[:, 0]) == 2  # the middle finger is the longest
 
     def test_adult_dimensions(self, right):
         vertices = right["v_template"]
-        length = np.linalg.norm(vertices[hand_skeleton.TIP_VERTEX_IDS["middle"]] - right["J"][0])
+        length = np.linalg.norm(vertices[TIP_IDS["middle"]] - right["J"][0])
         knuckles = vertices[(np.abs(vertices[:, 0] - 0.012) < 0.008) & (right["weights"][:, 13:].sum(axis=1) < 0.01)]
         assert 0.175 < length < 0.200
         assert 0.075 < np.ptp(knuckles[:, 2]) < 0.095
@@ -177,15 +182,13 @@ class TestMirror:
         for _ in range(4):
             pose, betas, root = rng.normal(0, 0.5, 45), rng.normal(size=10), rng.normal(size=3)
             vertices, joints = pose_mesh(models["right"], pose, betas, root)
-            other, other_joints = pose_mesh(
-                models["left"], hand_pose.mirror_pose(pose), betas, hand_pose.mirror_pose(root)
-            )
+            other, other_joints = pose_mesh(models["left"], mirror_pose(pose), betas, mirror_pose(root))
             np.testing.assert_allclose(other, vertices * MIRROR, atol=1e-12)
             np.testing.assert_allclose(other_joints, joints * MIRROR, atol=1e-12)
 
     def test_means_are_mirror_images_and_not_flat(self, models):
         mean = models["right"]["hands_mean"]
-        np.testing.assert_allclose(models["left"]["hands_mean"], hand_pose.mirror_pose(mean))
+        np.testing.assert_allclose(models["left"]["hands_mean"], mirror_pose(mean))
         assert 0.1 < np.linalg.norm(mean.reshape(15, 3), axis=1).mean() < 0.6
 
     def test_left_shape_is_not_the_unfixed_kind(self, models):
@@ -208,30 +211,30 @@ class TestMotion:
     @pytest.mark.parametrize("joint", range(1, 16))
     def test_flexion_moves_the_tip_to_the_palm_and_nothing_else(self, right, joint):
         digit = (joint - 1) // 3
-        tip = hand_skeleton.TIP_VERTEX_IDS[hand_skeleton.DIGITS[digit]]
+        tip = TIP_IDS[hand.DIGITS[digit]]
         pose = np.zeros((15, 3))
-        pose[joint - 1] = 0.3 * hand_skeleton.FLEXION_AXES[joint - 1]
+        pose[joint - 1] = 0.3 * REST.flexion_axes[joint - 1]
         moved = pose_mesh(right, pose.ravel())[0] - pose_mesh(right, np.zeros(45))[0]
-        palmar = hand_skeleton.PALMAR_AXES[joint - 1]
+        palmar = REST.palmar_axes[joint - 1]
         assert moved[tip] @ palmar > 0.9 * np.linalg.norm(moved[tip])
         assert np.linalg.norm(moved[tip]) > 0.005
-        if digit != hand_skeleton.DIGITS.index("thumb"):
+        if digit != hand.DIGITS.index("thumb"):
             assert moved[tip, 1] < -0.004  # down: the palm faces -y
-        other_tips = [v for name, v in hand_skeleton.TIP_VERTEX_IDS.items() if name != hand_skeleton.DIGITS[digit]]
+        other_tips = [v for name, v in TIP_IDS.items() if name != hand.DIGITS[digit]]
         assert np.abs(moved[other_tips]).max() < 1e-6
 
     def test_abduction_swings_the_index_to_the_thumb(self, right):
         angles = np.zeros((15, 3))
         angles[0, 1] = 0.2
-        moved = pose_mesh(right, hand_pose.angles_to_pose(angles))[0] - right["v_template"]
-        tip = moved[hand_skeleton.TIP_VERTEX_IDS["index"]]
+        moved = pose_mesh(right, hand_pose.angles_to_pose(angles, REST))[0] - right["v_template"]
+        tip = moved[TIP_IDS["index"]]
         assert tip[2] > 0.9 * np.linalg.norm(tip)
 
-    @pytest.mark.parametrize("name", hand_pose.GRASPS)
+    @pytest.mark.parametrize("name", GRASPS)
     def test_skin_does_not_tear_or_collapse(self, right, name):
         faces = right["f"].astype(np.int64)
         edges = mesh_edges(faces)
-        posed = pose_mesh(right, hand_pose.GRASPS[name])[0]
+        posed = pose_mesh(right, GRASPS[name])[0]
         span = [np.linalg.norm(v[edges[:, 0]] - v[edges[:, 1]], axis=1) for v in (right["v_template"], posed)]
         stretch = span[1] / span[0]
         assert stretch.max() < 4.5  # the web beside a pointing finger
@@ -243,24 +246,24 @@ class TestMotion:
     def test_correctives_bring_the_skin_closer_to_the_bent_hand(self, right, joint):
         """Truth: the implicit hand with the same joint bent, at an angle that was not used in the fit."""
         pose = np.zeros((15, 3))
-        pose[joint - 1] = np.radians(70) * hand_skeleton.FLEXION_AXES[joint - 1]
-        bend = sdf.Bend(joint, Rotation.from_rotvec(pose[joint - 1]).as_matrix())
+        pose[joint - 1] = np.radians(70) * REST.flexion_axes[joint - 1]
+        bend = surface.Bend(joint, Rotation.from_rotvec(pose[joint - 1]).as_matrix())
         plain = pose_mesh({**right, "posedirs": np.zeros_like(right["posedirs"])}, pose.ravel())[0]
-        far = [np.abs(sdf.hand_sdf(v, bend)) for v in (plain, pose_mesh(right, pose.ravel())[0])]
+        far = [np.abs(surface.hand_sdf(v, bend)) for v in (plain, pose_mesh(right, pose.ravel())[0])]
         bent = far[0] > 5e-4
         assert bent.sum() > 5
         assert far[1][bent].mean() < 0.65 * far[0][bent].mean()
 
     def test_relaxed_is_the_mean(self, right):
-        np.testing.assert_array_equal(right["hands_mean"], hand_pose.GRASPS["relaxed"])
+        np.testing.assert_array_equal(right["hands_mean"], GRASPS["relaxed"])
 
 
 class TestShape:
     def test_joints_follow_every_shape(self, right):
         """The regressor was fitted to these; a joint is where the skeleton, deformed the same way, has it."""
-        wanted = shape_motion(hand_skeleton.REST_JOINTS, np.eye(16))
+        wanted = shape_motion(REST.joints, np.eye(16))
         found = np.einsum("jv,vkc->jkc", right["J_regressor"], right["shapedirs"])
-        np.testing.assert_allclose(right["J_regressor"] @ right["v_template"], hand_skeleton.REST_JOINTS, atol=1e-4)
+        np.testing.assert_allclose(right["J_regressor"] @ right["v_template"], REST.joints, atol=1e-4)
         assert np.linalg.norm(found - wanted, axis=1).max() < 5e-4
         np.testing.assert_allclose(right["J_regressor"].sum(axis=1), 1.0, atol=1e-12)
         assert right["J_regressor"].min() >= 0
@@ -293,17 +296,17 @@ class TestShape:
 
 class TestPose:
     def test_axes_are_right_handed_frames(self):
-        frame = np.stack([hand_pose.FLEXION_AXES, hand_pose.ABDUCTION_AXES, hand_pose.TWIST_AXES], axis=-1)
+        frame = np.stack([REST.flexion_axes, REST.abduction_axes, REST.bone_axes], axis=-1)
         np.testing.assert_allclose(np.swapaxes(frame, 1, 2) @ frame, np.tile(np.eye(3), (15, 1, 1)), atol=1e-12)
         np.testing.assert_allclose(np.linalg.det(frame), 1.0)
 
     def test_angles_round_trip(self):
         limits = hand_pose.JOINT_LIMITS
         angles = np.random.default_rng(0).uniform(limits[..., 0], limits[..., 1], size=(7, 15, 3))
-        pose = hand_pose.angles_to_pose(angles)
+        pose = hand_pose.angles_to_pose(angles, REST)
         assert pose.shape == (7, 45)
-        np.testing.assert_allclose(hand_pose.pose_to_angles(pose), angles, atol=1e-10)
-        np.testing.assert_allclose(hand_pose.mirror_pose(hand_pose.mirror_pose(pose)), pose)
+        np.testing.assert_allclose(pose_to_joint_angles(pose), angles, atol=1e-10)
+        np.testing.assert_allclose(mirror_pose(mirror_pose(pose)), pose)
 
     @pytest.mark.parametrize("name", hand_pose.GRASP_ANGLES)
     def test_grasps_are_within_the_limits(self, name):
@@ -312,10 +315,7 @@ class TestPose:
         assert (angles <= limits[..., 1] + 1e-9).all()
 
     def test_grasps_do_what_they_say(self, right):
-        tips = {
-            name: {d: pose_mesh(right, pose)[0][v] for d, v in hand_skeleton.TIP_VERTEX_IDS.items()}
-            for name, pose in hand_pose.GRASPS.items()
-        }
+        tips = {name: {d: pose_mesh(right, pose)[0][v] for d, v in TIP_IDS.items()} for name, pose in GRASPS.items()}
         gap = {name: np.linalg.norm(tip["thumb"] - tip["index"]) for name, tip in tips.items()}
         assert gap["pinch"] < 0.02 < 0.07 < gap["flat_on_side"]
         for finger in ("index", "middle", "ring", "pinky"):
@@ -332,13 +332,23 @@ class TestCollapse:
         corner = (np.arange(n - 1)[:, None] * n + np.arange(n - 1)).ravel()
         faces = np.concatenate([np.stack([corner, corner + 1, corner + n], 1),
                                 np.stack([corner + 1, corner + n + 1, corner + n], 1)])  # fmt: skip
-        mesh = CollapseMesh(points, faces, np.ones(n * n))
-        mesh.reduce(0, 16, rim_only=True)
-        mesh.reduce(40, 16)
-        vertices, fewer = mesh.arrays()
+        grid = CollapseMesh(points, faces, np.ones(n * n))
+        grid.reduce(0, 16, rim_only=True)
+        grid.reduce(40, 16)
+        vertices, fewer = grid.arrays()
         assert len(vertices) == 40
         assert len(rim_edges(fewer)) == 16
         assert len(fewer) == 2 * 40 - 16 - 2
         corner_points = vertices[fewer]
         normal = np.cross(corner_points[:, 1] - corner_points[:, 0], corner_points[:, 2] - corner_points[:, 0])
         assert (normal[:, 2] > 0).all()
+
+
+class TestGenerator:
+    def test_reproduces_the_file_of_the_package(self):
+        """Floats may differ in the last digits between processors, so they are compared within a nanometre."""
+        made, stored = hand_arrays(), hand._stored()
+        assert set(made) == set(stored)
+        for name, value in made.items():
+            assert value.dtype == stored[name].dtype, name
+            np.testing.assert_allclose(value, stored[name], rtol=0, atol=1e-9, err_msg=name)

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from hawor_pipeline.sample import motion, scene
-from hawor_pipeline.sample.grasp import SIDES, HandRig
-from hawor_pipeline.sample.hand_pose import JOINT_LIMITS, mirror_pose, pose_to_angles
-from hawor_pipeline.sample.objects import OBJECT_NAMES, TOP_PART, build_object
+from hawor_pipeline.sample import hand_motion, studio
+from hawor_pipeline.sample.articulated_objects import OBJECT_NAMES, TOP_PART, build_object
+from hawor_pipeline.sample.grasp import HandRig
+from hawor_pipeline.sample.hand import SIDES, mirror_pose
+from hawor_pipeline.sample.hand_pose import JOINT_LIMITS
 from hawor_pipeline.sample.skin import FineMesh
 from hawor_pipeline.untrusted.mano_files import load_mano
 from hawor_pipeline.workers.pool import one_thread
+from hawor_pipeline_tests.sample.joint_angles import pose_to_joint_angles
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,10 +28,10 @@ def rigs(sample_root) -> dict[str, HandRig]:
 
 
 @pytest.fixture(scope="module")
-def motions(rigs) -> list[motion.Motion]:
+def motions(rigs) -> list[hand_motion.Motion]:
     plans = [("box", "use"), ("laptop", "grab"), ("ketchup", "use"), ("phone", "grab")]
     return [
-        motion.make_motion(rigs, name, action, -2, 50, np.random.default_rng(k), 0.3 * k)
+        hand_motion.make_motion(rigs, name, action, -2, 50, np.random.default_rng(k), 0.3 * k)
         for k, (name, action) in enumerate(plans)
     ]
 
@@ -60,13 +62,13 @@ def test_fingers_stay_within_joint_limits(motions, rigs) -> None:
     for one in motions:
         for side, track in one.hands.items():
             pose = track.pose + rigs[side].mean
-            angles = pose_to_angles(pose if side == "right" else mirror_pose(pose))
+            angles = pose_to_joint_angles(pose if side == "right" else mirror_pose(pose))
             assert (angles > JOINT_LIMITS[..., 0] - 1e-3).all() and (angles < JOINT_LIMITS[..., 1] + 1e-3).all()
 
 
 def test_same_generator_same_motion_other_generator_other_motion(rigs) -> None:
     first, again, other = (
-        motion.make_motion(rigs, "box", "use", 0, 9, np.random.default_rng(seed), 0.0) for seed in (4, 4, 5)
+        hand_motion.make_motion(rigs, "box", "use", 0, 9, np.random.default_rng(seed), 0.0) for seed in (4, 4, 5)
     )
     np.testing.assert_array_equal(first.hands["left"].vertices, again.hands["left"].vertices)
     assert np.abs(first.hands["left"].vertices - other.hands["left"].vertices).max() > 0.02
@@ -74,7 +76,7 @@ def test_same_generator_same_motion_other_generator_other_motion(rigs) -> None:
 
 def test_orientations_in_the_cameras_cover_the_sphere(motions) -> None:
     seen = []
-    for camera in scene.make_cameras("s01", 0, 0.25)[1:]:
+    for camera in studio.make_cameras("s01", 0, 0.25)[1:]:
         for one in motions:
             turn = Rotation.from_matrix(camera.cam_from_world[:3, :3]) * Rotation.from_rotvec(one.hands["right"].orient)
             seen.append(turn.as_matrix()[::10])

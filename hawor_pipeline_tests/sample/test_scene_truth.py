@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from hawor_pipeline.sample import raster, render, sequence
-from hawor_pipeline.sample.plan import SampleSpec, plan_sequences
+from hawor_pipeline.sample.spec import SampleSpec, plan_sequences
 from hawor_pipeline.workers.pool import one_thread
 
 PARENTS = [-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14]

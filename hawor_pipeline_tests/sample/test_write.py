@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.sample import SampleSpec, ensure_sample, sequence
-from hawor_pipeline.sample.plan import SUBJECTS, plan_sequences
+from hawor_pipeline.sample import SampleSpec, ensure_sample, sequence, write
+from hawor_pipeline.sample.spec import SUBJECTS, plan_sequences
 
 TINY = SampleSpec(subjects=("s02", "s06"), sequences_per_subject=1, frames=8, views=(0, 7), image_scale=0.06)
 
@@ -121,6 +121,16 @@ def test_finished_work_is_reused_and_other_settings_replace_it(tiny: Path, tmp_p
     assert tree(tmp_path / "copy")[f"arctic/images/s02/{plan_sequences(other)[0].name}/7/00004.jpg"] not in set(
         tree(tiny).values()
     )
+
+
+@pytest.mark.parametrize("name", ["hand.npz", "grasp.py"])
+def test_a_changed_source_or_hand_makes_a_sample_stale(name: str, tmp_path: Path, monkeypatch) -> None:
+    shutil.copytree(Path(write.__file__).parent, tmp_path / "sample")
+    monkeypatch.setattr(write, "__file__", str(tmp_path / "sample" / "write.py"))
+    before = write._generator()
+    with (tmp_path / "sample" / name).open("ab") as file:
+        file.write(b"\n")
+    assert write._generator() != before
 
 
 def test_a_real_data_set_is_never_touched(tmp_path: Path) -> None:

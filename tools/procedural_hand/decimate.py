@@ -1,4 +1,4 @@
-"""Reducing a fine triangle mesh with one open rim to an exact number of vertices, and evening out what is left.
+"""Decimation of a triangle mesh with one open rim to an exact number of vertices, and relaxation of the result.
 
 A mesh of disc topology with V vertices and b rim edges has 2 V - b - 2 faces, so fixing both counts fixes the
 faces too. Everything here is deterministic: ties are broken by vertex number.
@@ -16,7 +16,7 @@ class CollapseMesh:
     Args:
         vertices: (V, 3) m.
         faces: (F, 3) int, one consistent winding, manifold, at most one rim.
-        size: wanted edge length at each vertex, (V,) m; the edge shortest against it goes first.
+        size: target edge length at each vertex, (V,) m; the edge shortest relative to it is collapsed first.
     """
 
     def __init__(self, vertices: np.ndarray, faces: np.ndarray, size: np.ndarray) -> None:
@@ -31,7 +31,7 @@ class CollapseMesh:
         self.rim = {v for edge in rim_edges(faces) for v in edge.tolist()}
 
     def cost(self, a: int, b: int) -> float:
-        """Edge length over the mean wanted length."""
+        """Return the edge length relative to the mean target length."""
         p, q = self.points[a], self.points[b]
         square = (p[0] - q[0]) ** 2 + (p[1] - q[1]) ** 2 + (p[2] - q[2]) ** 2
         return 2.0 * square**0.5 / (self.size[a] + self.size[b])
@@ -43,7 +43,8 @@ class CollapseMesh:
         return (0.5 * (p[0] + q[0]), 0.5 * (p[1] + q[1]), 0.5 * (p[2] + q[2]))
 
     def _allowed(self, a: int, b: int, target: tuple[float, float, float], max_valence: int) -> bool:
-        """Link condition, valence and no face turning over."""
+        """Return whether the collapse keeps the surface a manifold, the valence bounded and every face upright."""
+        # Link condition: the ends may share no neighbours but those opposite the edge, or two sheets would touch.
         shared = self.around[a] & self.around[b]
         common = self.near[a] & self.near[b]
         if len(common) != len(shared) or len(self.near[a]) + len(self.near[b]) - len(common) - 2 > max_valence:
@@ -64,7 +65,7 @@ class CollapseMesh:
         return True
 
     def _collapse(self, a: int, b: int, target: tuple[float, float, float]) -> None:
-        """Merges b into a at the target."""
+        """Merge b into a at the target."""
         shared = self.around[a] & self.around[b]
         for k in shared:
             for v in self.faces.pop(k):
@@ -85,7 +86,7 @@ class CollapseMesh:
         del self.around[b], self.near[b]
 
     def reduce(self, vertices: int, rim: int, max_valence: int = 9, rim_only: bool = False) -> None:
-        """Collapses edges, cheapest first, until `vertices` are left; the rim keeps at least `rim` of them."""
+        """Collapse edges, cheapest first, until `vertices` remain; the rim keeps at least `rim` of them."""
         heap = [(self.cost(a, b), a, b) for a in self.near for b in self.near[a] if a < b]
         heapq.heapify(heap)
         while heap and len(self.near) > vertices and not (rim_only and len(self.rim) <= rim):
@@ -93,6 +94,7 @@ class CollapseMesh:
             if a not in self.near or b not in self.near[a]:
                 continue
             now = self.cost(a, b)
+            # An entry is stale where a neighbour's collapse has lengthened the edge since: queue it again.
             if now > cost * 1.000001:
                 heapq.heappush(heap, (now, a, b))
                 continue
@@ -107,7 +109,7 @@ class CollapseMesh:
                 heapq.heappush(heap, (self.cost(a, v), min(a, v), max(a, v)))
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """The mesh with vertices renumbered: (V, 3) float, (F, 3) int."""
+        """Return the mesh with vertices renumbered: (V, 3) float, (F, 3) int."""
         kept = sorted(self.near)
         number = {v: k for k, v in enumerate(kept)}
         faces = np.array([[number[v] for v in self.faces[k]] for k in sorted(self.faces)], dtype=np.int64)
@@ -121,20 +123,20 @@ def _normal(p: list[tuple[float, float, float]]) -> tuple[float, float, float]:
 
 
 def mesh_edges(faces: np.ndarray) -> np.ndarray:
-    """(E, 2) unique undirected edges, lower vertex first."""
+    """Return the unique undirected edges (E, 2), lower vertex first."""
     pairs = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     return np.unique(np.sort(pairs, axis=1), axis=0)
 
 
 def rim_edges(faces: np.ndarray) -> np.ndarray:
-    """(b, 2) edges with a face on one side only."""
+    """Return the edges (b, 2) with a face on one side only."""
     pairs = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     unique, counts = np.unique(np.sort(pairs, axis=1), axis=0, return_counts=True)
     return unique[counts == 1]
 
 
 def _flip_edges(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """One sweep of edge flips where the two opposite angles add to more than pi (Delaunay) on a flat enough edge."""
+    """Flip edges once where the two opposite angles add to more than pi (Delaunay) and the surface is flat enough."""
     faces = faces.copy()
     owner: dict[tuple[int, int], int] = {}
     for k, (a, b, c) in enumerate(faces.tolist()):
@@ -183,16 +185,16 @@ def relax(
     project: Callable[[np.ndarray], np.ndarray],
     rounds: int = 24,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Evens out triangles: springs of the wanted length within the surface, edge flips, projection.
+    """Even out triangles by springs of the target length within the surface, edge flips and projection.
 
     Args:
         vertices: (V, 3) m.
         faces: (F, 3).
-        frozen: (V,) bool, vertices that stay where they are.
-        size_of: wanted edge length at points.
+        frozen: (V,) bool, vertices that do not move.
+        size_of: target edge length at points.
         normal_of: surface direction at points, any length.
-        project: puts points back on the surface.
-        rounds: how often.
+        project: moves points back onto the surface.
+        rounds: number of iterations.
 
     Returns:
         New vertices and faces.

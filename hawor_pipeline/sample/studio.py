@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from hawor_pipeline.sample.motion import WORKSPACE_M
-from hawor_pipeline.sample.plan import SUBJECTS
+from hawor_pipeline.sample.hand_motion import WORKSPACE_M
+from hawor_pipeline.sample.spec import SUBJECTS
 
 GENDERS = dict.fromkeys(SUBJECTS, "male") | dict.fromkeys(("s01", "s02", "s05", "s08", "s09"), "female")
 STATIC_VIEWS = tuple(range(1, 9))

@@ -1,4 +1,4 @@
-"""The rest skeleton of the procedural hand: where its joints, tips and axes are.
+"""The rest skeleton of the procedural hand: its joints, tips and axes.
 
 Convention: right hand, metres, MANO's rest frame: fingers point along -x, the back of the hand faces +y (palm
 down, -y), the thumb is on the +z side. Joint order and parents are MANO's (wrist, index, middle, pinky, ring,
@@ -11,14 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-DIGITS = ("index", "middle", "pinky", "ring", "thumb")
-"""Digits in MANO's joint order."""
-
-PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
-"""Parent of each of the 16 joints; -1 for the wrist."""
-
-TIP_VERTEX_IDS = {"thumb": 744, "index": 320, "middle": 443, "ring": 554, "pinky": 671}
-"""Vertex at each fingertip, the ids that MANO users expect."""
+from hawor_pipeline.sample.hand import DIGITS, RestSkeleton
 
 WRIST_MM = (95.0, 5.0, 5.0)
 
@@ -56,7 +49,7 @@ SKELETON_MM = {
 
 
 def _digit_frames(digit: Digit) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Joint positions (4, 3) in metres (the last is the tip) and the bone, palmar and flexion directions (3, 3)."""
+    """Return joint positions (4, 3) in metres, the tip last, and the bone, palmar and flexion directions (3, 3)."""
     bone = np.asarray(digit.direction, dtype=float)
     bone /= np.linalg.norm(bone)
     palmar = np.asarray(digit.palmar, dtype=float)
@@ -73,22 +66,16 @@ def _digit_frames(digit: Digit) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
     return np.stack(points) * 1e-3, np.stack(bones), np.cross(axes, np.stack(bones)), axes
 
 
-def _assemble() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    joints, tips, bones, palmar, axes = [np.asarray(WRIST_MM)[None] * 1e-3], [], [], [], []
-    for name in DIGITS:
-        points, bone, pulp, axis = _digit_frames(SKELETON_MM[name])
-        joints.append(points[:3])
-        tips.append(points[3])
-        bones.append(bone)
-        palmar.append(pulp)
-        axes.append(axis)
-    return np.concatenate(joints), np.stack(tips), np.concatenate(bones), np.concatenate(palmar), np.concatenate(axes)
+def _assemble() -> RestSkeleton:
+    frames = [_digit_frames(SKELETON_MM[name]) for name in DIGITS]
+    points, bones, palmar, axes = (np.stack(part) for part in zip(*frames, strict=True))
+    return RestSkeleton(
+        joints=np.concatenate([np.asarray(WRIST_MM)[None] * 1e-3, points[:, :3].reshape(-1, 3)]),
+        tips=points[:, 3].copy(),
+        bone_axes=bones.reshape(-1, 3),
+        palmar_axes=palmar.reshape(-1, 3),
+        flexion_axes=axes.reshape(-1, 3),
+    )
 
 
-REST_JOINTS, REST_TIPS, BONE_AXES, PALMAR_AXES, FLEXION_AXES = _assemble()
-"""REST_JOINTS (16, 3) m; REST_TIPS (5, 3) m in the order of `DIGITS`; unit axes (15, 3) of joints 1..15: along the
-bone that leaves the joint, towards the pulp, and the axis about which a positive turn flexes."""
-
-ABDUCTION_AXES = -PALMAR_AXES
-"""(15, 3) axes about which a positive turn swings the digit to the thumb's side (for the thumb: away from the palm's
-edge, opening the first web)."""
+SKELETON = _assemble()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hawor_pipeline.errors import ConfigError, nearest
-from hawor_pipeline.sample.objects import OBJECT_NAMES
+from hawor_pipeline.sample.articulated_objects import OBJECT_NAMES
 
 SUBJECTS = tuple(f"s{i:02d}" for i in range(1, 11))
 VALIDATION_SUBJECT, WITHHELD_SUBJECT = "s05", "s03"

@@ -1,6 +1,6 @@
 """The procedural hand as an implicit surface: a smooth union of tapered capsules around the rest skeleton.
 
-Convention: right hand, metres, the frame of `hand_skeleton`; the field is negative inside. It is a distance only
+Convention: right hand, metres, the frame of `skeleton`; the field is negative inside. It is a true distance only
 near the surface, which is all that marching cubes and the projection need.
 """
 
@@ -10,7 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from hawor_pipeline.sample.hand_skeleton import BONE_AXES, DIGITS, PALMAR_AXES, REST_JOINTS, REST_TIPS, SKELETON_MM
+from hawor_pipeline.sample.hand import DIGITS
+from tools.procedural_hand.skeleton import SKELETON, SKELETON_MM
 
 BLEND_PALM_M = 0.0040
 """Softness of the union inside the palm."""
@@ -30,7 +31,7 @@ class Capsules:
         start, end: (N, 3) m.
         start_radius, end_radius: (N,) m.
         flat_axis, flat: unit axis (N, 3) along which the section is scaled by `flat` (N,).
-        bone: (N,) which of its digit's three bones carries the capsule; -1 for the palm.
+        bone: (N,) index of the bone, of its digit's three, that carries the capsule; -1 for the palm.
     """
 
     start: np.ndarray
@@ -39,13 +40,12 @@ class Capsules:
     end_radius: np.ndarray
     flat_axis: np.ndarray
     flat: np.ndarray
-
     bone: np.ndarray
 
     def distance(self, points: np.ndarray, moved: np.ndarray | None = None, first_moved: int = 3) -> np.ndarray:
-        """(P, N) signed distance of points (P, 3) to each capsule, metres.
+        """Return the signed distance (P, N) of points (P, 3) to each capsule, metres.
 
-        With `moved` (P, 3), capsules of bones from `first_moved` on see these points instead.
+        With `moved` (P, 3), capsules of bones from `first_moved` on are measured from these points instead.
         """
         columns = []
         for a, b, ra, rb, axis, flat, owner in zip(
@@ -71,7 +71,7 @@ class Capsules:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One capsule in millimetres, as the tables below write it."""
+    """One capsule in millimetres, a row of the tables below."""
 
     start: tuple | np.ndarray
     end: tuple | np.ndarray
@@ -90,12 +90,12 @@ def _capsules(parts: list[_Part]) -> Capsules:
 
 
 def _digit_parts(index: int) -> list[_Part]:
-    """Capsules of one digit, mm: three bones, their palmar pads and, for a finger, the knuckle."""
+    """List the capsules of one digit, mm: three bones, their palmar pads and, for a finger, the knuckle."""
     name = DIGITS[index]
     digit = SKELETON_MM[name]
     span = slice(3 * index, 3 * index + 3)
-    joints, tip = REST_JOINTS[1:][span] * 1e3, REST_TIPS[index] * 1e3
-    bones, palmar = BONE_AXES[span], PALMAR_AXES[span]
+    joints, tip = SKELETON.joints[1:][span] * 1e3, SKELETON.tips[index] * 1e3
+    bones, palmar = SKELETON.bone_axes[span], SKELETON.palmar_axes[span]
     r = np.array(digit.radii)
     last = tip - r[3] * 0.97 * bones[2] + 0.3 * palmar[2]
     ends = [joints[1], joints[2], last]
@@ -119,8 +119,8 @@ def _digit_parts(index: int) -> list[_Part]:
 
 
 def _palm_parts() -> list[_Part]:
-    """Capsules of the palm, mm: forearm, wrist, metacarpals, the balls of thumb and little finger, the webs."""
-    mcp = {name: REST_JOINTS[1 + 3 * k] * 1e3 for k, name in enumerate(DIGITS)}
+    """List the capsules of the palm, mm: forearm, wrist, metacarpals, balls of thumb and little finger, webs."""
+    mcp = {name: SKELETON.joints[1 + 3 * k] * 1e3 for k, name in enumerate(DIGITS)}
     parts: list[_Part] = [
         _Part((92, 3, 3), (150, 3, 3), 26.5, 27.5, (0, 1, 0), 0.66),
         _Part((88, 2, 9), mcp["index"], 12.5, 9.6),
@@ -138,7 +138,7 @@ def _palm_parts() -> list[_Part]:
         ends = []
         for name in (one, other):
             k = 3 * DIGITS.index(name)
-            ends.append(mcp[name] + 11.5 * BONE_AXES[k] + 1.8 * PALMAR_AXES[k])
+            ends.append(mcp[name] + 11.5 * SKELETON.bone_axes[k] + 1.8 * SKELETON.palmar_axes[k])
         parts.append(_Part(ends[0], ends[1], 5.8, 5.8))
     return parts
 
@@ -149,7 +149,8 @@ def _parts() -> tuple[Capsules, tuple[Capsules, ...]]:
 
 
 def _smooth_union(distances: np.ndarray, blend: float) -> np.ndarray:
-    """Soft minimum over the last axis: -blend log sum exp(-d / blend)."""
+    """Compute the soft minimum over the last axis: -blend log sum exp(-d / blend)."""
+    # The lowest distance is factored out, so that the largest exponent is 0 and exp cannot underflow everywhere.
     lowest = distances.min(axis=-1, keepdims=True)
     return lowest[..., 0] - blend * np.log(np.exp((lowest - distances) / blend).sum(axis=-1))
 
@@ -168,11 +169,11 @@ class Bend:
 
 
 def hand_sdf(points: np.ndarray, bend: Bend | None = None) -> np.ndarray:
-    """Signed distance of the right hand, negative inside.
+    """Compute the signed distance of the right hand, negative inside.
 
     Args:
         points: (P, 3) m.
-        bend: the one joint that is not at rest, if any.
+        bend: the only joint that is not at rest; default none.
 
     Returns:
         (P,) m.
@@ -182,7 +183,7 @@ def hand_sdf(points: np.ndarray, bend: Bend | None = None) -> np.ndarray:
     digits = []
     for k, part in enumerate(digit_parts):
         if bend is not None and (bend.joint - 1) // 3 == k:
-            centre = REST_JOINTS[bend.joint]
+            centre = SKELETON.joints[bend.joint]
             moved = (points - centre) @ bend.turn + centre
             digits.append(_smooth_union(part.distance(points, moved, (bend.joint - 1) % 3), BLEND_DIGIT_M))
         else:
@@ -192,21 +193,22 @@ def hand_sdf(points: np.ndarray, bend: Bend | None = None) -> np.ndarray:
 
 
 def hand_sdf_gradient(points: np.ndarray, bend: Bend | None = None, step_m: float = 2e-4) -> np.ndarray:
-    """(P, 3) gradient of `hand_sdf` by central differences."""
+    """Compute the gradient (P, 3) of `hand_sdf` by central differences."""
     shifts = np.concatenate([np.eye(3), -np.eye(3)]) * step_m
     values = hand_sdf((points[None] + shifts[:, None]).reshape(-1, 3), bend).reshape(6, -1)
     return ((values[:3] - values[3:]) / (2 * step_m)).T
 
 
 def project_to_surface(points: np.ndarray, bend: Bend | None = None, rounds: int = 2) -> np.ndarray:
-    """Moves points (P, 3) along the gradient onto the zero level (Newton, `rounds` times)."""
+    """Move points (P, 3) along the gradient onto the zero level by `rounds` Newton steps."""
     for _ in range(rounds):
         gradient = hand_sdf_gradient(points, bend)
+        # Where blends flatten the field the gradient is short and a full Newton step would overshoot.
         scale = hand_sdf(points, bend) / np.maximum(np.einsum("pk,pk->p", gradient, gradient), 0.05)
         points = points - np.clip(scale, -0.004, 0.004)[:, None] * gradient
     return points
 
 
 def digit_distances(points: np.ndarray) -> np.ndarray:
-    """(P, 5) distance of points (P, 3) to each digit alone, from its first joint on; metres, order of `DIGITS`."""
+    """Return the distance (P, 5) of points (P, 3) to each digit alone, metres, in the order of `DIGITS`."""
     return np.stack([_smooth_union(part.distance(points), BLEND_DIGIT_M) for part in _parts()[1]], axis=-1)

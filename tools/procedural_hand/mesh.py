@@ -4,43 +4,45 @@ Marching cubes on `hand_sdf` over a box that ends at the wrist (which leaves the
 counts under a sizing field, then relaxation on the surface with one vertex pinned to each fingertip.
 """
 
-from functools import lru_cache
-
 import numpy as np
 from skimage.measure import marching_cubes
 
+from hawor_pipeline.core.skeleton import FACE_COUNT, FINGERS, TIP_VERTEX_IDS, VERTEX_COUNT
 from hawor_pipeline.errors import NumericalError
-from hawor_pipeline.sample.decimate import CollapseMesh, relax, rim_edges
-from hawor_pipeline.sample.hand_skeleton import BONE_AXES, DIGITS, REST_JOINTS, REST_TIPS, TIP_VERTEX_IDS
-from hawor_pipeline.sample.sdf import hand_sdf, hand_sdf_gradient, project_to_surface
+from hawor_pipeline.sample.hand import DIGITS
+from tools.procedural_hand.decimate import CollapseMesh, relax, rim_edges
+from tools.procedural_hand.skeleton import SKELETON
+from tools.procedural_hand.surface import hand_sdf, hand_sdf_gradient, project_to_surface
 
-VERTEX_COUNT = 778
-FACE_COUNT = 1538
-RIM_COUNT = 16
+RIM_COUNT = 16  # edges of MANO's open wrist
 WRIST_PLANE_M = 0.103
 """x of the plane that cuts the forearm, just past the wrist joint."""
 GRID_STEP_M = 0.0025
+MAX_SPARE_VERTICES = 1000  # the rim is reduced once this many are left, before triangles are large beside it
+TIP_IDS = dict(zip(FINGERS, TIP_VERTEX_IDS, strict=True))
 BOX_M = ((-0.1045, WRIST_PLANE_M), (-0.0500, 0.0300), (-0.0650, 0.0950))
 
 
 def edge_size(points: np.ndarray) -> np.ndarray:
-    """Wanted edge length at points (P, 3), metres: coarse on the palm, fine at finger joints and tips."""
+    """Return the target edge length (P,) at points (P, 3), metres: coarse on the palm, fine at joints and tips."""
     size = np.full(len(points), 0.0110)
     for k in range(5):
-        joints = REST_JOINTS[1 + 3 * k : 4 + 3 * k]
+        joints = SKELETON.joints[1 + 3 * k : 4 + 3 * k]
         near_root = 0.014 if k == DIGITS.index("thumb") else 0.006
-        along = (points - joints[0]) @ BONE_AXES[3 * k]
-        beside = np.linalg.norm(points - joints[0] - np.clip(along, 0, None)[:, None] * BONE_AXES[3 * k], axis=1)
+        along = (points - joints[0]) @ SKELETON.bone_axes[3 * k]
+        beside = np.linalg.norm(
+            points - joints[0] - np.clip(along, 0, None)[:, None] * SKELETON.bone_axes[3 * k], axis=1
+        )
         on_digit = np.clip((along - near_root) / 0.010, 0, 1) * np.clip((0.027 - beside) / 0.008, 0, 1)
         size = np.minimum(size, 0.0110 - 0.0036 * on_digit)
-        for joint, least in ((joints[1], 0.0060), (joints[2], 0.0055), (REST_TIPS[k], 0.0034)):
+        for joint, least in ((joints[1], 0.0060), (joints[2], 0.0055), (SKELETON.tips[k], 0.0034)):
             far = np.linalg.norm(points - joint, axis=1)
             size = np.minimum(size, least + 0.28 * np.clip(far - 0.003, 0, None))
     return size
 
 
 def _fine_mesh() -> tuple[np.ndarray, np.ndarray]:
-    """Marching cubes: vertices (V, 3) m and faces (F, 3), outward winding, open at the wrist plane."""
+    """Run marching cubes: vertices (V, 3) m and faces (F, 3), outward winding, open at the wrist plane."""
     axes = [np.linspace(low, high, round((high - low) / GRID_STEP_M) + 1) for low, high in BOX_M]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     values = hand_sdf(grid.reshape(-1, 3)).reshape(grid.shape[:3])
@@ -50,10 +52,10 @@ def _fine_mesh() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pin_tips(vertices: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
-    """Puts the nearest vertex of each digit on the skin at its tip; returns the new vertices and who they are."""
+    """Move the nearest vertex of each digit onto the skin at its tip; return new vertices and the moved ones' ids."""
     vertices = vertices.copy()
     pins = {}
-    skin = project_to_surface(REST_TIPS.copy(), rounds=4)
+    skin = project_to_surface(SKELETON.tips.copy(), rounds=4)
     for name, tip in zip(DIGITS, skin, strict=True):
         nearest = int(np.argmin(np.linalg.norm(vertices - tip, axis=1)))
         vertices[nearest] = tip
@@ -62,12 +64,12 @@ def _pin_tips(vertices: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
 
 
 def _swap_to_tip_ids(vertices: np.ndarray, faces: np.ndarray, pins: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Renumbers so that the pinned vertices get the standard ids."""
+    """Renumber so that the pinned vertices get MANO's fingertip ids."""
     order = np.argsort(vertices @ np.array([-1.0, 1e-3, 1e-2]), kind="stable")
     place = np.empty(len(vertices), dtype=np.int64)
     place[order] = np.arange(len(vertices))
     for name, vertex in pins.items():
-        wanted = TIP_VERTEX_IDS[name]
+        wanted = TIP_IDS[name]
         other = int(np.flatnonzero(place == wanted)[0])
         place[other], place[vertex] = place[vertex], wanted
     renumbered = np.empty_like(vertices)
@@ -77,19 +79,18 @@ def _swap_to_tip_ids(vertices: np.ndarray, faces: np.ndarray, pins: dict[str, in
     return renumbered, faces[np.lexsort(faces.T[::-1])]
 
 
-@lru_cache(maxsize=1)
 def right_hand_mesh() -> tuple[np.ndarray, np.ndarray]:
-    """The resting right hand.
+    """Build the mesh of the resting right hand.
 
     Returns:
         Vertices (778, 3) in metres and faces (1538, 3), outward winding.
 
     Raises:
-        NumericalError: the decimation did not arrive at the exact counts.
+        NumericalError: the decimation missed the exact counts.
     """
     fine, fine_faces = _fine_mesh()
     mesh = CollapseMesh(fine, fine_faces, edge_size(fine))
-    mesh.reduce(1000, RIM_COUNT)
+    mesh.reduce(MAX_SPARE_VERTICES, RIM_COUNT)
     mesh.reduce(0, RIM_COUNT, rim_only=True)
     mesh.reduce(VERTEX_COUNT, RIM_COUNT)
     vertices, faces = mesh.arrays()
@@ -109,7 +110,7 @@ def right_hand_mesh() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _even_rim(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """New places of the rim vertices (in order of their number): on the wrist plane, on the skin, evenly spaced."""
+    """Return even positions of the rim vertices, in order of their ids, on the skin in the wrist plane."""
     edges = rim_edges(faces)
     start = int(edges.min())
     chain, previous = [start], -1

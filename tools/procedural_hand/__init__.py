@@ -1,0 +1,1 @@
+"""The generator of the sample's hand: from a skeleton over an implicit surface to MANO's arrays."""
