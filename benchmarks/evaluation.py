@@ -26,12 +26,13 @@ from hawor_pipeline.core.camera import project_distorted
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
 from hawor_pipeline.evaluation.evaluator import evaluate_predictions
-from hawor_pipeline.evaluation.hands import HandModels, project_predictions, read_truth
+from hawor_pipeline.evaluation.hands import project_predictions, read_truth
 from hawor_pipeline.evaluation.recordings import annotations_of, plan_recordings, sequences
 from hawor_pipeline.evaluation.tables import RunIdentity, read_table, table_writer, to_numpy
 from hawor_pipeline.sample.hand import write_mano_models
 from hawor_pipeline.shards.schema import COLUMNS, to_arrow
 from hawor_pipeline.shards.store import ImageWriter, write_parquet
+from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline.untrusted.mano_files import load_mano
 from hawor_pipeline.workers.pool import one_thread
 

@@ -105,7 +105,7 @@ def licensed_mano(mano_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def models(mano_dir: Path):
     """Both hand models, in double precision."""
-    from hawor_pipeline.evaluation.hands import HandModels
+    from hawor_pipeline.sources.hand_models import HandModels
 
     return HandModels.load(mano_dir)
 

@@ -54,10 +54,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _write(arguments: argparse.Namespace, root, sequences: list[str], views):
-    from hawor_pipeline.evaluation.hands import HandModels
     from hawor_pipeline.leaderboard.submission import write_upload
     from hawor_pipeline.leaderboard.submission_sources import from_boxes, from_run
     from hawor_pipeline.locate import find_hand_models
+    from hawor_pipeline.sources.hand_models import HandModels
 
     models = HandModels.load(find_hand_models(root.source, arguments.mano_dir, root.path))
     if arguments.run_id is not None:

@@ -20,7 +20,7 @@ from hawor_pipeline.conversion.hand_geometry import SeenHand, ViewCamera, WorldH
 from hawor_pipeline.conversion.image_frame import full_frame
 from hawor_pipeline.conversion.ledger import BEHIND_CAMERA, OUTSIDE_IMAGE, counted_by_reason, invalid_by_reason
 from hawor_pipeline.conversion.visibility import SkinFaces, joint_visibility
-from hawor_pipeline.core.mano import TIP_SETS, ManoLayer
+from hawor_pipeline.core.mano import TIP_SETS
 from hawor_pipeline.core.units import m_to_mm
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import hash_json, mark_done, sha256_file, staging_dir
@@ -40,7 +40,6 @@ from hawor_pipeline.sources.hand_models import HandModels, load_hand_models
 from hawor_pipeline.sources.raw_sequence import RawHand
 from hawor_pipeline.sources.reader import WITHOUT_GROUND_TRUTH, HandLabel, Reader, Shot, Unit
 from hawor_pipeline.sources.registry import open_reader
-from hawor_pipeline.untrusted.mano_files import load_mano
 
 NO_JOINTS = "no_joints_to_check_the_fit"
 LARGEST_FIT_MM = 40.0  # a wrong convention (flat hand for mean pose, another frame) is further off than any fit
@@ -94,7 +93,7 @@ def convert_unit(task: UnitTask) -> tuple[dict[str, Any], str]:
             published.
     """
     reader = open_reader(task.dataset, task.root, task.mano_dir)
-    models = hand_models(task.mano_dir, reader.fix_left_shapedirs)
+    models = load_hand_models(task.mano_dir, reader.fix_left_shapedirs)
     ledger: list[tuple] = []
     blocks: list[dict[str, np.ndarray]] = []
     digests: dict[str, str] = {}
@@ -151,18 +150,6 @@ def _label_hashes(files: tuple[Path, ...], root: Path) -> dict[str, str]:
 def _hashes_of_state(files: tuple[Path, ...], _states: tuple[tuple[str, int, int], ...], root: Path) -> dict[str, str]:
     """Sequences that share their label files follow one another: gigabytes are hashed once, not for each of them."""
     return hash_files(files, root)
-
-
-@lru_cache(maxsize=2)
-def hand_models(mano_dir: Path, fix_left_shapedirs: bool) -> HandModels:
-    """Both sides of MANO as a data set was fitted with them."""
-    if not fix_left_shapedirs:
-        return load_hand_models(mano_dir)
-    arrays = {
-        "right": load_mano(mano_dir, "right"),
-        "left": load_mano(mano_dir, "left", fix_left_shapedirs=True),
-    }
-    return HandModels(arrays, {side: ManoLayer(arrays[side]).double() for side in arrays})
 
 
 def _hands(

@@ -17,7 +17,6 @@ from torch import Tensor
 from hawor_pipeline.core.camera import camera_from_translation, full_translation, mirror_points, where_left
 from hawor_pipeline.core.rotations import chordal_mean
 from hawor_pipeline.evaluation.hands import (
-    HandModels,
     HandTruth,
     PredictedHands,
     crop_camera,
@@ -27,6 +26,7 @@ from hawor_pipeline.evaluation.hands import (
 from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
 from hawor_pipeline.loading.rows import HandRows, load_rows
+from hawor_pipeline.sources.hand_models import HandModels
 
 KINDS = ("mean_pose", "mean_rotations", "subject_mean")
 

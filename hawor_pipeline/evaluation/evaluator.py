@@ -17,7 +17,6 @@ from threadpoolctl import threadpool_limits
 from hawor_pipeline.core.skeleton import FINGER_JOINTS, JOINT_NAMES
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.evaluation.hands import (
-    HandModels,
     HandTruth,
     PredictedHands,
     ground_truth_predictions,
@@ -30,6 +29,7 @@ from hawor_pipeline.evaluation.recordings import KEY_COLUMNS, annotations_of, pl
 from hawor_pipeline.evaluation.summary import ROBUSTNESS_CLEAR, ROBUSTNESS_HIDDEN, Summary
 from hawor_pipeline.evaluation.tables import RunIdentity, TableWriter, iterate_table, table_writer, to_numpy
 from hawor_pipeline.evaluation.tracks import Tracks
+from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline.workers.pool import one_thread
 
 # Upper ends of the bins that strata are named after; the last bin of each includes its end.

@@ -7,7 +7,6 @@ hand comes from the left-hand model, as ARCTIC's was fitted.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,10 @@ from hawor_pipeline.core.camera import (
     project_distorted,
     where_left,
 )
-from hawor_pipeline.core.mano import ManoArrays, ManoLayer
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
 from hawor_pipeline.evaluation.tables import to_numpy
 from hawor_pipeline.loading.rows import HandRows, load_rows
-from hawor_pipeline.untrusted.mano_files import load_mano
+from hawor_pipeline.sources.hand_models import HandModels
 
 TRUTH_SHAPES: dict[str, tuple[int, ...]] = {
     "global_orient": (3,),
@@ -142,46 +140,24 @@ def _flags(column: pa.Array | pa.ChunkedArray) -> Tensor:
     return torch.from_numpy(values.astype(bool).reshape(len(array), -1))
 
 
-class HandModels:
-    """The two MANO models in double precision."""
+@torch.no_grad()
+def true_vertices(models: HandModels, truth: HandTruth) -> Tensor:
+    """Pose ground truth with the model of each row's own side; (N, 778, 3)."""
+    vertices = truth.joints_m.new_empty(len(truth), 778, 3)
+    for side, rows in (("right", truth.is_right), ("left", ~truth.is_right)):
+        if rows.any():
+            vertices[rows] = models.layers[side](truth.rotmats[rows], truth.betas[rows]).vertices
+    return vertices + truth.translation_m.unsqueeze(-2)
 
-    def __init__(self, right: ManoArrays, left: ManoArrays):
-        self.right = ManoLayer(right).double().eval()
-        self.left = ManoLayer(left).double().eval()
-        self.shape_dirs = torch.from_numpy(right.shape_dirs)  # (778, 3, 10) of the right hand
 
-    @classmethod
-    def load(cls, mano_dir: Path | str) -> "HandModels":
-        """Both models of a folder.
-
-        Raises:
-            ConfigError: a model is missing there.
-            DataError: a file is damaged or refused.
-        """
-        return cls(load_mano(mano_dir, "right"), load_mano(mano_dir, "left"))
-
-    @property
-    def faces(self) -> np.ndarray:
-        """(1538, 3) triangles of the right hand; a left hand has them the other way round."""
-        return np.asarray(self.right.faces)
-
-    @torch.no_grad()
-    def true_vertices(self, truth: HandTruth) -> Tensor:
-        """(N, 778, 3) from the model of each row's own side."""
-        vertices = truth.joints_m.new_empty(len(truth), 778, 3)
-        for layer, rows in ((self.right, truth.is_right), (self.left, ~truth.is_right)):
-            if rows.any():
-                vertices[rows] = layer(truth.rotmats[rows], truth.betas[rows]).vertices
-        return vertices + truth.translation_m.unsqueeze(-2)
-
-    @torch.no_grad()
-    def predicted_mesh(
-        self, rotmats: Tensor, betas: Tensor, translation_m: Tensor, is_right: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Vertices (N, 778, 3) and joints (N, 21, 3) of predictions on their true side."""
-        mesh = self.right(where_left(is_right, mirror_rotmat(rotmats), rotmats), betas)
-        vertices, joints = (where_left(is_right, mirror_points(p), p) for p in (mesh.vertices, mesh.joints))
-        return vertices + translation_m.unsqueeze(-2), joints + translation_m.unsqueeze(-2)
+@torch.no_grad()
+def predicted_mesh(
+    models: HandModels, rotmats: Tensor, betas: Tensor, translation_m: Tensor, is_right: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Pose predictions on their true side; vertices (N, 778, 3) and joints (N, 21, 3)."""
+    mesh = models.layers["right"](where_left(is_right, mirror_rotmat(rotmats), rotmats), betas)
+    vertices, joints = (where_left(is_right, mirror_points(p), p) for p in (mesh.vertices, mesh.joints))
+    return vertices + translation_m.unsqueeze(-2), joints + translation_m.unsqueeze(-2)
 
 
 def predictions_on_true_side(
@@ -205,7 +181,7 @@ def project_predictions(
     models: HandModels, truth: HandTruth, rotmats: Tensor, betas: Tensor, translation_m: Tensor
 ) -> PredictedHands:
     """Pose the model by parameters that are on the true side already, and project its joints through the lens."""
-    _, joints = models.predicted_mesh(rotmats, betas, translation_m, truth.is_right)
+    _, joints = predicted_mesh(models, rotmats, betas, translation_m, truth.is_right)
     pixels, _ = project_distorted(joints, truth.intrinsics, truth.distortion)
     return PredictedHands(rotmats, betas, translation_m, joints, pixels)
 

@@ -20,9 +20,10 @@ from hawor_pipeline.core.camera import transform_points
 from hawor_pipeline.core.metrics.surface import f_score_of_distances
 from hawor_pipeline.core.nearest import nearest_distances
 from hawor_pipeline.core.units import ARCTIC_FPS, m_to_mm, mm_to_m, rad_to_deg
-from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHands
+from hawor_pipeline.evaluation.hands import HandTruth, PredictedHands, predicted_mesh, true_vertices
 from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.evaluation.tracks import Tracks
+from hawor_pipeline.sources.hand_models import HandModels
 
 CROP_SIDE_PX = 256  # the crop in which 2D errors are stated, whatever the network's own size
 PCK_3D_MM = (5, 10, 15, 20)
@@ -149,7 +150,9 @@ def _image_metrics(truth: HandTruth, predicted: PredictedHands, pixels: Tensor, 
 
 
 def _pose_metrics(truth: HandTruth, predicted: PredictedHands, models: HandModels) -> dict[str, Tensor]:
-    shape = metrics.shape_vertex_error(predicted.betas, truth.betas_as_right, models.shape_dirs)
+    shape = metrics.shape_vertex_error(
+        predicted.betas, truth.betas_as_right, torch.from_numpy(models.arrays["right"].shape_dirs)
+    )
     return {
         "global_orient_error_deg": rad_to_deg(metrics.global_orient_error(predicted.rotmats, truth.rotmats)),
         "pose_error_deg": rad_to_deg(metrics.pose_angle_error(predicted.rotmats, truth.rotmats)),
@@ -168,8 +171,10 @@ def _fill_mesh_metrics(
     def compare(rows: Tensor) -> dict[str, Tensor]:
         part, hands = truth.take(rows), predicted.take(rows)
         nowhere = torch.zeros_like(part.translation_m)
-        mesh, joints = models.predicted_mesh(hands.rotmats, hands.betas, nowhere, part.is_right)
-        return _surface_metrics(mesh - joints[:, :1], models.true_vertices(part) - part.joints_m[:, :1], mirror_allowed)
+        mesh, joints = predicted_mesh(models, hands.rotmats, hands.betas, nowhere, part.is_right)
+        return _surface_metrics(
+            mesh - joints[:, :1], true_vertices(models, part) - part.joints_m[:, :1], mirror_allowed
+        )
 
     for rows, surface in zip(parts, _threads().map(compare, parts), strict=True):
         for name, value in surface.items():

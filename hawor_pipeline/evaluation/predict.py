@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from hawor_pipeline.core.types import ClipBatch
 from hawor_pipeline.errors import ConfigError, DataError, NumericalError
-from hawor_pipeline.evaluation.hands import HandModels, PredictedHands, predictions_on_true_side, read_truth
+from hawor_pipeline.evaluation.hands import PredictedHands, predictions_on_true_side, read_truth
 from hawor_pipeline.evaluation.recordings import Recording, in_groups, in_shares, open_recordings, plan_recordings
 from hawor_pipeline.evaluation.tables import PART_NAME, RunIdentity, partition_dir, table_writer
 from hawor_pipeline.loading.clips import Clips, covering_clips
@@ -31,6 +31,7 @@ from hawor_pipeline.loading.rows import HandRows, load_rows
 from hawor_pipeline.models.checkpoints import load_hawor
 from hawor_pipeline.models.hawor import HaworModel
 from hawor_pipeline.shards.store import ShardSet
+from hawor_pipeline.sources.hand_models import HandModels
 
 FRAMES_PER_BATCH = 128  # of all clips of a batch together
 ROWS_PER_GROUP = 16_384  # rows whose annotations are in memory at once

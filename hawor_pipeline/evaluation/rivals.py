@@ -24,7 +24,7 @@ from hawor_pipeline.evaluation.evaluate import (
 )
 from hawor_pipeline.evaluation.evaluator import PredictionReader, evaluate_predictions, tracks_of
 from hawor_pipeline.evaluation.gate import find_champion, find_champion_tables
-from hawor_pipeline.evaluation.hands import HandModels, read_truth
+from hawor_pipeline.evaluation.hands import read_truth
 from hawor_pipeline.evaluation.predict import Prediction, predict_checkpoint
 from hawor_pipeline.evaluation.protocols import DEFAULT_PROTOCOL, find_protocol
 from hawor_pipeline.evaluation.recordings import annotations_of, plan_recordings
@@ -40,6 +40,7 @@ from hawor_pipeline.evaluation.tables import (
     table_writer,
 )
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file
+from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline.versions import EVALUATION_VERSION
 
 KINDS = ("smoothed", "champion")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hawor_pipeline.evaluation.degrade import Degradation, all_degradations, image_change, row_change
-from hawor_pipeline.evaluation.hands import HandModels, read_truth
+from hawor_pipeline.evaluation.hands import read_truth
 from hawor_pipeline.evaluation.measure import measure_joints
 from hawor_pipeline.evaluation.predict import Changes, Prediction, choose_device, predict_rows
 from hawor_pipeline.evaluation.protocols import find_protocol
@@ -20,6 +20,7 @@ from hawor_pipeline.evaluation.summary import Summary
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer, to_numpy
 from hawor_pipeline.loading.clips import Clips
 from hawor_pipeline.models.checkpoints import load_hawor
+from hawor_pipeline.sources.hand_models import HandModels
 
 METRICS = ("mpjpe_mm", "pa_mpjpe_mm", "mpjpe_crop_px", "pck_3d_15mm", "pck_2d_10px", "box_iou", "detected")
 _COLUMNS = ("metric", "unit", "value", "ci_low", "ci_high", "n", "sequences", "note")

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from hawor_pipeline.core.rotations import chordal_mean
-from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHands, project_predictions
+from hawor_pipeline.evaluation.hands import HandTruth, PredictedHands, project_predictions
 from hawor_pipeline.evaluation.tracks import Tracks
+from hawor_pipeline.sources.hand_models import HandModels
 
 RADIUS = 2  # frames on each side; a sixth of a second at 30 frames per second
 

@@ -15,7 +15,6 @@ import torch
 from hawor_pipeline.core.units import ARCTIC_FPS
 from hawor_pipeline.errors import ConfigError, DataError, nearest
 from hawor_pipeline.evaluation.finished_runs import errors_of, last_run
-from hawor_pipeline.evaluation.hands import HandModels
 from hawor_pipeline.evaluation.targets import SYNTHETIC
 from hawor_pipeline.inspection.drawing import (
     PREDICTED_RGB,
@@ -31,6 +30,7 @@ from hawor_pipeline.inspection.hand_images import PANEL_PX, SampleHand, decode_c
 from hawor_pipeline.inspection.mp4 import write_mp4
 from hawor_pipeline.shards.store import ShardSet, open_shards
 from hawor_pipeline.sources.arctic import SIDES, ArcticRoot
+from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline.sources.image_files import list_images
 
 _STRIP_PX = 46  # height of the two lines of text below the picture

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hawor_pipeline.evaluation.hands import HandModels
 from hawor_pipeline.evaluation.tables import RunIdentity, partition_dir, read_table
 from hawor_pipeline.inspection.drawing import jpeg, side_by_side
 from hawor_pipeline.inspection.hand_images import SampleHand, predictions_of, stored_samples
 from hawor_pipeline.provenance import staging_dir
+from hawor_pipeline.sources.hand_models import HandModels
 
 GALLERY_FILE = "gallery.json"
 RANKS = ("best", "median", "worst")

@@ -13,7 +13,14 @@ import torch
 from hawor_pipeline.core.units import m_to_mm
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.evaluation.finished_runs import rows_of
-from hawor_pipeline.evaluation.hands import HandModels, HandTruth, PredictedHands, read_predictions, read_truth
+from hawor_pipeline.evaluation.hands import (
+    HandTruth,
+    PredictedHands,
+    predicted_mesh,
+    read_predictions,
+    read_truth,
+    true_vertices,
+)
 from hawor_pipeline.inspection.drawing import (
     PREDICTED_RGB,
     TRUE_RGB,
@@ -24,6 +31,7 @@ from hawor_pipeline.inspection.drawing import (
     resized,
 )
 from hawor_pipeline.shards.store import ShardSet, open_shards
+from hawor_pipeline.sources.hand_models import HandModels
 
 PANEL_PX = 256
 
@@ -93,7 +101,7 @@ class SampleHand:
     @cached_property
     def true_vertices(self) -> torch.Tensor:
         """(778, 3), metres."""
-        return self.models.true_vertices(self.truth)[0]
+        return true_vertices(self.models, self.truth)[0]
 
     @cached_property
     def predicted_vertices(self) -> torch.Tensor | None:
@@ -101,7 +109,7 @@ class SampleHand:
         hand = self.predicted
         if hand is None or not all(torch.isfinite(v).all() for v in (hand.rotmats, hand.betas, hand.translation_m)):
             return None
-        mesh, _ = self.models.predicted_mesh(hand.rotmats, hand.betas, hand.translation_m, self.truth.is_right)
+        mesh, _ = predicted_mesh(self.models, hand.rotmats, hand.betas, hand.translation_m, self.truth.is_right)
         return mesh[0]
 
     @cached_property

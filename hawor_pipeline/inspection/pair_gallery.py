@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hawor_pipeline.evaluation.hands import HandModels
 from hawor_pipeline.evaluation.tables import read_table
 from hawor_pipeline.inspection.drawing import OTHER_RGB, PREDICTED_RGB, TRUE_RGB, jpeg, resized, side_by_side
 from hawor_pipeline.inspection.gallery import first_of_each_track
 from hawor_pipeline.inspection.hand_images import PANEL_PX, SampleHand, predictions_of, stored_samples
+from hawor_pipeline.sources.hand_models import HandModels
 
 RANKS = ("better", "worse")
 _COLUMNS = ["sample_id", "subject", "sequence", "view", "side", "mpjpe_mm", "pa_mpjpe_mm", "occlusion"]

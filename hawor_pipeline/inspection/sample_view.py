@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 from hawor_pipeline.core.skeleton import JOINT_NAMES
 from hawor_pipeline.errors import ConfigError, nearest
 from hawor_pipeline.evaluation.finished_runs import newest, rows_of
-from hawor_pipeline.evaluation.hands import HandModels
 from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.evaluation.tables import list_runs, read_table
 from hawor_pipeline.inspection.drawing import PREDICTED_RGB, jpeg, resized
 from hawor_pipeline.inspection.hand_images import SampleHand, decode_crop, predictions_of
 from hawor_pipeline.shards.schema import LEDGER_FILE
 from hawor_pipeline.shards.store import ShardSet, open_shards
+from hawor_pipeline.sources.hand_models import HandModels
 
 PANEL_PX = 384
 _PANELS = (

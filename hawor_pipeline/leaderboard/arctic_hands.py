@@ -15,7 +15,8 @@ from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, rotmat_to_axis_angle
 from hawor_pipeline.core.units import m_to_mm
 from hawor_pipeline.errors import NumericalError
-from hawor_pipeline.evaluation.hands import HandModels, PredictedHands
+from hawor_pipeline.evaluation.hands import PredictedHands, predicted_mesh
+from hawor_pipeline.sources.hand_models import HandModels
 
 _MIRROR = np.array([-1.0, 1.0, 1.0])
 _ROTATION_TOLERANCE = 1e-4  # largest entry by which the server's rotations may differ
@@ -42,7 +43,7 @@ def to_arctic(models: HandModels, hands: PredictedHands, side: str) -> ArcticHan
     Raises:
         NumericalError: a finger rotation cannot be said in axis-angle relative to the mean (its angle would exceed pi).
     """
-    layer = models.right if side == "right" else models.left
+    layer = models.layers[side]
     mean = layer.hands_mean.reshape(15, 3)
     relative = rotmat_to_axis_angle(hands.rotmats[:, 1:]) - mean  # (N, 15, 3)
     pose = torch.cat((hands.rotmats[:, :1], axis_angle_to_rotmat(relative)), 1)
@@ -57,8 +58,8 @@ def to_arctic(models: HandModels, hands: PredictedHands, side: str) -> ArcticHan
             f"row {row} ({side} hand): a finger is turned so far that MANO's mean pose cannot be taken off it "
             f"(rotations differ by {float(wrong[row]):.2g}); a hand cannot do this, look at the prediction."
         )
-    predicted, _ = models.predicted_mesh(
-        hands.rotmats, hands.betas, hands.translation_m, torch.full((len(hands),), side == "right")
+    predicted, _ = predicted_mesh(
+        models, hands.rotmats, hands.betas, hands.translation_m, torch.full((len(hands),), side == "right")
     )
     theirs = layer(absolute, beta).vertices + cam_t[:, None]
     residual = m_to_mm(torch.linalg.vector_norm(predicted - theirs, dim=-1).mean(-1))
@@ -83,8 +84,8 @@ def left_betas(models: HandModels, betas: Tensor) -> Tensor:
 
     Source: linear least squares over the 778 rest-pose vertices; vertex i of one side is vertex i of the other.
     """
-    right_template, right_shapes = _rest_surface(models.right)
-    left_template, left_shapes = _rest_surface(models.left)
+    right_template, right_shapes = _rest_surface(models.layers["right"])
+    left_template, left_shapes = _rest_surface(models.layers["left"])
     mirrored = (right_template + np.einsum("vcs,ns->nvc", right_shapes, betas.numpy())) * _MIRROR
     goal = (mirrored - left_template).reshape(len(betas), -1)
     basis = left_shapes.reshape(-1, left_shapes.shape[2])

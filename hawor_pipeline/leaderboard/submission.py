@@ -22,10 +22,11 @@ import numpy as np
 import torch
 
 from hawor_pipeline.errors import ConfigError, DataError, nearest
-from hawor_pipeline.evaluation.hands import HandModels, PredictedHands
+from hawor_pipeline.evaluation.hands import PredictedHands
 from hawor_pipeline.leaderboard.arctic_hands import ArcticHands, to_arctic
 from hawor_pipeline.provenance import atomic_write_json, explain_disk_errors
 from hawor_pipeline.sources.arctic import SIDES
+from hawor_pipeline.sources.hand_models import HandModels
 
 FIRST_FRAME = 10  # ARCTIC leaves out earlier pictures: they may be black
 IMAGE_NAME = "./data/arctic_data/data/cropped_images/{subject}/{sequence}/{view}/{frame:05d}.jpg"

@@ -8,7 +8,7 @@ import torch
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.evaluation.hands import HandModels, read_predictions
+from hawor_pipeline.evaluation.hands import read_predictions
 from hawor_pipeline.evaluation.predict import choose_device
 from hawor_pipeline.evaluation.tables import read_table
 from hawor_pipeline.leaderboard.submission import FIRST_FRAME, ViewPredictions
@@ -18,6 +18,7 @@ from hawor_pipeline.prediction.boxed_frames import FrameCamera, cut_frames
 from hawor_pipeline.prediction.boxes import HandBox
 from hawor_pipeline.prediction.predict_boxed import predict_boxed
 from hawor_pipeline.sources.arctic import EGO_VIEW, SIDES, ArcticRoot
+from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline.sources.image_files import list_images
 from hawor_pipeline.untrusted.safe_load import load_npy
 

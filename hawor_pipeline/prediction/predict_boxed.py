@@ -5,13 +5,14 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader
 
-from hawor_pipeline.evaluation.hands import HandModels, PredictedHands, predictions_on_true_side, read_truth
+from hawor_pipeline.evaluation.hands import PredictedHands, predictions_on_true_side, read_truth
 from hawor_pipeline.evaluation.predict import FRAMES_PER_BATCH, run_network
 from hawor_pipeline.loading.clips import covering_clips
 from hawor_pipeline.loading.dataset import ClipDataset, keep_batch
 from hawor_pipeline.loading.rows import load_rows
 from hawor_pipeline.models.hawor import HaworModel
 from hawor_pipeline.prediction.boxed_frames import BoxedFrames
+from hawor_pipeline.sources.hand_models import HandModels
 
 
 def predict_boxed(

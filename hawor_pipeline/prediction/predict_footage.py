@@ -14,7 +14,7 @@ import torch
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.core.rotations import rotmat_to_axis_angle
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.evaluation.hands import HandModels, PredictedHands
+from hawor_pipeline.evaluation.hands import PredictedHands, predicted_mesh
 from hawor_pipeline.evaluation.predict import choose_device
 from hawor_pipeline.inspection.drawing import (
     OTHER_RGB,
@@ -32,6 +32,7 @@ from hawor_pipeline.prediction.footage import Footage, require_known_images
 from hawor_pipeline.prediction.ply import write_ply
 from hawor_pipeline.prediction.predict_boxed import predict_boxed
 from hawor_pipeline.provenance import sha256_file, staging_dir
+from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline.untrusted.safe_load import load_checkpoint
 
 HANDS_FILE = "hands.parquet"
@@ -164,7 +165,7 @@ def _write_meshes(folder: Path, rows: BoxedFrames, hands: PredictedHands, models
     """A PLY file per hand, camera frame, metres; returns the vertices (N, 778, 3)."""
     folder.mkdir()
     is_right = torch.from_numpy(rows.table["is_right"].to_numpy(zero_copy_only=False))
-    vertices, _ = models.predicted_mesh(hands.rotmats, hands.betas, hands.translation_m, is_right)
+    vertices, _ = predicted_mesh(models, hands.rotmats, hands.betas, hands.translation_m, is_right)
     named = zip(rows.table["frame"].to_pylist(), rows.table["side"].to_pylist(), vertices, strict=True)
     for frame, side, mesh in named:
         faces = models.faces if side == "right" else models.faces[:, ::-1]

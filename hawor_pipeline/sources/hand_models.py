@@ -19,10 +19,34 @@ _MIRROR = np.array([-1.0, 1.0, 1.0])
 
 @dataclass(frozen=True, slots=True)
 class HandModels:
-    """Both sides of MANO, as ARCTIC was fitted with them: left shape directions unfixed, mean pose added."""
+    """Both sides of MANO in double precision.
+
+    Attributes:
+        arrays: by side, as in the files.
+        layers: by side.
+    """
 
     arrays: dict[str, ManoArrays]
     layers: dict[str, ManoLayer]
+
+    @classmethod
+    def load(cls, mano_dir: Path | str, *, fix_left_shapedirs: bool = ARCTIC.left_shapedirs_fixed) -> "HandModels":
+        """Load both models of a folder, with the shape directions that a dataset was fitted with (default: ARCTIC's).
+
+        Raises:
+            ConfigError: a side is not in the folder.
+            DataError: a file is damaged or refused.
+        """
+        arrays: dict[str, ManoArrays] = {
+            "left": load_mano(mano_dir, "left", fix_left_shapedirs=fix_left_shapedirs),
+            "right": load_mano(mano_dir, "right"),
+        }
+        return cls(arrays, {side: ManoLayer(arrays[side]).double().eval() for side in arrays})
+
+    @property
+    def faces(self) -> np.ndarray:
+        """(1538, 3) triangles of the right hand; those of a left hand have the reverse winding."""
+        return np.asarray(self.layers["right"].faces)
 
     def betas_as_right(self, side: str, betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shape coefficients with which the right model is closest to the mirrored hand, in its rest pose.
@@ -49,16 +73,9 @@ class HandModels:
 
 
 @lru_cache(maxsize=2)
-def load_hand_models(mano_dir: Path) -> HandModels:
-    """Raises:
-    ConfigError: a side is not in the folder.
-    DataError: a file is damaged or refused.
-    """
-    arrays: dict[str, ManoArrays] = {
-        "left": load_mano(mano_dir, "left", fix_left_shapedirs=ARCTIC.left_shapedirs_fixed),
-        "right": load_mano(mano_dir, "right"),
-    }
-    return HandModels(arrays, {side: ManoLayer(arrays[side]).double() for side in arrays})
+def load_hand_models(mano_dir: Path, fix_left_shapedirs: bool = ARCTIC.left_shapedirs_fixed) -> HandModels:
+    """`HandModels.load`, once per process."""
+    return HandModels.load(mano_dir, fix_left_shapedirs=fix_left_shapedirs)
 
 
 def hash_hand_models(mano_dir: Path) -> dict[str, str]:

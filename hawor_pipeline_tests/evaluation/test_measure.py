@@ -10,15 +10,16 @@ import torch
 from hawor_pipeline.core.camera import project_distorted
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.evaluation.hands import (
-    HandModels,
     HandTruth,
     PredictedHands,
     ground_truth_predictions,
+    predicted_mesh,
     predictions_on_true_side,
 )
 from hawor_pipeline.evaluation.measure import measure
 from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.evaluation.tracks import Tracks
+from hawor_pipeline.sources.hand_models import HandModels
 
 NO_ERROR = {"mm": 1e-3, "px": 1e-2, "deg": 1e-3, "m/s^2": 1e-3}
 
@@ -51,7 +52,7 @@ def test_truth_as_prediction_has_no_error_on_any_view_and_hand(
 
 def moved(models: HandModels, truth: HandTruth, rotmats: torch.Tensor, shift: torch.Tensor) -> PredictedHands:
     """Predictions on the true side with other rotations and a shift, posed by the left or right model alike."""
-    _, joints = models.predicted_mesh(rotmats, truth.betas_as_right, truth.translation_m + shift, truth.is_right)
+    _, joints = predicted_mesh(models, rotmats, truth.betas_as_right, truth.translation_m + shift, truth.is_right)
     pixels, _ = project_distorted(joints, truth.intrinsics, truth.distortion)
     return PredictedHands(rotmats, truth.betas_as_right, truth.translation_m + shift, joints, pixels)
 

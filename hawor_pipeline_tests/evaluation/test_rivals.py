@@ -12,12 +12,13 @@ import torch
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, geodesic_angle
 from hawor_pipeline.evaluation.evaluate import Setting, evaluate_checkpoint
 from hawor_pipeline.evaluation.gate import decide
-from hawor_pipeline.evaluation.hands import HandModels, HandTruth, ground_truth_predictions
+from hawor_pipeline.evaluation.hands import HandTruth, ground_truth_predictions
 from hawor_pipeline.evaluation.registry import Registry
 from hawor_pipeline.evaluation.rivals import evaluate_rivals
 from hawor_pipeline.evaluation.smoothing import line_weights, smooth
 from hawor_pipeline.evaluation.tables import baseline_run_id, partition_file, read_identity, read_table
 from hawor_pipeline.evaluation.tracks import Tracks
+from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline_tests.evaluation.analyst import RUN, VERSION, Analysed
 
 

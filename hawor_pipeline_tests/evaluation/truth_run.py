@@ -6,9 +6,10 @@ import torch
 
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.evaluation.evaluator import evaluate_predictions
-from hawor_pipeline.evaluation.hands import HandModels, ground_truth_predictions
+from hawor_pipeline.evaluation.hands import ground_truth_predictions, predicted_mesh
 from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
+from hawor_pipeline.sources.hand_models import HandModels
 
 
 def write_truth_run(
@@ -30,7 +31,7 @@ def write_truth_run(
                 about_z = torch.tensor([0.0, 0.0, bend_rad], dtype=torch.float64)
                 hands.rotmats[:, 1] = hands.rotmats[:, 1] @ axis_angle_to_rotmat(about_z)
                 right = torch.tensor(annotations["is_right"].to_pylist())
-                _, hands.joints_m = models.predicted_mesh(hands.rotmats, hands.betas, hands.translation_m, right)
+                _, hands.joints_m = predicted_mesh(models, hands.rotmats, hands.betas, hands.translation_m, right)
             writer.write(hands.columns(annotations["sample_id"].to_pylist()))
     evaluate_predictions(shards_dir, mano_dir, metrics_dir, identity, subjects)
     return identity

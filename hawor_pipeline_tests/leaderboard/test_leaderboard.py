@@ -16,7 +16,7 @@ from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.convert import convert_subjects
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.errors import DataError, NumericalError
-from hawor_pipeline.evaluation.hands import HandModels, ground_truth_predictions
+from hawor_pipeline.evaluation.hands import ground_truth_predictions
 from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline.leaderboard import submission, submission_sources
 from hawor_pipeline.leaderboard.arctic_hands import left_betas, to_arctic
@@ -25,6 +25,7 @@ from hawor_pipeline.prediction.boxes import HandBox, read_boxes
 from hawor_pipeline.sample import SampleSpec, ensure_sample
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline.sources.arctic import ArcticRoot
+from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline_tests.evaluation.truth_run import write_truth_run
 
 FRAMES = 14
@@ -114,19 +115,21 @@ def _scipy_rotvec(matrix: np.ndarray) -> np.ndarray:
 
 def test_left_shape_is_recovered_where_the_left_model_is_the_mirrored_right_one(hand_models) -> None:
     betas = torch.randn(3, 10, dtype=torch.float64)
-    mirrored = HandModels.__new__(HandModels)
-    mirrored.right = mirrored.left = hand_models.right
+    right = hand_models.layers["right"]
+    mirrored = HandModels(hand_models.arrays, {"right": right, "left": right})
     fitted = left_betas(mirrored, torch.zeros(1, 10, dtype=torch.float64))
     assert fitted.shape == (1, 10)
-    surface = hand_models.left(torch.eye(3, dtype=torch.float64).expand(3, 16, 3, 3), left_betas(hand_models, betas))
-    goal = hand_models.right(torch.eye(3, dtype=torch.float64).expand(3, 16, 3, 3), betas).vertices
+    surface = hand_models.layers["left"](
+        torch.eye(3, dtype=torch.float64).expand(3, 16, 3, 3), left_betas(hand_models, betas)
+    )
+    goal = hand_models.layers["right"](torch.eye(3, dtype=torch.float64).expand(3, 16, 3, 3), betas).vertices
     goal = goal * torch.tensor([-1.0, 1, 1])
     assert (surface.vertices - goal).norm(dim=-1).mean() < 1.5e-3
 
 
 def test_a_finger_that_cannot_be_said_relative_to_the_mean_is_an_error(shards, hand_models) -> None:
     hands = ground_truth_predictions(hand_models, next(iter(sequences(shards, ["s05"])))).take(slice(0, 1))
-    means = hand_models.left.hands_mean.reshape(15, 3)
+    means = hand_models.layers["left"].hands_mean.reshape(15, 3)
     joint = int(means.norm(dim=-1).argmax())
     mean = means[joint] / means[joint].norm()
     across = torch.linalg.cross(mean, torch.tensor([1.0, 0, 0], dtype=torch.float64))
