@@ -1,17 +1,18 @@
-"""The run launcher of this project's instance: Dagster's default one, which can also tell whether a run still lives.
+"""The run launcher of this project's instance: Dagster's default one with a health check of its runs.
 
 With it, the daemon's run monitoring marks runs of dead workers as failed and frees their slots; the default launcher
 has no health check, and the monitor skips it.
 """
 
 import dagster as dg
+
+# Private names, because Dagster exports no public ones for what `check_run_worker_health` must return.
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
-from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 
 from hawor_pipeline.orchestration.reaper import end_processes_of, worker_alive
 
 
-class LocalRunLauncher(DefaultRunLauncher):
+class LocalRunLauncher(dg.DefaultRunLauncher):
     """Launches runs as processes of the code server and checks them by process id."""
 
     @property
@@ -20,7 +21,7 @@ class LocalRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """FAILED where the run's process on this machine is gone (what it left behind is ended), else RUNNING.
+        """Return FAILED where the run's process on this machine is gone, after ending its children, else RUNNING.
 
         A run of another machine, or one that has not started steps yet, cannot be judged here. It counts as running,
         because the monitor takes every other answer for death.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hawor_pipeline.config import read_yaml
-from hawor_pipeline.orchestration.assets import trained_checkpoint
+from hawor_pipeline.orchestration import training_config
 from hawor_pipeline.orchestration.build import build_defs
 from hawor_pipeline.orchestration.resources import RawData
 from hawor_pipeline.paths import config_dir
@@ -16,5 +16,5 @@ def _small_experiment(source: str) -> str:
     return str(EXPERIMENT.absolute())
 
 
-trained_checkpoint._default_experiment = _small_experiment
+training_config.default_experiment = _small_experiment
 defs = build_defs({"raw": RawData(**_SMOKE["resources"]["raw"]["config"])})

@@ -1,5 +1,6 @@
 """The code location as a whole: assets explained and owned, presets valid, promotion only where it belongs."""
 
+import ast
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,15 +8,16 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from hawor_pipeline import versions
 from hawor_pipeline.config import load_config, read_yaml
 from hawor_pipeline.definitions import defs
 from hawor_pipeline.evaluation.schemas import SCHEMAS
-from hawor_pipeline.orchestration.automation import FOLLOWING
-from hawor_pipeline.orchestration.build import build_defs
+from hawor_pipeline.orchestration.build import FOLLOWING, build_defs
 from hawor_pipeline.orchestration.failures import RETRY_POLICY
 from hawor_pipeline.orchestration.metric_tables import MAIN_TABLE, RUN_TABLES, made_from
 from hawor_pipeline.orchestration.partitions import PROMOTION_TAG
 from hawor_pipeline.orchestration.schedules import CONFIG_VARIABLE, weekly_retraining
+from hawor_pipeline.orchestration.stage_asset import code_version, stage_asset
 from hawor_pipeline.paths import config_dir, experiment_file
 
 SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
@@ -201,3 +203,52 @@ def test_location_loads_from_any_directory(tmp_path, monkeypatch):
     assert Path(os.getcwd()) == tmp_path
     build_defs()
     assert list(tmp_path.iterdir()) == []
+
+
+ASSET_MODULES = sorted((Path(stage_asset.__code__.co_filename).parent / "assets").glob("*.py"))
+MOST_BODY_LINES = 15
+
+
+def _asset_functions() -> list[tuple[Path, ast.FunctionDef, ast.Call]]:
+    """Functions that become assets, each with the call of its decorator."""
+    found = []
+    for file in ASSET_MODULES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                for call in node.decorator_list:
+                    assert isinstance(call, ast.Call), node.name
+                    assert ast.unparse(call.func) == "stage_asset", node.name
+                    found.append((file, node, call))
+    assert {node.name for _, node, _ in found} == PIPELINE | REGISTRY | {"external_shards"}
+    return found
+
+
+def test_every_code_version_is_made_of_constants_of_its_stages():
+    for _, node, call in _asset_functions():
+        names = [ast.unparse(argument) for argument in call.args]
+        assert names, node.name
+        assert all(name in vars(versions) for name in names), node.name
+        if node.name in SPECS:
+            assert SPECS[node.name].code_version == code_version(*(getattr(versions, name) for name in names))
+    assert not any("code_version" in file.read_text() for file in ASSET_MODULES)
+
+
+def test_a_raised_constant_changes_the_code_version():
+    def declared(*constants: int | str) -> str:
+        @stage_asset(*constants)
+        def stage() -> None:
+            """Do nothing."""
+
+        return stage.specs_by_key[stage.key].code_version
+
+    assert declared(versions.GATE_VERSION, versions.EVALUATION_VERSION) == SPECS["challenger"].code_version
+    assert declared(versions.CONVERTER_VERSION) == SPECS["subject_shards"].code_version
+    assert declared(versions.CONVERTER_VERSION + 1) != SPECS["subject_shards"].code_version
+
+
+def test_bodies_of_assets_are_short():
+    """An asset loads, calls one function and returns metadata."""
+    for file, node, _ in _asset_functions():
+        lines = file.read_text().splitlines()[node.body[1].lineno - 1 : node.end_lineno]  # without the docstring
+        code = [line for line in lines if line.strip() and not line.strip().startswith("#")]
+        assert len(code) <= MOST_BODY_LINES, f"{node.name}: {len(code)} lines"

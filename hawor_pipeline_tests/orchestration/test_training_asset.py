@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from hawor_pipeline.config import dump_config
-from hawor_pipeline.orchestration.assets import ALL_ASSETS, trained_checkpoint
+from hawor_pipeline.orchestration import training_process
+from hawor_pipeline.orchestration.assets import ALL_ASSETS
 from hawor_pipeline.orchestration.companions import ReportServer
 from hawor_pipeline.orchestration.compute import ComputeResource
-from hawor_pipeline.orchestration.io import JsonIOManager
-from hawor_pipeline.orchestration.resources import RawData
+from hawor_pipeline.orchestration.resources import JsonIOManager, RawData
 from hawor_pipeline.orchestration.tracking import TensorBoardResource, WandbResource
 from hawor_pipeline_tests.training.conftest import hand_data, tiny
 
@@ -50,7 +50,7 @@ def _train(project: Path, config, **settings) -> tuple[dg.ExecuteInProcessResult
         "wandb": WandbResource(),
         "reports": ReportServer(),
         "json_io_manager": JsonIOManager(),
-        "pipes": trained_checkpoint.pipes_client(),
+        "pipes": training_process.pipes_client(),
     }
     asset = {"config": {"experiment": str(path), **settings}}
     result = dg.materialize(
@@ -66,7 +66,7 @@ def _train(project: Path, config, **settings) -> tuple[dg.ExecuteInProcessResult
 
 def test_out_of_memory_under_torchrun_leads_to_smaller_parts_of_the_same_batch(project, tiny, monkeypatch):
     """Both processes really raise torch's error above two clips; the run goes on and says so."""
-    monkeypatch.setattr(trained_checkpoint, "TRAINING_MODULE", CHILD)
+    monkeypatch.setattr(training_process, "TRAINING_MODULE", CHILD)
     config = tiny(batch_size=8, devices=2, max_steps=3, save_every_n_steps=1)
     result, metadata = _train(project, config)
     assert result.success

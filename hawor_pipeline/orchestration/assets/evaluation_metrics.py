@@ -1,117 +1,104 @@
 """Metric tables of the trained checkpoint and of the baselines."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
-from hawor_pipeline.orchestration.assets.trained_checkpoint import ACCELERATOR_TAGS
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.compute import ComputeResource
-from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
-from hawor_pipeline.orchestration.materialization import announce, describe, table
+from hawor_pipeline.orchestration.materialization import log_and_publish, stage_metadata, table_metadata_value
 from hawor_pipeline.orchestration.metric_tables import BASELINE_TABLES, RUN_TABLES, described_tables, table_checks
 from hawor_pipeline.orchestration.resources import RawData
-from hawor_pipeline.orchestration.table_checks import schema_check_specs
+from hawor_pipeline.orchestration.stage_asset import PASSES_VALUE, USES_ACCELERATOR, stage_asset
 from hawor_pipeline.paths import DataPaths
+from hawor_pipeline.provenance import StageResult
+from hawor_pipeline.versions import EVALUATION_VERSION
+
+if TYPE_CHECKING:
+    from hawor_pipeline.evaluation.evaluate import Setting
 
 LEAST_METRICS = 20
 HEADLINES = ("mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "pck_3d_15mm", "pck_auc", "mpjpe_crop_px", "translation_error_mm")
 
 
 class EvaluationAssetConfig(dg.Config):
-    """What to evaluate on."""
+    """The samples to evaluate on."""
 
-    protocol: str = Field("arctic-all-val", description="Evaluation protocol: which views count.")
+    protocol: str = Field("arctic-all-val", description="Evaluation protocol: the views that count.")
     subjects: list[str] = Field(default_factory=list, description="Empty: the validation subjects of the splits.")
     robustness_samples: int = Field(
-        128, description="About how many samples to evaluate on degraded boxes and pictures, per degradation; 0: none."
+        128,
+        description="Number of samples, roughly, to evaluate on degraded bounding boxes and images, per degradation; "
+        "0: none.",
     )
 
 
-def _evaluated_subjects(config: EvaluationAssetConfig, dataset: dict[str, Any]) -> list[str]:
-    return config.subjects or dataset["splits"]["val"]
+def _setting(config: EvaluationAssetConfig, dataset: Mapping[str, Any], raw: RawData) -> "Setting":
+    from hawor_pipeline.evaluation.evaluate import Setting
+
+    folders = (dataset["shards"], raw.locate().mano_dir, DataPaths.default().metrics)
+    subjects = config.subjects or dataset["splits"]["val"]
+    return Setting.of(*folders, dataset["dataset_version"], subjects, config.protocol)
 
 
-@dg.asset(
-    group_name="hand_mesh",
+@stage_asset(
+    EVALUATION_VERSION,
     kinds={"parquet"},
-    owners=["team:hand-mesh"],
-    retry_policy=RETRY_POLICY,
-    io_manager_key="json_io_manager",
-    dagster_type=dg.Any,
-    code_version="1",
-    check_specs=[
-        dg.AssetCheckSpec(
-            "floors_are_finite",
-            asset="baseline_metrics",
-            blocking=True,
-            description="Every floor has a finite joint error: without it nothing says what a network is worth.",
-        ),
-        *schema_check_specs("baseline_metrics", BASELINE_TABLES),
-    ],
+    blocking={
+        "floors_are_finite": "Every baseline has a finite joint error; without it, the error of a network has no scale."
+    },
+    tables=BASELINE_TABLES,
+    **PASSES_VALUE,
 )
-@clear_failures
 def baseline_metrics(
     context: dg.AssetExecutionContext, config: EvaluationAssetConfig, dataset_metadata: dict[str, Any], raw: RawData
 ) -> dg.MaterializeResult:
-    """The floors: metric tables of the mean pose, the mean rotations and the mean of each subject."""
+    """Metric tables of the baselines: the mean pose, the mean rotations and the mean of each subject."""
+    setting, version = _setting(config, dataset_metadata, raw), dataset_metadata["dataset_version"]
+    result = _evaluate_baselines(setting, dataset_metadata["splits"]["train"])
+    log_and_publish(context.log, "baseline_metrics", result)
+    baselines, run_ids = result.info["metrics"], list(result.info["run_ids"].values())
+    unmeasured = [kind for kind, values in baselines.items() if values.get("mpjpe_mm") is None]
+    rows = [{"baseline": kind, **{n: values.get(n) for n in HEADLINES}} for kind, values in baselines.items()]
+    shown = {"floors": table_metadata_value(rows), "metrics": None, **described_tables(run_ids)}
+    finite = checked("floors_are_finite", not unmeasured, unmeasured=unmeasured, floors=list(baselines))
+    return dg.MaterializeResult(
+        value={"metrics": baselines, "dataset_version": version},
+        data_version=dg.DataVersion(result.key),
+        metadata=stage_metadata(result, **shown),
+        check_results=[finite, *table_checks(run_ids, BASELINE_TABLES)],
+    )
+
+
+def _evaluate_baselines(setting: "Setting", training_subjects: Sequence[str]) -> StageResult:
     from hawor_pipeline.evaluation.evaluate import evaluate_baselines
 
-    result = evaluate_baselines(
-        dataset_metadata["shards"],
-        raw.locate().mano_dir,
-        DataPaths.default().metrics,
-        dataset_version=dataset_metadata["dataset_version"],
-        training_subjects=dataset_metadata["splits"]["train"],
-        subjects=_evaluated_subjects(config, dataset_metadata),
-        protocol=config.protocol,
-    )
-    announce(context.log, "baseline_metrics", result)
-    floors, run_ids = result.info["metrics"], list(result.info["run_ids"].values())
-    unmeasured = [kind for kind, values in floors.items() if values.get("mpjpe_mm") is None]
-    rows = [{"baseline": kind, **{name: values.get(name) for name in HEADLINES}} for kind, values in floors.items()]
-    return dg.MaterializeResult(
-        value={"metrics": floors, "dataset_version": dataset_metadata["dataset_version"]},
-        data_version=dg.DataVersion(result.key),
-        metadata=describe(result, floors=table(rows), metrics=None, **described_tables(run_ids)),
-        check_results=[
-            checked("floors_are_finite", not unmeasured, unmeasured=unmeasured, floors=list(floors)),
-            *table_checks(run_ids, BASELINE_TABLES),
-        ],
+    return evaluate_baselines(
+        setting.shards_dir,
+        setting.mano_dir,
+        setting.metrics_dir,
+        dataset_version=setting.dataset_version,
+        training_subjects=training_subjects,
+        subjects=setting.subjects,
+        protocol=setting.protocol,
     )
 
 
-@dg.asset(
-    group_name="hand_mesh",
+@stage_asset(
+    EVALUATION_VERSION,
     kinds={"parquet", "pytorch"},
-    owners=["team:hand-mesh"],
-    pool="gpu",
-    op_tags=ACCELERATOR_TAGS,
-    retry_policy=RETRY_POLICY,
-    io_manager_key="json_io_manager",
-    dagster_type=dg.Any,
-    code_version="1",
-    check_specs=[
-        dg.AssetCheckSpec(
-            "metrics_are_finite",
-            asset="evaluation_metrics",
-            blocking=True,
-            description=f"At least {LEAST_METRICS} metrics of the whole validation set are finite.",
-        ),
-        dg.AssetCheckSpec(
-            "better_than_the_mean_pose",
-            asset="evaluation_metrics",
-            description="MPJPE is below that of the constant mean pose.",
-        ),
-        dg.AssetCheckSpec(
-            "targets_are_met", asset="evaluation_metrics", description="The quality targets that the report shows."
-        ),
-        *schema_check_specs("evaluation_metrics", RUN_TABLES),
-    ],
+    blocking={"metrics_are_finite": f"At least {LEAST_METRICS} metrics of the whole validation set are finite."},
+    warning={
+        "better_than_the_mean_pose": "MPJPE is below that of the constant mean pose.",
+        "targets_are_met": "The quality targets that the report shows.",
+    },
+    tables=RUN_TABLES,
+    **USES_ACCELERATOR,
+    **PASSES_VALUE,
 )
-@clear_failures
 def evaluation_metrics(
     context: dg.AssetExecutionContext,
     config: EvaluationAssetConfig,
@@ -122,68 +109,71 @@ def evaluation_metrics(
     compute: ComputeResource,
 ) -> dg.MaterializeResult:
     """Predictions, samples, joints and summary of exactly the checkpoint that `trained_checkpoint` produced."""
-    from hawor_pipeline.evaluation.evaluate import Setting, evaluate_checkpoint
-    from hawor_pipeline.evaluation.rivals import evaluate_rivals
-    from hawor_pipeline.reporting.names import short_run_name
-
-    device = compute.resolve()
+    device, setting = compute.resolve(), _setting(config, dataset_metadata, raw)
     with compute.watch(device) as usage:
-        result = evaluate_checkpoint(
-            trained_checkpoint["path"],
-            dataset_metadata["shards"],
-            raw.locate().mano_dir,
-            DataPaths.default().metrics,
-            run_id=trained_checkpoint["run_id"],
-            dataset_version=dataset_metadata["dataset_version"],
-            subjects=_evaluated_subjects(config, dataset_metadata),
-            protocol=config.protocol,
-            device=device.accelerator,
-            training_table=Path(trained_checkpoint["path"]).parents[1] / "training.parquet",
-            robustness_samples=config.robustness_samples,
-            registry_dir=DataPaths.default().registry,
-        )
-        about = (dataset_metadata["dataset_version"], _evaluated_subjects(config, dataset_metadata), config.protocol)
-        setting = Setting.of(dataset_metadata["shards"], raw.locate().mano_dir, DataPaths.default().metrics, *about)
-        registry = DataPaths.default().registry
-        rivals = evaluate_rivals(result.info["run_id"], setting, registry_dir=registry, device=device.accelerator)
-    announce(context.log, "evaluation_metrics", result)
-    others = ", ".join(short_run_name(name) for name in rivals.info["compared_with"])
-    context.log.info(f"compared with {others} ({'reused' if rivals.reused else 'done'})")
-    metrics, run_id = result.info["metrics"], result.info["run_id"]
-    value = {
-        "run_id": run_id,
-        "source": result.info["source"],
-        "protocol": result.info["protocol"],
-        "subjects": _evaluated_subjects(config, dataset_metadata),
-        "metrics": metrics,
-    }
-    measured = {**metrics, **device.as_metadata(), **usage.as_metadata(), **described_tables([run_id])}
+        result, rivals = _evaluate(trained_checkpoint, setting, config.robustness_samples, device.accelerator)
+    log_and_publish(context.log, "evaluation_metrics", result)
+    context.log.info(_compared_with(rivals))
+    about = {name: result.info[name] for name in ("run_id", "source", "protocol", "metrics")}
+    shown = {**about["metrics"], **device.as_metadata(), **usage.as_metadata(), **described_tables([about["run_id"]])}
+    checks = _checks(about["metrics"], baseline_metrics["metrics"], about["source"])
     return dg.MaterializeResult(
-        value=value,
+        value={**about, "subjects": list(setting.subjects)},
         data_version=dg.DataVersion(result.key),
-        metadata=describe(result, **measured, metrics=None),
-        check_results=[
-            *_checks(metrics, baseline_metrics["metrics"], result.info["source"]),
-            *table_checks([run_id], RUN_TABLES),
-        ],
+        metadata=stage_metadata(result, **shown, metrics=None),
+        check_results=[*checks, *table_checks([about["run_id"]], RUN_TABLES)],
     )
 
 
-def _checks(metrics: dict[str, float], floors: dict[str, dict[str, float]], source: str) -> list[dg.AssetCheckResult]:
+def _evaluate(
+    checkpoint: Mapping[str, Any], setting: "Setting", robustness_samples: int, device: str
+) -> tuple[StageResult, StageResult]:
+    """Evaluate the checkpoint, and then the predictions it is compared with."""
+    from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
+    from hawor_pipeline.evaluation.rivals import evaluate_rivals
+
+    registry = DataPaths.default().registry
+    result = evaluate_checkpoint(
+        checkpoint["path"],
+        setting.shards_dir,
+        setting.mano_dir,
+        setting.metrics_dir,
+        run_id=checkpoint["run_id"],
+        dataset_version=setting.dataset_version,
+        subjects=setting.subjects,
+        protocol=setting.protocol,
+        device=device,
+        training_table=Path(checkpoint["path"]).parents[1] / "training.parquet",
+        robustness_samples=robustness_samples,
+        registry_dir=registry,
+    )
+    return result, evaluate_rivals(result.info["run_id"], setting, registry_dir=registry, device=device)
+
+
+def _compared_with(rivals: StageResult) -> str:
+    from hawor_pipeline.reporting.names import short_run_name
+
+    others = ", ".join(short_run_name(name) for name in rivals.info["compared_with"])
+    return f"compared with {others} ({'reused' if rivals.reused else 'done'})"
+
+
+def _checks(
+    metrics: dict[str, float], baselines: dict[str, dict[str, float]], source: str
+) -> list[dg.AssetCheckResult]:
     from hawor_pipeline.evaluation.targets import judge
 
     finite = {name for name, value in metrics.items() if value is not None}
-    floor = floors["mean_pose"]["mpjpe_mm"]
+    mean_pose = baselines["mean_pose"]["mpjpe_mm"]
     targets = judge(metrics, source)
     reached, missed = [t["label"] for t in targets if t["met"]], [t["label"] for t in targets if not t["met"]]
     return [
         checked("metrics_are_finite", len(finite) >= LEAST_METRICS, finite=len(finite), expected=LEAST_METRICS),
         checked(
             "better_than_the_mean_pose",
-            metrics["mpjpe_mm"] < floor,
+            metrics["mpjpe_mm"] < mean_pose,
             warn=True,
             mpjpe_mm=metrics["mpjpe_mm"],
-            mean_pose_mpjpe_mm=floor,
+            mean_pose_mpjpe_mm=mean_pose,
         ),
         checked("targets_are_met", not missed, warn=True, reached=reached, missed=missed, source=source),
     ]

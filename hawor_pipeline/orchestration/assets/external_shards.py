@@ -1,22 +1,24 @@
-"""Shards of other data sets, a partition per data set; part of the graph where the folder of one is named."""
+"""Shards of other datasets, a partition per dataset; in the graph only where the folder of one is named."""
 
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from hawor_pipeline.locate import find_dataset_root, find_hand_models
-from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures
-from hawor_pipeline.orchestration.materialization import announce, describe
+from hawor_pipeline.orchestration.materialization import log_and_publish, stage_metadata
 from hawor_pipeline.orchestration.partitions import BESIDE_PIPELINE, datasets_partitions
-from hawor_pipeline.orchestration.resources import said
-from hawor_pipeline.orchestration.table_checks import schema_check, schema_check_specs, table_metadata
+from hawor_pipeline.orchestration.resources import log_progress
+from hawor_pipeline.orchestration.stage_asset import stage_asset
+from hawor_pipeline.orchestration.table_checks import schema_check, table_metadata
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.provenance import StageResult
+from hawor_pipeline.versions import CONVERTER_VERSION, EXTERNAL_VERSION
 
 
 class ExternalShardsConfig(dg.Config):
-    """How to convert."""
+    """Settings of the conversion."""
 
     overrides: dict[str, Any] = Field(
         default_factory=dict, description="Keys of the conversion's settings to change, e.g. target_resolution."
@@ -24,38 +26,41 @@ class ExternalShardsConfig(dg.Config):
     workers: int | None = Field(None, description="Processes; empty: one per core.")
 
 
-@dg.asset(
-    group_name="hand_mesh",
+@stage_asset(
+    CONVERTER_VERSION,
+    EXTERNAL_VERSION,
     tags={BESIDE_PIPELINE: "other_data"},
     kinds={"arrow", "parquet"},
-    owners=["team:hand-mesh"],
     partitions_def=datasets_partitions,
-    retry_policy=RETRY_POLICY,
-    code_version="1",
-    check_specs=schema_check_specs("external_shards", ["annotations"]),
+    tables=["annotations"],
 )
-@clear_failures
 def external_shards(context: dg.AssetExecutionContext, config: ExternalShardsConfig) -> dg.MaterializeResult:
     """Training shards of FreiHAND, HO-3D, DexYCB or InterHand2.6M, read in the layout they are published in.
 
-    The folder of each is named by an environment variable (FREIHAND_ROOT, HO3D_ROOT, DEXYCB_ROOT, INTERHAND_ROOT), that
-    of MANO by MANO_DIR. Sequences that are converted already with the same files and settings are kept. A training
-    configuration mixes them, with weights, in `training_data_dir`.
+    Environment variables name their folders (FREIHAND_ROOT, HO3D_ROOT, DEXYCB_ROOT, INTERHAND_ROOT) and that of MANO
+    (MANO_DIR). Sequences already converted from the same files with the same settings are reused. A training
+    configuration mixes datasets, with weights, in `training_data_dir`.
     """
-    from hawor_pipeline.shards.schema import ANNOTATIONS_FILE, annotations_schema
-    from hawor_pipeline.shards.store import read_manifest
+    from hawor_pipeline.shards.schema import annotations_schema
 
-    dataset = context.partition_key
-    result = _convert(dataset, config, said("sequence", context.log.info))
-    announce(context.log, "external_shards", result)
-    subjects = {subject: read_manifest(result.path, subject) or {} for subject in result.info["subjects"]}
-    sequences = [(subject, entry["sequence"]) for subject in subjects for entry in subjects[subject]["sequences"]]
-    files = [result.path / subject / sequence / ANNOTATIONS_FILE for subject, sequence in sorted(sequences)]
+    result = _convert(context.partition_key, config, log_progress("sequence", context.log.info))
+    log_and_publish(context.log, "external_shards", result)
+    files = _annotation_files(result)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(result.key),
-        metadata=describe(result, **table_metadata(files, partition=True)),
+        metadata=stage_metadata(result, **table_metadata(files, partition=True)),
         check_results=[schema_check("annotations", files, annotations_schema({}))],
     )
+
+
+def _annotation_files(result: StageResult) -> list[Path]:
+    """List the annotation tables of the sequences in the manifests; an older table beside them is ignored."""
+    from hawor_pipeline.shards.schema import ANNOTATIONS_FILE
+    from hawor_pipeline.shards.store import read_manifest
+
+    subjects = {subject: read_manifest(result.path, subject) or {} for subject in result.info["subjects"]}
+    sequences = [(subject, entry["sequence"]) for subject in subjects for entry in subjects[subject]["sequences"]]
+    return [result.path / subject / sequence / ANNOTATIONS_FILE for subject, sequence in sorted(sequences)]
 
 
 def _convert(dataset: str, config: ExternalShardsConfig, progress: Any) -> StageResult:
