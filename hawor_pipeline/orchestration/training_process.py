@@ -44,8 +44,8 @@ class LiveProgressReader(dg.PipesTempFileMessageReader):
 
         def observe(message: Any) -> None:
             handle(message)
-            progress = (message.get("params") or {}).get("payload")
-            if message.get("method") == "report_custom_message" and progress.get("kind") == "validation":
+            progress = (message["params"] or {}).get("payload")  # of a custom message; others have none
+            if isinstance(progress, dict) and progress.get("kind") == "validation":
                 context.log_event(dg.AssetObservation(context.asset_key, metadata=observation_metadata(progress)))
 
         handler.handle_message = observe  # type: ignore[method-assign] # of this object, for one session
