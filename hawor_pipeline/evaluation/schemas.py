@@ -8,17 +8,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.shards.columns import Column
 
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: `nullable` says whether a row may leave it undefined."""
-
-    name: str
-    type: pa.DataType
-    unit: str
-    meaning: str
-    nullable: bool = False
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,117 +82,148 @@ SUMMARY_METRICS: dict[str, Metric] = {
 ALL_METRICS = SAMPLE_METRICS | SUMMARY_METRICS
 
 
-def _vector(*shape: int) -> pa.DataType:
-    result: pa.DataType = pa.float32()
-    for size in reversed(shape):
-        result = pa.list_(result, size)
-    return result
+def _column(
+    name: str, kind: pa.DataType, unit: str, meaning: str, *, nullable: bool = False, shape: Shape = ()
+) -> Column:
+    return Column(name, kind, shape, unit, meaning, nullable, nested=True)
 
 
 _IDENTITY = (
-    Column("protocol", pa.string(), "", "evaluation protocol: which views and subjects, which conventions"),
-    Column("dataset_version", pa.string(), "", "version of the shards, from their manifest"),
-    Column("source", pa.string(), "", "arctic, or synthetic for the built-in sample"),
-    Column("checkpoint_sha256", pa.string(), "", "the checkpoint; null for baselines, which have none", nullable=True),
+    _column("protocol", pa.string(), "", "evaluation protocol: which views and subjects, which conventions"),
+    _column("dataset_version", pa.string(), "", "version of the shards, from their manifest"),
+    _column("source", pa.string(), "", "arctic, or synthetic for the built-in sample"),
+    _column("checkpoint_sha256", pa.string(), "", "the checkpoint; null for baselines, which have none", nullable=True),
 )
-_SAMPLE_ID = Column("sample_id", pa.string(), "", "subject/sequence/view/frame/side")
+_SAMPLE_ID = _column("sample_id", pa.string(), "", "subject/sequence/view/frame/side")
 _STRATA = (
-    Column("subject", pa.string(), "", "subject"),
-    Column("sequence", pa.string(), "", "recording"),
-    Column("object", pa.string(), "", "object in the hands"),
-    Column("action", pa.string(), "", "what is done with it"),
-    Column("view", pa.int32(), "", "camera: 0 is on the head, 1 to 8 stand in the room"),
-    Column("side", pa.string(), "", "left or right hand"),
-    Column("frame", pa.int32(), "", "number in the picture's file name"),
-    Column("occlusion", pa.float32(), "1", "share of the hand that something hides", nullable=True),
-    Column("truncation", pa.float32(), "1", "share of the hand outside the picture", nullable=True),
-    Column("depth_m", pa.float32(), "m", "true distance of the wrist from the camera plane"),
-    Column(
+    _column("subject", pa.string(), "", "subject"),
+    _column("sequence", pa.string(), "", "recording"),
+    _column("object", pa.string(), "", "object in the hands"),
+    _column("action", pa.string(), "", "what is done with it"),
+    _column("view", pa.int32(), "", "camera: 0 is on the head, 1 to 8 stand in the room"),
+    _column("side", pa.string(), "", "left or right hand"),
+    _column("frame", pa.int32(), "", "number in the picture's file name"),
+    _column("occlusion", pa.float32(), "1", "share of the hand that something hides", nullable=True),
+    _column("truncation", pa.float32(), "1", "share of the hand outside the picture", nullable=True),
+    _column("depth_m", pa.float32(), "m", "true distance of the wrist from the camera plane"),
+    _column(
         "speed_m_s", pa.float32(), "m/s", "true mean joint speed since the frame before, camera frame", nullable=True
     ),
-    Column("box_size_px", pa.float32(), "px", "side of the hand box in the full frame"),
+    _column("box_size_px", pa.float32(), "px", "side of the hand box in the full frame"),
 )
 
 SCHEMAS: dict[str, tuple[Column, ...]] = {
     "predictions": (
         _SAMPLE_ID,
-        Column("rotmats", _vector(16, 3, 3), "1", "absolute rotations in MANO's joint order, true side", nullable=True),
-        Column(
-            "betas", _vector(10), "1", "shape of the right-hand model; a left hand is its mirror image", nullable=True
+        _column(
+            "rotmats",
+            pa.float32(),
+            "1",
+            "absolute rotations in MANO's joint order, true side",
+            nullable=True,
+            shape=(
+                16,
+                3,
+                3,
+            ),
         ),
-        Column("translation_m", _vector(3), "m", "translation in the camera frame, true side", nullable=True),
-        Column(
+        _column(
+            "betas",
+            pa.float32(),
+            "1",
+            "shape of the right-hand model; a left hand is its mirror image",
+            nullable=True,
+            shape=(10,),
+        ),
+        _column(
+            "translation_m", pa.float32(), "m", "translation in the camera frame, true side", nullable=True, shape=(3,)
+        ),
+        _column(
             "joints_cam_m",
-            _vector(21, 3),
+            pa.float32(),
             "m",
             "joints in OpenPose order, camera frame, true side; relative to the wrist where translation_m is null",
+            shape=(
+                21,
+                3,
+            ),
         ),
-        Column("joints_px", _vector(21, 2), "px", "joints in the full frame with the camera's lens", nullable=True),
+        _column(
+            "joints_px",
+            pa.float32(),
+            "px",
+            "joints in the full frame with the camera's lens",
+            nullable=True,
+            shape=(
+                21,
+                2,
+            ),
+        ),
         *_IDENTITY,
     ),
     "samples": (
         _SAMPLE_ID,
         *_STRATA,
-        *(Column(name, pa.float64(), m.unit, m.meaning, nullable=True) for name, m in SAMPLE_METRICS.items()),
+        *(_column(name, pa.float64(), m.unit, m.meaning, nullable=True) for name, m in SAMPLE_METRICS.items()),
         *_IDENTITY,
     ),
     "joints": (
         _SAMPLE_ID,
-        Column("joint", pa.string(), "", "joint in OpenPose naming"),
-        Column("error_mm", pa.float32(), "mm", "wrist-aligned distance"),
-        Column("error_px", pa.float32(), "px", "distance in the full frame", nullable=True),
-        Column("visible", pa.bool_(), "", "nothing hides the joint and it is inside the picture"),
+        _column("joint", pa.string(), "", "joint in OpenPose naming"),
+        _column("error_mm", pa.float32(), "mm", "wrist-aligned distance"),
+        _column("error_px", pa.float32(), "px", "distance in the full frame", nullable=True),
+        _column("visible", pa.bool_(), "", "nothing hides the joint and it is inside the picture"),
         *_IDENTITY,
     ),
     "comparison": (
-        Column("other_run_id", pa.string(), "", "the run that this one is compared with, sample by sample"),
-        Column("metric", pa.string(), "", "name as in the samples table"),
-        Column("unit", pa.string(), "", "unit of values and interval"),
-        Column("value", pa.float64(), "", "mean of this run over the samples that both have", nullable=True),
-        Column("other_value", pa.float64(), "", "mean of the other run over the same samples", nullable=True),
-        Column("difference", pa.float64(), "", "value minus other_value", nullable=True),
-        Column("ci_low", pa.float64(), "", "lower end of the 95 % interval of the difference", nullable=True),
-        Column("ci_high", pa.float64(), "", "upper end of the 95 % interval of the difference", nullable=True),
-        Column("n", pa.int64(), "", "how many samples both have"),
-        Column("sequences", pa.int64(), "", "how many sequences they come from"),
-        Column("worse", pa.bool_(), "", "the run is worse beyond the interval (by sign where there is none)"),
-        Column("note", pa.string(), "", "why there is no difference or no interval", nullable=True),
+        _column("other_run_id", pa.string(), "", "the run that this one is compared with, sample by sample"),
+        _column("metric", pa.string(), "", "name as in the samples table"),
+        _column("unit", pa.string(), "", "unit of values and interval"),
+        _column("value", pa.float64(), "", "mean of this run over the samples that both have", nullable=True),
+        _column("other_value", pa.float64(), "", "mean of the other run over the same samples", nullable=True),
+        _column("difference", pa.float64(), "", "value minus other_value", nullable=True),
+        _column("ci_low", pa.float64(), "", "lower end of the 95 % interval of the difference", nullable=True),
+        _column("ci_high", pa.float64(), "", "upper end of the 95 % interval of the difference", nullable=True),
+        _column("n", pa.int64(), "", "how many samples both have"),
+        _column("sequences", pa.int64(), "", "how many sequences they come from"),
+        _column("worse", pa.bool_(), "", "the run is worse beyond the interval (by sign where there is none)"),
+        _column("note", pa.string(), "", "why there is no difference or no interval", nullable=True),
         *_IDENTITY,
     ),
     "robustness": (
-        Column("kind", pa.string(), "", "what was done to boxes or crops; `none` is the reference"),
-        Column("level", pa.float64(), "", "how much of it, in the unit of level_unit; 0 for `none`"),
-        Column("level_unit", pa.string(), "", "unit of the level"),
-        Column("side", pa.string(), "", "left, right, or all"),
-        Column("metric", pa.string(), "", "name as in the samples table"),
-        Column("unit", pa.string(), "", "unit of value and interval"),
-        Column("value", pa.float64(), "", "the mean; null where nothing could be measured", nullable=True),
-        Column("ci_low", pa.float64(), "", "lower end of the 95 % interval; null below 5 sequences", nullable=True),
-        Column("ci_high", pa.float64(), "", "upper end of the 95 % interval; null below 5 sequences", nullable=True),
-        Column("n", pa.int64(), "", "how many samples the mean has"),
-        Column("sequences", pa.int64(), "", "how many sequences they come from"),
-        Column("note", pa.string(), "", "why there is a value but no interval", nullable=True),
+        _column("kind", pa.string(), "", "what was done to boxes or crops; `none` is the reference"),
+        _column("level", pa.float64(), "", "how much of it, in the unit of level_unit; 0 for `none`"),
+        _column("level_unit", pa.string(), "", "unit of the level"),
+        _column("side", pa.string(), "", "left, right, or all"),
+        _column("metric", pa.string(), "", "name as in the samples table"),
+        _column("unit", pa.string(), "", "unit of value and interval"),
+        _column("value", pa.float64(), "", "the mean; null where nothing could be measured", nullable=True),
+        _column("ci_low", pa.float64(), "", "lower end of the 95 % interval; null below 5 sequences", nullable=True),
+        _column("ci_high", pa.float64(), "", "upper end of the 95 % interval; null below 5 sequences", nullable=True),
+        _column("n", pa.int64(), "", "how many samples the mean has"),
+        _column("sequences", pa.int64(), "", "how many sequences they come from"),
+        _column("note", pa.string(), "", "why there is a value but no interval", nullable=True),
         *_IDENTITY,
     ),
     "summary": (
-        Column("stratum", pa.string(), "", "`all`, or column=value of the rows that count"),
-        Column("level", pa.string(), "", "what has equal weight in the mean: sample, joint or sequence"),
-        Column("metric", pa.string(), "", "name as in the samples table"),
-        Column("unit", pa.string(), "", "unit of value and interval"),
-        Column("value", pa.float64(), "", "the mean; null where nothing could be measured", nullable=True),
-        Column("ci_low", pa.float64(), "", "lower end of the 95 % interval; null below 5 sequences", nullable=True),
-        Column("ci_high", pa.float64(), "", "upper end of the 95 % interval; null below 5 sequences", nullable=True),
-        Column("n", pa.int64(), "", "how many samples, joints or sequences the mean has"),
-        Column("sequences", pa.int64(), "", "how many sequences they come from"),
-        Column("note", pa.string(), "", "why there is a value but no interval", nullable=True),
+        _column("stratum", pa.string(), "", "`all`, or column=value of the rows that count"),
+        _column("level", pa.string(), "", "what has equal weight in the mean: sample, joint or sequence"),
+        _column("metric", pa.string(), "", "name as in the samples table"),
+        _column("unit", pa.string(), "", "unit of value and interval"),
+        _column("value", pa.float64(), "", "the mean; null where nothing could be measured", nullable=True),
+        _column("ci_low", pa.float64(), "", "lower end of the 95 % interval; null below 5 sequences", nullable=True),
+        _column("ci_high", pa.float64(), "", "upper end of the 95 % interval; null below 5 sequences", nullable=True),
+        _column("n", pa.int64(), "", "how many samples, joints or sequences the mean has"),
+        _column("sequences", pa.int64(), "", "how many sequences they come from"),
+        _column("note", pa.string(), "", "why there is a value but no interval", nullable=True),
         *_IDENTITY,
     ),
     "training": (
-        Column("step", pa.int64(), "", "optimiser step"),
-        Column("epoch", pa.int64(), "", "epoch"),
-        Column("split", pa.string(), "", "train or val"),
-        Column("metric", pa.string(), "", "name of a loss term, weight, norm, rate or metric"),
-        Column("value", pa.float64(), "", "its value; null where it was not finite", nullable=True),
+        _column("step", pa.int64(), "", "optimiser step"),
+        _column("epoch", pa.int64(), "", "epoch"),
+        _column("split", pa.string(), "", "train or val"),
+        _column("metric", pa.string(), "", "name of a loss term, weight, norm, rate or metric"),
+        _column("value", pa.float64(), "", "its value; null where it was not finite", nullable=True),
         *_IDENTITY,
     ),
 }
@@ -208,24 +231,18 @@ SCHEMAS: dict[str, tuple[Column, ...]] = {
 
 def arrow_schema(table: str) -> pa.Schema:
     """Arrow schema of a table; unit and meaning travel in the field metadata of the file."""
-    return pa.schema(
-        pa.field(c.name, c.type, c.nullable, {"unit": c.unit, "meaning": c.meaning}) for c in columns_of(table)
-    )
+    return pa.schema([column.field for column in columns_of(table)])
 
 
 def column_docs(table: str) -> list[tuple[str, str, str, str]]:
     """(name, type, unit, meaning) of each column, the partition column `run_id` first."""
     run_id = ("run_id", "string", "", "the run, from the path; begins with a letter")
-    return [run_id, *((c.name, _type_name(c.type), c.unit, c.meaning) for c in columns_of(table))]
+    return [run_id, *((c.name, _type_name(c), c.unit, c.meaning) for c in columns_of(table))]
 
 
-def _type_name(kind: pa.DataType) -> str:
-    """Nested lists of fixed size as "float[16,3,3]"."""
-    sizes = []
-    while pa.types.is_fixed_size_list(kind):
-        sizes.append(str(kind.list_size))
-        kind = kind.value_type
-    return f"{kind}[{','.join(sizes)}]" if sizes else str(kind)
+def _type_name(column: Column) -> str:
+    """Lists of fixed size as "float[16,3,3]"."""
+    return f"{column.kind}[{','.join(map(str, column.shape))}]" if column.shape else str(column.kind)
 
 
 def columns_of(table: str) -> tuple[Column, ...]:

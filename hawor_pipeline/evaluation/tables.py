@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hawor_pipeline.errors import ConfigError, DataError, UnknownRun, nearest
-from hawor_pipeline.evaluation.schemas import arrow_schema
+from hawor_pipeline.evaluation.schemas import arrow_schema, columns_of
 from hawor_pipeline.provenance import staging_dir
+from hawor_pipeline.shards.columns import Column
 
 PART_NAME = "part-0.parquet"
 _ROW_GROUP = 16_384  # rows held back until a row group is written
@@ -182,25 +183,25 @@ class TableWriter:
             raise DataError(f"table {self._table}: columns {sorted(wrong)} are missing or unknown.")
         rows = len(next(iter(columns.values())))
         arrays = []
-        for field in self._schema:
-            if field.name in self._identity:
-                array = pa.array([self._identity[field.name]], field.type).take(pa.array(np.zeros(rows, np.int64)))
+        for column in columns_of(self._table):
+            if column.name in self._identity:
+                array = pa.array([self._identity[column.name]], column.type).take(pa.array(np.zeros(rows, np.int64)))
             else:
-                array = self._array(field, columns[field.name])
+                array = self._array(column, columns[column.name])
             if len(array) != rows:
-                raise DataError(f"table {self._table}: column {field.name} has {len(array)} rows, expected {rows}.")
+                raise DataError(f"table {self._table}: column {column.name} has {len(array)} rows, expected {rows}.")
             arrays.append(array)
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
-    def _array(self, field: pa.Field, values: Any) -> pa.Array:
+    def _array(self, column: Column, values: Any) -> pa.Array:
         try:
-            array = to_arrow(values, field.type)
+            array = column.to_arrow(values, nan_is_null=True)
         except (pa.ArrowException, ValueError, TypeError) as error:
-            raise DataError(f"table {self._table}: column {field.name} is not {field.type}: {error}") from error
-        if array.null_count and not field.nullable:
-            raise DataError(f"table {self._table}: column {field.name} has {array.null_count} undefined values.")
+            raise DataError(f"table {self._table}: column {column.name} is not {column.type}: {error}") from error
+        if array.null_count and not column.nullable:
+            raise DataError(f"table {self._table}: column {column.name} has {array.null_count} undefined values.")
         if pa.types.is_floating(array.type) and pc.any(pc.is_inf(array)).as_py():
-            raise DataError(f"table {self._table}: column {field.name} has an infinite value.")
+            raise DataError(f"table {self._table}: column {column.name} has an infinite value.")
         return array
 
 
@@ -213,28 +214,6 @@ def table_writer(metrics_dir: Path | str, table: str, identity: RunIdentity) -> 
             yield writer
         finally:
             writer.close()
-
-
-def to_arrow(values: Any, kind: pa.DataType) -> pa.Array:
-    """Numpy values as an Arrow array; NaN scalars, and vectors with any NaN, become null.
-
-    Args:
-        values: (N, *shape) array for nested fixed-size lists of that shape, (N,) or a sequence for scalars.
-        kind: the wanted type.
-    """
-    if not pa.types.is_fixed_size_list(kind):
-        return pa.array(values, kind, from_pandas=True)
-    values = np.asarray(values, np.float32)
-    shape = _list_shape(kind)
-    if values.shape[1:] != shape:
-        raise ValueError(f"each row has shape {values.shape[1:]}, expected {shape}")
-    undefined = np.isnan(values).reshape(len(values), -1).any(axis=1)
-    array = pa.array(values.reshape(-1))
-    for depth, size in enumerate(reversed(shape)):
-        outermost = depth == len(shape) - 1
-        mask = pa.array(undefined) if outermost and undefined.any() else None
-        array = pa.FixedSizeListArray.from_arrays(array, size, mask=mask)
-    return array
 
 
 def to_numpy(column: pa.Array | pa.ChunkedArray, shape: Iterable[int] = ()) -> np.ndarray:
@@ -251,11 +230,3 @@ def to_numpy(column: pa.Array | pa.ChunkedArray, shape: Iterable[int] = ()) -> n
     result = np.full((len(array), *shape), np.nan, values.dtype if values.dtype.kind == "f" else np.float64)
     result[defined] = values.reshape(-1, *shape)
     return result
-
-
-def _list_shape(kind: pa.DataType) -> tuple[int, ...]:
-    shape = []
-    while pa.types.is_fixed_size_list(kind):
-        shape.append(kind.list_size)
-        kind = kind.value_type
-    return tuple(shape)

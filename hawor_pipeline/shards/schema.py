@@ -3,10 +3,10 @@
 Arrays are fixed-size lists in row-major order; the field's metadata carries shape ("3,3"), unit and meaning.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pyarrow as pa
+
+from hawor_pipeline.shards.columns import Column
 
 ANNOTATIONS_FILE = "annotations.parquet"
 IMAGES_FILE = "images.arrow"
@@ -16,28 +16,6 @@ MANIFEST_FILE = "manifest.json"
 # Fixed, because they are part of the bytes: records per Arrow batch and rows per Parquet row group.
 BATCH_ROWS = 256
 ROW_GROUP_ROWS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column. `shape` () is a scalar."""
-
-    name: str
-    kind: pa.DataType
-    shape: tuple[int, ...]
-    unit: str
-    meaning: str
-
-    @property
-    def type(self) -> pa.DataType:
-        """Arrow type of the column."""
-        return pa.list_(self.kind, int(np.prod(self.shape))) if self.shape else self.kind
-
-    @property
-    def field(self) -> pa.Field:
-        """Arrow field with shape, unit and meaning as metadata."""
-        shape = ",".join(map(str, self.shape))
-        return pa.field(self.name, self.type, False, {"shape": shape, "unit": self.unit, "meaning": self.meaning})
 
 
 def _columns(kind: pa.DataType, rows: str) -> list[Column]:
@@ -183,16 +161,8 @@ def annotations_schema(metadata: dict[str, str]) -> pa.Schema:
 
 def to_arrow(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> pa.Table:
     """Table from one array per column, each (N, *shape)."""
-    schema = annotations_schema(metadata)
-    columns = []
-    for column in COLUMNS.values():
-        values = arrays[column.name]
-        if not column.shape:
-            columns.append(pa.array(values, column.kind))
-            continue
-        flat = np.ascontiguousarray(values).reshape(-1)
-        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(flat, column.kind), type=column.type))
-    return pa.Table.from_arrays(columns, schema=schema)
+    columns = [column.to_arrow(arrays[column.name]) for column in COLUMNS.values()]
+    return pa.Table.from_arrays(columns, schema=annotations_schema(metadata))
 
 
 def as_numpy(table: pa.Table, name: str) -> np.ndarray:
