@@ -1,4 +1,4 @@
-"""How the learning rates of `convergence.py` were picked: final errors on the validation subjects.
+"""Selection of the learning rates of `convergence.py`: final errors on the validation subjects.
 
 Run it by hand (20 minutes on two cores): python benchmarks/_convergence_rates.py
 """

@@ -1,4 +1,4 @@
-"""Damage to raw files, drawn at random, and what a conversion makes of it."""
+"""Random damage to raw files, and the outcome of a conversion of the damaged files."""
 
 import json
 import shutil
@@ -18,13 +18,13 @@ from hawor_pipeline.shards.store import open_shards
 SUBJECT = "s05"
 SETTINGS = ConversionConfig(target_resolution=(64, 64), views=(0, 1))
 PARTS = ("mano", "object", "egocam.dist")
-LABEL_TOLERANCE_M = 1e-5  # labels that moved by less are not wrong
+LABEL_TOLERANCE_M = 1e-5  # labels that moved by less count as equal
 OUTCOMES = ("error", "ledger", "unharmed", "wrong", "crash")
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """The undamaged conversion: sample to joints and crop."""
+    """Reference results of the undamaged conversion: joints and crop by sample."""
 
     joints: dict[str, np.ndarray]
     crops: dict[str, bytes]
@@ -32,14 +32,14 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one damaged input: one of OUTCOMES, and the message or the sample concerned."""
+    """Outcome of one damaged input: one of OUTCOMES, and the message or the affected sample."""
 
     kind: str
-    said: str
+    message: str
 
 
 class Source:
-    """A copy of the raw data of one subject that is damaged and mended again."""
+    """Copy of the raw data of one subject that is damaged and restored."""
 
     def __init__(self, arctic: Path) -> None:
         self.arctic = arctic
@@ -51,7 +51,7 @@ class Source:
         self.meta = [arctic / "meta/misc.json", *sorted((arctic / "meta/object_vtemplates" / name).glob("*.obj"))]
 
     def convert(self, output: Path) -> None:
-        """Convert it, in this process."""
+        """Convert the copy in this process."""
         convert_subject(self.arctic, None, SUBJECT, output, SETTINGS, workers=0)
 
     def truth(self, output: Path) -> Truth:
@@ -64,24 +64,24 @@ class Source:
 
 
 def judge(source: Source, truth: Truth, output: Path) -> Outcome:
-    """Convert damaged data into an empty folder, and compare what is published with the truth."""
+    """Convert damaged data into an empty folder, and compare the published samples with the reference."""
     try:
         source.convert(output)
         found = open_shards(output)
     except HaworError as error:
         published = list(output.glob(f"{SUBJECT}/*/annotations.parquet"))
         return Outcome("wrong" if published else "error", str(error))
-    except Exception as error:  # whatever else it is, it is not for a user
+    except Exception as error:  # any other exception is not a message for users
         return Outcome("crash", f"{type(error).__name__}: {error}")
     names = found.column("sample_id").tolist()
     valid, joints = found.column("valid"), found.column("joints_cam_m")
     for row, name in enumerate(names):
         if not valid[row]:
-            continue  # marked, with the rule that it fails
+            continue  # marked invalid, with the rule that it fails
         if name not in truth.joints or np.abs(joints[row] - truth.joints[name]).max() > LABEL_TOLERANCE_M:
             return Outcome("wrong", f"labels of {name}")
         if found.jpeg(row) != truth.crops[name]:
-            return Outcome("wrong", f"picture of {name}")
+            return Outcome("wrong", f"image of {name}")
     lost = set(truth.joints) - {name for row, name in enumerate(names) if valid[row]}
     if not lost:
         return Outcome("unharmed", "")
@@ -91,7 +91,7 @@ def judge(source: Source, truth: Truth, output: Path) -> Outcome:
 
 
 def _accounted(output: Path) -> set[str]:
-    """Samples that the ledger names."""
+    """Return the samples in the ledger."""
     names = set()
     for path in output.glob("*/*/ledger.parquet"):
         for row in pq.read_table(path, partitioning=None).to_pylist():
@@ -104,12 +104,12 @@ Damage = Callable[[np.random.Generator], None]
 
 
 def cut(path: Path) -> Damage:
-    """Lose the end of a file."""
+    """Truncate a file."""
     return lambda rng: path.write_bytes(path.read_bytes()[: int(rng.integers(path.stat().st_size))])
 
 
 def flip(path: Path, bits: int = 1) -> Damage:
-    """Flip bits anywhere."""
+    """Flip bits at random positions."""
 
     def damage(rng: np.random.Generator) -> None:
         data = bytearray(path.read_bytes())
@@ -121,7 +121,7 @@ def flip(path: Path, bits: int = 1) -> Damage:
 
 
 def change_array(path: Path) -> Damage:
-    """Wrong shapes, values that are not finite, wrong counts, wrong types, missing entries."""
+    """Write wrong shapes, non-finite values, wrong counts, wrong types or missing entries."""
 
     def damage(rng: np.random.Generator) -> None:
         raw = np.load(path, allow_pickle=True)  # written by this project
@@ -161,7 +161,7 @@ def _poison(array: np.ndarray, rng: np.random.Generator, value: float) -> np.nda
 
 
 def change_meta(path: Path) -> Damage:
-    """Entries of misc.json that are missing, of the wrong shape, or not finite."""
+    """Make an entry of misc.json missing, of the wrong shape, or not finite."""
 
     def damage(rng: np.random.Generator) -> None:
         misc = json.loads(path.read_text())
@@ -181,14 +181,14 @@ def change_meta(path: Path) -> Damage:
 
 
 def change_images(images: list[Path]) -> Damage:
-    """Pictures that are missing, empty, something else, of another size, or too many."""
+    """Make images missing, empty, of another type or size, or add images."""
 
     def damage(rng: np.random.Generator) -> None:
         path = images[int(rng.integers(len(images)))]
         ways = [
             lambda: path.unlink(),
             lambda: path.write_bytes(b""),
-            lambda: path.write_text("not a picture"),
+            lambda: path.write_text("not an image"),
             lambda: shutil.copy(path, path.with_name(f"{int(rng.integers(100, 99999)):05d}.jpg")),
             lambda: path.write_bytes(path.read_bytes()[:2] + path.read_bytes()[500:]),
             lambda: [p.unlink() for p in rng.choice(np.array(images, object), 5, replace=False)],
@@ -199,7 +199,7 @@ def change_images(images: list[Path]) -> Damage:
 
 
 def structural(source: Source, rng: np.random.Generator) -> Damage:
-    """Damage that must be seen without any checksum."""
+    """Apply damage that must be detected without a checksum."""
     image = source.images[int(rng.integers(len(source.images)))]
     array = source.arrays[int(rng.integers(len(source.arrays)))]
     meta = source.meta[int(rng.integers(len(source.meta)))]
@@ -216,6 +216,6 @@ def structural(source: Source, rng: np.random.Generator) -> Damage:
 
 
 def flipped(source: Source, rng: np.random.Generator) -> Damage:
-    """One to three flipped bits in any file."""
+    """Flip one to three bits in any file."""
     files = [*source.images, *(5 * source.arrays), *(3 * source.meta)]
     return flip(files[int(rng.integers(len(files)))], int(rng.integers(1, 4)))

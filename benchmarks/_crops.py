@@ -1,4 +1,4 @@
-"""Decode, crop, encode on one core: the plain way, ours with and without region decoding, and what physics allows."""
+"""Decode, crop and encode on one core: a plain script, this project, and a lower bound."""
 
 import importlib.util
 import os
@@ -22,12 +22,12 @@ from hawor_pipeline.conversion.region_decoder import LIBRARY_VARIABLE, RegionDec
 from hawor_pipeline.shards.store import ImageWriter
 
 CROP_PX = 256
-SIDES_PX = (200, 900)  # of the squares that are cut out
+SIDES_PX = (200, 900)  # of the cropped squares
 LARGE_PX = 600
 
 
 def region_library() -> str:
-    """A libturbojpeg that decodes regions: as set, "" for the system's, or that of the test dependency `turbojpeg`."""
+    """Return a libturbojpeg that decodes regions: as set, "" for the system's, or that of the package `turbojpeg`."""
     if os.environ.get(LIBRARY_VARIABLE) or load_library("") is not None:
         return os.environ.get(LIBRARY_VARIABLE, "")
     spec = importlib.util.find_spec("turbojpeg")
@@ -36,7 +36,7 @@ def region_library() -> str:
 
 
 def decoders() -> dict[str, Decoder]:
-    """`whole` pictures, `region` as a conversion decodes them, and by the `library` alone where there is one."""
+    """Return the decoders: `whole` images, `region` as in a conversion, and the `library` alone if one is found."""
     library = load_library(region_library())
     found = None if library is None else RegionDecoder(library)
     ways = {"whole": Decoder(None), "region": Decoder(found, JpegCutter())}
@@ -44,14 +44,14 @@ def decoders() -> dict[str, Decoder]:
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """Processor time of one call: what it costs a core, however busy the machine is."""
+    """Return the processor time of one call, which hardly depends on the load of the machine."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def draw_boxes(rng: np.random.Generator, count: int, size: tuple[int, int]) -> list[list[tuple[np.ndarray, float]]]:
-    """Two squares for each picture, anywhere inside it."""
+    """Draw two random squares inside each image."""
     boxes = []
     for _ in range(count):
         sides = rng.uniform(*SIDES_PX, 2)
@@ -60,7 +60,7 @@ def draw_boxes(rng: np.random.Generator, count: int, size: tuple[int, int]) -> l
 
 
 def measure_crops(images: Images, rounds: int) -> list[Row]:
-    """Rows of decode-crop-encode; prints the floor and the picture quality beside them."""
+    """Measure the rows of decode-crop-encode, and print the lower bound and the image quality."""
     jpegs = list(images.jpegs.values())
     size = simplejpeg.decode_jpeg_header(jpegs[0])[:2]
     ways = decoders()
@@ -90,12 +90,12 @@ def measure_crops(images: Images, rounds: int) -> list[Row]:
         rows.append(
             from_rounds("decode_crop_encode_library", ratios["library"], "times plain, per core", 2.3, "higher")
         )
-        rows.append(from_rounds("share_of_physical_floor", shares, "floor / ours, by the library", 0.8, "higher"))
+        rows.append(from_rounds("share_of_physical_floor", shares, "lower bound / ours, by the library", 0.8, "higher"))
     return [*rows, _quality(jpegs, size, ways)]
 
 
 def _round(paths: list[Path], boxes: list, ways: dict[str, Decoder], target: Path) -> dict[str, float]:
-    """Processor seconds of each way for all pictures, interleaved picture by picture."""
+    """Return the processor seconds of each way for all images, interleaved image by image."""
     seconds = dict.fromkeys(["plain", *ways], 0.0)
     writers = {way: ImageWriter(target / f"{way}.arrow") for way in ways}
     for number, (path, asked) in enumerate(zip(paths, boxes, strict=True)):
@@ -123,8 +123,11 @@ def _ours(path: Path, boxes: list, decoder: Decoder, writer: ImageWriter) -> Non
 
 
 def _floor(jpegs: list[bytes], boxes: list, decoder: Decoder) -> float:
-    """Processor seconds that a decoder cannot save: entropy decoding down to the last row that is needed, transform of
-    the region alone, resampling and encoding, each measured by itself."""
+    """Return the processor seconds that no decoder can save.
+
+    The sum of entropy decoding down to the last row of the region, transform of the region alone, resampling and
+    encoding, each measured separately.
+    """
     total = 0.0
     for jpeg, asked in zip(jpegs, boxes, strict=True):
         shrink = plan_shrink([side for _, side in asked], CROP_PX)
@@ -148,7 +151,7 @@ def _floor(jpegs: list[bytes], boxes: list, decoder: Decoder) -> float:
 
 
 def _region_alone(jpeg: bytes, region: tuple[int, int, int, int], shrink: int) -> bytes:
-    """A JPEG of the region at the file's own resolution and about its quality."""
+    """Encode the region as a JPEG at the file's own resolution and about its quality."""
     image = simplejpeg.decode_jpeg(jpeg)
     left, top, right, bottom = (max(0, edge * shrink) for edge in region)
     return simplejpeg.encode_jpeg(
@@ -157,7 +160,7 @@ def _region_alone(jpeg: bytes, region: tuple[int, int, int, int], shrink: int) -
 
 
 def _quality(jpegs: list[bytes], size: tuple[int, int], ways: dict[str, Decoder]) -> Row:
-    """How much closer large crops come to an exact anti-aliased resampling than the plain way's, in decibels."""
+    """Return the gain in PSNR of large crops over the plain script's, against exact anti-aliased resampling, in dB."""
     rng = np.random.default_rng(1)
     gains = []
     for jpeg in jpegs[::3]:
@@ -174,7 +177,7 @@ def _quality(jpegs: list[bytes], size: tuple[int, int], ways: dict[str, Decoder]
 
 
 def _exact(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Anti-aliased bilinear resampling in single precision of the square that an affine map describes."""
+    """Resample the square of an affine map with anti-aliased bilinear filtering in single precision."""
     zoom = affine[0, 0]
     x, y = (-0.5 - affine[0, 2]) / zoom + 0.5, (-0.5 - affine[1, 2]) / zoom + 0.5
     box = (x, y, x + CROP_PX / zoom, y + CROP_PX / zoom)

@@ -1,7 +1,7 @@
-"""Raw data to measure on: moments of the sample, painted at ARCTIC's sizes in all nine views and repeated.
+"""Raw data for measurements: moments of the sample, painted at ARCTIC's sizes in all nine views and repeated.
 
-A sequence of `copies` times the same moments has as many pictures as a real one costs to read, under fresh names, and
-takes seconds to make instead of hours.
+A sequence of `copies` times the same moments, under different names, costs as much to read as a real one, and takes
+seconds to generate instead of hours.
 """
 
 import io
@@ -20,32 +20,32 @@ from hawor_pipeline.workers.pool import one_thread
 
 SUBJECT = "s01"
 MOMENTS = (1, 4, 6)  # ground-truth frames that are painted
-BYTES = {"images": 350_000, "cropped_images": 60_000}  # of a picture, as in ARCTIC's downloads
+BYTES = {"images": 350_000, "cropped_images": 60_000}  # of an image, as in ARCTIC's downloads
 _QUALITIES = range(95, 29, -1)
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Painted moments: view and moment to JPEG."""
+    """Painted moments as JPEG by view and moment."""
 
     image_source: str
     jpegs: dict[tuple[int, int], bytes]
 
     @property
     def mean_bytes(self) -> float:
-        """Of one picture."""
+        """Mean size of one image in bytes."""
         return float(np.mean([len(jpeg) for jpeg in self.jpegs.values()]))
 
 
 def make_base(root: Path) -> SampleSpec:
-    """Meta, hand models and ground truth of one short sequence at ARCTIC's sizes."""
+    """Write metadata, hand models and ground truth of one short sequence at ARCTIC's sizes."""
     spec = SampleSpec((SUBJECT,), 1, 8, (1,), image_source="cropped_images", image_scale=1.0)
     ensure_sample(root, spec, workers=1)
     return spec
 
 
 def paint(root: Path, spec: SampleSpec, image_source: str, views: tuple[int, ...] = tuple(range(9))) -> Images:
-    """Paint the moments in all views, and encode them so that a picture has about the size ARCTIC's have."""
+    """Paint the moments in all views, and encode them to about the file size of ARCTIC's images."""
     spec = replace(spec, image_source=image_source, views=views)
     (plan,) = plan_sequences(spec)
     mano = root / "body_models" / "mano"
@@ -68,7 +68,7 @@ def _encode(image: np.ndarray, quality: int) -> bytes:
 
 
 def write_source(base: Path, root: Path, images: Images, copies: int, sequences: int) -> list[str]:
-    """Write raw data in ARCTIC's layout below `root`; copies are links. Returns the names of the sequences."""
+    """Write raw data in ARCTIC's layout below `root`, with links as copies, and return the names of the sequences."""
     arctic = root / "arctic"
     for folder in ("meta", "splits_json"):
         shutil.copytree(base / "arctic" / folder, arctic / folder)
@@ -91,7 +91,7 @@ def write_source(base: Path, root: Path, images: Images, copies: int, sequences:
 
 
 def _write_arrays(base: Path, arctic: Path, first: str, name: str, copies: int) -> None:
-    """The raw arrays with the chosen moments only, repeated."""
+    """Return the raw arrays of the selected moments, repeated."""
     (arctic / "raw_seqs" / SUBJECT).mkdir(parents=True, exist_ok=True)
     chosen = np.tile(np.array(MOMENTS), copies)
     for part in ("mano", "object", "egocam.dist"):
@@ -104,7 +104,7 @@ def _write_arrays(base: Path, arctic: Path, first: str, name: str, copies: int) 
 
 
 def _repeat(value, chosen: np.ndarray, frames: int):
-    """Every array whose first axis is time, at the chosen moments."""
+    """Select the moments in every array whose first axis is time."""
     if isinstance(value, dict):
         return {name: each if name == "dist8" else _repeat(each, chosen, frames) for name, each in value.items()}
     if isinstance(value, np.ndarray) and value.ndim and len(value) == frames:

@@ -1,8 +1,8 @@
-"""The problem of `convergence.py`: hands of the sample, seen as a keypoint detector would give them, and a perceptron.
+"""The problem of `convergence.py`: hands of the sample as detected keypoints, and a perceptron.
 
-Poses, shapes, cameras, views and occlusions are the sample's. The 2D term compares joints as they are projected: with
-keypoints as input the camera does not run away. Instead of pixels the network gets the joints in the crop
-with errors, larger where the sample's pictures hide the joint, which of them are visible, and where the box is.
+Poses, shapes, cameras, views and occlusions are those of the sample. The 2D term compares projected joints: with
+keypoints as input the camera scale does not diverge. Instead of pixels the network gets the joints in the crop with
+errors (larger for joints that are hidden in the sample's images), their visibility, and the position of the box.
 """
 
 import sys
@@ -29,14 +29,14 @@ from hawor_pipeline.shards.store import open_shards
 
 TRAIN, VALIDATION, TEST = ("s01", "s02", "s04", "s06", "s07"), ("s05", "s08"), ("s09", "s10")
 FRAMES, TEMPO = 9, 4.0  # of the sample, as the demo's
-SMALLEST_PX = 8  # side of the crops, which nobody looks at
+SMALLEST_PX = 8  # side of the crops, which are not used
 CLIP = 3  # frames: the fewest that have an acceleration
 HIDDEN = 256
 VISIBLE_ERROR, HIDDEN_ERROR = 0.02, 0.08  # of a detected joint, standard deviation in box sides
 
 
 def make_shards(folder: Path, sequences: int) -> tuple[Path, Path]:
-    """A sample in ARCTIC's layout and its shards; returns the folders of shards and of the hand model."""
+    """Generate a sample and its shards, and return the folders of shards and hand model."""
     spec = SampleSpec(TRAIN + VALIDATION + TEST, sequences, FRAMES, tempo=TEMPO)
     ensure_sample(folder, spec, progress=_progress("sequences drawn"))
     mano = folder / "body_models" / "mano"
@@ -47,7 +47,7 @@ def make_shards(folder: Path, sequences: int) -> tuple[Path, Path]:
 
 @dataclass(slots=True)
 class Clips:
-    """The truth of some clips."""
+    """Ground truth of some clips."""
 
     vertices_m: Tensor  # (B, T, 778, 3)
     batch: ClipBatch
@@ -56,11 +56,11 @@ class Clips:
         return len(self.vertices_m)
 
     def take(self, index: Tensor) -> "Clips":
-        """Some of the clips."""
+        """Return the selected clips."""
         return Clips(self.vertices_m[index], _take(self.batch, index))
 
     def detect(self, generator: torch.Generator) -> Tensor:
-        """What a keypoint detector may say of each frame: (B, T, 66)."""
+        """Return simulated detections of each frame: (B, T, 66)."""
         target, box = self.batch.target, self.batch
         spread = torch.where(target.joint_visible, VISIBLE_ERROR, HIDDEN_ERROR)[..., None]
         joints = target.joints_crop + spread * torch.randn(target.joints_crop.shape, generator=generator)
@@ -76,7 +76,7 @@ def _take(struct, index: Tensor):
 def load_clips(
     shards_dir: Path, mano: ManoLayer, subjects: tuple[str, ...], at_most: int | None = None, image_px: int = 0
 ) -> Clips:
-    """All clips of some subjects, or as many as said, spread evenly; with pictures of this side, or without."""
+    """Load all clips of some subjects, or an evenly spread part, with or without images of the given side."""
     shards = open_shards(shards_dir, subjects)
     rows = load_rows(shards.table)
     clips = training_clips(shards.table, CLIP, CLIP, rows.valid.numpy())
@@ -101,7 +101,7 @@ class Network(nn.Module):
         camera = camera_from_translation(
             target.translation_m, batch.box_center_px, batch.box_size_px, batch.focal_px, batch.principal_point_px
         )
-        pose = rotmat_to_rot6d(target.rotmats[valid].mean(0)).flatten()  # made a rotation when it is decoded
+        pose = rotmat_to_rot6d(target.rotmats[valid].mean(0)).flatten()  # becomes a rotation when it is decoded
         start = torch.cat((pose, target.betas[valid].mean(0), camera[valid].median(0).values))
         self.register_buffer("start", start)
         self.register_buffer("feature_mean", features.mean(0))
@@ -113,7 +113,7 @@ class Network(nn.Module):
         self.layers = nn.Sequential(first, nn.GELU(), second, nn.GELU(), last)
 
     def forward(self, features: Tensor, clips: Clips, mano: ManoLayer) -> HandPrediction:
-        """Hands of some clips."""
+        """Predict the hands of some clips."""
         b = clips.batch
         out = self.layers((features - self.feature_mean) / self.feature_spread) + self.start
         rotmats, betas = rot6d_to_rotmat(out[..., :96].unflatten(-1, (16, 6))), out[..., 96:106]
@@ -127,8 +127,8 @@ class Network(nn.Module):
 
 
 def _progress(what: str) -> Callable[[int, int], None]:
-    def say(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         if done == total or done % 10 == 0:
             print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
 
-    return say
+    return report

@@ -1,4 +1,4 @@
-"""What all benchmarks share: rows with a goal, a table for people, JSON for machines, and a word on the machine."""
+"""Shared parts of all benchmarks: rows with a goal, the printed table, JSON output, and the machine."""
 
 import argparse
 import json
@@ -24,19 +24,19 @@ class Row:
 
     @property
     def reached(self) -> bool:
-        """Whether the value is at least as good as the goal."""
+        """Return whether the value is at least as good as the goal."""
         return self.value >= self.goal if self.better == "higher" else self.value <= self.goal
 
 
 def from_rounds(name: str, values: Sequence[float], unit: str, goal: float, better: str) -> Row:
-    """A row from repeated measurements: the median, with the lowest and highest beside it."""
+    """Create a row from repeated measurements: the median, with the lowest and highest value as spread."""
     return Row(name, statistics.median(values), unit, goal, better, (min(values), max(values)))
 
 
 def interleaved(usual: Callable, ours: Callable, rounds: int, calls: int) -> list[float]:
-    """CPU time of `usual` over that of `ours`, once per round, the two in turn; a first call of each is not counted.
+    """Return the CPU time of `usual` over that of `ours` per round, interleaved, after one warm-up call of each.
 
-    The time is that of this thread, so other work on the machine changes both sides less than a clock would show.
+    CPU time of this thread is less sensitive to other work on the machine than wall time.
     """
     usual(), ours()
     ratios = []
@@ -52,7 +52,7 @@ def interleaved(usual: Callable, ours: Callable, rounds: int, calls: int) -> lis
 
 
 def machine() -> str:
-    """Cores, processor and Python, in one line."""
+    """Describe cores, processor and Python in one line."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

@@ -1,6 +1,6 @@
-"""The conversion script that everybody writes: the baseline of the end-to-end measurements.
+"""A straightforward conversion script: the baseline of the end-to-end measurements.
 
-One process. Per picture: cv2.imread. Per hand: a MANO forward at batch 1, projection, cv2.warpAffine, cv2.imwrite of a
+One process. Per image: cv2.imread. Per hand: a MANO forward at batch 1, projection, cv2.warpAffine, cv2.imwrite of a
 crop file, and a JSON file with keypoints and parameters; with `mesh`, also the 778 vertices and 1538 faces, as the
 earlier implementation of this system writes them.
 """
@@ -19,14 +19,14 @@ OPENPOSE = [0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9
 
 
 def warp_square(image: np.ndarray, center: np.ndarray, size: float, crop_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """A square of a picture at another size, as everybody does it: bilinear, whatever the factor."""
+    """Crop and resize a square with bilinear interpolation, independent of the factor, as common scripts do."""
     scale = crop_px / size
     affine = np.array([[scale, 0, crop_px / 2 - scale * center[0]], [0, scale, crop_px / 2 - scale * center[1]]])
     return cv2.warpAffine(image, affine, (crop_px, crop_px)), affine
 
 
 class PlainConverter:
-    """Converts one sequence at a time; models are loaded once."""
+    """Converter of one sequence at a time; models are loaded once."""
 
     def __init__(self, root: Path, *, crop_px: int, mesh: bool) -> None:
         self.arctic, self.crop_px, self.mesh = root / "arctic", crop_px, mesh
@@ -53,12 +53,12 @@ class PlainConverter:
         frames_of: dict[int, tuple[np.ndarray, np.ndarray]],
         margin: float = 1.5,
     ) -> int:
-        """Convert one sequence; returns the number of hands.
+        """Convert one sequence and return the number of hands.
 
         Args:
             images: folder with a folder per view.
-            subject, sequence: which.
-            output: gets a folder per sequence.
+            subject, sequence: the sequence to convert.
+            output: parent of the folder of each sequence.
             frames_of: view to scale (T,) and shift (T, 2) of its files relative to full frames, known beforehand.
             margin: side of the crop over the side of the box.
         """
@@ -94,7 +94,7 @@ class PlainConverter:
         return np.array(entry["world2cam"][view - 1])[:3], np.array(entry["intris_mat"][view - 1])
 
     def _hand(self, raw: dict, side: str, index: int, camera: tuple, margin: float) -> tuple[np.ndarray, dict]:
-        """Box (x, y, side) in the full frame, and the label."""
+        """Return the box (x, y, side) in the full frame, and the label."""
 
         def one(name: str) -> torch.Tensor:
             return torch.as_tensor(np.asarray(raw[name][index], np.float32))[None]

@@ -1,4 +1,4 @@
-"""The usual ways, written out plainly: what research code does for the metrics that `core.py` measures against."""
+"""Common implementations in research code of the metrics that `core.py` measures."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def pa_mpjpe_with_temporaries(pred: Tensor, target: Tensor) -> Tensor:
-    """Batched Procrustes as HaMeR's family of repositories has it: transposed clouds, and a tensor for every step."""
+    """Align in batches as HaMeR and related repositories do: transposed clouds, and a tensor for every step."""
     a, b = pred.permute(0, 2, 1), target.permute(0, 2, 1)
     mean_a, mean_b = a.mean(dim=2, keepdim=True), b.mean(dim=2, keepdim=True)
     centred_a, centred_b = a - mean_a, b - mean_b
@@ -26,7 +26,7 @@ def pa_mpjpe_with_temporaries(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def pa_mpjpe_by_svd(pred: Tensor, target: Tensor) -> Tensor:
-    """The same with as few steps as a batched SVD allows."""
+    """Align in batches with as few steps as a batched SVD allows."""
     a, b = pred - pred.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
     u, singular, vh = torch.linalg.svd(a.mT @ b)
     sign = torch.ones_like(singular)
@@ -37,7 +37,7 @@ def pa_mpjpe_by_svd(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def freihand_one_by_one(pred: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Mean error and AUC after alignment, a sample and a joint at a time, then thresholds one by one."""
+    """Compute mean error and AUC after alignment, looping over samples, joints and thresholds."""
     distances: list[list[float]] = [[] for _ in range(pred.shape[1])]
     for p, t in zip(pred, target, strict=True):
         mean_p, mean_t = p.mean(0), t.mean(0)
@@ -58,7 +58,7 @@ def freihand_one_by_one(pred: np.ndarray, target: np.ndarray) -> tuple[float, fl
 
 
 def f_score_by_trees(pred: np.ndarray, target: np.ndarray, thresholds: tuple[float, ...]) -> np.ndarray:
-    """F-score of each frame and threshold, with a search in both directions each time."""
+    """Compute the F-score of each frame and threshold, with a search in both directions each time."""
     scores = np.zeros((len(pred), len(thresholds)))
     for frame, (p, t) in enumerate(zip(pred, target, strict=True)):
         for column, limit in enumerate(thresholds):
@@ -69,7 +69,7 @@ def f_score_by_trees(pred: np.ndarray, target: np.ndarray, thresholds: tuple[flo
 
 
 def acceleration_error_plain(pred: Tensor, target: Tensor, fps: float) -> Tensor:
-    """Root-relative copies, accelerations of both, their distance: (time - 2), m/s^2."""
+    """Compute acceleration errors from root-relative copies: (time - 2), m/s^2."""
     p, t = pred - pred[:, :1], target - target[:, :1]
     pred_acceleration = p[:-2] - 2 * p[1:-1] + p[2:]
     true_acceleration = t[:-2] - 2 * t[1:-1] + t[2:]
@@ -77,7 +77,7 @@ def acceleration_error_plain(pred: Tensor, target: Tensor, fps: float) -> Tensor
 
 
 def motion_deviation_by_loops(hand: Tensor, thing: Tensor, contact: Tensor | np.ndarray, min_frames: int) -> float:
-    """Every pair and frame in turn to find the windows, then every window in turn."""
+    """Loop over pairs and frames to find the windows, then over the windows."""
     touching = contact
     windows = []
     for pair in range(touching.shape[1]):

@@ -1,4 +1,4 @@
-"""What adaptive weighting adds to a training step of the default model."""
+"""Cost of adaptive weighting in a training step of the default model."""
 
 import statistics
 import time
@@ -30,7 +30,7 @@ def _hands() -> tuple[HandPrediction, HandTarget, torch.Tensor]:
 
 
 def _weighting_seconds(rounds: int, passes: int) -> list[float]:
-    """Time of the loss with adaptive weights less that with static ones, per pass."""
+    """Return the additional time of the loss with adaptive weights over static ones, per pass."""
     hands = _hands()
     losses = [EnhancedTrainingLoss(use_adaptive_weights=adaptive).train() for adaptive in (True, False)]
     differences = []
@@ -46,7 +46,7 @@ def _weighting_seconds(rounds: int, passes: int) -> list[float]:
 
 
 def _step_seconds(rounds: int) -> list[float]:
-    """Forward and backward of the default network on one clip of `FRAMES` frames; no loss, no optimiser."""
+    """Time forward and backward of the default network on one clip of `FRAMES` frames, without loss and optimiser."""
     config = TrainingConfig()
     model = HaworModel(NetworkConfig.of_training(config)).train()
     size = config.image_size
@@ -62,7 +62,7 @@ def _step_seconds(rounds: int) -> list[float]:
 
 
 def weighting_cost(quick: bool) -> list[Row]:
-    """Seconds of the weighting over seconds of the step, in percent."""
+    """Return the time of the weighting over that of the step, in percent."""
     extra = _weighting_seconds(3 if quick else 9, 50)
     steps = _step_seconds(2 if quick else 4)
     values = [100 * cost / statistics.median(steps) for cost in extra]

@@ -1,4 +1,4 @@
-"""Processes that stay alive between measurements, so that start-up is in none of them."""
+"""Processes that stay alive between measurements, which exclude their start-up."""
 
 import multiprocessing
 import time
@@ -12,26 +12,26 @@ from hawor_pipeline.workers.pool import single_threaded_environment, start_worke
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """What some processes did together."""
+    """Combined work of some processes."""
 
-    done: float  # what the jobs returned, summed (hands)
+    done: float  # sum of the jobs' results (hands)
     wall_s: float
     cpu_s: float  # of all processes together
     processes: int
 
     @property
     def rate(self) -> float:
-        """Per second of wall time."""
+        """Rate per second of wall time."""
         return self.done / self.wall_s
 
     @property
     def per_core(self) -> float:
-        """Per second of processor time."""
+        """Rate per second of processor time."""
         return self.done / self.cpu_s
 
 
 class Workers:
-    """Some processes with one thread each; a context manager."""
+    """Context manager of processes with one thread each."""
 
     def __init__(self, count: int) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -51,7 +51,7 @@ class Workers:
             process.join()
 
     def run(self, function: Callable[[Any], float], jobs: list[list[Any]]) -> Timed:
-        """Give each process a list of jobs; wait for all."""
+        """Run a list of jobs in each process and wait for all."""
         used = self._pipes[: len(jobs)]
         start = time.perf_counter()
         for pipe, mine in zip(used, jobs, strict=True):
@@ -71,5 +71,5 @@ def _serve(pipe: Connection) -> None:
         start = time.process_time()
         try:
             pipe.send((sum(function(job) for job in jobs), time.process_time() - start))
-        except Exception as error:  # goes to the parent, which raises it
+        except Exception as error:  # sent to the parent, which raises it
             pipe.send(error)

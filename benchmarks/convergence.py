@@ -1,18 +1,18 @@
-"""Whether adaptive weights and the enhanced loss pay: optimiser steps and final error on the sample's own hands.
+"""Benefit of adaptive weights and the enhanced loss: optimiser steps and final error on hands of the sample.
 
-Makes a sample, converts it, and trains on the hands of five subjects. Learning rates and shares were picked on two
-other subjects (validation) and are fixed; every figure comes from two more (test), which nothing was tuned on. So that
-many runs fit into minutes on two cores, there are no pixels in it: a perceptron sees what a keypoint detector would
-give it (see `_hand_problem.py`); `convergence_pixels.py` makes the same comparison with pictures and the demo's
-network. Hand model, losses, weighting and metrics are those of the project. Curves are errors on held-out subjects
-every few steps; a run's final error is the mean of its last three.
+Generates a sample, converts it, and trains on the hands of five subjects. Learning rates and shares were selected on
+two other subjects (validation) and are fixed; every figure comes from two more (test), which were not used for tuning.
+To fit many runs into minutes on two cores, the benchmark uses no pixels: a perceptron gets simulated keypoints (see
+`_hand_problem.py`); `convergence_pixels.py` makes the same comparison with images and the demo's network. Hand model,
+losses, weighting and metrics are those of the project. Curves are errors on held-out subjects every few steps; the
+final error of a run is the mean of its last three.
 
-ema_steps_ratio: steps until `ema` first is at static's final MPJPE, over static's own steps to it; same seed, same
-learning rate, the one best for static; a run that never gets there counts as one evaluation past its end.
+ema_steps_ratio: steps until `ema` first reaches static's final MPJPE, over static's own steps to it; same seed, and the
+learning rate that is best for static; a run that never reaches it counts as one evaluation past its end.
 ema_pa_ratio and ema_crop_error_ratio: final PA-MPJPE and final error in the crop, ema over static. enhanced_vs_mse:
-final MPJPE of the enhanced loss as it comes (ema, static's learning rate) over that of plain mean squared errors of
-keypoints, rotations and shape in SI units, at a learning rate of their own. enhanced_vs_scaled_mse: the same against
-squares in the units and with the weights of the enhanced loss, to tell what the units give from what the rest gives.
+final MPJPE of the enhanced loss with its defaults (ema, static's learning rate) over that of mean squared errors of
+keypoints, rotations and shape in SI units, at their own learning rate. enhanced_vs_scaled_mse: the same against squared
+errors in the units and with the weights of the enhanced loss, to separate the effect of the units from the rest.
 """
 
 import os
@@ -46,13 +46,13 @@ from hawor_pipeline.untrusted.mano_files import load_mano
 SEQUENCES = 6  # of each subject
 CLIPS_PER_STEP = 6
 HELD_OUT_CLIPS = 120
-CROP_PX = 256  # in which errors in the picture are stated
+CROP_PX = 256  # of the crop that image errors refer to
 STEPS, WARMUP, EVERY = 400, 40, 10
 WEIGHT_DECAY, CLIP_NORM = 0.01, 1.0
 FINAL = 3  # evaluations whose mean is a run's final error
 SEEDS = (0, 1, 2, 3, 4, 5)
-# The learning rate of each method, picked on the validation subjects by `_convergence_rates.py` before any run was
-# measured on the test subjects; ema takes static's.
+# The learning rate of each method, selected on the validation subjects by `_convergence_rates.py` before any run was
+# measured on the test subjects; ema uses static's.
 PICKED = {"static": 2e-3, "ema": 2e-3, "mse": 2e-3, "mse_scaled": 2e-3}
 
 Loss = Callable[[HandPrediction, HandTarget, Tensor], Tensor]
@@ -65,13 +65,13 @@ class Job:
     method: str  # key of `LOSSES`
     rate: float
     seed: int
-    subjects: tuple[str, ...]  # that the curve is measured on
+    subjects: tuple[str, ...]  # the curve is measured on these
     steps: int = STEPS
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Errors on the held-out subjects in the course of a run, mm."""
+    """Errors on the held-out subjects during a run, mm."""
 
     steps: tuple[int, ...]
     mpjpe_mm: tuple[float, ...]
@@ -79,11 +79,11 @@ class Curve:
     mpjpe_crop_px: tuple[float, ...]  # of a crop of 256 px
 
     def final(self, name: str = "mpjpe_mm") -> float:
-        """Mean of the last evaluations."""
+        """Return the mean of the last evaluations."""
         return statistics.mean(getattr(self, name)[-FINAL:])
 
     def steps_to(self, target_mm: float) -> int:
-        """First step whose MPJPE is no higher than the target; one evaluation past the end where there is none."""
+        """Return the first step whose MPJPE is at most the target, or one evaluation past the end."""
         reached = (step for step, error in zip(self.steps, self.mpjpe_mm, strict=True) if error <= target_mm)
         return next(reached, 2 * self.steps[-1] - self.steps[-2])
 
@@ -97,7 +97,7 @@ def _enhanced(mano: ManoLayer, **settings) -> Loss:
 
 
 def _squares(weights: Sequence[float]) -> Loss:
-    """Mean squared errors of root-relative joints (m), joints in the crop, rotation matrices and shape."""
+    """Compute mean squared errors of root-relative joints (m), joints in the crop, rotation matrices and shape."""
 
     def loss(pred: HandPrediction, target: HandTarget, _: Tensor) -> Tensor:
         def relative(joints: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def _squares(weights: Sequence[float]) -> Loss:
 
 
 def _squares_in_units() -> Loss:
-    """The same in the units and with the static weights of the enhanced loss."""
+    """Compute mean squared errors in the units and with the static weights of the enhanced loss."""
     names = ("KEYPOINTS_3D", "KEYPOINTS_2D", "HAND_POSE", "BETAS")
     scales = (KEYPOINT_SCALE_M, CROP_SCALE, ANGLE_SCALE_RAD, BETAS_SCALE)
     return _squares([DEFAULT_WEIGHTS[name] / scale**2 for name, scale in zip(names, scales, strict=True)])
@@ -134,7 +134,7 @@ LOSSES: dict[str, Callable[[ManoLayer], Loss]] = {
 
 
 class Problem:
-    """Clips in memory and the hand model; one in each process."""
+    """Clips in memory and the hand model; one instance per process."""
 
     every = EVERY
 
@@ -146,25 +146,25 @@ class Problem:
         self._held_out: dict[tuple[str, ...], Clips] = {}
 
     def held_out(self, subjects: tuple[str, ...]) -> Clips:
-        """Clips to measure on; read when first asked for."""
+        """Return the clips to measure on, read on first use."""
         if subjects not in self._held_out:
             self._held_out[subjects] = load_clips(self.shards, self.mano, subjects, HELD_OUT_CLIPS)
         return self._held_out[subjects]
 
     def network(self, seed: int) -> nn.Module:
-        """A network as it starts."""
+        """Create a network with initial weights."""
         torch.manual_seed(seed)
         return Network(self.training)
 
     def passes(self, network: nn.Module, seed: int) -> Iterator[tuple[HandPrediction, HandTarget, Tensor]]:
-        """Prediction, truth and true vertices of one batch after the other, without end."""
+        """Yield prediction, ground truth and true vertices of batches without end."""
         batches, generator = _batches(len(self.training), seed), torch.Generator().manual_seed(seed)
         for chosen in batches:
             clips = self.training.take(chosen)
             yield network(clips.detect(generator), clips, self.mano), clips.batch.target, clips.vertices_m
 
     def train(self, job: Job) -> Curve:
-        """One run; start and batches are a function of the seed, so that methods share them."""
+        """Train one run; initial weights and batches depend only on the seed, so that methods share them."""
         network, loss = self.network(job.seed), LOSSES[job.method](self.mano)
         optimizer = torch.optim.AdamW(network.parameters(), lr=job.rate, weight_decay=WEIGHT_DECAY, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, job.steps))
@@ -181,12 +181,12 @@ class Problem:
         return Curve(*zip(*points, strict=True))
 
     def hands(self, network: nn.Module, clips: Clips) -> HandPrediction:
-        """What a network says of held-out clips."""
+        """Predict the hands of held-out clips."""
         return network(clips.detect(torch.Generator().manual_seed(0)), clips, self.mano)
 
     @torch.no_grad()
     def measure(self, network: nn.Module, subjects: tuple[str, ...]) -> tuple[float, float, float]:
-        """MPJPE and PA-MPJPE on held-out subjects, mm, and the mean error in the crop, px."""
+        """Return MPJPE and PA-MPJPE on held-out subjects, mm, and the mean error in the crop, px."""
         clips = self.held_out(subjects)
         hands, target = self.hands(network, clips), clips.batch.target
         mean, aligned = (
@@ -198,7 +198,7 @@ class Problem:
 
 
 def _rate_factor(step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine to 1 %."""
+    """Return the factor of the rate: linear warm-up, then half a cosine to 1 %."""
     warmup = min(WARMUP, steps // 4)
     if step < warmup:
         return (step + 1) / warmup
@@ -228,7 +228,7 @@ def _train(job: Job) -> Curve:
 
 
 def train_all(pool: ProcessPoolExecutor, jobs: list[Job]) -> dict[Job, Curve]:
-    """Run jobs, a few at a time, with a line on each as it ends."""
+    """Run jobs in parallel and print a line when each ends."""
     curves: dict[Job, Curve] = {}
     for job, curve in zip(jobs, pool.map(_train, jobs), strict=True):
         curves[job] = curve
@@ -242,7 +242,7 @@ def train_all(pool: ProcessPoolExecutor, jobs: list[Job]) -> dict[Job, Curve]:
 
 
 def compare(curves: dict[Job, Curve], seeds: tuple[int, ...]) -> list[Row]:
-    """The rows, from paired runs."""
+    """Compute the rows from paired runs."""
     by = {(job.method, job.seed): curve for job, curve in curves.items()}
     steps = []
     for seed in seeds:
@@ -266,7 +266,7 @@ def compare(curves: dict[Job, Curve], seeds: tuple[int, ...]) -> list[Row]:
 
 
 def workers(places: tuple[Path, Path], problem: type[Problem] = Problem) -> ProcessPoolExecutor:
-    """Two processes at most, each with the problem in memory."""
+    """Create a pool of at most two processes, each with the problem in memory."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(min(os.cpu_count() or 1, 2), context, _open, (problem, *places))
 

@@ -1,8 +1,8 @@
-"""The comparison of `convergence.py` with pictures: the demo's network, its augmentation and its batches.
+"""The comparison of `convergence.py` with images: the demo's network, its augmentation and its batches.
 
-Subjects are parted as there: five train, rates were picked on two others, and the figures come from two more. Weights
-and shares are the defaults, not the demo's. Row names and formulas are those of `convergence.py` behind `pixels_`. Runs
-are short (a third of the demo's), because eighteen of them have to fit into 20 minutes on two cores.
+Subjects are split in the same way: five train, rates were selected on two others, and the figures come from two more.
+Weights and shares are the defaults, not the demo's. Row names have the prefix `pixels_`, with the formulas of
+`convergence.py`. Runs are short (a third of the demo's), so that eighteen of them fit into 20 minutes on two cores.
 
 Rates: python benchmarks/convergence_pixels.py --rates, on the validation subjects.
 """
@@ -30,7 +30,7 @@ from hawor_pipeline.untrusted.mano_files import load_mano
 STEPS, EVERY = 520, 20
 HELD_OUT_CLIPS = 100
 CLIPS_AT_ONCE = 20
-# Picked by --rates before any run was measured on the test subjects; ema takes static's. MPJPE on the validation
+# Selected by --rates before any run was measured on the test subjects; ema uses static's. MPJPE on the validation
 # subjects at 3e-4, 6e-4, 1.2e-3: static 69.2, 67.9, 68.9 mm; mse 107.9, 102.2, 120.3 mm.
 PICKED = {"static": 6e-4, "ema": 6e-4, "mse": 6e-4}
 RATES = (3e-4, 6e-4, 1.2e-3)
@@ -38,7 +38,7 @@ RATE_SEED = 100  # not one of the comparison
 
 
 class ImageProblem(Problem):
-    """Training from pictures, as the demo does it."""
+    """Training from images, as in the demo."""
 
     every = EVERY
 
@@ -55,21 +55,21 @@ class ImageProblem(Problem):
         self._held_out: dict[tuple[str, ...], Clips] = {}
 
     def held_out(self, subjects: tuple[str, ...]) -> Clips:
-        """Clips to measure on; read when first asked for."""
+        """Return the clips to measure on, read on first use."""
         if subjects not in self._held_out:
             size = load_config(experiment_file("demo"), self.settings).image_size
             self._held_out[subjects] = load_clips(self.shards, self.mano, subjects, HELD_OUT_CLIPS, size)
         return self._held_out[subjects]
 
     def network(self, seed: int) -> nn.Module:
-        """The demo's network with the weights of this seed."""
+        """Create the demo's network with the weights of this seed."""
         config = load_config(experiment_file("demo"), self.settings | {"seed": seed})
         self.trainer = EnhancedHaWoRTrainer(config)
         assert self.trainer.data.split.training == list(TRAIN)
         return self.trainer.model
 
     def passes(self, network: nn.Module, seed: int) -> Iterator[tuple[HandPrediction, HandTarget, Tensor]]:
-        """Prediction, truth and true vertices of one batch after the other, without end."""
+        """Yield prediction, ground truth and true vertices of batches without end."""
         epoch = 0
         while True:
             for batch in self.trainer.data.training_loader(epoch):
@@ -81,7 +81,7 @@ class ImageProblem(Problem):
             epoch += 1
 
     def hands(self, network: nn.Module, clips: Clips) -> HandPrediction:
-        """What a network says of held-out clips."""
+        """Predict the hands of held-out clips."""
         network.eval()
         chunks = [clips.take(index).batch for index in torch.arange(len(clips)).split(CLIPS_AT_ONCE)]
         parts = [with_mano(network, self.mano, batch) for batch in chunks]
@@ -112,4 +112,4 @@ if __name__ == "__main__":
     parser.add_argument("--rates", action="store_true")
     if parser.parse_known_args()[0].rates:
         sys.exit(rates())
-    run(measure, "With pictures: adaptive weights against static ones, the enhanced loss against squared errors")
+    run(measure, "With images: adaptive weights against static ones, the enhanced loss against squared errors")

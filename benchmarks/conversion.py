@@ -1,12 +1,12 @@
-"""Conversion against the script that everybody writes, against one core's physical floor, and what visibility costs.
+"""Conversion against a straightforward script, against the lower bound of one core, and the cost of visibility.
 
-Pictures are painted by the sample generator at ARCTIC's sizes (2800x2000 at about 0.35 MB, 1000x1000 at about 0.06 MB),
-in all nine views, two hands each. Every process has one thread. Per-core rows compare processor time; end-to-end rows
+The sample generator paints images at ARCTIC's sizes (2800x2000 at about 0.35 MB, 1000x1000 at about 0.06 MB), in all
+nine views, two hands each. Every process has one thread. Per-core rows compare processor time; end-to-end rows
 compare hands per second, ours on two processes against the plain script on one, without visibility, page cache warm,
-start-up excluded, 256 px crops of the box itself (no margin) from both. They are from wall time where the processes had
-their cores to themselves; on a busier machine they are from processor time, and the unit says so. Rows that end in
-`_region` decode regions as a conversion does on this machine: they are cut out of the file, or a libturbojpeg >= 3
-decodes them where one is found; `decode_crop_encode_library` is such a library alone, as is the floor.
+start-up excluded, 256 px crops of the box itself (no margin) from both. They use wall time if the processes had
+their cores to themselves; on a busier machine they use processor time, and the unit states it. Rows that end in
+`_region` decode regions as a conversion does on this machine: regions are cut out of the file, or a libturbojpeg >= 3
+decodes them if one is found; `decode_crop_encode_library` and the lower bound use such a library alone.
 """
 
 import os
@@ -32,9 +32,9 @@ GOALS = {
 }
 SHORT = {"images": "full", "cropped_images": "crop"}
 MARGIN = 1.0  # side of the crop over the side of the box
-OWN_CORES = 0.93  # share of the wall time that a process must have had a core for wall times to mean anything
-COPIES = 32  # of the three moments, in a sequence: 96 frames, where ARCTIC has some 700
-PLAIN_COPIES = 2  # the plain script gets a shorter one: rates are compared
+OWN_CORES = 0.93  # share of the wall time that a process must have had a core for wall times to be comparable
+COPIES = 32  # of the three moments in a sequence: 96 frames; ARCTIC has some 700
+PLAIN_COPIES = 2  # the plain script converts a shorter one, because only rates are compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Job:
     root: Path
     sequence: str
     output: Path
-    library: str  # of the region decoder, "" for the system's; "off" decodes whole pictures
+    library: str  # of the region decoder, "" for the system's; "off" decodes whole images
     visibility: bool = False
 
 
@@ -60,7 +60,7 @@ class PlainJob:
 
 
 def convert(job: Job) -> float:
-    """Convert one sequence our way; returns its hands."""
+    """Convert one sequence with this project and return the number of hands."""
     from hawor_pipeline.conversion import decode, scene
     from hawor_pipeline.conversion.convert_sequence import convert_sequence
     from hawor_pipeline.conversion.plan import plan_subject, shared_key
@@ -79,14 +79,14 @@ def convert(job: Job) -> float:
 
 
 def _measure_contacts(scene):
-    """The module's own function, also after it was replaced."""
+    """Return the original function of a module, even after it was replaced."""
     if not hasattr(scene, "_kept"):
         scene._kept = scene.measure_contacts
     return scene._kept
 
 
 def warm_up(job: Job) -> float:
-    """Keep the module's own functions before any is replaced, and convert once."""
+    """Store the original functions before any is replaced, and convert once."""
     from hawor_pipeline.conversion import scene
 
     _measure_contacts(scene)
@@ -94,7 +94,7 @@ def warm_up(job: Job) -> float:
 
 
 def convert_plainly(job: PlainJob) -> float:
-    """Convert one sequence as everybody does; returns its hands."""
+    """Convert one sequence with the plain script and return the number of hands."""
     converter = _plain_converter(job.root, job.mesh)
     folder = job.root / "arctic" / job.image_source / SUBJECT / job.sequence
     return converter.convert(folder, SUBJECT, job.sequence, job.output, _frames_of(job), MARGIN)
@@ -112,7 +112,7 @@ _known_frames: dict = {}
 
 
 def _frames_of(job: PlainJob) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Where the files of each view lie in full frames: given to the plain script, which has it for free."""
+    """Return the position of each view's files in full frames, which the plain script gets for free."""
     from hawor_pipeline.conversion.hand_geometry import view_camera
     from hawor_pipeline.conversion.image_frame import find_image_frame
     from hawor_pipeline.sources.arctic import SIDES, ArcticRoot
@@ -134,7 +134,7 @@ def _frames_of(job: PlainJob) -> dict[int, tuple[np.ndarray, np.ndarray]]:
 
 @dataclass(slots=True)
 class Sources:
-    """Raw data of one image source: for our way, for the plain way, and a folder for what they write."""
+    """Raw data of one image source for both ways, and a folder for their outputs."""
 
     image_source: str
     ours: Path
@@ -145,23 +145,23 @@ class Sources:
     written: int = 0
 
     def fresh(self) -> Path:
-        """A new place to write to: overwriting files costs more than making them."""
+        """Create a new output folder, because overwriting files costs more than creating them."""
         self.written += 1
         return self.output / str(self.written)
 
     def jobs(self, processes: int, library: str, *, visibility: bool = False) -> list[list[Job]]:
-        """A sequence for each process."""
+        """Return one sequence for each process."""
         folder = self.fresh()
         names = self.sequences[:processes]
         return [[Job(self.ours, name, folder / name, library, visibility)] for name in names]
 
     def plain_jobs(self, *, mesh: bool) -> list[list[PlainJob]]:
-        """One sequence for one process."""
+        """Return one sequence for one process."""
         return [[PlainJob(self.plain, self.image_source, self.plain_sequence, self.fresh(), mesh)]]
 
 
 def measure_sources(workers: Workers, source: Sources, libraries: dict[str, str], rounds: int) -> list[Row]:
-    """End-to-end rows of one image source."""
+    """Measure the end-to-end rows of one image source."""
     short = SHORT[source.image_source]
     for library in libraries.values():
         workers.run(warm_up, source.jobs(2, library))
@@ -201,7 +201,7 @@ def measure_sources(workers: Workers, source: Sources, libraries: dict[str, str]
 
 
 def _compare(ours: list[Timed], theirs: list[Timed]) -> tuple[list[float], str]:
-    """Rates of several processes over those of one, round by round, and what they are made of."""
+    """Return the rates of several processes over those of one per round, and print their parts."""
     alone = min(t.cpu_s / (t.wall_s * t.processes) for t in (*ours, *theirs))
     if alone >= OWN_CORES:
         return [o.rate / t.rate for o, t in zip(ours, theirs, strict=True)], "wall time"
@@ -214,11 +214,11 @@ def _print_rates(short: str, timed: dict[str, list[Timed]]) -> None:
     for name, rounds in timed.items():
         rate, per_core = (statistics.median(getattr(t, what) for t in rounds) for what in ("rate", "per_core"))
         share = statistics.median(t.cpu_s / t.wall_s for t in rounds)
-        print(f"  {name:18} {rate:8.1f} {per_core:8.1f}   ({share:.2f} cores were had)")
+        print(f"  {name:18} {rate:8.1f} {per_core:8.1f}   ({share:.2f} cores used)")
 
 
 def measure(quick: bool) -> list[Row]:
-    """All rows."""
+    """Measure all rows."""
     rounds = 3 if quick else 5
     libraries = {"whole": WHOLE_IMAGES, "region": region_library()}
     rows: list[Row] = []
@@ -227,7 +227,7 @@ def measure(quick: bool) -> list[Row]:
         spec = make_base(base)
         for image_source in SHORT:
             images = paint(base, spec, image_source)
-            print(f"{image_source}: {len(images.jpegs)} pictures of {images.mean_bytes / 1e6:.3f} MB")
+            print(f"{image_source}: {len(images.jpegs)} images of {images.mean_bytes / 1e6:.3f} MB")
             if image_source == "images":
                 rows += measure_crops(images, rounds)
             ours, plain = Path(folder) / image_source, Path(folder) / f"{image_source}_plain"

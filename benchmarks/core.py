@@ -1,6 +1,6 @@
-"""Metrics and the hand layer against the usual ways of computing them; what Chamfer keeps and what weighting costs.
+"""Metrics and the hand layer against common implementations; memory of Chamfer and cost of weighting.
 
-Everything runs on one thread, both sides in turn, and each round gives one ratio (usual over ours, higher is better).
+Everything runs on one thread, interleaved, and each round gives one ratio (common over ours, higher is better).
 Baselines are in `_usual.py`, or smplx itself. Results are compared before anything is timed.
 """
 
@@ -66,7 +66,7 @@ def _close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 
 
 def _joints(frames: int) -> tuple[Tensor, Tensor]:
-    """Predicted and true joints of hands 0.7 m away, 15 mm apart before alignment."""
+    """Generate predicted and true joints of hands 0.7 m away, 15 mm apart before alignment."""
     target = torch.randn(frames, 21, 3) * 0.05 + torch.tensor([0.1, -0.2, 0.7])
     return target + torch.randn(frames, 21, 3) * 0.01, target
 
@@ -104,7 +104,7 @@ def _freihand(quick: bool) -> list[Row]:
 
 
 def _surfaces(layer: ManoLayer, quick: bool) -> list[Row]:
-    """Posed hands against hands a little differently posed and shaped, aligned: 7 to 8 mm apart, as good models are."""
+    """Generate aligned pairs of posed hands, 7 to 8 mm apart, as the predictions of good models."""
     frames = 30 if quick else 100
     pose, betas = torch.randn(frames, 16, 3) * 0.4, torch.randn(frames, 10)
     target = layer(axis_angle_to_rotmat(pose), betas).vertices.contiguous()
@@ -151,7 +151,7 @@ def _motion(quick: bool) -> list[Row]:
 
 
 def _contact(frames: int, pairs: int) -> Tensor:
-    """(frames, pairs): stretches of contact and of none, 40 frames long on average."""
+    """Generate contact flags (frames, pairs) in stretches of 40 frames on average."""
     changes = torch.rand(frames, pairs) < 1 / 40
     return (changes.cumsum(0) + torch.randint(0, 2, (1, pairs))) % 2 == 0
 
@@ -185,7 +185,7 @@ def _mano(folder: Path, layer: ManoLayer, quick: bool) -> list[Row]:
 
 
 def _chamfer_memory() -> list[Row]:
-    """Peak memory of loss and metric on 64 pairs of 778 points, above that on one pair, in a process of its own."""
+    """Return the peak memory of loss and metric on 64 pairs of 778 points above that on one pair, each in a process."""
     grown = [
         float(subprocess.run([sys.executable, "-c", CHAMFER], capture_output=True, text=True, check=True).stdout)
         for _ in range(3)
@@ -194,7 +194,7 @@ def _chamfer_memory() -> list[Row]:
 
 
 def measure(quick: bool) -> list[Row]:
-    """All rows."""
+    """Measure all rows."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as directory:

@@ -1,7 +1,7 @@
-"""What a Ray cluster costs over processes of one machine, and what follows for the whole of ARCTIC.
+"""Cost of a Ray cluster over processes of one machine, and the estimate for all of ARCTIC.
 
-The same conversion runs on the same cores by both engines, in turn. Then pictures of ARCTIC's size (painted, see
-conversion.py) are converted by one process, with visibility, and the model of docs/scale.md is filled in with the rate.
+Both engines run the same conversion on the same cores, in turn. Then one process converts images of ARCTIC's size
+(painted, see conversion.py) with visibility, and its rate is inserted into the model of docs/scale.md.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ SUBJECTS = ("s01", "s02", "s04", "s05")
 
 @contextmanager
 def cluster():
-    """A Ray head with as many cores as this machine; yields the environment of its users."""
+    """Start a Ray head with as many cores as this machine, and yield the environment of its clients."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={PORT}"]
     command += [f"--num-cpus={len(os.sched_getaffinity(0))}", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
     command += [f"--dashboard-port={JOBS_PORT}", "--object-store-memory=100000000"]
     path = os.pathsep.join(
         filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))
-    )  # its workers import us
+    )  # its workers import this package
     environment = {**os.environ, "PYTHONPATH": path, "HAWOR_ENGINE": "ray", "RAY_ADDRESS": f"127.0.0.1:{PORT}"}
     head = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -76,7 +76,7 @@ def _nothing(task: int) -> int:
 
 
 def _empty_task_seconds(environment: dict[str, str]) -> float:
-    """Seconds per task of a map over tasks that do nothing, joining and leaving the cluster included."""
+    """Return the seconds per task of a map over empty tasks, including joining and leaving the cluster."""
     code = "import engines; from hawor_pipeline.workers.ray_map import map_on_ray; import time; "
     code += f"began = time.perf_counter(); list(map_on_ray(engines._nothing, list(range({EMPTY_TASKS})), int)); "
     code += "print(time.perf_counter() - began)"
@@ -85,7 +85,7 @@ def _empty_task_seconds(environment: dict[str, str]) -> float:
 
 
 def measure_engines(quick: bool) -> list[Row]:
-    """Interleaved rounds on one sample; each value is from one round."""
+    """Measure interleaved rounds on one sample; each value is from one round."""
     from hawor_pipeline.sample import SampleSpec, ensure_sample
 
     ratios, extra = [], []
@@ -110,7 +110,7 @@ def measure_engines(quick: bool) -> list[Row]:
 
 
 def measure_rate(quick: bool) -> list[Row]:
-    """Processor time of a picture of ARCTIC's size in which both hands are seen, per way of decoding."""
+    """Return the processor time of an image of ARCTIC's size with both hands visible, per way of decoding."""
     libraries = {"whole": WHOLE_IMAGES, "region": region_library()}
     rows = []
     with tempfile.TemporaryDirectory() as directory, Workers(1) as workers:
@@ -128,10 +128,10 @@ def measure_rate(quick: bool) -> list[Row]:
 
 
 def print_arctic(rows: list[Row]) -> None:
-    """The model: sequences of equal length, each on one worker, workers that do not slow each other down."""
+    """Print the model: sequences of equal length, each on one worker, and workers without interference."""
     values = {row.name: row.value for row in rows}
     for row in (row for row in rows if row.name.startswith("picture_")):
-        print(f"\nthe whole of ARCTIC, {row.name}:")
+        print(f"\nall of ARCTIC, {row.name}:")
         for workers in WORKERS:
             share = math.ceil(SEQUENCES / workers) / SEQUENCES
             hours = IMAGES * row.value / 1e3 * share / 3600 + values["ray_empty_task"] * SEQUENCES / 3600
@@ -139,11 +139,11 @@ def print_arctic(rows: list[Row]) -> None:
 
 
 def measure(quick: bool) -> list[Row]:
-    """All rows; prints what follows for the whole of ARCTIC."""
+    """Measure all rows and print the estimate for all of ARCTIC."""
     rows = measure_engines(quick) + measure_rate(quick)
     print_arctic(rows)
     return rows
 
 
 if __name__ == "__main__":
-    run(measure, "Conversion on Ray against processes of one machine, and what the whole of ARCTIC costs")
+    run(measure, "Conversion on Ray against processes of one machine, and the estimate for all of ARCTIC")

@@ -1,11 +1,10 @@
-"""Evaluating stored predictions: streamed over recordings, against frame by frame in Python; and the memory it takes.
+"""Evaluation of stored predictions: streamed over recordings, against a loop over frames in Python; and its memory.
 
-Both sides compute the same numbers (checked on the frames that both have seen): every metric of a sample, of joints,
-vertices, rotations, shape, place and picture. The streamed side computes more: motion over time, the world frame,
-means by stratum with their intervals, and it reads and writes the tables.
-`evaluate_100k` is by the clock, where the threads of the streamed side count; `evaluate_100k_processor_time` adds up
-all threads, and neighbours on a shared machine distort it less. The
-loop has one numerical thread, as ours has in each of its threads.
+Both sides compute the same numbers (compared on the frames of both): every metric of a sample, of joints, vertices,
+rotations, shape, position and image. The streamed side computes more: motion over time, the world frame, means by
+stratum with their intervals, and it reads and writes the tables. `evaluate_100k` uses wall time, so the threads of the
+streamed side count; `evaluate_100k_processor_time` sums all threads and is less sensitive to other load on a shared
+machine. The loop has one numerical thread, as has each thread of the streamed side.
 """
 
 import json
@@ -43,7 +42,7 @@ IDENTITY = RunIdentity("stored", "arctic-all-val", "benchmark", "synthetic", "0"
 
 
 def write_data(root: Path, recordings: int) -> None:
-    """Shards without pictures, and predictions that are off by about a centimetre."""
+    """Generate shards without images, and predictions with errors of about a centimetre."""
     write_mano_models(root / "mano")
     layers = {side: ManoLayer(load_mano(root / "mano", side)).double() for side in ("left", "right")}
     models = HandModels.load(root / "mano")
@@ -68,7 +67,7 @@ def _annotations(name: str, layers: dict[str, ManoLayer], rng: np.random.Generat
 
 
 def _track(name: str, view: int, side: str, layer: ManoLayer, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """One hand in one view, moving smoothly."""
+    """Generate one smoothly moving hand in one view."""
     wave = np.sin(np.arange(FRAMES)[:, None] / rng.uniform(8, 30, 48) + rng.uniform(0, 6, 48))
     pose = rng.normal(0, 0.3, 48) + 0.15 * wave
     betas = np.tile(rng.normal(0, 0.5, 10), (FRAMES, 1))
@@ -116,7 +115,7 @@ def _predictions(models: HandModels, annotations):
 
 
 class FrameByFrame:
-    """The usual script: a loop over frames, a hand at a time, NumPy and SciPy inside."""
+    """A common script: a loop over frames, one hand at a time, with NumPy and SciPy."""
 
     def __init__(self, root: Path):
         models = {side: load_mano(root / "mano", side) for side in ("left", "right")}
@@ -127,7 +126,7 @@ class FrameByFrame:
 
     @torch.no_grad()
     def measure(self, count: int) -> list[dict[str, float]]:
-        """Metrics of every n-th sample of the first recording."""
+        """Compute the metrics of every n-th sample of the first recording."""
         truth = read_truth(self.annotations)
         joints = to_numpy(self.rows["joints_cam_m"], (21, 3)).astype(float)
         pixels = to_numpy(self.rows["joints_px"], (21, 2)).astype(float)
@@ -136,9 +135,9 @@ class FrameByFrame:
         places = to_numpy(self.rows["translation_m"], (3,)).astype(float)
         found = []
         for row in np.linspace(0, len(truth) - 1, count).astype(int):
-            said = (joints[row], pixels[row], rotmats[row], betas[row])
+            hand = (joints[row], pixels[row], rotmats[row], betas[row])
             frame = truth.take(slice(row, row + 1))
-            values = self._frame(frame, *said) | self._place_and_image(frame, joints[row], pixels[row], places[row])
+            values = self._frame(frame, *hand) | self._place_and_image(frame, joints[row], pixels[row], places[row])
             found.append({"row": int(row), **values})
         return found
 
@@ -178,8 +177,8 @@ class FrameByFrame:
     def _surface(self, truth, rotmats, betas) -> dict[str, float]:
         is_right = bool(truth.is_right)
         true_mesh = self.layers["right" if is_right else "left"](truth.rotmats.float(), truth.betas.float())
-        said, shape = torch.from_numpy(rotmats)[None], torch.from_numpy(betas)[None].float()
-        mesh = self.layers["right"]((said if is_right else mirror_rotmat(said)).float(), shape)
+        pose, shape = torch.from_numpy(rotmats)[None], torch.from_numpy(betas)[None].float()
+        mesh = self.layers["right"]((pose if is_right else mirror_rotmat(pose)).float(), shape)
         flip = np.array([1.0 if is_right else -1.0, 1.0, 1.0])
         ours = (mesh.vertices[0] - mesh.joints[0, 0]).numpy() * flip
         theirs = (true_mesh.vertices[0] - true_mesh.joints[0, 0]).numpy()
@@ -200,7 +199,7 @@ class FrameByFrame:
 
 
 def _aligned(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """The best similarity transform of a cloud onto another, without reflection (Umeyama 1991)."""
+    """Compute the best similarity transform of a cloud onto another, without reflection (Umeyama 1991)."""
     a, b = ours - ours.mean(0), theirs - theirs.mean(0)
     u, s, vh = np.linalg.svd(a.T @ b)
     sign = np.array([1, 1, np.sign(np.linalg.det(u @ vh))])
@@ -212,19 +211,19 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _area(error_mm: np.ndarray) -> float:
-    """Area under the curve of the share of joints within 0 to 50 mm."""
+    """Compute the area under the curve of the share of joints within 0 to 50 mm."""
     return np.trapezoid([(error_mm <= limit).mean() for limit in np.linspace(0, 50, 100)], dx=50 / 99) / 50
 
 
 def _box_overlap(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of the boxes around two sets of joints."""
+    """Compute the intersection over union of the boxes around two sets of joints."""
     low, high = np.maximum(first.min(0), second.min(0)), np.minimum(first.max(0), second.max(0))
     common = np.clip(high - low, 0, None).prod()
     return common / (np.ptp(first, axis=0).prod() + np.ptp(second, axis=0).prod() - common)
 
 
 class PeakMemory:
-    """Highest resident memory of this process while the block runs, and how it grew in its second half."""
+    """Monitor of the peak resident memory of this process in a block, and its growth in the second half."""
 
     def __enter__(self) -> "PeakMemory":
         self.samples: list[tuple[float, int]] = []
@@ -243,7 +242,7 @@ class PeakMemory:
         self._thread.join()
 
     def growth(self) -> float:
-        """Peak of the second half of the time over the peak of the first."""
+        """Return the peak of the second half of the time over that of the first."""
         times, sizes = np.array(self.samples).T
         late = times > (times[0] + times[-1]) / 2
         return sizes[late].max() / sizes[~late].max()
@@ -262,12 +261,12 @@ def _check_same(loop: list[dict[str, float]], root: Path) -> None:
 
 
 def _now() -> np.ndarray:
-    """Seconds by the clock and of the processor."""
+    """Return wall time and processor time in seconds."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def measure(quick: bool) -> list[Row]:
-    """Loops before and after one streamed evaluation, all in this process."""
+    """Run the loop before and after one streamed evaluation, all in this process."""
     recordings, loops = (4, 60) if quick else (40, 250)
     found: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -289,7 +288,7 @@ def measure(quick: bool) -> list[Row]:
             streamed = (_now() - began) / done["samples"]
         per_loop += [timed_loop(), timed_loop()]
         _check_same(found, root)
-    print(f"{done['samples']} samples; ms each by the clock and of the processor: {np.round(1000 * streamed, 2)}, ")
+    print(f"{done['samples']} samples; ms each of wall time and processor time: {np.round(1000 * streamed, 2)}, ")
     print(f"frame by frame {np.round(1000 * np.median(per_loop, 0), 2)}")
     clock, processor = (np.array(per_loop) / streamed).T
     peak_mb = max(size for _, size in memory.samples) / 1e6

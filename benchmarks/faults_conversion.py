@@ -1,10 +1,10 @@
-"""Conversion under faults: killed 30 times at random moments, and 2,000 damaged inputs.
+"""Conversion under faults: 30 kills at random moments, and 2,000 damaged inputs.
 
-Killed: SIGKILL to the whole process group after a random time, again and again, then one run to the end; the shards
-must be those of an undisturbed run, byte for byte. Damaged: cut files, wrong shapes and counts, values that are not
-finite, missing, empty and foreign pictures (1,400), and flipped bits (600) while ARCTIC's zips lie beside the unpacked
-files, as their checksums are the only way to see a bit that still decodes. Each must end in a clear error or in the
-ledger. Flipped bits without the zips are counted, too, to say what is then not seen.
+Kills: SIGKILL to the whole process group after a random time, repeatedly, then one run to the end; the shards must be
+equal to those of an undisturbed run, byte for byte. Damaged inputs: cut files, wrong shapes and counts, non-finite
+values, missing, empty and foreign images (1,400), and flipped bits (600) with ARCTIC's zips next to the unpacked files,
+because only their checksums detect a flipped bit that still decodes. Each case must end in a clear error or in the
+ledger. Flipped bits without the zips are counted, too, to show how many remain undetected.
 """
 
 import collections
@@ -36,14 +36,14 @@ if __name__ == "__main__":
 
 
 def make_sample(root: Path, sequences: int) -> Path:
-    """A small sample; returns its folder `arctic`."""
+    """Generate a small sample and return its folder `arctic`."""
     spec = SampleSpec(("s01", SUBJECT), sequences, 8, (0, 1), image_scale=0.15)
     ensure_sample(root, spec, workers=2)
     return root / "arctic"
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every published file."""
+    """Return the hash of every published file."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.glob("s*/**/*")) if p.is_file()}
 
 
@@ -51,7 +51,7 @@ def kill_often(arctic: Path, work: Path, kills: int, seed: int = 0) -> tuple[int
     """Kill conversions at random moments, then let one finish.
 
     Returns:
-        Samples lost, samples twice, files that differ from an undisturbed run's.
+        Lost samples, duplicated samples, and files that differ from those of an undisturbed run.
     """
     rng = np.random.default_rng(seed)
     script = work / "convert.py"
@@ -69,7 +69,7 @@ def kill_often(arctic: Path, work: Path, kills: int, seed: int = 0) -> tuple[int
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             done += 1
-        else:  # it was finished before: begin again from nothing
+        else:  # finished before the kill: start again with an empty folder
             shutil.rmtree(output)
         _wait_for_workers(output)
     subprocess.run([*command, str(output)], check=True, capture_output=True)
@@ -80,7 +80,7 @@ def kill_often(arctic: Path, work: Path, kills: int, seed: int = 0) -> tuple[int
 
 
 def _wait_for_workers(output: Path) -> None:
-    """The forkserver's children follow their parent within a moment."""
+    """Wait until the children of the forkserver have ended, shortly after their parent."""
     end = time.monotonic() + 20
     while time.monotonic() < end:
         names = [path.name.split(".")[-2] for path in output.glob("s*/.*.tmp")]
@@ -115,14 +115,14 @@ def damage_often(arctic: Path, work: Path, cases: int, kind: str, seed: int = 0)
         outcome = judge(source, truth, work / kind / str(case))
         counts[outcome.kind] += 1
         if outcome.kind in ("wrong", "crash") and kind != "unchecked":
-            print(f"{kind} case {case}: {outcome.kind}: {outcome.said}", flush=True)
+            print(f"{kind} case {case}: {outcome.kind}: {outcome.message}", flush=True)
         shutil.rmtree(work / kind / str(case), ignore_errors=True)
         _mend(root / "arctic", whole)
     return dict(counts)
 
 
 def keep_zips(arctic: Path, sequence: str) -> None:
-    """ARCTIC's zips beside the unpacked files."""
+    """Write ARCTIC's zips next to the unpacked files."""
     for name, folders in (("raw_seqs.zip", ["raw_seqs"]), ("meta.zip", ["meta"])):
         with zipfile.ZipFile(arctic / name, "w") as archive:
             for path in sorted(p for folder in folders for p in (arctic / folder).rglob("*") if p.is_file()):
@@ -145,7 +145,7 @@ def _mend(arctic: Path, whole: dict[Path, bytes]) -> None:
 
 
 def measure(quick: bool) -> list[Row]:
-    """All rows; --quick makes a tenth."""
+    """Measure all rows; `quick` runs a tenth of the cases."""
     kills, structural_cases, checked, unchecked = (3, 140, 60, 30) if quick else (30, 1400, 600, 300)
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
-"""Faults injected over the whole pipeline: kills, damaged files, a full disk, a database that is away.
+"""Faults injected into the whole pipeline: kills, damaged files, a full disk, an unavailable database.
 
     python benchmarks/faults_pipeline.py [--faults 50] [--quick] [--json PATH]
 
-One project runs without faults, another meets several faults in every run but its last: files are damaged before it,
-steps die or lose the database while it goes on, and at one step something ends it. A fault counts where it hit. Counted
-is also what must not be: lost or doubled samples, runs left unfinished, pool slots left taken, processes left over,
-files that differ.
+One project runs without faults; another meets several faults in every run but its last: files are damaged before it,
+steps die or lose the database during it, and one step is ended by a fault. A fault counts if it hit. The benchmark also
+counts violations: lost or duplicated samples, unfinished runs, occupied pool slots, remaining processes, files that
+differ.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from _measure import Row, machine
 from hawor_pipeline.provenance import sha256_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MADE = {  # by the steps, in the order in which they begin
+MADE = {  # outputs of the steps, in the order in which they start
     "raw_arctic_sequences": "raw/synthetic/s0*",
     "subject_shards": "shards/synthetic/s0[1-5]",
     "dataset_metadata": "metadata/synthetic",
@@ -46,16 +46,16 @@ MADE = {  # by the steps, in the order in which they begin
     "evaluation_metrics": "metrics/_stages/[!b]*",
     "final_report": "reports/*",
 }
-WHOLE_CAMPAIGN = 50  # faults; with so many each kind of end has its turn
-DISK_MB = 600  # room for one project; what is free is filled up to make the disk full
+WHOLE_CAMPAIGN = 50  # faults; enough for each kind of end to occur
+DISK_MB = 600  # space for one project; the rest is filled to make the disk full
 LOCKED_S = 8.0
 FULL_S = 120.0
-LATEST_S = 3.0  # after a step began
+LATEST_S = 3.0  # after a step started
 RUN_TIMEOUT_S = 1200.0
 
 
 class Project:
-    """A folder in which the smoke preset of the main job runs."""
+    """Folder in which the smoke preset of the main job runs."""
 
     def __init__(self, folder: Path):
         self.folder, self.data = folder, folder / "data"
@@ -63,12 +63,12 @@ class Project:
         shutil.copy(REPOSITORY / "dagster.yaml", folder)
         self.preset = folder / "preset.yaml"
         preset = yaml.safe_load((REPOSITORY / "configs" / "jobs" / "smoke.yaml").read_text())
-        preset["loggers"]["console"]["config"]["log_level"] = "DEBUG"  # process ids of steps are told at that level
+        preset["loggers"]["console"]["config"]["log_level"] = "DEBUG"  # process ids of steps are logged at this level
         self.preset.write_text(yaml.safe_dump(preset))
         self.log = folder / "run.log"
 
     def start(self) -> subprocess.Popen:
-        """Start the job; its log is new."""
+        """Start the job with a new log."""
         dropped = ("DAGSTER_HOME", "MANO_DIR", "HAWOR_DATA_DIR", "HAWOR_DAGSTER_RUN_ID")
         given = os.environ.items()
         environment = {name: value for name, value in given if name not in dropped and not name.endswith("_ROOT")}
@@ -84,12 +84,12 @@ class Project:
         return self.start().wait(RUN_TIMEOUT_S)
 
     def step_pid(self, step: str) -> int | None:
-        """Process id of a step that has started in the current run."""
+        """Return the process id of a step that has started in the current run."""
         found = re.findall(rf" - (\d+) - {step} - STEP_START ", self.log.read_text(errors="replace"))
         return int(found[-1]) if found else None
 
     def forget(self, step: str) -> None:
-        """Remove what a step made, so that it has work to do."""
+        """Remove the outputs of a step, so that it runs again."""
         for path in self.data.glob(MADE[step]):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -98,7 +98,7 @@ class Project:
 
 
 def kill(pid: int | None, number: int = signal.SIGKILL) -> bool:
-    """Send a signal to a process; False where it is gone already."""
+    """Send a signal to a process; return False if it has ended."""
     try:
         if pid is None or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return False
@@ -109,39 +109,39 @@ def kill(pid: int | None, number: int = signal.SIGKILL) -> bool:
 
 
 def kill_worker(project: Project, process: subprocess.Popen, step: str) -> bool:
-    """The run's main process dies; its steps are orphans."""
+    """Kill the main process of the run; its steps become orphans."""
     return kill(process.pid)
 
 
 def kill_step(project: Project, process: subprocess.Popen, step: str) -> bool:
-    """The process of the step dies; the run goes on and tries the step again."""
+    """Kill the process of the step; the run continues and retries the step."""
     return kill(project.step_pid(step))
 
 
 def kill_training(project: Project, process: subprocess.Popen, step: str) -> bool:
-    """The training process dies, where there is one; else the step."""
+    """Kill the training process if there is one, otherwise the step."""
     training = [p for p in family(process) if "training_child" in " ".join(p.cmdline())]
     return kill(training[0].pid if training else project.step_pid(step))
 
 
 def kill_everything(project: Project, process: subprocess.Popen, step: str) -> bool:
-    """All processes die at once, as in a reboot."""
+    """Kill all processes at once, as in a reboot."""
     hit = [kill(member.pid) for member in [psutil.Process(process.pid), *family(process)]]
     return any(hit)
 
 
 def family(process: subprocess.Popen) -> list[psutil.Process]:
-    """The processes that a run has started."""
+    """Return the processes that a run has started."""
     return psutil.Process(process.pid).children(recursive=True)
 
 
 def ask_to_stop(project: Project, process: subprocess.Popen, step: str) -> bool:
-    """SIGTERM, as CI and schedulers send it."""
+    """Send SIGTERM, as CI and schedulers do."""
     return kill(process.pid, signal.SIGTERM)
 
 
 def lock_database(project: Project, process: subprocess.Popen, step: str) -> bool:
-    """Nobody reaches the databases of the instance for a while."""
+    """Make the databases of the instance unavailable for a while."""
     files = [*project.data.glob("dagster/history/*.db"), project.data / "dagster/history/runs/index.db"]
     held = [sqlite3.connect(file, timeout=60) for file in files]
     for connection in held:
@@ -153,7 +153,7 @@ def lock_database(project: Project, process: subprocess.Popen, step: str) -> boo
 
 
 def fill_disk(project: Project, process: subprocess.Popen, step: str) -> bool:
-    """Nothing is left on the project's file system until the run has ended."""
+    """Fill the project's file system until the run has ended."""
     filler = project.folder / "filler"
     with suppress(OSError), open(filler, "wb", buffering=0) as file:
         while True:
@@ -165,7 +165,7 @@ def fill_disk(project: Project, process: subprocess.Popen, step: str) -> bool:
 
 
 def damage(project: Project, pattern: str, rng: random.Random) -> bool:
-    """Cut a file of the pipeline short and keep a copy of the whole one; False where there is none."""
+    """Truncate a file of the pipeline and keep a copy of the original; return False if there is none."""
     files = sorted(project.data.glob(pattern))
     if not files:
         return False
@@ -177,7 +177,7 @@ def damage(project: Project, pattern: str, rng: random.Random) -> bool:
     return True
 
 
-Fault = Callable[[Project, subprocess.Popen, str], bool]  # whether it hit
+Fault = Callable[[Project, subprocess.Popen, str], bool]  # returns whether it hit
 GOES_ON: dict[str, Fault] = {
     "step killed": kill_step,
     "training killed": kill_training,
@@ -198,7 +198,7 @@ BEFORE = {  # damaged before a run
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one run meets: damaged files before it, faults that it survives by step, and where and how it ends."""
+    """Faults of one run: damaged files before it, faults by step that it survives, and the step and kind of its end."""
 
     before: tuple[str, ...]
     during: dict[str, str]
@@ -207,8 +207,8 @@ class Plan:
 
     @classmethod
     def draw(cls, number: int, end: str, rng: random.Random) -> "Plan":
-        """The plan of run `number`, which is to end so; places are drawn."""
-        if number % 4 == 3:  # refused at once, so nothing else happens to this run
+        """Create the plan of run `number` with the given end; steps are drawn at random."""
+        if number % 4 == 3:  # rejected at once, so no other fault hits this run
             return cls(("raw file damaged",), {}, "", "")
         before = (tuple(BEFORE)[:2], (), ("shard damaged",))[number % 4]
         last = rng.randrange(3, len(MADE))
@@ -219,15 +219,15 @@ class Plan:
 
 
 def run_with_faults(project: Project, plan: Plan, resumed: str, rng: random.Random) -> list[str]:
-    """Give the steps work, start the job, and let everything happen; returns a word for each fault that hit.
+    """Remove outputs, start the job and inject the faults; return a word for each fault that hit.
 
-    What the step `resumed` had begun when the run before ended is kept, so that it goes on from there.
+    Partial outputs of the step `resumed` from the previous run are kept, so that it resumes from there.
     """
     hit = [kind for kind in plan.before if damage(project, BEFORE[kind], rng)]
     if "raw file damaged" in plan.before:
         return hit + _refused(project)
     for step in takewhile(lambda step: step != resumed, MADE):
-        if not (plan.before and step == "subject_shards"):  # a damaged shard must be found, not forgotten
+        if not (plan.before and step == "subject_shards"):  # a damaged shard must be detected, not removed
             project.forget(step)
     process, waiting = project.start(), {**plan.during, plan.end_step: plan.end}
     deadline = time.monotonic() + RUN_TIMEOUT_S
@@ -243,7 +243,7 @@ def run_with_faults(project: Project, plan: Plan, resumed: str, rng: random.Rand
 
 
 def _refused(project: Project) -> list[str]:
-    """A damaged raw file ends the run; then somebody puts the whole file back, as the message asks."""
+    """Run with a damaged raw file, which ends the run, then restore the file, as the message requests."""
     if project.run() == 0:
         raise AssertionError(f"a damaged file passed: {(project.folder / 'damaged.txt').read_text()}")
     shutil.copy(project.folder / "whole", (project.folder / "damaged.txt").read_text())
@@ -251,7 +251,7 @@ def _refused(project: Project) -> list[str]:
 
 
 def samples(project: Project) -> Counter:
-    """Every sample of the shards and of the metric tables, with how often it is there."""
+    """Count every sample of the shards and of the metric tables."""
     found: Counter = Counter()
     patterns = {"shards": "shards/synthetic/*/*/annotations.parquet", "metrics": "metrics/[ps]*s/run_id=*/*.parquet"}
     for kind, pattern in patterns.items():
@@ -263,13 +263,13 @@ def samples(project: Project) -> Counter:
 
 
 def shard_bytes(project: Project) -> dict[str, str]:
-    """Hash of every file of the shards."""
+    """Return the hash of every file of the shards."""
     root = project.data / "shards"
     return {str(file.relative_to(root)): sha256_file(file) for file in sorted(root.rglob("*")) if file.is_file()}
 
 
 def left_over(project: Project) -> dict[str, int]:
-    """Unfinished runs, taken slots and processes after everything has ended."""
+    """Count unfinished runs, occupied slots and processes after everything has ended."""
     import dagster as dg
 
     os.chdir(project.folder)
@@ -284,14 +284,14 @@ def left_over(project: Project) -> dict[str, int]:
 
 
 def small_disk(folder: Path) -> bool:
-    """A file system of its own for the project, where this user may mount one."""
+    """Mount a separate file system for the project, if this user may mount one."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)]
     return shutil.which("mount") is not None and subprocess.run(mount, capture_output=True).returncode == 0
 
 
 def campaign(count: int, seed: int, folder: Path, minutes: float) -> tuple[list[Row], list[str]]:
-    """Run the campaign, but not much longer than that; returns the rows and a word per fault."""
+    """Run the campaign within the given minutes; return the rows and a word per fault."""
     rng, lines = random.Random(seed), list[str]()
     deadline = time.monotonic() + 60 * minutes
     reference = Project(folder / "reference")
@@ -309,7 +309,7 @@ def campaign(count: int, seed: int, folder: Path, minutes: float) -> tuple[list[
             hit = run_with_faults(faulty, plan, resumed, rng)
             if plan.end:
                 misses = 0 if any(word.startswith(f"{plan.end} (") for word in hit) else misses + 1
-                if misses in (0, 2):  # each kind has its turn, and keeps it for a second run if it did not hit
+                if misses in (0, 2):  # kinds take turns, and one that did not hit gets a second run
                     ends.rotate(-1)
                     misses = 0
             number, lines, resumed = number + 1, lines + hit, plan.end_step or resumed
@@ -346,7 +346,7 @@ def _judge(reference: Project, faulty: Project, count: int, goal: int) -> list[R
 def main() -> int:
     """Parse, run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--faults", type=int, help="how many (default 50, with --quick 10)")
+    parser.add_argument("--faults", type=int, help="number of faults (default 50, with --quick 10)")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=18.0, help="inject no more faults after this long")

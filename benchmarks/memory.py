@@ -1,8 +1,8 @@
-"""Memory of a conversion worker: its peak on a sequence of real length, and whether it grows with their number.
+"""Memory of a conversion worker: its peak on a sequence of real length, and its growth with the number of sequences.
 
-A worker converts one sequence after the other in a process of its own. The long sequence has 720 frames of ground truth
-in two static views with 2800x2000 pictures, the longest kind that ARCTIC has in a view; what a worker holds at a time
-does not depend on the number of views. The many sequences are short, of the size of ARCTIC's cropped pictures.
+A worker converts sequences one after the other in a separate process. The long sequence has 720 frames of ground truth
+in two static views with 2800x2000 images, the length of ARCTIC's longest ones; the number of views does not affect the
+memory of a worker. The many sequences are short and have the size of ARCTIC's cropped images.
 """
 
 import subprocess
@@ -19,7 +19,7 @@ KILOBYTES_PER_MEGABYTE = 1e3
 
 
 def convert_and_print_peak(root: Path, output: Path, views: tuple[int, ...], count: int) -> None:
-    """What the child process does: convert some sequences and print its largest resident size in kilobytes."""
+    """Convert some sequences in the child process and print its peak resident size in kilobytes."""
     from hawor_pipeline.config import ConversionConfig
     from hawor_pipeline.conversion.convert_sequence import convert_sequence
     from hawor_pipeline.conversion.plan import plan_subject, shared_key
@@ -33,20 +33,20 @@ def convert_and_print_peak(root: Path, output: Path, views: tuple[int, ...], cou
     shared = shared_key(settings, hash_hand_models(mano))
     for task in plan_subject(arctic, mano, SUBJECT, output, settings, shared, None).tasks[:count]:
         convert_sequence(task)
-    # not getrusage: there, a process that was started has had the memory of who started it
+    # not getrusage, which starts a child process with the peak of its parent
     status = Path("/proc/self/status").read_text()
     print(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 
 def peak_megabytes(root: Path, output: Path, views: tuple[int, ...], count: int) -> float:
-    """Largest resident size of a worker that converts `count` sequences."""
+    """Return the peak resident size of a worker that converts `count` sequences."""
     command = [sys.executable, __file__, "--child", str(root), str(output), ",".join(map(str, views)), str(count)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(done.stdout.split()[-1]) / KILOBYTES_PER_MEGABYTE
 
 
 def measure(quick: bool) -> list[Row]:
-    """Both rows; --quick takes a shorter sequence."""
+    """Measure both rows; `quick` uses a shorter sequence."""
     frames = LONG_FRAMES // 4 if quick else LONG_FRAMES
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

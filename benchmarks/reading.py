@@ -1,8 +1,8 @@
-"""Reading shards for training against Parquet as everybody writes it, and against a list in memory.
+"""Reading shards for training, against Parquet with default settings and against a list in memory.
 
-The shards are converted from pictures of the sample generator at the size of ARCTIC's cropped ones, with the default
-settings (384 px crops), and read from a warm page cache by one thread. Processor time is compared, in one run,
-interleaved. Decoding is included where it says so, as it is what a trainer pays.
+The shards are converted from images of the sample generator at the size of ARCTIC's cropped images, with the default
+settings (384 px crops), and read from a warm page cache by one thread. Processor time is compared in one interleaved
+run. Rows with decoding state it; a trainer pays for decoding, too.
 """
 
 import tempfile
@@ -41,12 +41,12 @@ class InMemory:
         self.jpegs = [shards.jpeg(row) for row in range(len(shards))]
 
     def jpeg(self, index: int) -> bytes:
-        """Encoded crop of one row."""
+        """Return the encoded crop of one row."""
         return self.jpegs[index]
 
 
 def seconds_each(work: Callable[[int], object], indices: np.ndarray) -> float:
-    """Processor seconds of one call, over many."""
+    """Return the mean processor seconds of a call."""
     start = time.process_time()
     for index in indices:
         work(int(index))
@@ -54,7 +54,7 @@ def seconds_each(work: Callable[[int], object], indices: np.ndarray) -> float:
 
 
 def measure(quick: bool) -> list[Row]:
-    """All rows; each round draws its own samples."""
+    """Measure all rows; each round draws new samples."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     rounds = 5 if quick else 15
@@ -78,7 +78,7 @@ def _make_shards(folder: Path, sequences: int) -> ShardSet:
 
 
 def _measure_random(shards: ShardSet, memory: InMemory, default: Path, rounds: int) -> list[Row]:
-    """Single samples in random order."""
+    """Measure single samples in random order."""
     rng = np.random.default_rng(0)
     file = pq.ParquetFile(default, memory_map=True)
     group_rows = file.metadata.row_group(0).num_rows
@@ -103,7 +103,7 @@ def _measure_random(shards: ShardSet, memory: InMemory, default: Path, rounds: i
 
 
 def _measure_clips(shards: ShardSet, memory: InMemory, rounds: int) -> Row:
-    """Clips of 16 consecutive frames as the trainer gets them: decoded, resampled, with labels."""
+    """Measure clips of 16 consecutive frames as in training: decoded, resampled, with labels."""
     rows = load_rows(shards.table)
     clips = covering_clips(shards.table, CLIP)
     whole = clips.take(np.flatnonzero(clips.counted.all(axis=1)))

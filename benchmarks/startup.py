@@ -1,4 +1,4 @@
-"""What orchestration costs: importing the definitions against importing Dagster, and the price of one step."""
+"""Cost of orchestration: importing the definitions against importing Dagster, and the overhead of one step."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ def _job_seconds(job: str, directory: str) -> float:
 
 
 def measure(quick: bool) -> list[Row]:
-    """Interleaved rounds; each value is from one round."""
+    """Measure interleaved rounds; each value is from one round."""
     rounds = 3 if quick else 7
     ratios, per_step = [], []
     _import_seconds("hawor_pipeline.definitions")

@@ -1,10 +1,10 @@
 """One training step of the network against a straightforward implementation of the same network.
 
-The other side is the plain twin of the tests: attention with its matrix of weights, nothing computed twice, nothing
-fused; its outputs and gradients are compared before anything is timed. On the CPU the width is that of the released
-network and the depth is reduced, in float32; time there is the processor's, of all threads, which neighbours on a
-shared machine do not distort; memory is all that a process holds for a step: weights, gradients and what is kept
-between. With a CUDA device both have full size and bf16, and ours is compiled.
+The reference is the plain network of the tests: attention with an explicit matrix of weights, without recomputation or
+fused operations; outputs and gradients are compared before the timing. On the CPU, in float32, the width is that of the
+released network and the depth is reduced. CPU time is processor time of all threads, which other load on a shared
+machine hardly affects; memory is everything that a process holds for a step: weights, gradients and activations. With a
+CUDA device both networks have full size and bf16, and ours is compiled.
 """
 
 import os
@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait do not count as work
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads must not count as work
 
 import torch
 from _measure import Row, from_rounds, run
@@ -32,14 +32,14 @@ DROP_PATH = 0.55  # largest rate of stochastic depth in the released network
 
 @dataclass(frozen=True)
 class Case:
-    """A size of the network and a batch."""
+    """Size of the network and of a batch."""
 
     depth: int
     layers: int  # of each temporal module and of the head
     clips: int
 
     def plain(self) -> PlainHawor:
-        """The straightforward network, with weights that all have an effect."""
+        """Create the straightforward network, with weights that all have an effect."""
         layers = self.layers
         torch.manual_seed(0)
         sizes = PlainSizes(depth=self.depth, head_depth=layers, st=(512, layers), motion=(384, layers))
@@ -47,7 +47,7 @@ class Case:
             return randomise(PlainHawor(sizes), spread=0.5)
 
     def ours(self, drop_path: float = 0.0) -> HaworModel:
-        """Our network of the same size."""
+        """Create our network of the same size."""
         layers = self.layers
         network = replace(
             NetworkConfig(), depth=self.depth, drop_path=drop_path, head_depth=layers, st_nlayer=layers,
@@ -56,7 +56,7 @@ class Case:
         return HaworModel(network)
 
     def inputs(self, device: str = "cpu") -> dict[str, torch.Tensor]:
-        """A batch of noise with boxes and cameras."""
+        """Create a batch of noise with boxes and cameras."""
         torch.manual_seed(1)
         shape = (self.clips, FRAMES)
         batch = {
@@ -71,12 +71,12 @@ class Case:
 
 TIME_CASE, QUICK_TIME_CASE = Case(depth=4, layers=1, clips=2), Case(depth=2, layers=1, clips=1)
 MEMORY_CASE = Case(depth=4, layers=1, clips=4)
-# Memory that is freed goes back at once: what is measured is what the step needs, not what the allocator keeps.
+# Freed memory is returned at once, so that the measurement contains the needs of the step, not the allocator's cache.
 MEMORY_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 20)}
 
 
 def outputs(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The results of either network in one order."""
+    """Return the results of either network in one order."""
     result = model(**batch)
     if isinstance(result, tuple):
         return result
@@ -84,17 +84,17 @@ def outputs(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[tor
 
 
 def step(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> None:
-    """Forward and backward."""
+    """Run forward and backward."""
     model.zero_grad(set_to_none=True)
     rotmats, betas, camera, translation = outputs(model, batch)
     (rotmats[..., 0].sum() + betas.sum() + camera.sum() + 0.01 * translation.sum()).backward()
 
 
 def check_equal(case: Case) -> None:
-    """Stop if the two networks do not give the same results and gradients under the same weights.
+    """Check that both networks give the same results and gradients under the same weights.
 
     Raises:
-        AssertionError: they do not.
+        AssertionError: results or gradients differ.
     """
     small = replace(case, clips=1)
     plain, ours, batch = small.plain(), small.ours(), small.inputs()
@@ -110,15 +110,15 @@ def check_equal(case: Case) -> None:
 
 
 def peak_megabytes(which: str, case: Case) -> float:
-    """Memory of one training step in a process of its own."""
+    """Return the memory of one training step in a separate process."""
     command = [sys.executable, __file__, "--one", which, str(case.depth), str(case.layers), str(case.clips)]
     environment = {**os.environ, **MEMORY_ENVIRONMENT}
     return float(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
 
 
 def _one(which: str, case: Case) -> None:
-    """The process behind `peak_megabytes`."""
-    torch.ones(4, 4) @ torch.ones(4, 4)  # what the first product allocates is not the network's
+    """Run the child process of `peak_megabytes`."""
+    torch.ones(4, 4) @ torch.ones(4, 4)  # the first product allocates memory that does not belong to the network
     before = _peak_kilobytes()
     model = (case.plain() if which == "plain" else case.ours()).train()
     step(model, case.inputs())
@@ -126,13 +126,13 @@ def _one(which: str, case: Case) -> None:
 
 
 def _peak_kilobytes() -> int:
-    """Most memory this process ever held (its own: `getrusage` starts a process with its parent's value)."""
+    """Return the peak memory of this process (`getrusage` would start with the value of the parent)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1])
 
 
 def seconds(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:
-    """Time of one step."""
+    """Return the time of one step."""
     if not batch["images"].is_cuda:
         began = time.process_time()
         step(model, batch)
@@ -145,7 +145,7 @@ def seconds(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:
 
 
 def measure_cpu(quick: bool) -> list[Row]:
-    """Time in one process, in turns; memory in a process each."""
+    """Measure time interleaved in one process, and memory in separate processes."""
     case, rounds = (QUICK_TIME_CASE, 3) if quick else (TIME_CASE, 5)
     memory = [
         peak_megabytes("ours", MEMORY_CASE) / peak_megabytes("plain", MEMORY_CASE) for _ in range(1 if quick else 2)
@@ -169,7 +169,7 @@ def measure_cpu(quick: bool) -> list[Row]:
 
 
 def step_flops(model: HaworModel, frames: int) -> float:
-    """Multiplications and additions of one step's matrix products: three passes over each weight that meets a token."""
+    """Count the operations of one step's matrix products: three passes over each weight per token."""
     tokens = model.backbone.grid[0] * model.backbone.grid[1]
     dim = model.backbone.dim
     per_frame = sum(p.numel() for p in model.backbone.blocks.parameters() if p.ndim > 1) * tokens
@@ -181,7 +181,7 @@ def step_flops(model: HaworModel, frames: int) -> float:
 
 
 def product_rate(device: str) -> float:
-    """Operations per second of a large bf16 matrix product, measured."""
+    """Measure the operations per second of a large bf16 matrix product."""
     left, right = (torch.randn(8192, 8192, device=device, dtype=torch.bfloat16) for _ in range(2))
     rates = []
     for _ in range(20):
@@ -195,7 +195,7 @@ def product_rate(device: str) -> float:
 
 
 def measure_gpu(quick: bool) -> list[Row]:
-    """Full size in bf16, ours compiled; the share of the measured matrix-product rate beside it."""
+    """Measure full size in bf16, ours compiled, and its share of the measured matrix-product rate."""
     case = Case(depth=32, layers=6, clips=2 if quick else 4)
     batch, rounds = case.inputs("cuda"), 5 if quick else 15
     plain, ours = case.plain().cuda().train(), case.ours().cuda().train()
@@ -225,7 +225,7 @@ def measure_gpu(quick: bool) -> list[Row]:
 
 
 def measure(quick: bool) -> list[Row]:
-    """The rows of the CPU, and those of the GPU where there is one."""
+    """Measure the rows of the CPU, and those of the GPU if there is one."""
     rows = measure_cpu(quick)
     if torch.cuda.is_available():
         return rows + measure_gpu(quick)

@@ -1,4 +1,4 @@
-"""What many tests share, made once: a tiny sample, its shards, and a project in which the whole job has run."""
+"""Fixtures of many tests: a tiny sample, its shards, and a project with a finished run of the main job."""
 
 import os
 import shutil
@@ -12,13 +12,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--faults N`: how many faults the campaign over the pipeline injects; benchmarks inject more."""
+    """Add `--faults N`, the number of faults that the campaign over the pipeline injects; benchmarks inject more."""
     parser.addoption("--faults", type=int, default=4, help="faults injected over the pipeline (default 4)")
 
 
 @pytest.fixture(scope="session")
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built-in sample at its smallest: s01 (train), s03 (withheld), s05 (validation); ego and two static views."""
+    """Generate the smallest built-in sample: s01 (train), s03 (withheld), s05 (validation); ego, two static views."""
     from hawor_pipeline.sample import SampleSpec, ensure_sample
 
     root = tmp_path_factory.mktemp("sample")
@@ -31,7 +31,7 @@ def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sample_shards(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of `sample_root`."""
+    """Convert `sample_root` to shards."""
     from hawor_pipeline.config import ConversionConfig
     from hawor_pipeline.conversion.convert import convert_subjects
 
@@ -46,7 +46,7 @@ DATASET_ROOTS = ("FREIHAND_ROOT", "HO3D_ROOT", "DEXYCB_ROOT", "INTERHAND_ROOT")
 
 
 def project_environment() -> dict[str, str]:
-    """The environment of a person who never set anything for this project."""
+    """Return an environment without any variable of this project."""
     dropped = ("DAGSTER_HOME", "ARCTIC_ROOT", "MANO_DIR", "HAWOR_DATA_DIR", "HAWOR_DAGSTER_RUN_ID", *DATASET_ROOTS)
     environment = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**environment, "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(REPOSITORY), "OMP_WAIT_POLICY": "PASSIVE"}
@@ -55,7 +55,7 @@ def project_environment() -> dict[str, str]:
 def run_full_pipeline(
     project: Path, preset: str = "smoke.yaml", timeout: float = 800, location: str = "hawor_pipeline.definitions"
 ) -> subprocess.CompletedProcess:
-    """`dagster job execute` of the main job in a project folder, as the README says."""
+    """Run `dagster job execute` of the main job in a project folder, as in the README."""
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", location]
     command += ["-j", "full_pipeline_job", "-c", str(REPOSITORY / "configs" / "jobs" / preset)]
     return subprocess.run(
@@ -65,7 +65,7 @@ def run_full_pipeline(
 
 @pytest.fixture(scope="session")
 def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the whole pipeline has run once on a small sample."""
+    """Return a folder in which the whole pipeline has run once on a small sample."""
     project = tmp_path_factory.mktemp("project")
     for name in ("dagster.yaml", "workspace.yaml"):
         shutil.copy(REPOSITORY / name, project)
@@ -77,7 +77,7 @@ def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def screenshots() -> Path:
-    """Where browser tests leave their pictures, for people to look at: build/screenshots."""
+    """Return the folder of screenshots of browser tests: build/screenshots."""
     folder = REPOSITORY / "build" / "screenshots"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -85,13 +85,13 @@ def screenshots() -> Path:
 
 @pytest.fixture(scope="session")
 def mano_dir(sample_root: Path) -> Path:
-    """The procedural hand, in the place of MANO."""
+    """Return the folder of the procedural hand, which replaces MANO."""
     return sample_root / "body_models" / "mano"
 
 
 @pytest.fixture(scope="session")
 def licensed_mano(mano_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hand model in the place of a licensed MANO: of another size, and not marked as the sample's."""
+    """Write a hand model that replaces a licensed MANO: of another size, and not marked as the sample's."""
     import numpy as np
 
     folder = tmp_path_factory.mktemp("licensed")
@@ -104,7 +104,7 @@ def licensed_mano(mano_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def models(mano_dir: Path):
-    """Both hand models, in double precision."""
+    """Load both hand models in double precision."""
     from hawor_pipeline.sources.hand_models import HandModels
 
     return HandModels.load(mano_dir)
@@ -112,7 +112,7 @@ def models(mano_dir: Path):
 
 @pytest.fixture(scope="session")
 def annotations(sample_shards: Path):
-    """One recording of s05: both hands, the ego view and two static ones."""
+    """Return the annotations of one recording of s05: both hands, the ego view and two static ones."""
     from hawor_pipeline.evaluation.recordings import sequences
 
     return next(sequences(sample_shards, ["s05"]))
@@ -120,7 +120,7 @@ def annotations(sample_shards: Path):
 
 @pytest.fixture(scope="session")
 def truth(annotations):
-    """Ground truth of `annotations`."""
+    """Return the ground truth of `annotations`."""
     from hawor_pipeline.evaluation.hands import read_truth
 
     return read_truth(annotations)
@@ -128,7 +128,7 @@ def truth(annotations):
 
 @pytest.fixture(scope="session")
 def tracks(annotations):
-    """Tracks of `annotations`."""
+    """Return the tracks of `annotations`."""
     from hawor_pipeline.evaluation.evaluator import tracks_of
 
     return tracks_of(annotations)
@@ -136,7 +136,7 @@ def tracks(annotations):
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with random weights."""
+    """Write a checkpoint with random weights."""
     import torch
 
     from hawor_pipeline.config import TrainingConfig
@@ -154,7 +154,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def analysed(checkpoint: Path, sample_shards: Path, mano_dir: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A checkpoint with random weights, evaluated in all ways. Do not change its folder."""
+    """Evaluate a checkpoint with random weights in all ways. Tests must not change its folder."""
     from hawor_pipeline_tests.evaluation.analyst import analyse
 
     return analyse(tmp_path_factory.mktemp("analysed"), checkpoint, sample_shards, mano_dir)
@@ -162,7 +162,7 @@ def analysed(checkpoint: Path, sample_shards: Path, mano_dir: Path, tmp_path_fac
 
 @pytest.fixture
 def raw_copy(sample_root: Path, tmp_path: Path) -> Path:
-    """A private copy of one subject of the sample: arctic/ and body_models/ (s05; ego and two static views)."""
+    """Copy one subject of the sample: arctic/ and body_models/ (s05; ego and two static views)."""
     arctic = tmp_path / "raw" / "arctic"
     for folder in ("meta", "splits_json"):
         shutil.copytree(sample_root / "arctic" / folder, arctic / folder)

@@ -1,4 +1,4 @@
-"""The documentation: generated pages are fresh, links lead somewhere, commands run as they stand."""
+"""The documentation: generated pages are up to date, links resolve, commands run unchanged."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.m
 
 
 def generator():
-    """docs/generate.py as a module."""
+    """Load docs/generate.py as a module."""
     spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

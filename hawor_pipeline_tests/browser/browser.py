@@ -1,4 +1,4 @@
-"""A real headless Chromium for tests, or a clear reason to skip."""
+"""Headless Chromium for tests, or a reason to skip them."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrom
 
 @contextmanager
 def chromium_page(width: int = 1440, height: int = 900) -> Iterator:
-    """A Playwright page in the system's Chromium. Collects console errors in `page.console_errors`."""
+    """Open a Playwright page in the system's Chromium, with console errors collected in `page.console_errors`."""
     path = next((found for name in CHROMIUM_NAMES if (found := shutil.which(name))), None)
     if path is None:
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")

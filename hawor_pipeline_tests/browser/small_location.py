@@ -1,4 +1,4 @@
-"""The project's own definitions on a sample and a training that are as small as they go, for "Materialize all"."""
+"""The definitions of the project with the smallest sample and training, for "Materialize all"."""
 
 from pathlib import Path
 

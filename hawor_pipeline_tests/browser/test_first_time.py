@@ -1,4 +1,4 @@
-"""A person who has never seen it: start the UI, materialise everything, watch it train, open the report."""
+"""First use of the UI: start it, materialise everything, follow the training, open the report."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ _PIPELINE_S = 1200.0
 
 @pytest.fixture
 def fresh(tmp_path: Path):
-    """A project in which nothing was ever made, and the address of its UI as `hawor-pipeline ui` starts it."""
+    """Yield an empty project and the address of its UI, started by `hawor-pipeline ui`."""
     shutil.copy(REPOSITORY / "dagster.yaml", tmp_path)
     location = {"python_module": {"module_name": LOCATION, "working_directory": "."}}
     (tmp_path / "workspace.yaml").write_text(yaml.safe_dump({"load_from": [location]}))

@@ -1,4 +1,4 @@
-"""Dagster's web UI in a real browser: the graph, a finished run, and the metadata that a person wants to see."""
+"""Dagster's web UI in a real browser: the graph, a finished run, and the metadata of its assets."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def web_ui(finished_project: Path):
-    """`dagster dev` (web server and daemon) where the whole pipeline has run once; yields its address."""
+    """Start `dagster dev` (web server and daemon) on a finished project and yield its address."""
     port = _free_port()
     log = open(finished_project / "webserver.log", "w")  # noqa: SIM115 - lives as long as the server
     server = subprocess.Popen(
@@ -124,7 +124,7 @@ def test_an_asset_shows_its_metadata(web_ui, screenshots, asset, expected):
 
 
 def _launch(address: str, preset: dict) -> str:
-    """Launch the main job without tags or partition; returns the run's id."""
+    """Launch the main job without tags or partition and return the run's id."""
     selector = {
         "repositoryLocationName": "hawor_pipeline.definitions",
         "repositoryName": "__repository__",
@@ -136,7 +136,7 @@ def _launch(address: str, preset: dict) -> str:
 
 
 def _ended(address: str, run_id: str) -> str:
-    """Wait for a run; returns its status."""
+    """Wait for a run and return its status."""
     query = f'{{runOrError(runId: "{run_id}"){{... on Run{{status}}}}}}'
     deadline = time.monotonic() + _RUN_TIMEOUT_S
     while (status := _graphql(address, query)["runOrError"]["status"]) not in ("SUCCESS", "FAILURE", "CANCELED"):
@@ -152,7 +152,7 @@ def _smoke(**overrides) -> dict:
 
 
 def test_the_job_launched_from_the_ui_reuses_what_is_there(web_ui, finished_project):
-    """What the button does: a launch without tags or partition covers all subjects in one run."""
+    """A launch without tags or partition, as by the button, covers all subjects in one run."""
     run_id = _launch(web_ui, _smoke())
     assert _ended(web_ui, run_id) == "SUCCESS"
     for asset in ("trained_checkpoint", "evaluation_metrics", "quality_stats", "final_report"):
@@ -163,7 +163,7 @@ def test_the_job_launched_from_the_ui_reuses_what_is_there(web_ui, finished_proj
 
 
 def _new_training(project: Path, known: set[Path]) -> Path:
-    """The run folder of a training that has begun and saved a checkpoint."""
+    """Wait for a training that has saved a checkpoint, and return its run folder."""
     deadline = time.monotonic() + _RUN_TIMEOUT_S
     while time.monotonic() < deadline:
         for checkpoint in set((project / "data" / "runs").glob("*/checkpoints/last.ckpt")) - known:
@@ -173,13 +173,13 @@ def _new_training(project: Path, known: set[Path]) -> Path:
 
 
 def _starts(run: Path) -> list[int]:
-    """The step at which each process of a training run began."""
+    """Return the step at which each process of a training run began."""
     lines = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
     return [line["step"] for line in lines if line["kind"] == "start"]
 
 
 def test_a_training_cancelled_in_the_ui_ends_saves_and_goes_on_later(web_ui, finished_project, screenshots):
-    """The button "Terminate": the run is cancelled, its processes end, its slot is free; the next run continues."""
+    """The button "Terminate": the run is cancelled, its processes end, its slot is free; the next run resumes."""
     preset = _smoke(max_steps=3000, save_every_n_steps=2, val_check_interval=1500)
     known = set((finished_project / "data" / "runs").glob("*/checkpoints/last.ckpt"))
     run_id = _launch(web_ui, preset)

@@ -1,4 +1,4 @@
-"""A real daemon on a real instance, for tests of schedules, sensors and monitoring."""
+"""A daemon on an instance, for tests of schedules, sensors and monitoring."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ _STOP_TIMEOUT_S = 60.0
 
 @contextmanager
 def opened_instance(project: Path) -> Iterator[dg.DagsterInstance]:
-    """The instance of a project; paths in its settings are relative to the project."""
+    """Open the instance of a project; paths in its settings are relative to the project."""
     before = Path.cwd()
     os.chdir(project)
     try:
@@ -31,7 +31,7 @@ def opened_instance(project: Path) -> Iterator[dg.DagsterInstance]:
 
 @contextmanager
 def running_daemon(project: Path, **environment: str) -> Iterator[subprocess.Popen]:
-    """`dagster-daemon run` in a project; its log is in daemon.log."""
+    """Run `dagster-daemon run` in a project, with its log in daemon.log."""
     with open(project / "daemon.log", "a") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "dagster._daemon", "run"],
@@ -54,7 +54,7 @@ def running_daemon(project: Path, **environment: str) -> Iterator[subprocess.Pop
 
 
 def dagster_command(project: Path, *words: str, **environment: str) -> str:
-    """Run a command of Dagster's in a project and return what it says."""
+    """Run a command of Dagster in a project and return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "dagster", *words],
         cwd=project,
@@ -68,7 +68,7 @@ def dagster_command(project: Path, *words: str, **environment: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine on which nobody listens."""
+    """Return free ports of this machine."""
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
         probe.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Which device a step gets, what is refused, and what is measured; the driver's tool is a script here."""
+"""Selection and measurement of devices, and rejected settings; a script replaces the driver's tool."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""The code location as a whole: assets explained and owned, presets valid, promotion only where it belongs."""
+"""The whole code location: described and owned assets, valid presets, promotion only in the intended jobs."""
 
 import ast
 import os
@@ -169,7 +169,7 @@ def test_a_tick_skips_while_an_earlier_retraining_goes_on():
 
 
 def test_what_follows_its_inputs_is_asked_for_when_they_change(tmp_path, monkeypatch):
-    """The option: with all inputs there, a new checkpoint asks for evaluation and report, not for training."""
+    """With all inputs present, a new checkpoint requests evaluation and report, not training."""
     monkeypatch.chdir(tmp_path)
     own = build_defs()
     with dg.instance_for_test() as instance:

@@ -1,4 +1,4 @@
-"""The asset of other data sets: there where one is named, converted once, and clear about what is missing."""
+"""The asset of other datasets: present if one is named, converted once, with clear errors for missing files."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def test_every_reader_has_a_partition():
 
 
 def test_only_data_sets_whose_folder_is_named_are_partitions(tmp_path):
-    """As a person has it: the definitions of a process that was started with these variables."""
+    """Load the definitions in a process that was started with these variables."""
     code = (
         "from hawor_pipeline.definitions import defs\n"
         "asset = defs.resolve_assets_def('external_shards')\n"

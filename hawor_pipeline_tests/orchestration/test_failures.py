@@ -1,4 +1,4 @@
-"""Failures: what is tried again, what is said, and to whom."""
+"""Failures: retries, messages and notifications."""
 
 import errno
 import json
@@ -59,7 +59,7 @@ def test_the_guard_keeps_the_signature_that_dagster_reads():
     @dg.asset
     @clear_failures
     def number(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        """A number."""
+        """Return a number."""
         return dg.MaterializeResult(metadata={"n": 1})
 
     result = dg.materialize([number])
@@ -68,7 +68,7 @@ def test_the_guard_keeps_the_signature_that_dagster_reads():
 
 
 class Webhook:
-    """A server that keeps what it is sent."""
+    """Run a server that stores the requests it receives."""
 
     def __init__(self, status: int = 200):
         received = self.received = []

@@ -1,4 +1,4 @@
-"""The fault campaign of the benchmarks with few faults: `--faults N` sets how many."""
+"""The fault campaign of the benchmarks with few faults: `--faults N` sets their number."""
 
 import json
 import subprocess

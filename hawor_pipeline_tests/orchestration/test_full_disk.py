@@ -1,4 +1,4 @@
-"""The main job where the disk is full: a true state, clear words, and going on."""
+"""The main job on a full disk: correct state, clear message, and resuming."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ _DISK_MB = 400
 
 @pytest.fixture
 def small_disk(finished_project: Path, tmp_path: Path):
-    """The finished project on a file system of its own, where this user may mount one."""
+    """Copy the finished project to a separate file system, if this user may mount one."""
     project = tmp_path / "disk"
     project.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MB}m", "tmpfs", str(project)]
@@ -29,7 +29,7 @@ def small_disk(finished_project: Path, tmp_path: Path):
 
 
 def test_a_full_disk_fails_the_run_and_the_next_one_goes_on(small_disk):
-    """Also the database is on the full disk: whatever the run could still write, the next one makes the state true."""
+    """With the database on the full disk too, the next run corrects the state."""
     shutil.rmtree(small_disk / "data" / "runs")
     filler = small_disk / "filler"
     with open(filler, "wb", buffering=0) as file:

@@ -1,4 +1,4 @@
-"""The main job for real, in processes, on a small sample: it works, reuses, survives kills, refuses damage."""
+"""The main job in processes on a small sample: success, reuse, resuming after kills, rejection of damaged files."""
 
 import json
 import os
@@ -32,7 +32,7 @@ ASSETS = (
 
 @pytest.fixture
 def project(finished_project: Path, tmp_path: Path) -> Path:
-    """A copy of the finished project that a test may spoil."""
+    """Copy the finished project for a test that changes it."""
     copy = tmp_path / "project"
     shutil.copytree(finished_project, copy)
     return copy

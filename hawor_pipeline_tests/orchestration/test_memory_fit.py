@@ -1,4 +1,4 @@
-"""A shortage of memory leads to more and smaller parts of the same batch, never to another batch."""
+"""Out of memory leads to more and smaller parts of the same batch, never to another batch."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from hawor_pipeline.orchestration.memory_fit import known_parts, next_parts, tra
 
 
 class Trainer:
-    """A stand-in whose memory holds so many clips."""
+    """Stand-in whose memory fits a given number of clips."""
 
     def __init__(self, batch_size: int, holds: int):
         self.batch_size, self.holds, self.tried = batch_size, holds, []

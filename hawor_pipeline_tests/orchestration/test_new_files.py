@@ -1,4 +1,4 @@
-"""The sensor on new raw sequences: only what changed, only when it has arrived."""
+"""The sensor on new raw sequences: only changed subjects, only when their files are complete."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from hawor_pipeline.orchestration.sensors import QUIET_VARIABLE, new_raw_sequenc
 
 @pytest.fixture
 def arctic(sample_root: Path, tmp_path: Path, monkeypatch) -> Path:
-    """A copy of the sample's ground truth, set as ARCTIC_ROOT; all files are old."""
+    """Copy the sample's ground truth, set it as ARCTIC_ROOT, and make all files old."""
     root = tmp_path / "arctic"
     shutil.copytree(sample_root / "arctic", root)
     shutil.copytree(sample_root / "body_models", tmp_path / "body_models")
@@ -31,7 +31,7 @@ def _age(folder: Path, seconds: float) -> None:
 
 
 def _tick(cursor: str | None):
-    """What a tick yields, and the cursor after it."""
+    """Evaluate a tick; return its results and the cursor after it."""
     with dg.build_sensor_context(cursor=cursor, resources={"raw": RawData()}) as context:
         return new_raw_sequences(context), context.cursor
 

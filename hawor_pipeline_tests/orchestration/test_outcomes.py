@@ -1,4 +1,4 @@
-"""How runs end: exit codes as CI sees them, true states, free slots; retries only where they can help."""
+"""Ends of runs: exit codes, states and free slots; retries only for causes that a retry can fix."""
 
 import signal
 import subprocess
@@ -41,7 +41,7 @@ def _wait_for(condition, seconds: float = 120.0) -> None:
     ],
 )
 def test_exit_code_state_and_number_of_tries(toy, behaviour, code, status, tries):
-    """What another try can mend is tried again; what it cannot fails at once."""
+    """Transient failures are retried; permanent ones fail at once."""
     done = toy.behave(behaviour)
     assert done.returncode == code, done.stderr[-3000:]
     assert toy.statuses() == [status]
@@ -74,7 +74,7 @@ def test_an_unknown_job_is_a_usage_error(toy):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_cancels(toy, number):
-    """CI that cancels sends SIGTERM: the run is cancelled, not failed; its slot is free and its step has ended."""
+    """SIGTERM, as sent by CI, cancels the run; its slot is free and its step has ended."""
     process = toy.start("toy_job", seconds=600)
     _wait_for(lambda: toy.marks("begin"))
     process.send_signal(number)
@@ -85,7 +85,7 @@ def test_a_signal_cancels(toy, number):
 
 
 def test_everything_killed_at_once_as_by_a_reboot(toy):
-    """No process survives to say anything; the next run makes the state true, frees the slot and succeeds."""
+    """When every process was killed, the next run corrects the state, frees the slot and succeeds."""
     process = toy.start("toy_job", seconds=600)
     _wait_for(lambda: toy.marks("begin"))
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -101,7 +101,7 @@ def test_everything_killed_at_once_as_by_a_reboot(toy):
 
 
 def test_two_processes_of_one_instance_never_share_the_pool(toy):
-    """Two trainings started apart: their steps follow one another, whichever comes first."""
+    """The steps of two trainings that were started separately run one after the other."""
     assert toy.run("moody_job").returncode == 0  # makes the databases
     first = toy.start("toy_job", seconds=6)
     second = toy.start("toy_job", seconds=6)
@@ -113,7 +113,7 @@ def test_two_processes_of_one_instance_never_share_the_pool(toy):
 
 
 def test_a_database_that_is_locked_for_a_while_loses_nothing(toy):
-    """Another process holds the databases of the instance while a run is going on."""
+    """Another process locks the databases of the instance during a run."""
     assert toy.run("moody_job").returncode == 0
     lock = (
         "import glob, sqlite3, sys, time\n"

@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: the same bytes as with processes, by the command line and by Dagster."""
+"""A Ray cluster on this machine: the same bytes as with processes, from the command line and from Dagster."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
-    """Environment of the users of a cluster with two cores, which ends with the module."""
+    """Start a cluster with two cores for the module, and yield the environment of its clients."""
     programs = Path(sys.executable).parent  # jobs of the cluster call `dagster`, as in an activated environment
     environment = {
         **project_environment(),
@@ -81,7 +81,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def convert(sample: Path, output: Path, environment: dict[str, str]) -> int:
-    """Convert all subjects by the command line; returns how many sequences were converted."""
+    """Convert all subjects from the command line and return the number of converted sequences."""
     command = [sys.executable, "-m", "hawor_pipeline.cli", "prepare", "--arctic-root", str(sample / "arctic")]
     command += ["--mano-dir", str(sample / "body_models" / "mano"), "--target-resolution", "64", "64"]
     command += ["--output-dir", str(output)]

@@ -1,4 +1,4 @@
-"""Dead runs are found, marked, and their slots and processes freed."""
+"""Dead runs are detected and marked as failed; their slots are freed and their processes ended."""
 
 import os
 import shutil
@@ -83,7 +83,7 @@ def test_a_process_id_that_was_given_to_another_process_does_not_keep_a_run_aliv
 
 
 def test_slots_of_runs_that_ended_are_freed():
-    """A run that somebody marked as failed by hand, and one that the database does not know, held slots."""
+    """Slots of a run that was marked as failed by hand, and of a run that the database does not know, are freed."""
     with dg.instance_for_test() as instance:
         storage = instance.event_log_storage
         storage.set_concurrency_slots("gpu", 3)
@@ -140,7 +140,7 @@ def test_this_worker_is_tagged_and_the_launcher_sees_it(monkeypatch):
 
 @pytest.mark.engine
 def test_a_killed_job_does_not_block_the_next(tmp_path, monkeypatch):
-    """SIGKILL of a run that holds the pool `gpu`: the next run of the instance reaps it and succeeds."""
+    """After SIGKILL of a run that holds the pool `gpu`, the next run of the instance reaps it and succeeds."""
     shutil.copy(REPOSITORY / "dagster.yaml", tmp_path)
     mark = tmp_path / "mark"
     command = [sys.executable, "-m", "dagster", "job", "execute", "-j", "toy_job"]

@@ -1,4 +1,4 @@
-"""A real PostgreSQL as the instance's database, and an S3-compatible server as the store of results."""
+"""PostgreSQL as the instance's database, and an S3-compatible server as the store of results."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.engine
 
 
 def prepare_s05(environment: dict[str, str], where: Path) -> subprocess.CompletedProcess:
-    """The job that inventories and converts one subject."""
+    """Run the job that inventories and converts one subject."""
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "hawor_pipeline.definitions"]
     command += ["-j", "prepare_data_job", "--tags", '{"dagster/partition": "s05"}']
     return subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=280)
@@ -27,7 +27,7 @@ def prepare_s05(environment: dict[str, str], where: Path) -> subprocess.Complete
 
 @pytest.fixture
 def deployment(finished_project: Path, tmp_path: Path) -> dict[str, str]:
-    """Environment of a deployment with its own data directory, on the raw sample of the finished project."""
+    """Return the environment of a deployment with its own data directory, on the raw sample of the finished project."""
     sample = finished_project / "data" / "sample"
     return {
         **project_environment(),
@@ -38,7 +38,7 @@ def deployment(finished_project: Path, tmp_path: Path) -> dict[str, str]:
 
 
 class Postgres:
-    """A PostgreSQL server of its own, run by a user who may (it refuses root)."""
+    """Start a PostgreSQL server, as another user if needed (it refuses root)."""
 
     def __init__(self, home: Path):
         self.programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
@@ -111,7 +111,7 @@ def test_postgres_holds_the_history_and_a_lost_connection_loses_nothing(postgres
 
 @pytest.fixture
 def bucket(monkeypatch) -> Iterator[str]:
-    """A bucket on an S3-compatible server of its own."""
+    """Start an S3-compatible server and create a bucket."""
     pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
     server_module = pytest.importorskip("moto.server", reason="moto is not installed")
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=free_ports(1)[0], verbose=False)

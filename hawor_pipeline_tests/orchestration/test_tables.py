@@ -1,4 +1,4 @@
-"""The checks that follow from a table's schema find what contradicts it, and only that."""
+"""The checks derived from a table's schema detect violations of it, and nothing else."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Links from a run's page to where its curves are."""
+"""Links from the page of a run to its curves."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The asset `trained_checkpoint` with real training processes on made-up shards: memory, devices, wrong settings."""
+"""The asset `trained_checkpoint` with training processes on generated shards: memory, devices, invalid settings."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ CHILD = "hawor_pipeline_tests.orchestration.tight_memory_child"
 
 @pytest.fixture
 def project(hand_data: Path, tmp_path: Path, monkeypatch) -> Path:
-    """A data directory in which the dataset is there, as the upstream asset leaves it."""
+    """Create a data directory with the dataset as the upstream asset writes it."""
     monkeypatch.setenv("HAWOR_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.delenv("ARCTIC_ROOT", raising=False)
     data = tmp_path / "data"
@@ -65,7 +65,7 @@ def _train(project: Path, config, **settings) -> tuple[dg.ExecuteInProcessResult
 
 
 def test_out_of_memory_under_torchrun_leads_to_smaller_parts_of_the_same_batch(project, tiny, monkeypatch):
-    """Both processes really raise torch's error above two clips; the run goes on and says so."""
+    """Both processes raise torch's error above two clips; the run continues and reports it."""
     monkeypatch.setattr(training_process, "TRAINING_MODULE", CHILD)
     config = tiny(batch_size=8, devices=2, max_steps=3, save_every_n_steps=1)
     result, metadata = _train(project, config)

@@ -1,4 +1,4 @@
-"""The weekly retraining, launched by a real daemon: twice, the second time on nothing new."""
+"""The weekly retraining, launched twice by a daemon, the second time without new data."""
 
 import shutil
 from pathlib import Path
@@ -25,7 +25,7 @@ def _write_config(path: Path, start_from: str) -> None:
 
 @pytest.fixture(scope="module")
 def retrained(finished_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which the schedule has launched two runs, the second from the champion of the first."""
+    """Create a project in which the schedule has launched two runs, the second from the champion of the first."""
     project = tmp_path_factory.mktemp("weekly") / "project"
     shutil.copytree(finished_project, project)
     config = project / "weekly.yaml"
@@ -42,7 +42,7 @@ def retrained(finished_project: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def _runs(project: Path) -> list[dg.DagsterRun]:
-    """Runs of the schedule, the oldest first."""
+    """Return the runs of the schedule, the oldest first."""
     with opened_instance(project) as instance:
         return list(reversed(instance.get_runs(dg.RunsFilter(job_name=JOB))))
 
@@ -52,7 +52,7 @@ def _ended(project: Path) -> list[dg.DagsterRun]:
 
 
 def _metadata(instance: dg.DagsterInstance, run: dg.DagsterRun, asset: str) -> list[dict]:
-    """Metadata of the materialisations of an asset in a run."""
+    """Return the metadata of the materialisations of an asset in a run."""
     records = instance.fetch_materializations(dg.AssetKey(asset), limit=60).records
     return [
         {name: value.value for name, value in record.asset_materialization.metadata.items()}

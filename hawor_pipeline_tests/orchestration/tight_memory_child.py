@@ -1,4 +1,4 @@
-"""A training process in which more than two clips at once are out of memory."""
+"""A training process that runs out of memory above two clips at once."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A code location of small assets that do what their environment says; for tests of runs that fail, wait or are killed.
+"""A code location of small assets controlled by environment variables, for tests of runs that fail, wait or are killed.
 
 It has the project's executor, retry policy and failure handling, and none of its data.
 """
@@ -22,14 +22,14 @@ def _log(line: str) -> None:
 
 @dg.asset(pool="gpu")
 def slow() -> None:
-    """Say that the step runs, then wait."""
+    """Record that the step runs, then wait."""
     _log("begin")
     time.sleep(float(os.environ["TOY_SECONDS"]))
     _log("end")
 
 
 class BehaviourConfig(dg.Config):
-    """What the asset does."""
+    """Run the behaviour of the asset."""
 
     behaviour: str = "succeed"
     times: int = 1

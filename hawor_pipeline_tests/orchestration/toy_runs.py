@@ -1,4 +1,4 @@
-"""Runs of the toy location in processes of their own, as CI starts them."""
+"""Runs of the toy location in separate processes, as CI starts them."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ LOCATION = "hawor_pipeline_tests.orchestration.toy_location"
 
 
 class ToyProject:
-    """A folder with the project's instance settings in which toy jobs run."""
+    """Folder with the project's instance settings in which toy jobs run."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -25,7 +25,7 @@ class ToyProject:
         shutil.copy(REPOSITORY / "dagster.yaml", folder)
 
     def command(self, job: str, config: dict | None = None) -> list[str]:
-        """`dagster job execute` of a toy job."""
+        """Return the command `dagster job execute` of a toy job."""
         command = [sys.executable, "-m", "dagster", "job", "execute", "-m", LOCATION, "-j", job]
         if config is None:
             return command
@@ -34,7 +34,7 @@ class ToyProject:
         return [*command, "-c", str(path)]
 
     def environment(self, seconds: float = 0.0, **more: str) -> dict[str, str]:
-        """As on a machine where nobody set anything."""
+        """Return an environment without any variable of this project."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER_", "HAWOR_"))}
         own = {"TOY_MARK": str(self.mark), "TOY_SECONDS": str(seconds), "PYTHONPATH": str(REPOSITORY)}
         return {**kept, **own, "PYTHONWARNINGS": "ignore", **more}
@@ -70,21 +70,21 @@ class ToyProject:
         return process
 
     def end(self) -> None:
-        """Kill what is left of the background jobs."""
+        """Kill the remaining background jobs."""
         for process in self.started:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def marks(self, kind: str = "") -> list[tuple[str, int, float]]:
-        """What the assets noted: kind, process id, time; only of one kind where it is given."""
+        """Return the records of the assets: kind, process id, time; optionally of one kind only."""
         if not self.mark.exists():
             return []
         lines = [line.split() for line in self.mark.read_text().splitlines()]
         return [(name, int(pid), float(when)) for name, pid, when in lines if name == kind or not kind]
 
     def statuses(self) -> list[str]:
-        """Status of each run, the newest first."""
+        """Return the status of each run, the newest first."""
         before = Path.cwd()
         os.chdir(self.folder)
         try:
@@ -94,7 +94,7 @@ class ToyProject:
             os.chdir(before)
 
     def taken_slots(self) -> int:
-        """Slots of the pool `gpu` that are taken or waited for."""
+        """Return the slots of the pool `gpu` that are occupied or requested."""
         before = Path.cwd()
         os.chdir(self.folder)
         try:
