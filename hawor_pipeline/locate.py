@@ -24,12 +24,15 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.paths import DataPaths, root_variable
 from hawor_pipeline.remote import local_copy
 from hawor_pipeline.sources.arctic import ArcticRoot
+
+if TYPE_CHECKING:
+    from hawor_pipeline.shards.manifest import Manifest
 
 ARCTIC_VARIABLE = root_variable("arctic")
 MANO_VARIABLE = "MANO_DIR"
@@ -118,7 +121,7 @@ def find_shards(given: Path | str | None, name: str) -> Path:
     """
     if given is not None:
         return local_copy(given)
-    from hawor_pipeline.shards.store import read_manifest
+    from hawor_pipeline.shards.manifest import read_manifest
 
     root = DataPaths.default().shards("any").parent
     places = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
@@ -138,7 +141,7 @@ def shards_source(shards_dir: Path | str) -> str:
         ConfigError: the folder has no manifest.
         DataError: a manifest is damaged, or the manifests name several sources.
     """
-    sources = sorted({manifest["source"] for manifest in _manifests(shards_dir)})
+    sources = sorted({manifest.source for manifest in _manifests(shards_dir)})
     if not sources:
         raise ConfigError(f"{shards_dir} holds no converted subject; `hawor-pipeline prepare` makes shards.")
     if len(sources) > 1:
@@ -183,7 +186,7 @@ def check_hand_models(shards_dir: Path | str, mano_dir: Path | str) -> None:
         ConfigError: they are not.
         DataError: a manifest or a model file is damaged.
     """
-    recorded = [manifest["hand_models"] for manifest in _manifests(shards_dir) if manifest.get("hand_models")]
+    recorded = [manifest.hand_models for manifest in _manifests(shards_dir) if manifest.hand_models]
     if not recorded:
         return
     from hawor_pipeline.sources.hand_models import digest_hand_models
@@ -281,10 +284,7 @@ def _is_procedural(folder: Path) -> bool:
     return file.suffix == ".npz" and str(load_npz(file).get("source", "")).startswith(SYNTHETIC)
 
 
-def _manifests(shards_dir: Path | str) -> list[dict[str, Any]]:
-    from hawor_pipeline.shards.schema import MANIFEST_FILE
-    from hawor_pipeline.shards.store import read_manifest
+def _manifests(shards_dir: Path | str) -> list["Manifest"]:
+    from hawor_pipeline.shards.manifest import read_manifests
 
-    root = local_copy(shards_dir)
-    subjects = sorted(path.parent.name for path in root.glob(f"*/{MANIFEST_FILE}"))
-    return [manifest for subject in subjects if (manifest := read_manifest(root, subject)) is not None]
+    return list(read_manifests(local_copy(shards_dir)).values())

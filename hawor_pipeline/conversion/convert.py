@@ -14,7 +14,6 @@ from hawor_pipeline.conversion.output_folder import (
     check_output,
     keep_without_raw,
     refuse_mixed_settings,
-    withdraw,
     without_raw,
 )
 from hawor_pipeline.conversion.plan import (
@@ -25,9 +24,16 @@ from hawor_pipeline.conversion.plan import (
     shared_key,
 )
 from hawor_pipeline.errors import DataError, HaworError
-from hawor_pipeline.provenance import StageResult, atomic_write_json, hash_json, remove_leftovers
-from hawor_pipeline.shards.schema import MANIFEST_FILE
-from hawor_pipeline.shards.store import read_manifest
+from hawor_pipeline.provenance import StageResult, remove_leftovers
+from hawor_pipeline.shards.manifest import (
+    Manifest,
+    SequenceEntry,
+    SequenceInfo,
+    SkippedSequence,
+    read_manifest,
+    withdraw,
+    write_manifest,
+)
 from hawor_pipeline.sources.arctic import ArcticRoot
 from hawor_pipeline.versions import CONVERTER_VERSION
 from hawor_pipeline.workers.engine import map_tasks
@@ -121,7 +127,7 @@ def convert_plans(
     check_output(root, Path(output_dir))
     mano = root.mano_dir(mano_dir)
     from hawor_pipeline.conversion.convert_sequence import convert_sequence
-    from hawor_pipeline.sources.hand_models import hash_hand_models
+    from hawor_pipeline.sources.hand_models import digest_hand_models, hash_hand_models
 
     shared = shared_key(settings, hash_hand_models(mano))
     for subject in subjects:
@@ -159,7 +165,7 @@ def convert_plans(
             plan.cache.save()
         _check_left_out_again(plan, settings, sequences)
         if not plan.keeps_manifest and (keep_good or not plan.errors):
-            _write_manifest(plan, root, Path(output_dir), settings)
+            _write_manifest(plan, root, Path(output_dir), settings, digest_hand_models(mano))
     _remove_empty(Path(output_dir))
     return plans, time.monotonic() - started
 
@@ -189,61 +195,56 @@ def _check_left_out_again(plan: SubjectPlan, settings: ConversionConfig, names: 
             plan.errors[sequence] = error
 
 
-def _write_manifest(plan: SubjectPlan, root: ArcticRoot, output: Path, settings: ConversionConfig) -> None:
+def _write_manifest(
+    plan: SubjectPlan, root: ArcticRoot, output: Path, settings: ConversionConfig, hand_models: dict[str, str]
+) -> None:
+    skipped = [
+        *(SkippedSequence(**each) for each in plan.left_out + without_raw(root, output, plan.subject)),
+        *(
+            SkippedSequence(name, str(error).replace(f"{root.path}/", ""))
+            for name, error in sorted(plan.errors.items())
+        ),
+    ]
+    manifest = Manifest(
+        subject=plan.subject,
+        source=root.source,
+        status=plan.status,
+        reason=plan.reason,
+        converter_version=CONVERTER_VERSION,
+        settings=settings_that_matter(settings),
+        left_out_sequences=tuple(skipped),
+        hand_models=hand_models,
+    )
     entries = [
-        {"sequence": sequence, "data_version": plan.data_versions[sequence], **plan.done[sequence]}
+        SequenceEntry.of(sequence, SequenceInfo.from_dict(plan.done[sequence]), plan.data_versions[sequence])
         for sequence in sorted(plan.done)
         if sequence not in plan.errors
     ]
-    manifest = {
-        "subject": plan.subject,
-        "source": root.source,
-        "status": plan.status,
-        "reason": plan.reason,
-        "converter_version": CONVERTER_VERSION,
-        "settings": settings_that_matter(settings),
-        "data_version": hash_json([entry["data_version"] for entry in entries]),
-        "rows": sum(entry["rows"] for entry in entries),
-        "valid_rows": sum(entry["valid_rows"] for entry in entries),
-        "sequences": entries,
-        "left_out_sequences": plan.left_out
-        + without_raw(root, output, plan.subject)
-        + [
-            {"sequence": name, "reason": str(error).replace(f"{root.path}/", "")}
-            for name, error in sorted(plan.errors.items())
-        ],
-    }
-    path = output / plan.subject / MANIFEST_FILE
-    if (read_manifest(output, plan.subject) if path.exists() else None) != manifest:
-        atomic_write_json(path, manifest)
+    write_manifest(output, manifest.listing(entries))
 
 
 def _result(plan: SubjectPlan, output: Path, rate: float | None) -> StageResult:
-    manifest = read_manifest(output, plan.subject) or {}
-    left_out: dict[str, int] = {}
-    for entry in manifest["sequences"]:
-        for reason, samples in entry["left_out"].items():
-            left_out[reason] = left_out.get(reason, 0) + samples
+    manifest = read_manifest(output, plan.subject) or Manifest()
     info = {
         "status": plan.status,
         "kept_without_raw_files": plan.keeps_manifest,
-        "source": manifest["source"],
-        "data_version": manifest["data_version"],
-        "rows": manifest["rows"],
-        "valid_rows": manifest["valid_rows"],
-        "sequences": len(manifest["sequences"]),
+        "source": manifest.source,
+        "data_version": manifest.data_version,
+        "rows": manifest.rows,
+        "valid_rows": manifest.valid_rows,
+        "sequences": len(manifest.sequences),
         "converted_sequences": len(plan.tasks),
-        "reused_sequences": len(manifest["sequences"]) - len(plan.tasks),
-        "left_out_sequences": len(manifest["left_out_sequences"]),
-        "left_out": dict(sorted(left_out.items())),
-        "unaccounted_frames": sum(entry["unaccounted"] for entry in manifest["sequences"]),
-        "bytes": sum(entry["bytes"] for entry in manifest["sequences"]),
+        "reused_sequences": len(manifest.sequences) - len(plan.tasks),
+        "left_out_sequences": len(manifest.left_out_sequences),
+        "left_out": manifest.left_out,
+        "unaccounted_frames": manifest.unaccounted,
+        "bytes": manifest.bytes,
         "per_sequence": [
-            {name: entry[name] for name in ("sequence", "ground_truth_frames", "rows", "valid_rows", "bytes")}
-            for entry in manifest["sequences"]
+            {name: getattr(entry, name) for name in ("sequence", "ground_truth_frames", "rows", "valid_rows", "bytes")}
+            for entry in manifest.sequences
         ],
         "hands_per_second": rate,  # of the whole call, all subjects together
     }
     reused = not plan.tasks
     why = plan.why or "raw files, settings and code version are those of the earlier result"
-    return StageResult(output / plan.subject, reused, why, manifest["data_version"], info)
+    return StageResult(output / plan.subject, reused, why, manifest.data_version, info)

@@ -6,9 +6,7 @@ from pathlib import Path
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.plan import SubjectPlan, settings_that_matter
 from hawor_pipeline.errors import ConfigError
-from hawor_pipeline.provenance import atomic_write_json, hash_json
-from hawor_pipeline.shards.schema import MANIFEST_FILE
-from hawor_pipeline.shards.store import read_manifest
+from hawor_pipeline.shards.manifest import Manifest, read_manifest, read_manifests
 from hawor_pipeline.sources.arctic import RAW_FOLDERS, ArcticRoot
 
 RAW_FILES_GONE = "raw_files_gone"
@@ -25,11 +23,10 @@ def check_output(root: ArcticRoot, output: Path) -> None:
     inside = output.resolve()
     if any((root.path / part).resolve() in (inside, *inside.parents) for part in RAW_FOLDERS):
         raise ConfigError(f"{output} lies among the raw files of {root.path}; choose a folder outside them.")
-    for path in output.glob(f"*/{MANIFEST_FILE}"):
-        found = (read_manifest(output, path.parent.name) or {}).get("source")
-        if found not in (None, root.source):
+    for subject, manifest in read_manifests(output).items():
+        if manifest.source != root.source:
             raise ConfigError(
-                f"{output} holds {found} shards ({path.parent.name}), and {root.path} is {root.source}: "
+                f"{output} holds {manifest.source} shards ({subject}), and {root.path} is {root.source}: "
                 "the two never mix. Choose another output folder."
             )
 
@@ -43,13 +40,12 @@ def refuse_mixed_settings(
         ConfigError: single sequences are asked for under other settings than those of the subject's other ones.
     """
     for plan in plans:
-        manifest = read_manifest(output, plan.subject) or {}
-        before = [entry["sequence"] for entry in manifest.get("sequences", ())]
-        others = sorted(set(before) - set(names or ()))
+        manifest = read_manifest(output, plan.subject) or Manifest()
+        others = sorted(set(manifest.names) - set(names or ()))
         changed = {
             name: (old, new)
             for name, new in settings_that_matter(settings).items()
-            if (old := manifest.get("settings", {}).get(name)) != new
+            if (old := manifest.settings.get(name)) != new
         }
         if names is not None and others and changed:
             what = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
@@ -60,28 +56,10 @@ def refuse_mixed_settings(
             )
 
 
-def withdraw(output: Path, subject: str, names: set[str]) -> None:
-    """Take sequences that are about to be replaced out of a manifest; it keeps their names, so a kill forgets none."""
-    manifest = read_manifest(output, subject)
-    if manifest is None:
-        return
-    entries = manifest["sequences"]
-    kept = [entry for entry in entries if entry["sequence"] not in names]
-    gone = {entry["sequence"] for entry in entries} & names
-    manifest |= {
-        "sequences": kept,
-        "withdrawn": sorted(gone | set(manifest.get("withdrawn", ()))),
-        "rows": sum(entry["rows"] for entry in kept),
-        "valid_rows": sum(entry["valid_rows"] for entry in kept),
-        "data_version": hash_json([entry["data_version"] for entry in kept]),
-    }
-    atomic_write_json(output / subject / MANIFEST_FILE, manifest)
-
-
 def keep_without_raw(plans: Sequence[SubjectPlan], output: Path) -> None:
     """A subject that was converted and whose raw files or pictures are gone keeps what it has; its plan says so."""
     for plan in plans:
-        finished = (read_manifest(output, plan.subject) or {}).get("sequences", [])
+        finished = (read_manifest(output, plan.subject) or Manifest()).names
         nothing = plan.status != "present" or (plan.left_out and not (plan.done or plan.tasks or plan.errors))
         if nothing and finished:
             plan.keeps_manifest = True
@@ -92,8 +70,8 @@ def keep_without_raw(plans: Sequence[SubjectPlan], output: Path) -> None:
 
 def without_raw(root: ArcticRoot, output: Path, subject: str) -> list[dict[str, str]]:
     """Sequences that were converted and are no more in the raw data, for a manifest; their folders stay."""
-    before = read_manifest(output, subject) or {}
-    told = {entry["sequence"] for entry in before.get("left_out_sequences", ()) if entry["reason"] == RAW_FILES_GONE}
-    names = told | {entry["sequence"] for entry in before.get("sequences", ())} | set(before.get("withdrawn", ()))
+    before = read_manifest(output, subject) or Manifest()
+    known = {each.sequence for each in before.left_out_sequences if each.reason == RAW_FILES_GONE}
+    names = {*known, *before.names, *before.withdrawn}
     gone = sorted(names - set(root.sequences(subject)))
     return [{"sequence": name, "reason": RAW_FILES_GONE} for name in gone if (output / subject / name).is_dir()]

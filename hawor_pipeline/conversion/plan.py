@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.fingerprint import DigestCache, digest_images, hash_files
 from hawor_pipeline.errors import ConfigError, DataError, HaworError, nearest
-from hawor_pipeline.provenance import STAGE_FILE, find_done, hash_json
-from hawor_pipeline.shards.store import read_manifest, shard_is_whole
+from hawor_pipeline.provenance import STAGE_FILE, hash_json
+from hawor_pipeline.shards.manifest import Manifest, find_shard, read_manifest
 from hawor_pipeline.sources.arctic import RAW_PARTS, ArcticRoot, split_sequence_name
 from hawor_pipeline.sources.image_files import ImageFile, images_state
 from hawor_pipeline.versions import CONVERTER_VERSION
@@ -167,11 +167,9 @@ def _plan_sequence(
     why = "no finished result was there"
     if digests is not None:
         whole = {**raw, "images": digests}
-        info, why = find_done(folder, sequence_key(shared, whole, subject, sequence))
-        if info is not None and not shard_is_whole(folder, info):
-            info, why = None, "a file of the earlier result is not as it was written"
+        info, why = find_shard(folder, sequence_key(shared, whole, subject, sequence))
         if info is not None:
-            plan.done[sequence] = info
+            plan.done[sequence] = info.to_dict()
             plan.data_versions[sequence] = sequence_version(shared, whole)
             return ""
     metadata = {"source": root.source, "converter_version": str(CONVERTER_VERSION)}
@@ -214,10 +212,10 @@ def _selected(
     chosen = chosen[: settings.max_sequences_per_subject]
     if names is None:
         return chosen
-    manifest = read_manifest(output, subject) or {}
+    manifest = read_manifest(output, subject) or Manifest()
     kept = set()
-    if manifest.get("settings") == settings_that_matter(settings) and manifest.get("source") == root.source:
-        kept = {entry["sequence"] for entry in manifest.get("sequences", ())} | set(manifest.get("withdrawn", ()))
+    if manifest.settings == settings_that_matter(settings) and manifest.source == root.source:
+        kept = {*manifest.names, *manifest.withdrawn}
     asked = [name for name in present if name in names][: settings.max_sequences_per_subject]
     return [name for name in present if name in kept or name in asked]
 

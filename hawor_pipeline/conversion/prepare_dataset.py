@@ -9,17 +9,25 @@ from typing import Any
 from hawor_pipeline.config import ConversionConfig, build
 from hawor_pipeline.conversion.convert_unit import UnitTask, convert_unit, lost_hands_error
 from hawor_pipeline.conversion.fingerprint import file_states
-from hawor_pipeline.conversion.output_folder import withdraw
 from hawor_pipeline.conversion.plan import (
     settings_that_matter,
     shared_key,
 )
 from hawor_pipeline.errors import ConfigError, DataError, HaworError, nearest
-from hawor_pipeline.provenance import STAGE_FILE, atomic_write_json, find_done, hash_json
-from hawor_pipeline.shards.schema import MANIFEST_FILE
+from hawor_pipeline.provenance import STAGE_FILE, atomic_write_json, hash_json
+from hawor_pipeline.shards.manifest import (
+    Manifest,
+    SequenceEntry,
+    SequenceInfo,
+    SkippedSequence,
+    find_shard,
+    read_manifest,
+    read_manifests,
+    withdraw,
+    write_manifest,
+)
 from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SPLITS, Protocol
-from hawor_pipeline.shards.store import read_manifest, shard_is_whole
-from hawor_pipeline.sources.hand_models import hash_hand_models
+from hawor_pipeline.sources.hand_models import digest_hand_models, hash_hand_models
 from hawor_pipeline.sources.image_files import images_state
 from hawor_pipeline.sources.reader import Reader, Unit
 from hawor_pipeline.sources.registry import open_reader
@@ -98,7 +106,7 @@ def prepare_dataset(
         if progress:
             progress(finished, len(plan.chosen))
     _check_left_out_again(plan, config)
-    _write_manifests(reader, root, output, plan, config)
+    _write_manifests(reader, root, output, plan, config, digest_hand_models(mano))
     _raise_errors(plan)
     return _totals(output, dataset, plan.done, len(plan.tasks))
 
@@ -141,10 +149,9 @@ def _chosen(name: str, units: list[Unit], subjects: Sequence[str] | None, config
 
 
 def _check_folder(output: Path, dataset: str) -> None:
-    for path in output.glob(f"*/{MANIFEST_FILE}"):
-        found = (read_manifest(output, path.parent.name) or {}).get("source")
-        if found not in (None, dataset):
-            raise ConfigError(f"{output} holds {found} shards; {dataset} needs a folder of its own")
+    for manifest in read_manifests(output).values():
+        if manifest.source != dataset:
+            raise ConfigError(f"{output} holds {manifest.source} shards; {dataset} needs a folder of its own")
 
 
 def _task(
@@ -160,9 +167,9 @@ def _task(
 
 def _enter(plan: _Plan, reader: Reader, task: UnitTask) -> None:
     """A sequence is finished, or there is a task to do, with its labels."""
-    info, _ = find_done(task.output, task.key)
-    if info is not None and shard_is_whole(task.output, info):
-        plan.done[task.unit] = info
+    info, _ = find_shard(task.output, task.key)
+    if info is not None:
+        plan.done[task.unit] = info.to_dict()
     else:
         plan.tasks.append(replace(task, labels=reader.labels_of(task.unit)))
 
@@ -177,8 +184,8 @@ def _still_in_force(
     """
     found = {}
     for subject in {unit.subject for unit in chosen}:
-        before = read_manifest(output, subject) or {}
-        names = {entry["sequence"] for entry in before.get("sequences", ())} | set(before.get("withdrawn", ()))
+        before = read_manifest(output, subject) or Manifest()
+        names = {*before.names, *before.withdrawn}
         for unit in others:
             if unit.subject == subject and unit.sequence in names:
                 info = _finished_under(output / subject / unit.sequence, made_under)
@@ -193,42 +200,36 @@ def _finished_under(folder: Path, made_under: str) -> dict[str, Any] | None:
         key = json.loads((folder / STAGE_FILE).read_text())["key"]
     except (OSError, ValueError, KeyError):
         return None
-    info, _ = find_done(folder, key)
-    in_force = info is not None and info.get("made_under") == made_under and shard_is_whole(folder, info)
-    return info if in_force else None
+    info, _ = find_shard(folder, key)
+    return info.to_dict() if info is not None and info.made_under == made_under else None
 
 
-def _write_manifests(reader: Reader, root: Path, output: Path, plan: _Plan, config: ConversionConfig) -> None:
+def _write_manifests(
+    reader: Reader, root: Path, output: Path, plan: _Plan, config: ConversionConfig, hand_models: dict[str, str]
+) -> None:
     """A manifest per chosen subject: its finished sequences, also those of earlier calls, and why others are not."""
     finished = {**plan.earlier, **plan.done}
     for subject in sorted({unit.subject for unit in plan.chosen}):
-        before = read_manifest(output, subject)
         listed = [
-            {"sequence": unit.sequence, **finished[unit]}
+            SequenceEntry.of(unit.sequence, SequenceInfo.from_dict(finished[unit]))
             for unit in sorted(finished, key=lambda unit: unit.sequence)
             if unit.subject == subject
         ]
-        if not listed and before is None:
+        if not listed and read_manifest(output, subject) is None:
             continue
-        manifest = {
-            "subject": subject,
-            "source": reader.name,
-            "status": "present",
-            "reason": "",
-            "converter_version": CONVERTER_VERSION,
-            "settings": settings_that_matter(config),
-            "data_version": hash_json([entry["data_version"] for entry in listed]),
-            "rows": sum(entry["rows"] for entry in listed),
-            "valid_rows": sum(entry["valid_rows"] for entry in listed),
-            "sequences": listed,
-            "left_out_sequences": [
-                {"sequence": unit.sequence, "reason": str(error).replace(f"{root}/", "")}
+        manifest = Manifest(
+            subject=subject,
+            source=reader.name,
+            converter_version=CONVERTER_VERSION,
+            settings=settings_that_matter(config),
+            left_out_sequences=tuple(
+                SkippedSequence(unit.sequence, str(error).replace(f"{root}/", ""))
                 for unit, error in sorted(plan.errors.items(), key=lambda item: item[0].sequence)
                 if unit.subject == subject
-            ],
-        }
-        if manifest != before:
-            atomic_write_json(output / subject / MANIFEST_FILE, manifest)
+            ),
+            hand_models=hand_models,
+        )
+        write_manifest(output, manifest.listing(listed))
     if finished:
         _record_splits(reader, output)
 

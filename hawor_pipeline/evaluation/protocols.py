@@ -8,13 +8,11 @@ need; every row says beside them where the pictures come from.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hawor_pipeline.config import ALL_VIEWS, STATIC_VIEWS
 from hawor_pipeline.errors import ConfigError, DataError, nearest
-from hawor_pipeline.shards.schema import MANIFEST_FILE
+from hawor_pipeline.shards.manifest import Manifest, read_manifests
 from hawor_pipeline.shards.splits import VALIDATION_SUBJECTS
-from hawor_pipeline.shards.store import read_manifest
 
 # The built-in sample has ARCTIC's layout and cameras and stands for it.
 ARCTIC_SOURCES = ("arctic", "synthetic")
@@ -143,7 +141,7 @@ def default_subjects(protocol: Protocol, shards_dir: Path | str) -> list[str]:
         ConfigError: the folder does not exist.
     """
     manifests = _manifests(shards_dir)
-    sources = {manifest["source"] for manifest in manifests.values()}
+    sources = {manifest.source for manifest in manifests.values()}
     if protocol.sources == ARCTIC_SOURCES or sources <= set(ARCTIC_SOURCES):
         return list(VALIDATION_SUBJECTS)
     return list(manifests)
@@ -175,17 +173,15 @@ def _source_of(shards_dir: Path | str, subjects: Sequence[str]) -> str:
         raise ConfigError(
             f"no shards of {', '.join(missing)} in {shards_dir} (has {', '.join(manifests) or 'none'}); convert first."
         )
-    sources = {manifests[subject]["source"] for subject in subjects}
+    sources = {manifests[subject].source for subject in subjects}
     if len(sources) != 1:
         raise DataError(f"evaluated subjects come from {sorted(sources)}, expected one source; keep them apart.")
     return sources.pop()
 
 
-def _manifests(shards_dir: Path | str) -> dict[str, dict[str, Any]]:
+def _manifests(shards_dir: Path | str) -> dict[str, Manifest]:
     """Manifest of every converted subject, by name."""
     root = Path(shards_dir)
     if not root.is_dir():
         raise ConfigError(f"shards folder {root} does not exist; `hawor-pipeline prepare` makes it.")
-    names = sorted(path.parent.name for path in root.glob(f"*/{MANIFEST_FILE}"))
-    found = {name: read_manifest(root, name) for name in names}
-    return {name: manifest for name, manifest in found.items() if manifest is not None}
+    return read_manifests(root)

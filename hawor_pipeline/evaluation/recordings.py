@@ -14,8 +14,9 @@ import pyarrow as pa
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.evaluation.hands import NETWORK_COLUMNS, TRUTH_COLUMNS
 from hawor_pipeline.loading.clips import runs_of_frames
-from hawor_pipeline.shards.schema import IMAGES_FILE, MANIFEST_FILE
-from hawor_pipeline.shards.store import ShardSet, open_shards, read_manifest
+from hawor_pipeline.shards.manifest import converted_names, read_manifest
+from hawor_pipeline.shards.schema import IMAGES_FILE
+from hawor_pipeline.shards.store import ShardSet, open_shards
 
 KEY_COLUMNS = (
     "sample_id",
@@ -52,7 +53,7 @@ def converted_subjects(shards_dir: Path | str) -> list[str]:
     """
     if not Path(shards_dir).is_dir():
         raise ConfigError(f"shards folder {shards_dir} does not exist; `hawor-pipeline prepare` makes it.")
-    return sorted(path.parent.name for path in Path(shards_dir).glob(f"*/{MANIFEST_FILE}"))
+    return converted_names(shards_dir)
 
 
 def plan_recordings(
@@ -99,11 +100,11 @@ def plan_recordings(
 
 
 def _sequences_of(shards_dir: Path | str, subject: str) -> list[str]:
-    manifest = read_manifest(Path(shards_dir), subject)
+    manifest = read_manifest(shards_dir, subject)
     if manifest is None:
         present = ", ".join(converted_subjects(shards_dir)) or "none"
         raise ConfigError(f"no shards of {subject} in {shards_dir} (has {present}); convert it first.")
-    return [entry["sequence"] for entry in manifest.get("sequences", ())]
+    return manifest.names
 
 
 def _nothing(shards_dir: Path | str, subjects: Sequence[str] | None, views: Sequence[int] | None) -> str:

@@ -16,9 +16,10 @@ from hawor_pipeline.provenance import (
     mark_done,
     staging_dir,
 )
-from hawor_pipeline.shards.schema import LEDGER_FILE, MANIFEST_FILE
+from hawor_pipeline.shards.manifest import Manifest, add_counts, read_manifests
+from hawor_pipeline.shards.schema import LEDGER_FILE
 from hawor_pipeline.shards.splits import SPLITS, Protocol, main_protocol, read_protocols
-from hawor_pipeline.shards.store import open_shards, read_manifest, read_side_tables, shards_version
+from hawor_pipeline.shards.store import open_shards, read_side_tables, shards_version
 from hawor_pipeline.sources.arctic import ArcticRoot
 from hawor_pipeline.versions import METADATA_VERSION
 
@@ -44,17 +45,16 @@ def build_metadata(shards_dir: str | Path, arctic_root: str | Path | ArcticRoot,
         DataError: a manifest or protocol file is damaged, or settings or sources are mixed.
     """
     root, shards, output = ArcticRoot.locate(arctic_root), Path(shards_dir), Path(output_dir)
-    names = sorted(path.parent.name for path in shards.glob(f"*/{MANIFEST_FILE}"))
-    if not names:
+    manifests = read_manifests(shards)
+    if not manifests:
         raise ConfigError(f"{shards} holds no converted subject; `hawor-pipeline prepare` makes shards.")
-    manifests = {name: read_manifest(shards, name) or {} for name in names}
     protocols = read_protocols(root)
     _check_settings(shards, manifests)
     version = shards_version(shards)
     key = hash_json(
         {
             "version": METADATA_VERSION,
-            "manifests": manifests,
+            "manifests": {name: manifest.to_dict() for name, manifest in manifests.items()},
             "protocols": {name: protocol.to_dict() for name, protocol in protocols.items()},
         }
     )
@@ -68,7 +68,7 @@ def build_metadata(shards_dir: str | Path, arctic_root: str | Path | ArcticRoot,
             "source": info["source"],
             "protocols": {name: protocol.to_dict() for name, protocol in protocols.items()},
             "splits": {split: main_protocol(protocols).subjects[split] for split in SPLITS},
-            "subjects": manifests,
+            "subjects": {name: manifest.to_dict() for name, manifest in manifests.items()},
         }
         atomic_write_json(folder / DATASET_MANIFEST_FILE, manifest)
         atomic_write_text(folder / DATA_CARD_FILE, _data_card(shards, manifests, protocols, info))
@@ -76,51 +76,45 @@ def build_metadata(shards_dir: str | Path, arctic_root: str | Path | ArcticRoot,
     return StageResult(output, False, why, key, info)
 
 
-def _check_settings(shards: Path, manifests: dict[str, dict[str, Any]]) -> None:
+def _check_settings(shards: Path, manifests: dict[str, Manifest]) -> None:
     """Subjects with samples must come from the same settings, or their crops would differ in size or margin."""
-    with_rows = {name: manifest for name, manifest in manifests.items() if manifest["rows"]}
+    with_rows = {name: manifest for name, manifest in manifests.items() if manifest.rows}
     groups: dict[str, list[str]] = {}
     for name, manifest in with_rows.items():
-        groups.setdefault(hash_json(manifest["settings"]), []).append(name)
+        groups.setdefault(hash_json(manifest.settings), []).append(name)
     if len(groups) > 1:
         found = " against ".join(", ".join(group) for group in groups.values())
         raise DataError(f"{shards}: subjects were converted with different settings ({found}); convert them again.")
 
 
-def _info(manifests: dict[str, dict[str, Any]], protocols: dict[str, Protocol], version: str) -> dict[str, Any]:
+def _info(manifests: dict[str, Manifest], protocols: dict[str, Protocol], version: str) -> dict[str, Any]:
     main = main_protocol(protocols)
-    sources = sorted({manifest["source"] for manifest in manifests.values()})
-    valid = {name: manifest["valid_rows"] for name, manifest in manifests.items()}
+    sources = sorted({manifest.source for manifest in manifests.values()})
+    valid = {name: manifest.valid_rows for name, manifest in manifests.items()}
     by_split = {split: sum(valid.get(name, 0) for name in main.subjects[split]) for split in SPLITS}
-    left_out: Counter[str] = Counter()
-    invalid: Counter[str] = Counter()
-    for manifest in manifests.values():
-        for entry in manifest["sequences"]:
-            left_out.update(entry["left_out"])
-            invalid.update(entry["invalid"])
     return {
         "dataset_version": version,
         "source": " and ".join(sources),
         "sources": sources,
-        "rows": sum(manifest["rows"] for manifest in manifests.values()),
+        "rows": sum(manifest.rows for manifest in manifests.values()),
         "valid_rows": sum(valid.values()),
-        "subjects": sum(1 for manifest in manifests.values() if manifest["rows"]),
-        "sequences": sum(len(manifest["sequences"]) for manifest in manifests.values()),
-        "bytes": sum(entry["bytes"] for manifest in manifests.values() for entry in manifest["sequences"]),
+        "subjects": sum(1 for manifest in manifests.values() if manifest.rows),
+        "sequences": sum(len(manifest.sequences) for manifest in manifests.values()),
+        "bytes": sum(manifest.bytes for manifest in manifests.values()),
         **{f"{split}_rows": count for split, count in by_split.items()},
         "missing_splits": [split for split in ("train", "val") if not by_split[split]],
         "splits_stated_by": main.stated_by,
-        "left_out": dict(sorted(left_out.items())),
-        "invalid": dict(sorted(invalid.items())),
+        "left_out": add_counts(manifest.left_out for manifest in manifests.values()),
+        "invalid": add_counts(manifest.invalid for manifest in manifests.values()),
         "per_subject": [
             {
                 "subject": name,
-                "status": manifest["status"],
+                "status": manifest.status,
                 "split": next((split for split in SPLITS if name in main.subjects[split]), ""),
-                "sequences": len(manifest["sequences"]),
-                "rows": manifest["rows"],
-                "valid_rows": manifest["valid_rows"],
-                "reason": manifest["reason"],
+                "sequences": len(manifest.sequences),
+                "rows": manifest.rows,
+                "valid_rows": manifest.valid_rows,
+                "reason": manifest.reason,
             }
             for name, manifest in manifests.items()
         ],
@@ -128,7 +122,7 @@ def _info(manifests: dict[str, dict[str, Any]], protocols: dict[str, Protocol], 
 
 
 def _data_card(
-    shards: Path, manifests: dict[str, dict[str, Any]], protocols: dict[str, Protocol], info: dict[str, Any]
+    shards: Path, manifests: dict[str, Manifest], protocols: dict[str, Protocol], info: dict[str, Any]
 ) -> str:
     """Markdown that tells a person what this data set is, and what is not in it."""
     lines = [f"# Data card: {info['source']} hands, version {info['dataset_version'][:12]}", ""]
@@ -172,13 +166,13 @@ def _data_card(
     ]
     lines += _markdown(rows) if rows else ["Nothing."]
     missing = [
-        f"- {name}/{item['sequence']}: {item['reason']}"
-        for name, m in manifests.items()
-        for item in m["left_out_sequences"]
+        f"- {name}/{item.sequence}: {item.reason}"
+        for name, manifest in manifests.items()
+        for item in manifest.left_out_sequences
     ]
     if missing:
         lines += ["", "Whole sequences:", "", *missing]
-    settings: dict[str, Any] = next((manifest["settings"] for manifest in manifests.values() if manifest["rows"]), {})
+    settings: dict[str, Any] = next((manifest.settings for manifest in manifests.values() if manifest.rows), {})
     lines += ["", "## Settings", "", *_markdown([{"setting": k, "value": str(v)} for k, v in settings.items()]), ""]
     return "\n".join(lines)
 

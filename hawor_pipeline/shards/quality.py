@@ -14,9 +14,10 @@ from hawor_pipeline.core.skeleton import FINGERS, JOINT_NAMES
 from hawor_pipeline.core.units import m_to_mm, rad_to_deg
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, staging_dir
+from hawor_pipeline.shards.manifest import read_manifests
 from hawor_pipeline.shards.quality_plots import write_plots
-from hawor_pipeline.shards.schema import DISTANCES_FILE, MANIFEST_FILE, as_numpy
-from hawor_pipeline.shards.store import ShardSet, open_shards, read_manifest, read_side_tables
+from hawor_pipeline.shards.schema import DISTANCES_FILE, as_numpy
+from hawor_pipeline.shards.store import ShardSet, open_shards, read_side_tables
 from hawor_pipeline.versions import QUALITY_VERSION
 
 CONTACT_M = 0.005  # a hand nearer to the object than this touches it, within the accuracy of motion capture
@@ -63,8 +64,7 @@ def build_quality(shards_dir: str | Path, output_dir: str | Path) -> StageResult
         DataError: a shard is damaged.
     """
     shards, output = Path(shards_dir), Path(output_dir)
-    names = sorted(path.parent.name for path in shards.glob(f"*/{MANIFEST_FILE}"))
-    manifests = {name: read_manifest(shards, name) for name in names}
+    manifests = {name: manifest.to_dict() for name, manifest in read_manifests(shards).items()}
     key = hash_json({"version": QUALITY_VERSION, "manifests": manifests})
     info, why = find_done(output, key)
     if info is not None:
@@ -72,7 +72,7 @@ def build_quality(shards_dir: str | Path, output_dir: str | Path) -> StageResult
     data = open_shards(shards, columns=_COLUMNS)
     if not len(data):
         raise ConfigError(f"{shards}: no samples to measure; convert a subject that has ground truth first.")
-    distances = read_side_tables(shards, names, DISTANCES_FILE)
+    distances = read_side_tables(shards, manifests, DISTANCES_FILE)
     measures = _measures(data)
     tables = {
         "distributions": _distributions(data, measures),

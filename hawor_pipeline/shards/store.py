@@ -8,7 +8,6 @@
 Only what a manifest lists is read: a sequence that is being written, or that belongs to older settings, is not.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.provenance import STAGE_FILE, hash_json, sha256_file
+from hawor_pipeline.provenance import hash_json
 from hawor_pipeline.remote import local_copy
+from hawor_pipeline.shards.manifest import Manifest, converted_names, read_manifest, read_manifests
 from hawor_pipeline.shards.schema import (
     ANNOTATIONS_FILE,
     BATCH_ROWS,
@@ -29,13 +29,12 @@ from hawor_pipeline.shards.schema import (
     IMAGES_SCHEMA,
     LEDGER_FILE,
     LEDGER_SCHEMA,
-    MANIFEST_FILE,
     ROW_GROUP_ROWS,
     annotations_schema,
     as_numpy,
 )
 
-__all__ = ["ImageWriter", "ShardSet", "as_numpy", "open_shards", "read_manifest", "read_side_tables", "write_parquet"]
+__all__ = ["ImageWriter", "ShardSet", "as_numpy", "open_shards", "read_side_tables", "write_parquet"]
 
 
 class ImageWriter:
@@ -85,21 +84,6 @@ def write_parquet(table: pa.Table, path: Path) -> None:
         write_statistics=True,
         version="2.6",
     )
-
-
-def read_manifest(shards_dir: Path, subject: str) -> dict[str, Any] | None:
-    """Manifest of one subject, None where it was not converted.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    file = Path(shards_dir) / subject / MANIFEST_FILE
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{file}: not readable ({error}); run the conversion again, finished work is reused.") from None
 
 
 class ShardSet:
@@ -191,7 +175,7 @@ def open_shards(
     root = local_copy(shards_dir)
     if not root.is_dir():
         raise ConfigError(f"shards folder {root} does not exist; `hawor-pipeline prepare` makes it.")
-    present = sorted(entry.parent.name for entry in root.glob(f"*/{MANIFEST_FILE}"))
+    present = converted_names(root)
     wanted = present if subjects is None else list(subjects)
     for subject in wanted:
         if subject not in present:
@@ -203,14 +187,14 @@ def open_shards(
     tables: list[pa.Table] = []
     sources: set[str] = set()
     for subject in wanted:
-        manifest = read_manifest(root, subject) or {}
-        if manifest.get("sequences"):
-            sources.add(manifest["source"])
-        for entry in manifest.get("sequences", ()):
-            if chosen is not None and entry["sequence"] not in chosen:
+        manifest = read_manifest(root, subject) or Manifest()
+        if manifest.sequences:
+            sources.add(manifest.source)
+        for entry in manifest.sequences:
+            if chosen is not None and entry.sequence not in chosen:
                 continue
-            directory = root / subject / entry["sequence"]
-            tables.append(_read_annotations(directory, entry["rows"], columns, len(directories)))
+            directory = root / subject / entry.sequence
+            tables.append(_read_annotations(directory, entry.rows, columns, len(directories)))
             directories.append(directory)
     if len(sources) > 1:
         raise DataError(f"{root}: holds shards of {' and '.join(sorted(sources))}; keep them in separate folders.")
@@ -250,8 +234,8 @@ def read_side_tables(shards_dir: str | Path, subjects: Iterable[str], name: str)
     """
     tables = [{LEDGER_FILE: LEDGER_SCHEMA, DISTANCES_FILE: DISTANCES_SCHEMA}[name].empty_table()]
     for subject in subjects:
-        for entry in (read_manifest(Path(shards_dir), subject) or {}).get("sequences", ()):
-            path = Path(shards_dir) / subject / entry["sequence"] / name
+        for entry in (read_manifest(shards_dir, subject) or Manifest()).sequences:
+            path = Path(shards_dir) / subject / entry.sequence / name
             try:
                 tables.append(pq.read_table(path, partitioning=None).replace_schema_metadata(None))
             except (OSError, pa.ArrowException) as error:
@@ -265,19 +249,7 @@ def shards_version(shards_dir: str | Path) -> str:
     Raises:
         ConfigError: no subject is converted there.
     """
-    root = local_copy(shards_dir)
-    names = sorted(path.parent.name for path in root.glob(f"*/{MANIFEST_FILE}"))
-    if not names:
+    manifests = read_manifests(local_copy(shards_dir))
+    if not manifests:
         raise ConfigError(f"{shards_dir} holds no converted subject; `hawor-pipeline prepare` makes shards.")
-    manifests = {name: read_manifest(root, name) or {} for name in names}
-    return hash_json({name: manifest["data_version"] for name, manifest in manifests.items() if manifest["rows"]})
-
-
-def shard_is_whole(folder: Path, info: dict[str, Any]) -> bool:
-    """Whether the files of a shard hold what was written; those changed since it was finished are read to find out."""
-    finished = (folder / STAGE_FILE).stat().st_mtime_ns
-    states = {name: (folder / name).stat() for name in info["sha256"]}
-    if info["bytes"] != sum(state.st_size for state in states.values()):
-        return False
-    later = [name for name, state in states.items() if state.st_mtime_ns > finished]
-    return all(sha256_file(folder / name) == info["sha256"][name] for name in later)
+    return hash_json({name: manifest.data_version for name, manifest in manifests.items() if manifest.rows})

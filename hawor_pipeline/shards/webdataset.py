@@ -24,9 +24,10 @@ import numpy as np
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import atomic_write_json, staging_dir
 from hawor_pipeline.remote import local_copy
+from hawor_pipeline.shards.manifest import Manifest, read_manifest
 from hawor_pipeline.shards.schema import COLUMNS, DISTANCES_FILE
 from hawor_pipeline.shards.splits import PROTOCOLS_FILE, recorded_protocols
-from hawor_pipeline.shards.store import ShardSet, open_shards, read_manifest, read_side_tables
+from hawor_pipeline.shards.store import ShardSet, open_shards, read_side_tables
 from hawor_pipeline.untrusted.restricted_pickle import unpickle_data
 
 SAMPLES_PER_TAR = 1000
@@ -110,20 +111,20 @@ def export_webdataset(
 def _samples_of(root: Path, subjects: Iterable[str]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
     """Key, JPEG and hand of every valid row."""
     for subject in subjects:
-        manifest = read_manifest(root, subject) or {}
+        manifest = read_manifest(root, subject) or Manifest()
         distances: dict[str, dict[tuple[int, str], float]] = {}
         for row in read_side_tables(root, [subject], DISTANCES_FILE).to_pylist():
             distances.setdefault(row["sequence"], {})[row["gt_index"], row["side"]] = row[DISTANCE]
-        for entry in manifest["sequences"]:
-            shards = open_shards(root, [subject], sequences=[entry["sequence"]])
+        for entry in manifest.sequences:
+            shards = open_shards(root, [subject], sequences=[entry.sequence])
             origin = Origin(
                 shards.source,
-                entry["data_version"],
-                manifest["converter_version"],
-                json.dumps(manifest["settings"], sort_keys=True),
+                entry.data_version or "",
+                manifest.converter_version,
+                json.dumps(manifest.settings, sort_keys=True),
                 int(shards.column("valid").sum()),
             )
-            yield from _samples_of_sequence(shards, origin, distances.get(entry["sequence"], {}))
+            yield from _samples_of_sequence(shards, origin, distances.get(entry.sequence, {}))
 
 
 def _samples_of_sequence(

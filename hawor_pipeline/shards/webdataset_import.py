@@ -18,11 +18,19 @@ import pyarrow as pa
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import (
     atomic_write_json,
-    find_done,
     hash_json,
     mark_done,
     sha256_file,
     staging_dir,
+)
+from hawor_pipeline.shards.manifest import (
+    Manifest,
+    SequenceEntry,
+    SequenceInfo,
+    find_shard,
+    read_manifest,
+    read_manifests,
+    write_manifest,
 )
 from hawor_pipeline.shards.schema import (
     ANNOTATIONS_FILE,
@@ -32,11 +40,10 @@ from hawor_pipeline.shards.schema import (
     IMAGES_FILE,
     LEDGER_FILE,
     LEDGER_SCHEMA,
-    MANIFEST_FILE,
     to_arrow,
 )
 from hawor_pipeline.shards.splits import PROTOCOLS_FILE, Protocol, recorded_protocols
-from hawor_pipeline.shards.store import ImageWriter, read_manifest, shard_is_whole, write_parquet
+from hawor_pipeline.shards.store import ImageWriter, write_parquet
 from hawor_pipeline.shards.webdataset import CARRIED, DISTANCE, Origin, read_webdataset
 from hawor_pipeline.sources.arctic import SIDES
 from hawor_pipeline.versions import IMPORT_VERSION
@@ -248,23 +255,22 @@ def _import_sequence(output: Path, name: tuple[str, str], samples: Iterator[_Sam
     except _AlreadyThereError:
         reused = True
     _list_sequence(output, name, first.origin, info)
-    return info["rows"], reused
+    return info.rows, reused
 
 
 def _check_folder(output: Path, subject: str, origin: Origin) -> None:
     """Shards of several sources never share a folder, nor those of several settings a subject."""
-    for path in output.glob(f"*/{MANIFEST_FILE}"):
-        manifest = read_manifest(output, path.parent.name) or {}
-        if manifest.get("source") != origin.source:
+    for name, manifest in read_manifests(output).items():
+        if manifest.source != origin.source:
             raise ConfigError(
-                f"{output} holds {manifest.get('source')} shards ({path.parent.name}) and the tars are of "
-                f"{origin.source}: the two never mix. Choose another output folder."
+                f"{output} holds {manifest.source} shards ({name}) and the tars are of {origin.source}: "
+                "the two never mix. Choose another output folder."
             )
-        made_by = manifest.get("converter_version"), manifest.get("settings")
-        if path.parent.name == subject and made_by != (origin.converter_version, _settings(origin)):
+        made_by = manifest.converter_version, manifest.settings
+        if name == subject and made_by != (origin.converter_version, _settings(origin)):
             raise ConfigError(
-                f"{path.parent} was converted with other settings or by another converter version than the tars "
-                f"(version {manifest.get('converter_version')} there, {origin.converter_version} in the tars). "
+                f"{output / name} was converted with other settings or by another converter version than the tars "
+                f"(version {manifest.converter_version} there, {origin.converter_version} in the tars). "
                 "Choose another output folder."
             )
 
@@ -278,7 +284,7 @@ def _settings(origin: Origin) -> dict[str, Any]:
 
 def _write_shard(
     folder: Path, name: tuple[str, str], first: _Sample, rest: Iterable[_Sample], key: str
-) -> dict[str, Any]:
+) -> SequenceInfo:
     """Write the files of one sequence.
 
     Returns:
@@ -342,53 +348,41 @@ def _as_columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     }
 
 
-def _finish(folder: Path, key: str, rows: list[dict[str, Any]], metadata: dict[str, str]) -> dict[str, Any]:
+def _finish(folder: Path, key: str, rows: list[dict[str, Any]], metadata: dict[str, str]) -> SequenceInfo:
     """Mark a shard as done; returns what its manifest says of it."""
     names = [ANNOTATIONS_FILE, IMAGES_FILE, LEDGER_FILE, DISTANCES_FILE]
-    info = {
-        "rows": len(rows),
-        "valid_rows": len(rows),
-        "ground_truth_frames": len({row["gt_index"] for row in rows}),
-        "left_out": {},
-        "invalid": {},
-        "unaccounted": 0,
-        "sha256": {name: sha256_file(folder / name) for name in names},
-        "bytes": sum((folder / name).stat().st_size for name in names),
-        "data_version": metadata["data_version"],
-        "exported_data_version": metadata["exported_data_version"],
-    }
-    mark_done(folder, key, info, names)
+    info = SequenceInfo(
+        rows=len(rows),
+        valid_rows=len(rows),
+        ground_truth_frames=len({row["gt_index"] for row in rows}),
+        sha256={name: sha256_file(folder / name) for name in names},
+        bytes=sum((folder / name).stat().st_size for name in names),
+        data_version=metadata["data_version"],
+        exported_data_version=metadata["exported_data_version"],
+    )
+    mark_done(folder, key, info.to_dict(), names)
     return info
 
 
-def _check_same(final: Path, key: str, info: dict[str, Any]) -> None:
-    found, _ = find_done(final, key)
-    if found is None or found["sha256"] != info["sha256"] or not shard_is_whole(final, found):
+def _check_same(final: Path, key: str, info: SequenceInfo) -> None:
+    found, _ = find_shard(final, key)
+    if found is None or found.sha256 != info.sha256:
         raise DataError(
             f"{final}: is there already and differs from the tars; nothing was changed. "
             "Remove it, or choose another output folder."
         )
 
 
-def _list_sequence(output: Path, name: tuple[str, str], origin: Origin, info: dict[str, Any]) -> None:
+def _list_sequence(output: Path, name: tuple[str, str], origin: Origin, info: SequenceInfo) -> None:
     """Put a sequence into its subject's manifest, so that it is read."""
     subject, sequence = name
-    before = read_manifest(output, subject) or {}
-    entries = {entry["sequence"]: entry for entry in before.get("sequences", ())}
-    entries[sequence] = {"sequence": sequence, **info}
-    listed = [entries[each] for each in sorted(entries)]
-    manifest = {
-        "subject": subject,
-        "source": origin.source,
-        "status": "present",
-        "reason": "",
-        "converter_version": origin.converter_version,
-        "settings": _settings(origin),
-        "data_version": hash_json([entry["data_version"] for entry in listed]),
-        "rows": sum(entry["rows"] for entry in listed),
-        "valid_rows": sum(entry["valid_rows"] for entry in listed),
-        "sequences": listed,
-        "left_out_sequences": before.get("left_out_sequences", []),
-    }
-    if manifest != before:
-        atomic_write_json(output / subject / MANIFEST_FILE, manifest)
+    before = read_manifest(output, subject) or Manifest()
+    entries = {entry.sequence: entry for entry in before.sequences} | {sequence: SequenceEntry.of(sequence, info)}
+    manifest = Manifest(
+        subject=subject,
+        source=origin.source,
+        converter_version=origin.converter_version,
+        settings=_settings(origin),
+        left_out_sequences=before.left_out_sequences,
+    )
+    write_manifest(output, manifest.listing(entries[each] for each in sorted(entries)))

@@ -260,7 +260,7 @@ def test_a_second_import_changes_nothing(back, exported):
     }
 
 
-@pytest.mark.parametrize("where", ["ImageWriter.append", "mark_done", "atomic_write_json"])
+@pytest.mark.parametrize("where", ["ImageWriter.append", "mark_done", "write_manifest"])
 def test_an_import_that_was_killed_goes_on(back, exported, tmp_path, where):
     output = tmp_path / "shards"
     code = f"""

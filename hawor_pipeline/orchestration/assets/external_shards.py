@@ -55,11 +55,11 @@ def external_shards(context: dg.AssetExecutionContext, config: ExternalShardsCon
 
 def _annotation_files(result: StageResult) -> list[Path]:
     """List the annotation tables of the sequences in the manifests; an older table beside them is ignored."""
+    from hawor_pipeline.shards.manifest import read_manifests
     from hawor_pipeline.shards.schema import ANNOTATIONS_FILE
-    from hawor_pipeline.shards.store import read_manifest
 
-    subjects = {subject: read_manifest(result.path, subject) or {} for subject in result.info["subjects"]}
-    sequences = [(subject, entry["sequence"]) for subject in subjects for entry in subjects[subject]["sequences"]]
+    manifests = read_manifests(result.path)
+    sequences = [(subject, name) for subject in result.info["subjects"] for name in manifests[subject].names]
     return [result.path / subject / sequence / ANNOTATIONS_FILE for subject, sequence in sorted(sequences)]
 
 

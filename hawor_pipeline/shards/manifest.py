@@ -1,0 +1,249 @@
+"""The manifest of one converted subject: its sequences in force, with counts and digests, and the dropped ones.
+
+    {shards}/{subject}/manifest.json
+
+Readers open only the sequences that a manifest lists. A conversion withdraws a sequence before it replaces the shard
+and lists it again when all of it is on disk, so a killed conversion never leaves a manifest that vouches for a shard
+which is half old and half new.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from hawor_pipeline.errors import DataError
+from hawor_pipeline.provenance import STAGE_FILE, atomic_write_json, find_done, hash_json, sha256_file
+from hawor_pipeline.shards.schema import MANIFEST_FILE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceInfo:
+    """Counts and digests of one finished shard, as its stage marker stores them.
+
+    Fields that are None are absent from the file: some measures exist for datasets with whole recordings per view
+    (`unmatched_share`, `unseen`, `absent_views`), some for datasets of labelled images (`left_out_share`,
+    `made_under`), `exported_data_version` for imported WebDatasets.
+    """
+
+    rows: int
+    valid_rows: int = 0
+    ground_truth_frames: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)  # reason in the ledger -> samples
+    invalid: dict[str, int] = field(default_factory=dict)  # failed rule -> rows
+    unaccounted: int = 0  # hands with ground truth that are neither a row nor in the ledger
+    sha256: dict[str, str] = field(default_factory=dict)  # file name -> digest
+    bytes: int = 0
+    unmatched_share: float | None = None  # of the frames of the worst view, with image or ground truth alone
+    unseen: int | None = None  # hands behind a camera, or outside the image of a static one
+    absent_views: list[int] | None = None  # without any image
+    left_out_share: float | None = None  # of the labelled hands
+    made_under: str | None = None  # digest of settings, hand models and versions
+    data_version: str | None = None
+    exported_data_version: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from stored values; keys of other versions are ignored.
+
+        Raises:
+            KeyError: a required key is missing.
+        """
+        required = {item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING}
+        if missing := required - set(values):
+            raise KeyError(*sorted(missing))
+        return cls(**{item.name: values[item.name] for item in fields(cls) if item.name in values})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, without the fields that are None."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceEntry(SequenceInfo):
+    """One sequence in force, by name."""
+
+    sequence: str
+
+    @classmethod
+    def of(cls, sequence: str, info: SequenceInfo, data_version: str | None = None) -> Self:
+        """Name the info of a finished shard; `data_version` replaces that of the info where given."""
+        values = info.to_dict() | ({} if data_version is None else {"data_version": data_version})
+        return cls.from_dict({**values, "sequence": sequence})
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedSequence:
+    """One sequence without samples, and the reason."""
+
+    sequence: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything that is recorded of one converted subject."""
+
+    subject: str = ""
+    source: str = ""
+    status: str = "present"  # of the ground truth: present, withheld, absent
+    reason: str = ""  # why there is no ground truth
+    converter_version: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    data_version: str = ""
+    rows: int = 0
+    valid_rows: int = 0
+    sequences: tuple[SequenceEntry, ...] = ()
+    left_out_sequences: tuple[SkippedSequence, ...] = ()
+    withdrawn: tuple[str, ...] = ()  # sequences that are being replaced, or that failed to be
+    # Side -> digest of the hand model's arrays (`digest_hand_models`); None in manifests of earlier versions.
+    hand_models: dict[str, str] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from stored values; keys of other versions are ignored.
+
+        Raises:
+            KeyError, TypeError: the values are not those of a manifest.
+        """
+        known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
+        return cls(
+            **{
+                **known,
+                "sequences": tuple(SequenceEntry.from_dict(entry) for entry in values.get("sequences", ())),
+                "left_out_sequences": tuple(SkippedSequence(**each) for each in values.get("left_out_sequences", ())),
+                "withdrawn": tuple(values.get("withdrawn", ())),
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; keys that do not apply are absent."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values["sequences"] = [entry.to_dict() for entry in self.sequences]
+        values["left_out_sequences"] = [asdict(each) for each in self.left_out_sequences]
+        values["withdrawn"] = list(self.withdrawn)
+        for name in ("withdrawn", "hand_models"):
+            if not values[name]:
+                del values[name]
+        return values
+
+    def listing(self, entries: Iterable[SequenceEntry]) -> Self:
+        """Return the manifest with these sequences in force and the totals that follow from them."""
+        entries = tuple(entries)
+        return replace(
+            self,
+            sequences=entries,
+            rows=sum(entry.rows for entry in entries),
+            valid_rows=sum(entry.valid_rows for entry in entries),
+            data_version=hash_json([entry.data_version for entry in entries]),
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the sequences in force."""
+        return [entry.sequence for entry in self.sequences]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards in force."""
+        return sum(entry.bytes for entry in self.sequences)
+
+    @property
+    def unaccounted(self) -> int:
+        """Hands with ground truth that are neither a row nor in a ledger."""
+        return sum(entry.unaccounted for entry in self.sequences)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Reason in the ledgers to samples, over all sequences."""
+        return add_counts(entry.left_out for entry in self.sequences)
+
+    @property
+    def invalid(self) -> dict[str, int]:
+        """Failed rule to rows, over all sequences."""
+        return add_counts(entry.invalid for entry in self.sequences)
+
+
+def add_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Sum counts by name, in the order of the names."""
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(sorted(total.items()))
+
+
+def read_manifest(shards_dir: Path | str, subject: str) -> Manifest | None:
+    """Read the manifest of one subject; None where it was not converted.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    file = Path(shards_dir) / subject / MANIFEST_FILE
+    try:
+        return Manifest.from_dict(json.loads(file.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file}: not readable ({error}); run the conversion again, finished work is reused.") from None
+
+
+def converted_names(shards_dir: Path | str) -> list[str]:
+    """Return the subjects that have a manifest, sorted; none where the folder does not exist."""
+    return sorted(path.parent.name for path in Path(shards_dir).glob(f"*/{MANIFEST_FILE}"))
+
+
+def read_manifests(shards_dir: Path | str) -> dict[str, Manifest]:
+    """Read the manifests of all converted subjects, by name.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    found = {name: read_manifest(shards_dir, name) for name in converted_names(shards_dir)}
+    return {name: manifest for name, manifest in found.items() if manifest is not None}
+
+
+def write_manifest(shards_dir: Path | str, manifest: Manifest) -> None:
+    """Write the manifest of one subject; a file that already holds the same is not touched."""
+    path = Path(shards_dir) / manifest.subject / MANIFEST_FILE
+    if not path.exists() or read_manifest(shards_dir, manifest.subject) != manifest:
+        atomic_write_json(path, manifest.to_dict())
+
+
+def withdraw(shards_dir: Path | str, subject: str, names: Collection[str]) -> None:
+    """Take sequences that are about to be replaced out of a manifest.
+
+    Their names stay in `withdrawn`, so that a conversion which is killed meanwhile forgets none.
+    """
+    manifest = read_manifest(shards_dir, subject)
+    if manifest is None:
+        return
+    removed = set(manifest.withdrawn) | (set(manifest.names) & set(names))
+    kept = manifest.listing(entry for entry in manifest.sequences if entry.sequence not in names)
+    write_manifest(shards_dir, replace(kept, withdrawn=tuple(sorted(removed))))
+
+
+def find_shard(folder: Path, key: str) -> tuple[SequenceInfo | None, str]:
+    """Find a whole finished shard under a key, and the reason why there is none.
+
+    Returns:
+        (info, why): info is None where the sequence must be converted; why is one sentence for people.
+    """
+    values, why = find_done(folder, key)
+    if values is None:
+        return None, why
+    info = SequenceInfo.from_dict(values)
+    if not shard_is_whole(folder, info):
+        return None, "a file of the earlier result is not as it was written"
+    return info, why
+
+
+def shard_is_whole(folder: Path, info: SequenceInfo) -> bool:
+    """Check that the files of a shard hold what was written; only files newer than the marker are read for that."""
+    finished = (folder / STAGE_FILE).stat().st_mtime_ns
+    states = {name: (folder / name).stat() for name in info.sha256}
+    if info.bytes != sum(state.st_size for state in states.values()):
+        return False
+    later = [name for name, state in states.items() if state.st_mtime_ns > finished]
+    return all(sha256_file(folder / name) == info.sha256[name] for name in later)
