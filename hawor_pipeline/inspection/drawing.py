@@ -12,14 +12,15 @@ import torch
 
 from hawor_pipeline.core.camera import project_distorted
 from hawor_pipeline.core.skeleton import BONES
+from hawor_pipeline.rasterizer import Rasterizer
 
 TRUE_RGB = (0.16, 0.47, 0.71)
 PREDICTED_RGB = (0.88, 0.42, 0.12)
 OTHER_RGB = (0.42, 0.25, 0.62)  # the second run of a comparison
 _SUPERSAMPLE = 2  # pixels per pixel and direction before averaging
 _MESH_OPACITY = 0.92
-_FOV_Y = np.pi / 3  # of the stand-in camera that the rasteriser wants; the picture does not depend on it
-_NEAR_M, _FAR_M = 0.02, 20.0
+_FAR_M = 20.0
+_RASTERIZER = Rasterizer(fov_y=np.pi / 3, near_m=0.02, far_m=_FAR_M, cull_back=False)
 _SUBPIXEL_BITS = 3  # OpenCV draws at an eighth of a pixel
 _FAR_PX = 4000.0  # points farther outside are drawn as if there
 
@@ -125,8 +126,6 @@ def rasterize(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw triangles whose corners are given as pixels and depths.
 
-    OpenCV's rasteriser knows only a symmetric pinhole, so each vertex is put where that camera sees it at its pixel.
-
     Args:
         pixels: (V, 2) in a picture of `size`.
         depth_m: (V,).
@@ -137,25 +136,7 @@ def rasterize(
     Returns:
         colour (height, width, 3) in [0, 1], black where nothing is, and coverage (height, width), 0 or 1.
     """
-    height, width = size
-    tangent = np.tan(_FOV_Y / 2) / (height / 2)
-    offset = (pixels - (np.array([width, height]) - 1) / 2) * tangent
-    vertices = np.stack((offset[:, 0] * depth_m, -offset[:, 1] * depth_m, -depth_m), 1).astype(np.float32)
-    color = np.zeros((height, width, 3), np.float32)
-    depth = np.full((height, width), _FAR_M, np.float32)
-    settings = cv2.TriangleRasterizeSettings()
-    settings.setShadingType(cv2.RASTERIZE_SHADING_SHADED)
-    settings.setCullingMode(cv2.RASTERIZE_CULLING_NONE)
-    drawn, distance = cv2.triangleRasterize(
-        vertices,
-        faces.astype(np.int32),
-        colors,
-        color,
-        depth,
-        np.eye(4, dtype=np.float32),
-        _FOV_Y,
-        _NEAR_M,
-        _FAR_M,
-        settings,
-    )
-    return np.asarray(drawn), (np.asarray(distance) < _FAR_M * 0.999).astype(np.float32)
+    color = np.zeros((*size, 3), np.float32)
+    depth = np.full(size, _FAR_M, np.float32)
+    _RASTERIZER.draw(pixels, depth_m, faces.astype(np.int32), colors, color, depth)
+    return color, (depth < _FAR_M * 0.999).astype(np.float32)

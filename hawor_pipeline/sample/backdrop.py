@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 
 from hawor_pipeline.sample.light import Shade, shade_srgb, vertex_normals
-from hawor_pipeline.sample.person import Mesh, body_mesh, table_meshes
-from hawor_pipeline.sample.raster import (
+from hawor_pipeline.sample.person import AlbedoMesh, body_mesh, table_meshes
+from hawor_pipeline.sample.projection import (
     FAR_M,
+    RASTERIZER,
     SUPERSAMPLING,
     enlarge,
     pixel_rays,
     project,
-    rasterize,
     shrink,
     to_fine,
 )
@@ -64,7 +64,7 @@ class Standing:
     colours: np.ndarray
 
     @classmethod
-    def lit(cls, mesh: Mesh, look: Look) -> "Standing":
+    def lit(cls, mesh: AlbedoMesh, look: Look) -> "Standing":
         """Under the light of the subject's room."""
         normals = vertex_normals(mesh.vertices[None], mesh.faces)
         open_sky = np.full(normals.shape[:2], 0.85, np.float32)
@@ -76,7 +76,7 @@ class Standing:
         uv, depth, ok = project(camera, pose[None], self.vertices[None])
         keep = ok[0][self.faces].all(axis=1)
         if keep.any():
-            rasterize(to_fine(uv[0], corner), depth[0], self.faces[keep], self.colours * gain, *buffers)
+            RASTERIZER.draw(to_fine(uv[0], corner), depth[0], self.faces[keep], self.colours * gain, *buffers)
 
 
 class StaticBackdrop:

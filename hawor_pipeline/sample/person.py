@@ -17,7 +17,7 @@ _SIDES = 18
 
 
 @dataclass(frozen=True)
-class Mesh:
+class AlbedoMesh:
     """A triangle mesh over time: vertices (T, N, 3) or (N, 3), faces (F, 3), albedo (N, 3)."""
 
     vertices: np.ndarray
@@ -60,7 +60,7 @@ def _curve(track: HandTrack, wrist: np.ndarray, away: np.ndarray) -> np.ndarray:
     return line
 
 
-def arm_mesh(track: HandTrack, rim: np.ndarray, rim_albedo: np.ndarray, look: Look) -> Mesh:
+def arm_mesh(track: HandTrack, rim: np.ndarray, rim_albedo: np.ndarray, look: Look) -> AlbedoMesh:
     """Skin from the wrist rim up, then a short sleeve.
 
     The second ring coincides with the rim, in place and colour; the first lies inside the hand and hides the seam.
@@ -97,7 +97,7 @@ def arm_mesh(track: HandTrack, rim: np.ndarray, rim_albedo: np.ndarray, look: Lo
     spin = np.einsum("tk,tk->t", np.cross(offsets[:, 0], offsets[:, 1]), track.away)
     if spin[0] < 0:  # the rim runs the other way round on the other hand
         faces = faces[:, ::-1]
-    return Mesh(vertices.astype(np.float32), faces, np.concatenate(albedo))
+    return AlbedoMesh(vertices.astype(np.float32), faces, np.concatenate(albedo))
 
 
 def _transport(before: np.ndarray, after: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ _TORSO = (  # height, half width, half depth, middle y
 )  # fmt: skip
 
 
-def table_meshes(low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> tuple[Mesh, Mesh]:
+def table_meshes(low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> tuple[AlbedoMesh, AlbedoMesh]:
     """A table between two corners of its top (high[2] is the height): its sides and legs, and its top."""
     top = high[2]
     boxes = [(np.array([low[0], low[1], top - 0.035]), np.array([high[0], high[1], top - 0.002]))]
@@ -133,13 +133,13 @@ def table_meshes(low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> tuple
             vertices.append(corners[list(quad)])
             faces += [(first, first + 1, first + 2), (first, first + 2, first + 3)]
     joined = np.concatenate(vertices).astype(np.float32)
-    sides = Mesh(joined, np.array(faces, np.int32), np.broadcast_to(colour * 0.8, joined.shape))
+    sides = AlbedoMesh(joined, np.array(faces, np.int32), np.broadcast_to(colour * 0.8, joined.shape))
     x, y = np.meshgrid(np.linspace(low[0], high[0], 9), np.linspace(low[1], high[1], 9))
     grid = np.stack([x, y, np.full_like(x, top)], axis=-1).reshape(-1, 3).astype(np.float32)
-    return sides, Mesh(grid, grid_faces(9, 9)[:, ::-1], np.broadcast_to(colour, grid.shape))
+    return sides, AlbedoMesh(grid, grid_faces(9, 9)[:, ::-1], np.broadcast_to(colour, grid.shape))
 
 
-def body_mesh(look: Look, world_from_body: np.ndarray, *, head: bool) -> Mesh:
+def body_mesh(look: Look, world_from_body: np.ndarray, *, head: bool) -> AlbedoMesh:
     """Torso and head of a person who looks down at its hands."""
     profile = np.array(_TORSO)
     angle = np.linspace(0, 2 * np.pi, _SIDES, endpoint=False)
@@ -163,7 +163,7 @@ def body_mesh(look: Look, world_from_body: np.ndarray, *, head: bool) -> Mesh:
         vertices.append(skull)
         colours.append(skull_albedo)
     joined = np.concatenate(vertices) @ world_from_body.T
-    return Mesh(joined.astype(np.float32), np.concatenate(faces), np.concatenate(colours))
+    return AlbedoMesh(joined.astype(np.float32), np.concatenate(faces), np.concatenate(colours))
 
 
 def _head(look: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -184,4 +184,4 @@ def _head(look: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return points, _ring_faces(13, 20), albedo
 
 
-__all__ = ["ARM_RINGS", "SHOULDER_M", "Mesh", "arm_mesh", "body_mesh", "table_meshes", "wrist_rim"]
+__all__ = ["ARM_RINGS", "SHOULDER_M", "AlbedoMesh", "arm_mesh", "body_mesh", "table_meshes", "wrist_rim"]

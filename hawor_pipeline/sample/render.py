@@ -18,7 +18,7 @@ from hawor_pipeline.sample.grasp import HandRig
 from hawor_pipeline.sample.hand_motion import HandTrack, Motion
 from hawor_pipeline.sample.light import Shade, Surroundings, shade_srgb, vertex_normals
 from hawor_pipeline.sample.person import arm_mesh, wrist_rim
-from hawor_pipeline.sample.raster import project, rasterize, shrink, to_fine
+from hawor_pipeline.sample.projection import RASTERIZER, project, shrink, to_fine
 from hawor_pipeline.sample.skin import FineMesh, skin_albedo
 from hawor_pipeline.sample.studio import Camera, Look
 
@@ -131,7 +131,8 @@ class ViewPainter:
         if not self.all_seen[frame]:
             faces = faces[self.seen[frame][faces].all(axis=1)]
         if len(faces):
-            rasterize(to_fine(self.uv[frame], region[:2]), self.depth[frame], faces, self.colours[frame], colour, depth)
+            fine = to_fine(self.uv[frame], region[:2])
+            RASTERIZER.draw(fine, self.depth[frame], faces, self.colours[frame], colour, depth)
         return colour, depth, region
 
     def object_uv(self, frame: int) -> np.ndarray:

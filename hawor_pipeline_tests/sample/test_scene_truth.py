@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from hawor_pipeline.sample import raster, render, sequence
+from hawor_pipeline.sample import projection, render, sequence
 from hawor_pipeline.sample.spec import SampleSpec, plan_sequences
 from hawor_pipeline.workers.pool import one_thread
 
@@ -110,16 +110,16 @@ def test_silhouette_equals_that_of_the_reprojected_mesh(case) -> None:
         part = scene.parts[side]
         own = (scene.faces >= part.start).all(axis=1) & (scene.faces < part.stop).all(axis=1)
         height, width = painter.camera.height, painter.camera.width
-        depth = np.full((2 * height, 2 * width), raster.FAR_M, np.float32)
+        depth = np.full((2 * height, 2 * width), projection.FAR_M, np.float32)
         colour = np.zeros((*depth.shape, 3), np.float32)
         row = 3 + plan.ioi_offset - 1
-        uv = raster.to_fine(painter.uv[row], (0, 0))
+        uv = projection.to_fine(painter.uv[row], (0, 0))
         both = np.concatenate([scene.faces[own], scene.faces[own][:, ::-1]])  # one can look into the open wrist
-        raster.rasterize(uv, painter.depth[row], both, painter.colours[row], colour, depth)
+        projection.RASTERIZER.draw(uv, painter.depth[row], both, painter.colours[row], colour, depth)
         truth = project(root, plan.subject, plan.name, view, 3, hand_vertices(root, side, mano[side], 3))
         faces = np.load(root / "body_models" / "mano" / f"MANO_{side.upper()}.npz")["f"]
         expected = filled(truth[:, :2], faces, height, width, 2)
-        drawn = depth < raster.FAR_M
+        drawn = depth < projection.FAR_M
         # The drawn surface is rounded, so the outlines differ by a fraction of a pixel.
         moved = filled(truth[:, :2] + 3, faces, height, width, 2)
         overlap = [(drawn & other).sum() / (drawn | other).sum() for other in (expected, moved)]
