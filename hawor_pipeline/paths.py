@@ -71,8 +71,8 @@ class DataPaths:
         """The page about one sample."""
         return self.reports / "samples" / f"{sample_id.replace('/', '_')}.html"
 
-    def film(self, sequence: str, view: int) -> Path:
-        """The film of one recording ("subject/sequence") in one view."""
+    def video(self, sequence: str, view: int) -> Path:
+        """The video of one recording ("subject/sequence") in one view."""
         return self.reports / "films" / f"{sequence.replace('/', '_')}_{view}.mp4"
 
     @property

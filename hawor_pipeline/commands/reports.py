@@ -46,8 +46,8 @@ def _report(arguments: argparse.Namespace) -> int:
 def _compare(arguments: argparse.Namespace, metrics: Path, output: Path) -> int:
     from hawor_pipeline.evaluation.compare import compare_runs
     from hawor_pipeline.evaluation.tables import read_table
-    from hawor_pipeline.inspection.pair_gallery import pair_images
-    from hawor_pipeline.locate import find_shards, hand_models_of
+    from hawor_pipeline.inspection.gallery import pair_images
+    from hawor_pipeline.locate import find_shards
     from hawor_pipeline.reporting.side_by_side import build_comparison
 
     run, other = arguments.run_dir.name, Path(arguments.against).name
@@ -56,7 +56,7 @@ def _compare(arguments: argparse.Namespace, metrics: Path, output: Path) -> int:
     images = []
     try:
         shards = find_shards(arguments.data, sample)
-        images = pair_images(shards, hand_models_of(shards, arguments.mano_dir), metrics, run, other)
+        images = pair_images(shards, arguments.mano_dir, metrics, run, other)
     except ConfigError as error:
         if arguments.data is not None or arguments.mano_dir is not None:
             raise

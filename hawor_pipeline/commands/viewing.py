@@ -30,7 +30,7 @@ def _add_show(commands) -> None:
 
 def _show(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.inspection.sample_view import look_at_sample
-    from hawor_pipeline.locate import find_shards, hand_models_of
+    from hawor_pipeline.locate import find_shards
     from hawor_pipeline.reporting.sample_page import write_sample_page
 
     paths = DataPaths.default()
@@ -38,7 +38,7 @@ def _show(arguments: argparse.Namespace) -> int:
     view = look_at_sample(
         arguments.sample_id,
         shards,
-        hand_models_of(shards, arguments.mano_dir),
+        arguments.mano_dir,
         arguments.metrics or paths.metrics,
         arguments.run_id,
     )
@@ -69,20 +69,20 @@ def _add_video(commands) -> None:
 
 
 def _video(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.inspection.film import FilmSettings, film_sequence
-    from hawor_pipeline.locate import find_raw_root_of, find_shards, hand_models_of
+    from hawor_pipeline.inspection.video import VideoSettings, write_video
+    from hawor_pipeline.locate import find_raw_root_of, find_shards
 
     paths = DataPaths.default()
     shards = find_shards(arguments.data, arguments.sequence)
-    film = film_sequence(
+    video = write_video(
         arguments.sequence,
         arguments.view,
         shards,
-        hand_models_of(shards, arguments.mano_dir),
+        arguments.mano_dir,
         arguments.metrics or paths.metrics,
-        arguments.output or paths.film(arguments.sequence, arguments.view),
+        arguments.output or paths.video(arguments.sequence, arguments.view),
         run_id=arguments.run_id,
-        settings=FilmSettings(
+        settings=VideoSettings(
             raw_root=None if arguments.crops else find_raw_root_of(shards, arguments.arctic_root).path,
             height_px=arguments.height,
             with_truth=arguments.truth,
@@ -90,8 +90,8 @@ def _video(arguments: argparse.Namespace) -> int:
             rerun_path=arguments.rerun,
         ),
     )
-    print(f"{film.frames} frames, {film.width_px} x {film.height_px} px, {film.seconds:.1f} s of {film.run_id}")
-    print(f"Film: {film.path}")
+    print(f"{video.frames} frames, {video.width_px} x {video.height_px} px, {video.seconds:.1f} s of {video.run_id}")
+    print(f"Video: {video.path}")
     if arguments.rerun:
         print(f"For the rerun viewer: {arguments.rerun}")
     return 0

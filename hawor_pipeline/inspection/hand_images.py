@@ -1,4 +1,4 @@
-"""One sample's true and predicted hand: its meshes, and the panels in which they are drawn over its crop."""
+"""True and predicted hand of one sample: meshes, and panels with them drawn over the crop."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ from hawor_pipeline.evaluation.hands import (
 from hawor_pipeline.inspection.drawing import (
     PREDICTED_RGB,
     TRUE_RGB,
+    ColoredMesh,
     ImageView,
-    Mesh,
     draw_meshes,
     draw_skeleton,
     resized,
@@ -37,7 +37,7 @@ PANEL_PX = 256
 
 
 def decode_crop(shards: ShardSet, row: int) -> np.ndarray:
-    """The stored crop of a row, BGR.
+    """Decode the stored crop of a row, BGR.
 
     Raises:
         DataError: it is damaged.
@@ -50,11 +50,11 @@ def decode_crop(shards: ShardSet, row: int) -> np.ndarray:
 
 
 def stored_samples(shards_dir: Path | str, sample_ids: Iterable[str]) -> dict[str, tuple[pa.Table, np.ndarray]]:
-    """Annotation (one row) and crop (BGR) of a few samples; one recording is in memory at a time.
+    """Read annotation (one row) and crop (BGR) of a few samples; one recording is in memory at a time.
 
     Raises:
-        ConfigError: shards of a subject are not there.
-        DataError: a sample is not in the shards, or damaged.
+        ConfigError: shards of a subject are missing.
+        DataError: a sample is missing from the shards, or damaged.
     """
     by_recording: dict[tuple[str, str], list[str]] = {}
     for name in sample_ids:
@@ -66,14 +66,16 @@ def stored_samples(shards_dir: Path | str, sample_ids: Iterable[str]) -> dict[st
         row_of = {name: row for row, name in enumerate(shards.table["sample_id"].to_pylist())}
         for name in names:
             if name not in row_of:
-                raise DataError(f"{shards_dir} has no sample {name}; the tables are of other shards. Evaluate again.")
+                raise DataError(
+                    f"{shards_dir} has no sample {name}: the tables were made from other shards. Evaluate again."
+                )
             annotation = shards.table.slice(row_of[name], 1).combine_chunks()
             found[name] = (annotation, decode_crop(shards, row_of[name]))
     return found
 
 
 def predictions_of(metrics_dir: Path | str, run_id: str, sample_ids: Iterable[str]) -> dict[str, PredictedHands]:
-    """A run's predictions for these samples, those that it made."""
+    """Return the predictions that a run made for these samples."""
     wanted = rows_of(metrics_dir, "predictions", run_id, sample_ids)
     hands = read_predictions(wanted)
     return {name: hands.take(slice(i, i + 1)) for i, name in enumerate(wanted["sample_id"].to_pylist())}
@@ -81,7 +83,7 @@ def predictions_of(metrics_dir: Path | str, run_id: str, sample_ids: Iterable[st
 
 @dataclass
 class SampleHand:
-    """One sample: its annotation, its truth, and what a run predicted (None: nothing). Camera frame, true side."""
+    """One sample with the prediction of a run, if any. Camera frame, true side."""
 
     models: HandModels
     annotation: pa.Table  # one row
@@ -114,13 +116,13 @@ class SampleHand:
 
     @cached_property
     def aligned_vertices(self) -> torch.Tensor | None:
-        """The predicted mesh moved so that its wrist is on the true one, as wrist-aligned errors have it."""
+        """The predicted mesh moved so that its wrist is at the true one, as in wrist-aligned errors."""
         if self.predicted is None or self.predicted_vertices is None:
             return None
         return self.predicted_vertices - self.predicted.joints_m[0, 0] + self.truth.joints_m[0, 0]
 
     def meshes_mm(self) -> dict[str, list]:
-        """Meshes around their wrists, mirrored to right and turned upright for a viewer (x right, y up)."""
+        """Return the meshes around their wrists, mirrored to right and turned upright for a viewer (x right, y up)."""
         turn = np.array([1.0 if bool(self.truth.is_right[0]) else -1.0, -1.0, -1.0])
         found = {"true_mm": (self.true_vertices, self.truth.joints_m[0, 0])}
         if self.predicted is not None and self.predicted_vertices is not None:
@@ -128,12 +130,12 @@ class SampleHand:
         return {name: np.round(m_to_mm((v - wrist).numpy()) * turn, 1).tolist() for name, (v, wrist) in found.items()}
 
     def crop_view(self) -> ImageView:
-        """How the stored crop shows the camera frame."""
+        """Return the mapping from the camera frame to the stored crop."""
         affine = np.array(self.annotation["crop_from_image"].combine_chunks().flatten().to_pylist(), np.float64)
         return ImageView(self.truth.intrinsics[0], self.truth.distortion[0], affine.reshape(2, 3))
 
     def panels(self, crop: np.ndarray, panel_px: int = PANEL_PX) -> list[np.ndarray]:
-        """The crop with both skeletons as placed, with the true mesh, with the predicted mesh at the true wrist."""
+        """Draw the crop with both skeletons as placed, with the true mesh, with the predicted mesh at the true wrist."""
         scale = panel_px / max(crop.shape[:2])
         panel, view = resized(crop, scale), self.crop_view().scaled(scale)
         found = [self._skeletons(panel.copy(), view), self.mesh_panel(panel, view, self.true_vertices, TRUE_RGB)]
@@ -142,8 +144,8 @@ class SampleHand:
         return found
 
     def mesh_panel(self, panel: np.ndarray, view: ImageView, vertices: torch.Tensor, rgb) -> np.ndarray:
-        """One mesh over the panel."""
-        return draw_meshes(panel, view, [Mesh(vertices, self.faces, rgb)])
+        """Draw one mesh over a panel."""
+        return draw_meshes(panel, view, [ColoredMesh(vertices, self.faces, rgb)])
 
     def _skeletons(self, panel: np.ndarray, view: ImageView) -> np.ndarray:
         draw_skeleton(panel, view.pixels(self.truth.joints_m[0]), TRUE_RGB)

@@ -1,4 +1,4 @@
-"""Writing MP4 files that play everywhere: H.264, 4:2:0, index first."""
+"""MP4 files that play everywhere: H.264, 4:2:0, index first."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -14,11 +14,12 @@ _QUALITY = "20"  # constant rate factor: about visually lossless for skin and me
 
 
 def write_mp4(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> tuple[int, tuple[int, int]]:
-    """Write pictures as one MP4 file, which appears when it is complete.
+    """Write images as one MP4 file, which appears when it is complete.
 
     Args:
-        path: of the file; an older one is replaced.
-        frames: (height, width, 3) uint8 BGR, all of one size; an odd last row or column is left out, which H.264 needs.
+        path: of the file; an existing one is replaced.
+        frames: (height, width, 3) uint8 BGR, all of one size. H.264 needs even sizes, so an odd last row or column is
+            dropped.
         fps: frames per second.
 
     Returns:

@@ -1,7 +1,6 @@
-"""Everything that is known about one sample: its picture, truth and prediction, errors, and what other runs made of it.
+"""All results of one sample: crop, ground truth and prediction, errors, and the results of other runs.
 
-The way from a row of a table to the picture behind it. Only plain values and JPEG bytes come out, so that a page can be
-laid out without torch.
+Only plain values and JPEG bytes are returned, so that a page can be laid out without torch.
 """
 
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.evaluation.tables import list_runs, read_table
 from hawor_pipeline.inspection.drawing import PREDICTED_RGB, jpeg, resized
 from hawor_pipeline.inspection.hand_images import SampleHand, decode_crop, predictions_of
+from hawor_pipeline.locate import hand_models_of
 from hawor_pipeline.shards.schema import LEDGER_FILE
 from hawor_pipeline.shards.store import ShardSet, open_shards
 from hawor_pipeline.sources.hand_models import HandModels
@@ -39,12 +39,11 @@ _FACTS = (
     "box_size_px", "occlusion", "truncation", "confidence", "blur", "fitting_err", "betas_as_right_residual_mm",
     "valid", "skip_reason",
 )  # fmt: skip
-Track = tuple[str, str, int, str]
 
 
 @dataclass(slots=True)
 class RunOnSample:
-    """One run's numbers for the sample."""
+    """Results of one run for the sample."""
 
     run_id: str
     protocol: str
@@ -57,7 +56,7 @@ class RunOnSample:
 
 @dataclass(slots=True)
 class SampleView:
-    """One sample. `run` is the run that is drawn, None where no run predicted the sample."""
+    """Results of one sample. `run` is the run that is drawn, None where no run predicted the sample."""
 
     sample_id: str
     source: str
@@ -75,21 +74,21 @@ class SampleView:
 def look_at_sample(
     sample_id: str,
     shards_dir: Path | str,
-    mano_dir: Path | str,
+    mano_dir: Path | str | None,
     metrics_dir: Path | str,
     run_id: str | None = None,
 ) -> SampleView:
-    """Gather what is known about a sample.
+    """Gather all results of a sample.
 
     Args:
         sample_id: "subject/sequence/view/frame/side", as in every table.
         shards_dir: shards that hold it.
-        mano_dir: folder of the MANO models.
+        mano_dir: folder of the MANO models; None: found by `locate.hand_models_of`.
         metrics_dir: metric tables; every run there that measured the sample is in the history.
-        run_id: whose prediction is drawn; None: the run evaluated last, baselines aside.
+        run_id: run whose prediction is drawn; None: the run evaluated last, except baselines.
 
     Raises:
-        ConfigError: there is no such sample, or `run_id` did not measure it.
+        ConfigError: there is no such sample, `run_id` did not measure it, or the hand models are not those of the shards.
         DataError: a shard or table is damaged.
     """
     shards, row = find_sample(shards_dir, sample_id)
@@ -98,7 +97,7 @@ def look_at_sample(
         found for run in list_runs(metrics_dir, "samples") if (found := _run_on_sample(metrics_dir, run, annotation))
     ]
     run = _chosen(history, run_id, sample_id, metrics_dir)
-    models = HandModels.load(mano_dir)
+    models = HandModels.load(hand_models_of(shards_dir, mano_dir))
     predicted = predictions_of(metrics_dir, run.run_id, [sample_id]).get(sample_id) if run else None
     hand = SampleHand(models, annotation, predicted)
     stored = decode_crop(shards, row)
@@ -123,40 +122,40 @@ def look_at_sample(
 
 
 def find_sample(shards_dir: Path | str, sample_id: str) -> tuple[ShardSet, int]:
-    """The shards of a sample's recording, and its row there.
+    """Open the shards of a sample's recording and find its row.
 
     Raises:
-        ConfigError: it is not a sample's name, or there is none of that name; near names are suggested.
+        ConfigError: the name has another form, or no sample has it; near names are suggested.
     """
     parts = sample_id.split("/")
     if len(parts) != 5:
         raise ConfigError(
             f"{sample_id!r} is not the name of a sample; expected subject/sequence/view/frame/side, such as "
-            "s01/box_grab_01/0/00012/right. Tables have it in the column sample_id."
+            "s01/box_grab_01/0/00012/right (column sample_id of the tables)."
         )
     shards = open_shards(shards_dir, [parts[0]], None, [parts[1]])
     row = pc.index(shards.table["sample_id"], sample_id).as_py()
     if row < 0:
         known = shards if len(shards) else open_shards(shards_dir, [parts[0]], ["sample_id"])
         near = known.table["sample_id"].to_pylist()
-        left_out = _why_left_out(shards, parts)
-        raise ConfigError(f"no sample {sample_id!r} in {shards_dir}{left_out}.{nearest(sample_id, near)}")
+        skipped = _skip_reason(shards, parts)
+        raise ConfigError(f"no sample {sample_id!r} in {shards_dir}{skipped}.{nearest(sample_id, near)}")
     return shards, row
 
 
-def _why_left_out(shards: ShardSet, parts: list[str]) -> str:
-    """What the ledger of its recording says of a hand that is no sample; "" where it says nothing."""
+def _skip_reason(shards: ShardSet, parts: list[str]) -> str:
+    """Return the ledger's reason for skipping a hand that is no sample; "" where the ledger does not list it."""
     view, frame, side = parts[2:]
     for folder in shards.directories:
         for entry in pq.read_table(folder / LEDGER_FILE, partitioning=None).to_pylist():
             frames = ("-0001", frame)  # the whole view, or this frame
             if (str(entry["view"]), entry["side"] or side) == (view, side) and f"{entry['frame']:05d}" in frames:
-                return f": it was left out ({entry['reason']})"
+                return f": it was skipped ({entry['reason']})"
     return ""
 
 
 def _run_on_sample(metrics_dir: Path | str, run_id: str, annotation: pa.Table) -> RunOnSample | None:
-    """A run's numbers for the sample of `annotation`, None where it did not measure it."""
+    """Return the results of a run for the sample of `annotation`, None where it did not measure it."""
     keys = ["sample_id", "subject", "sequence", "view", "side", "frame", "mpjpe_mm"]
     about = ["protocol", "dataset_version", "checkpoint_sha256"]
     table = read_table(metrics_dir, "samples", run_id, keys)
@@ -188,7 +187,7 @@ def _chosen(
         if run_id not in by_id:
             known = ", ".join(by_id) or "none"
             raise ConfigError(
-                f"run {run_id!r} has no row for {sample_id}.{nearest(run_id, by_id)} Runs that have: {known}. "
+                f"run {run_id!r} has no row for {sample_id}.{nearest(run_id, by_id)} Runs with one: {known}. "
                 "Evaluate the run on this subject and view first."
             )
         return by_id[run_id]
@@ -199,7 +198,7 @@ def _chosen(
 def _joints(
     annotation: pa.Table, metrics_dir: Path | str, run: RunOnSample | None, sample_id: str
 ) -> list[dict[str, Any]]:
-    """Visibility of each joint, with the run's errors where there is a run."""
+    """Return the visibility of each joint, with the errors of the run where there is one."""
     rows = [
         {"joint": name, "visible": visible, "in_frame": inside, "error_mm": None, "error_px": None}
         for name, visible, inside in zip(

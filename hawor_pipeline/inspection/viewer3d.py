@@ -1,11 +1,10 @@
-"""A recording for the rerun viewer (https://rerun.io): meshes and camera in the world frame, over time.
+"""Recordings for the rerun viewer (https://rerun.io): meshes and camera in the world frame, over time.
 
-rerun is an extra (`pip install hawor-pipeline[rerun]`). Its cameras have no lens: in the egocentric view, whose
-pictures are distorted, meshes and picture part towards the rim.
+rerun is an extra (`pip install hawor-pipeline[rerun]`). Its cameras have no lens distortion: in the egocentric view,
+whose images are distorted, meshes and image disagree towards the rim.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,35 +13,31 @@ from hawor_pipeline.core.units import ARCTIC_FPS
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.inspection.drawing import PREDICTED_RGB, TRUE_RGB
 from hawor_pipeline.inspection.hand_images import SampleHand
+from hawor_pipeline.inspection.recording_view import RecordingView
 from hawor_pipeline.provenance import explain_disk_errors
-
-if TYPE_CHECKING:
-    from hawor_pipeline.inspection.film import Recording
 
 _APPLICATION = "hawor_pipeline"
 
 
-def write_rerun(recording: "Recording", path: Path | str, raw_root: Path | None = None) -> Path:
+def write_rerun(recording: RecordingView, path: Path | str, raw_root: Path | None = None) -> Path:
     """Write one view of a recording as a `.rrd` file.
 
-    Entities: `world/{left,right}/{truth,prediction}` meshes, `world/camera` with pictures where `raw_root` has them,
-    and `error_mm/{left,right}`. Timelines: `frame` (number in the picture's file name) and `time`.
+    Entities: `world/{left,right}/{truth,prediction}` meshes, `world/camera` with images where `raw_root` has them,
+    and `error_mm/{left,right}`. Timelines: `frame` (number in the image's file name) and `time`.
 
     Args:
         recording: hands and predictions.
         path: of the file.
-        raw_root: ARCTIC root with full pictures; None leaves them out.
+        raw_root: ARCTIC root with full frames; None writes no images.
 
     Raises:
-        ConfigError: rerun is not installed, or the pictures are not there.
+        ConfigError: rerun is not installed, or the images are missing.
     """
     try:
         import rerun as rr
     except ImportError as error:
         raise ConfigError("rerun is not installed; get it with: pip install 'hawor-pipeline[rerun]'") from error
-    from hawor_pipeline.inspection.film import raw_images
-
-    images = raw_images(recording, raw_root) if raw_root is not None else {}
+    images = recording.raw_images(raw_root) if raw_root is not None else {}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     stream = rr.RecordingStream(_APPLICATION, recording_id=f"{recording.run_id}/{recording.name}/{recording.view}")
@@ -73,7 +68,8 @@ def _cam_from_world(hand: SampleHand) -> np.ndarray:
 
 
 def _to_world(points_m: torch.Tensor, cam_from_world: np.ndarray) -> np.ndarray:
-    """(N, 3) points of the camera frame in the world frame."""
+    """Transform points (N, 3) from the camera frame to the world frame."""
+    # x_cam = R x + t, so x = R^T (x_cam - t); for row vectors that is a product with R from the right.
     return (points_m.numpy() - cam_from_world[:3, 3]) @ cam_from_world[:3, :3]
 
 

@@ -60,7 +60,7 @@ def build_comparison(
         metrics_dir: their metric tables.
         reports_dir: where the page goes, in `<run_id>-against-<other_run_id>`.
         runs_dir: training runs, for configurations and curves; None, or a run that is not there, leaves them out.
-        images: of `evaluation.pair_gallery.pair_images`.
+        images: of `inspection.gallery.pair_images`.
 
     Returns:
         `path` is the HTML page; `info` has the differences by metric.

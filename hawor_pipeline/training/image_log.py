@@ -17,8 +17,8 @@ from hawor_pipeline.core.types import ClipBatch, HandPrediction
 from hawor_pipeline.inspection.drawing import (
     PREDICTED_RGB,
     TRUE_RGB,
+    ColoredMesh,
     ImageView,
-    Mesh,
     draw_meshes,
     draw_skeleton,
     side_by_side,
@@ -88,7 +88,7 @@ def _panels(clips: ClipBatch, prediction: HandPrediction, at: tuple[int, int], f
     skeletons = crop.copy()
     for joints, rgb in ((clips.target.joints_m[at], TRUE_RGB), (prediction.joints_m[at], PREDICTED_RGB)):
         draw_skeleton(skeletons, view.pixels(joints.double()), rgb, 1)
-    mesh = Mesh(prediction.vertices_m[at].double(), faces, PREDICTED_RGB)
+    mesh = ColoredMesh(prediction.vertices_m[at].double(), faces, PREDICTED_RGB)
     return np.concatenate((skeletons, draw_meshes(crop, view, [mesh])), 1)
 
 

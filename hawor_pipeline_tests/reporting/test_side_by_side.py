@@ -9,7 +9,7 @@ import pytest
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.evaluation.compare import Difference
 from hawor_pipeline.evaluation.tables import read_table
-from hawor_pipeline.inspection.pair_gallery import pick_pairs
+from hawor_pipeline.inspection.gallery import pick_pairs
 from hawor_pipeline.reporting.comparison import verdict
 from hawor_pipeline.reporting.side_by_side import build_comparison
 from hawor_pipeline_tests.reporting.tables_on_disk import VERSION, write_run, write_training

@@ -1,4 +1,4 @@
-"""A recording as a film: all frames in time, meshes where the hands are, clear about what is not there."""
+"""Videos of recordings: all frames in time, meshes where the hands are, missing data named."""
 
 import subprocess
 import sys
@@ -10,7 +10,8 @@ import pytest
 
 from hawor_pipeline.cli import main
 from hawor_pipeline.errors import ConfigError
-from hawor_pipeline.inspection.film import FilmSettings, film_sequence, open_recording, raw_images, read_image
+from hawor_pipeline.inspection.recording_view import open_recording
+from hawor_pipeline.inspection.video import VideoSettings, write_video
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline_tests.evaluation.truth_run import write_truth_run
 
@@ -38,20 +39,20 @@ def test_every_frame_is_shown_with_meshes(
     crops, sequence, sample_root, sample_shards, mano_dir, metrics_dir, tmp_path
 ) -> None:
     root = None if crops else sample_root / "arctic"
-    film = film_sequence(
-        sequence, 1, sample_shards, mano_dir, metrics_dir, tmp_path / "a.mp4", settings=FilmSettings(raw_root=root)
+    video = write_video(
+        sequence, 1, sample_shards, mano_dir, metrics_dir, tmp_path / "a.mp4", settings=VideoSettings(raw_root=root)
     )
     recording = open_recording(sequence, 1, sample_shards, mano_dir, metrics_dir)
-    images = read_back(film.path)
-    assert film.run_id == "truth"
-    assert len(images) == film.frames == len(recording.frames)
-    assert images[0].shape[:2] == (film.height_px, film.width_px)
+    images = read_back(video.path)
+    assert video.run_id == "truth"
+    assert len(images) == video.frames == len(recording.frames)
+    assert images[0].shape[:2] == (video.height_px, video.width_px)
     if not crops:
         table = recording.shards.table
-        assert abs(film.width_px - table["image_width"][0].as_py()) <= 1
+        assert abs(video.width_px - table["image_width"][0].as_py()) <= 1
         frame = table["frame"][0].as_py()
         joints = np.array(table["joints_px"][0].as_py()).reshape(21, 2).round().astype(int)
-        raw = read_image(raw_images(recording, root)[frame], recording)
+        raw = recording.read_image(recording.raw_images(root)[frame])
 
         def orange(image: np.ndarray) -> float:
             at_joints = image[joints[:, 1], joints[:, 0]].astype(float)
@@ -63,29 +64,29 @@ def test_every_frame_is_shown_with_meshes(
 def test_the_egocentric_view_is_drawn_through_its_lens(
     sequence, sample_root, sample_shards, mano_dir, metrics_dir, tmp_path
 ) -> None:
-    settings = FilmSettings(raw_root=sample_root / "arctic", with_truth=True, height_px=120)
-    film = film_sequence(sequence, 0, sample_shards, mano_dir, metrics_dir, tmp_path / "a.mp4", settings=settings)
-    assert film.height_px <= 120 + 46
-    assert len(read_back(film.path)) == film.frames
+    settings = VideoSettings(raw_root=sample_root / "arctic", with_truth=True, height_px=120)
+    video = write_video(sequence, 0, sample_shards, mano_dir, metrics_dir, tmp_path / "a.mp4", settings=settings)
+    assert video.height_px <= 120 + 46
+    assert len(read_back(video.path)) == video.frames
 
 
-def test_what_is_not_there_is_said_before_anything_is_written(
+def test_missing_data_are_named_before_anything_is_written(
     sequence, sample_shards, mano_dir, metrics_dir, tmp_path
 ) -> None:
-    def film(name: str, view: int, **more):
-        film_sequence(name, view, sample_shards, mano_dir, metrics_dir, tmp_path / "a.mp4", **more)
+    def video(name: str, view: int, **more):
+        write_video(name, view, sample_shards, mano_dir, metrics_dir, tmp_path / "a.mp4", **more)
 
     with pytest.raises(ConfigError, match="has no view 7; it has 0, 1, 4"):
-        film(sequence, 7)
+        video(sequence, 7)
     with pytest.raises(ConfigError, match="Did you mean"):
-        film(f"{sequence}x", 1)
+        video(f"{sequence}x", 1)
     with pytest.raises(ConfigError, match="expected subject/sequence"):
-        film("s05", 1)
+        video("s05", 1)
     with pytest.raises(ConfigError, match="no run in"):
-        film(open_shards(sample_shards, ["s01"]).table["sample_id"][0].as_py().rsplit("/", 3)[0], 1)
+        video(open_shards(sample_shards, ["s01"]).table["sample_id"][0].as_py().rsplit("/", 3)[0], 1)
     with pytest.raises(ConfigError, match="has no prediction"):
         name = open_shards(sample_shards, ["s01"]).table["sample_id"][0].as_py().rsplit("/", 3)[0]
-        film(name, 1, run_id="truth")
+        video(name, 1, run_id="truth")
     assert not list(tmp_path.iterdir())
 
 
@@ -93,9 +94,9 @@ def test_rerun_is_asked_for_by_name_when_it_is_not_installed(
     sequence, sample_shards, mano_dir, metrics_dir, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "rerun", None)
-    settings = FilmSettings(rerun_path=tmp_path / "a.rrd")
+    settings = VideoSettings(rerun_path=tmp_path / "a.rrd")
     with pytest.raises(ConfigError, match="pip install"):
-        film_sequence(sequence, 1, sample_shards, mano_dir, metrics_dir, tmp_path / "a.mp4", settings=settings)
+        write_video(sequence, 1, sample_shards, mano_dir, metrics_dir, tmp_path / "a.mp4", settings=settings)
     assert not list(tmp_path.iterdir())
 
 
@@ -112,14 +113,14 @@ def test_rerun_holds_every_frame_in_the_world(sequence, sample_shards, mano_dir,
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
     ask("verify")  # exit code 0: the file can be read and makes sense
-    said = ask("stats")
+    stats = ask("stats")
     for side in ("left", "right"):
         for entity in (f"/world/{side}/truth", f"/world/{side}/prediction", f"/error_mm/{side}"):
-            assert entity in said
-    assert f"num_rows_max = {len(recording.frames)}" in said
+            assert entity in stats
+    assert f"num_rows_max = {len(recording.frames)}" in stats
 
 
-def test_the_command_writes_the_film(
+def test_the_command_writes_the_video(
     sequence, sample_root, sample_shards, mano_dir, metrics_dir, tmp_path, capsys, monkeypatch
 ) -> None:
     monkeypatch.delenv("ARCTIC_ROOT", raising=False)
