@@ -22,7 +22,7 @@ def add(commands) -> None:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.locate import hand_models_for_footage
-    from hawor_pipeline.prediction.predict_footage import FILM_FILE, HANDS_FILE, MESH_DIR, predict_footage
+    from hawor_pipeline.prediction.predict_footage import HANDS_FILE, MESH_DIR, VIDEO_FILE, predict_footage
 
     models, synthetic = hand_models_for_footage(arguments.mano_dir)
     if synthetic:
@@ -42,6 +42,6 @@ def _predict(arguments: argparse.Namespace) -> int:
             "scale with it."
         )
     print(f"{result.hands} hands in {result.frames} frames")
-    for what, name in (("Table", HANDS_FILE), ("Film", FILM_FILE), ("Meshes", MESH_DIR)):
+    for what, name in (("Table", HANDS_FILE), ("Video", VIDEO_FILE), ("Meshes", MESH_DIR)):
         print(f"{what}: {result.folder / name}")
     return 0

@@ -66,9 +66,7 @@ def stored_samples(shards_dir: Path | str, sample_ids: Iterable[str]) -> dict[st
         row_of = {name: row for row, name in enumerate(shards.table["sample_id"].to_pylist())}
         for name in names:
             if name not in row_of:
-                raise DataError(
-                    f"{shards_dir} has no sample {name}: the tables were made from other shards. Evaluate again."
-                )
+                raise DataError(f"{shards_dir} has no sample {name}: the tables are of other shards. Evaluate again.")
             annotation = shards.table.slice(row_of[name], 1).combine_chunks()
             found[name] = (annotation, decode_crop(shards, row_of[name]))
     return found
@@ -135,7 +133,7 @@ class SampleHand:
         return ImageView(self.truth.intrinsics[0], self.truth.distortion[0], affine.reshape(2, 3))
 
     def panels(self, crop: np.ndarray, panel_px: int = PANEL_PX) -> list[np.ndarray]:
-        """Draw the crop with both skeletons as placed, with the true mesh, with the predicted mesh at the true wrist."""
+        """Draw the crop with both skeletons as placed, the true mesh, and the predicted mesh at the true wrist."""
         scale = panel_px / max(crop.shape[:2])
         panel, view = resized(crop, scale), self.crop_view().scaled(scale)
         found = [self._skeletons(panel.copy(), view), self.mesh_panel(panel, view, self.true_vertices, TRUE_RGB)]

@@ -8,7 +8,6 @@ import numpy as np
 
 from hawor_pipeline.errors import ConfigError, DataError, nearest
 from hawor_pipeline.evaluation.finished_runs import errors_of, last_run
-
 from hawor_pipeline.inspection.hand_images import SampleHand, predictions_of
 from hawor_pipeline.locate import hand_models_of
 from hawor_pipeline.shards.store import ShardSet, open_shards

@@ -88,7 +88,7 @@ def look_at_sample(
         run_id: run whose prediction is drawn; None: the run evaluated last, except baselines.
 
     Raises:
-        ConfigError: there is no such sample, `run_id` did not measure it, or the hand models are not those of the shards.
+        ConfigError: there is no such sample, `run_id` did not measure it, or the hand models are of other shards.
         DataError: a shard or table is damaged.
     """
     shards, row = find_sample(shards_dir, sample_id)

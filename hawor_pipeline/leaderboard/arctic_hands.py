@@ -1,8 +1,9 @@
 """Predicted hands in the parameters that ARCTIC's evaluation server poses its own MANO models with.
 
 The server turns rotation matrices into axis-angle, adds MANO's mean pose there (`flat_hand_mean=False`), and poses a
-left hand with the left model. Predictions here are absolute rotations, and a left hand is the mirrored right model, so
-fingers lose their mean, and a left shape is fitted anew. Both are checked by going the server's way.
+left hand with the left model. Predictions here are absolute rotations, and a left hand is the mirrored right model. So
+the mean pose is subtracted from the fingers, and a shape of the left model is fitted. Both are checked by repeating the
+server's computation.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class ArcticHands:
     beta: Tensor  # (N, 10) of that side's model
     cam_t: Tensor  # (N, 3) metres, camera frame: added to the model's vertices
     pose: Tensor  # (N, 16, 3, 3) fingers without the mean pose
-    residual_mm: Tensor  # (N,) mean vertex distance between what was predicted and what the server will pose
+    residual_mm: Tensor  # (N,) mean vertex distance between the predicted hand and the one that the server poses
 
 
 def to_arctic(models: HandModels, hands: PredictedHands, side: str) -> ArcticHands:
@@ -41,22 +42,22 @@ def to_arctic(models: HandModels, hands: PredictedHands, side: str) -> ArcticHan
         side: left or right.
 
     Raises:
-        NumericalError: a finger rotation cannot be said in axis-angle relative to the mean (its angle would exceed pi).
+        NumericalError: a finger rotation has no axis-angle relative to the mean (its angle would exceed pi).
     """
     layer = models.layers[side]
     mean = layer.hands_mean.reshape(15, 3)
     relative = rotmat_to_axis_angle(hands.rotmats[:, 1:]) - mean  # (N, 15, 3)
     pose = torch.cat((hands.rotmats[:, :1], axis_angle_to_rotmat(relative)), 1)
     beta = hands.betas if side == "right" else left_betas(models, hands.betas)
-    # both models turn about their root joint: it must land on the predicted wrist
+    # Both models turn about their root joint, which must land on the predicted wrist.
     cam_t = hands.joints_m[:, 0] - layer.rest_joints(beta)[:, 0]
     absolute = posed_by_server(pose, mean)
     wrong = (absolute - hands.rotmats).abs().amax((1, 2, 3))
     if (wrong > _ROTATION_TOLERANCE).any():
         row = int(wrong.argmax())
         raise NumericalError(
-            f"row {row} ({side} hand): a finger is turned so far that MANO's mean pose cannot be taken off it "
-            f"(rotations differ by {float(wrong[row]):.2g}); a hand cannot do this, look at the prediction."
+            f"row {row} ({side} hand): a finger is turned so far that MANO's mean pose cannot be subtracted "
+            f"(rotations differ by {float(wrong[row]):.2g}); no real hand does this, inspect the prediction."
         )
     predicted, _ = predicted_mesh(
         models, hands.rotmats, hands.betas, hands.translation_m, torch.full((len(hands),), side == "right")
@@ -67,13 +68,13 @@ def to_arctic(models: HandModels, hands: PredictedHands, side: str) -> ArcticHan
 
 
 def posed_by_server(pose: Tensor, mean: Tensor) -> Tensor:
-    """The absolute rotations (N, 16, 3, 3) that ARCTIC's server makes of uploaded ones; `mean` is (15, 3), radians."""
+    """Compute the absolute rotations (N, 16, 3, 3) that the server poses; `mean` is (15, 3), rad."""
     fingers = axis_angle_to_rotmat(rotmat_to_axis_angle(pose[:, 1:]) + mean)
     return torch.cat((pose[:, :1], fingers), 1)
 
 
 def left_betas(models: HandModels, betas: Tensor) -> Tensor:
-    """Shape of the left model that is closest to the mirrored right model's, in the rest pose.
+    """Fit the shape of the left model to the mirrored right model, in the rest pose.
 
     Args:
         models: the two MANO models.
@@ -93,7 +94,10 @@ def left_betas(models: HandModels, betas: Tensor) -> Tensor:
 
 
 def _rest_surface(layer: ManoLayer) -> tuple[np.ndarray, np.ndarray]:
-    """Template (778, 3) and shape directions (778, 3, 10), by posing the layer: it is linear in the shape."""
+    """Return template (778, 3) and shape directions (778, 3, 10).
+
+    The surface is linear in the shape, so posing with zero and with each unit shape gives both.
+    """
     straight = torch.eye(3, dtype=torch.float64).expand(11, 16, 3, 3)
     shapes = torch.cat((torch.zeros(1, 10, dtype=torch.float64), torch.eye(10, dtype=torch.float64)))
     surface = layer(straight, shapes).vertices.numpy()

@@ -1,12 +1,12 @@
 """An upload for ARCTIC's leaderboard: predictions in its published structure, one zip file.
 
-    pose_p1_test/eval/s03_box_grab_01_1/meta_info/meta_info.imgname.pt       list of picture names
+    pose_p1_test/eval/s03_box_grab_01_1/meta_info/meta_info.imgname.pt       list of image names
     pose_p1_test/eval/s03_box_grab_01_1/preds/pred.mano.{beta,cam_t,pose}.{l,r}.pt
     pose_p1_test/eval/s03_box_grab_01_1/preds/pred.object.{cam_t,radian,rot}.pt
 
-The server compares by position: frame 10 of the pictures first, none left out. It also reads the object files of
-uploads that predict no object, and hangs without them: they are there, filled with zeros, and every score that needs
-the object is void.
+The server compares by position, so frames run from number 10 without a gap. It also reads the object files of uploads
+that predict no object, and hangs without them: they are written, filled with zeros, and every score that needs the
+object is void.
 
 Source: github.com/zc-alexfan/arctic, docs/leaderboard_format.md.
 """
@@ -28,22 +28,22 @@ from hawor_pipeline.provenance import atomic_write_json, explain_disk_errors
 from hawor_pipeline.sources.arctic import SIDES
 from hawor_pipeline.sources.hand_models import HandModels
 
-FIRST_FRAME = 10  # ARCTIC leaves out earlier pictures: they may be black
+FIRST_FRAME = 10  # ARCTIC skips earlier images, which may be black
 IMAGE_NAME = "./data/arctic_data/data/cropped_images/{subject}/{sequence}/{view}/{frame:05d}.jpg"
 TASK_VIEWS = {"pose_p1": tuple(range(1, 9)), "pose_p2": (0,)}
-SPLITS = ("test", "val")  # the server takes test; val is for trying the way there
+SPLITS = ("test", "val")  # the server takes test; val is for a trial
 HAND_FILES = {"beta": (10,), "cam_t": (3,), "pose": (16, 3, 3)}
 OBJECT_FILES: dict[str, tuple[int, ...]] = {"cam_t": (3,), "radian": (), "rot": (3,)}
 OBJECT_NOTE = (
     "hands only: the object files hold zeros, so every score that needs the object (CDev, MDev, AAE, success rate, "
     "MRRPE to the object, object acceleration) is void"
 )
-_NO_TIME = (1980, 1, 1, 0, 0, 0)  # the same predictions give the same bytes
+_NO_TIME = (1980, 1, 1, 0, 0, 0)  # fixed, so that equal predictions give equal bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ViewPredictions:
-    """What a network says of one view of one sequence: by side, frame numbers (N,) ascending and hands (N rows)."""
+    """Predictions for one view of one sequence: by side, frame numbers (N,) ascending and hands (N rows)."""
 
     subject: str
     sequence: str
@@ -65,20 +65,20 @@ class UploadInfo:
     views: int = 0
     frames: int = 0
     held: int = 0  # hands without a prediction, filled with the one nearest in time
-    left_residual_mm: float = 0.0  # mean over frames: what fitting the left model leaves
+    left_residual_mm: float = 0.0  # mean over frames: distance that remains after fitting the left model
     object_note: str = OBJECT_NOTE
     names: list[str] = field(default_factory=list)
 
 
 def task_views(task: str) -> tuple[int, ...]:
-    """Views of a task.
+    """Return the views of a task.
 
     Raises:
-        ConfigError: there is no such task, or it is one that hands alone cannot enter.
+        ConfigError: the task is unknown, or needs more than hands.
     """
     if task.startswith("field"):
         raise ConfigError(
-            f"task {task!r} asks for distance fields between hand and object, which no network here says."
+            f"task {task!r} needs distance fields between hand and object, which no network here predicts."
         )
     if task not in TASK_VIEWS:
         raise ConfigError(f"unknown task {task!r}; there are {', '.join(TASK_VIEWS)}.{nearest(task, TASK_VIEWS)}")
@@ -136,17 +136,17 @@ def write_upload(
 
 
 def _sides(models: HandModels, view: ViewPredictions, hold_missing: bool) -> tuple[dict[str, ArcticHands], int]:
-    """Both hands for every frame, and how many of them are held."""
+    """Return both hands for every frame, and the number of held ones."""
     wanted, held, sides = np.asarray(view.frames), 0, {}
     for side in SIDES:
         frames, hands = view.hands[side]
         if not len(frames) or (not hold_missing and not np.isin(wanted, frames).all()):
             lacking = int((~np.isin(wanted, frames)).sum())
-            how = "give boxes for them"
-            how += ", or hold the nearest prediction (--missing hold)" if len(frames) else ""
+            advice = "give boxes for them"
+            advice += ", or hold the nearest prediction (--missing hold)" if len(frames) else ""
             raise DataError(
                 f"{view.name}: {lacking} of {len(wanted)} frames have no prediction of the {side} hand, and the server "
-                f"has a place for every one; {how}."
+                f"has a place for every one; {advice}."
             )
         held += int((~np.isin(wanted, frames)).sum())
         nearest_row = np.abs(wanted[:, None] - frames[None]).argmin(1)

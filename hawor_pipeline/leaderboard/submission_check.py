@@ -1,7 +1,7 @@
-"""Checks an upload for ARCTIC's leaderboard before the server does, which says nothing when something is wrong.
+"""Checks of an upload for ARCTIC's leaderboard; the server itself reports no errors.
 
-Known reasons for an upload that is never answered: a file is missing (above all the object's), a view is missing, rows
-differ in number between files, names do not match their folder, too few frames.
+Known reasons why an upload gets no answer: a file is missing (often the object's), a view is missing, files differ in
+their number of rows, names do not match their folder, too few frames.
 """
 
 import io
@@ -31,18 +31,18 @@ _ORTHOGONAL = 1e-2  # half precision, which the server's own files have, is wors
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What an upload must hold, as far as it is known: "subject/sequence" names, and pictures per view folder."""
+    """Required contents of an upload, as far as known: "subject/sequence" names, and images per view folder."""
 
     sequences: Collection[str] | None = None
-    last_frame: Mapping[str, int] | None = None  # folder such as s03_box_grab_01_1 to its last picture's number
+    last_frame: Mapping[str, int] | None = None  # folder such as s03_box_grab_01_1 to the number of its last image
 
 
 def check_upload(path: Path | str, expected: Expectation | None = None) -> list[str]:
-    """Everything that is wrong with an upload, one sentence each; empty when the server can take it.
+    """List the problems of an upload, one sentence each; empty when the server can read it.
 
     Args:
         path: the zip file.
-        expected: from ARCTIC's protocol files and pictures; None checks only that the upload fits itself.
+        expected: from ARCTIC's protocol files and images; None checks only that the upload is consistent.
 
     Raises:
         ConfigError: there is no such file.
@@ -66,13 +66,13 @@ def _check(archive: zipfile.ZipFile, expected: Expectation) -> list[str]:
         return [f"the zip must hold one folder named after its task; it has {', '.join(tops) or 'nothing'}"]
     task, _, split = tops[0].rpartition("_")
     if task not in TASK_VIEWS:
-        return [f"{tops[0]} is no task of hand poses; expected {', '.join(f'{name}_test' for name in TASK_VIEWS)}"]
+        return [f"{tops[0]} is not a hand pose task; expected {', '.join(f'{name}_test' for name in TASK_VIEWS)}"]
     problems = [] if split == "test" else [f"{tops[0]}: the server takes {task}_test only"]
     folders: dict[str, dict[str, str]] = defaultdict(dict)
     for name in names:
         parts = name.split("/", 3)
         if len(parts) != 4 or parts[1] != "eval":
-            problems.append(f"{name} is not where a file may be")
+            problems.append(f"{name} is not at a valid place")
         else:
             folders[parts[2]][parts[3]] = name
     problems += _check_views(folders, TASK_VIEWS[task], expected)
@@ -83,7 +83,7 @@ def _check(archive: zipfile.ZipFile, expected: Expectation) -> list[str]:
 
 def _check_views(folders: Mapping[str, Any], views: Sequence[int], expected: Expectation) -> list[str]:
     sequences = expected.sequences
-    if sequences is None:  # the upload must at least have every view of every sequence that it has
+    if sequences is None:  # at least, every sequence of the upload must have every view
         sequences = {"/".join(match.groups()[:2]) for name in folders if (match := _VIEW_FOLDER.fullmatch(name))}
     wanted = {f"{sequence.replace('/', '_', 1)}_{view}" for sequence in sequences for view in views}
     missing, more = sorted(wanted - set(folders)), sorted(set(folders) - wanted)
@@ -97,7 +97,7 @@ def _check_folder(archive: zipfile.ZipFile, folder: str, files: Mapping[str, str
     problems = [f"{folder}/{name} is not part of an upload" for name in files if name not in (NAMES_FILE, *SHAPES)]
     names = _load(archive, files[NAMES_FILE])
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        return [*problems, f"{folder}/{NAMES_FILE} is not a list of picture names"]
+        return [*problems, f"{folder}/{NAMES_FILE} is not a list of image names"]
     problems += _check_names(folder, names, last_frame)
     for file, shape in SHAPES.items():
         problems += _check_tensor(f"{folder}/{file}", _load(archive, files[file]), (len(names), *shape))
@@ -105,7 +105,7 @@ def _check_folder(archive: zipfile.ZipFile, folder: str, files: Mapping[str, str
 
 
 def _load(archive: zipfile.ZipFile, name: str) -> Any:
-    """Contents of a `.pt` file; an exception stands for one that holds more than data or is damaged."""
+    """Load a `.pt` file; return the exception where it holds more than data or is damaged."""
     try:
         return torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
@@ -118,7 +118,7 @@ def _check_names(folder: str, names: Sequence[str], last_frame: int | None) -> l
         return [f"{folder}: {names[matches.index(None)]!r} is not named like {_example(folder)}"]
     owners = {f"{m[1]}_{m[2]}_{m[3]}" for m in matches if m}
     if owners != {folder}:
-        return [f"{folder}: has pictures of {', '.join(sorted(owners - {folder}))}"]
+        return [f"{folder}: has images of {', '.join(sorted(owners - {folder}))}"]
     frames = [int(m[4]) for m in matches if m]
     problems = []
     if frames != list(range(FIRST_FRAME, FIRST_FRAME + len(frames))):
@@ -128,7 +128,7 @@ def _check_names(folder: str, names: Sequence[str], last_frame: int | None) -> l
         )
     if last_frame is not None and frames[-1] < last_frame - FIRST_FRAME:
         problems.append(
-            f"{folder}: ends with frame {frames[-1]}, but pictures reach {last_frame}; frames up to "
+            f"{folder}: ends with frame {frames[-1]}, but images reach {last_frame}; frames up to "
             f"{last_frame - FIRST_FRAME} are compared"
         )
     return problems
@@ -154,5 +154,5 @@ def _check_tensor(name: str, value: Any, shape: tuple[int, ...]) -> list[str]:
         rotations = value.float()
         off = (rotations @ rotations.transpose(-1, -2) - torch.eye(3)).abs().amax()
         if off > _ORTHOGONAL or (torch.linalg.det(rotations) < 0).any():
-            return [f"{name} holds matrices that are no rotations (off by {float(off):.2g})"]
+            return [f"{name} holds matrices that are not rotations (off by {float(off):.2g})"]
     return []

@@ -1,6 +1,7 @@
-"""Where the predictions of an upload come from: a run's stored ones, or the network on pictures with boxes."""
+"""Uploads from stored predictions of a run, or from a network applied to images with bounding boxes."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -8,26 +9,122 @@ import torch
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.evaluation.evaluate import clip_length_of
 from hawor_pipeline.evaluation.hands import read_predictions
 from hawor_pipeline.evaluation.predict import choose_device
-from hawor_pipeline.evaluation.tables import read_table
-from hawor_pipeline.leaderboard.submission import FIRST_FRAME, ViewPredictions
-from hawor_pipeline.leaderboard.submission_check import Expectation
+from hawor_pipeline.evaluation.tables import read_identity, read_table
+from hawor_pipeline.leaderboard.submission import FIRST_FRAME, UploadInfo, ViewPredictions, task_views, write_upload
+from hawor_pipeline.leaderboard.submission_check import Expectation, check_upload
+from hawor_pipeline.locate import check_hand_models, find_hand_models, find_raw_root
 from hawor_pipeline.models.checkpoints import load_hawor
-from hawor_pipeline.prediction.boxed_frames import FrameCamera, cut_frames
-from hawor_pipeline.prediction.boxes import HandBox
-from hawor_pipeline.prediction.predict_boxed import predict_boxed
+from hawor_pipeline.paths import DataPaths
+from hawor_pipeline.prediction.boxed_frames import FrameCamera, cut_frames, predict_boxed
+from hawor_pipeline.prediction.boxes import HandBox, read_boxes
 from hawor_pipeline.sources.arctic import EGO_VIEW, SIDES, ArcticRoot
 from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline.sources.image_files import list_images
 from hawor_pipeline.untrusted.safe_load import load_npy
 
 
-def expectation(root: ArcticRoot, task: str, split: str, views: Sequence[int]) -> Expectation:
-    """What an upload must hold, from ARCTIC's protocol file and pictures.
+@dataclass(frozen=True, slots=True)
+class UploadRequest:
+    """An upload to write: its task, and the origin of predictions, cameras and hand models.
+
+    Attributes:
+        output: the zip file.
+        task: one of `submission.TASK_VIEWS`.
+        split: one of `submission.SPLITS`.
+        run_id: run whose stored predictions are uploaded, or
+        checkpoint: network that is applied to the images, with `boxes`.
+        boxes: CSV file as described in `prediction.boxes`.
+        arctic_root: raw data; None: found by `locate`.
+        mano_dir: folder of the MANO models; None: found by `locate`.
+        ego_camera: an `.egocam.dist.npy` file, for the egocentric view: that of a withheld subject is not published.
+        metrics_dir: metric tables of `run_id`; None: those of the project.
+        hold_missing: fill a hand without a prediction with the one nearest in time.
+        device: "auto", "cpu", "cuda", ...
+    """
+
+    output: Path
+    task: str = "pose_p1"
+    split: str = "test"
+    run_id: str | None = None
+    checkpoint: Path | None = None
+    boxes: Path | None = None
+    arctic_root: Path | None = None
+    mano_dir: Path | None = None
+    ego_camera: Path | None = None
+    metrics_dir: Path | None = None
+    hold_missing: bool = False
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class BoxedNetwork:
+    """A network for images with bounding boxes.
+
+    Attributes:
+        checkpoint: of the network.
+        models: the two MANO models.
+        clip_length: frames that the network sees together, as it was trained.
+        device: "auto", "cpu", "cuda", ...
+        settings: of the conversion that the network was trained on.
+    """
+
+    checkpoint: Path | str
+    models: HandModels
+    clip_length: int
+    device: str = "auto"
+    settings: ConversionConfig = field(default_factory=ConversionConfig)
+
+
+def export_upload(request: UploadRequest) -> tuple[UploadInfo, list[str]]:
+    """Write an upload and check it.
+
+    Returns:
+        Numbers about the upload, and what the server would reject.
 
     Raises:
-        ConfigError: the protocol file is not there.
+        ConfigError: something named does not exist, or the hand models are not those of the data.
+        DataError: predictions are missing or of other data, or an image is damaged.
+    """
+    if (request.run_id is None) == (request.checkpoint is None):
+        raise ConfigError("no source of predictions: give --run RUN_ID, or --checkpoint PATH with --boxes FILE.csv.")
+    views, root = task_views(request.task), find_raw_root(request.arctic_root)
+    expected = expectation(root, request.task, request.split, views)
+    sequences = sorted(expected.sequences or ())
+    folder = find_hand_models(root.source, request.mano_dir, root.path)
+    if (shards := DataPaths.default().shards(root.source)).is_dir():
+        check_hand_models(shards, folder)
+    models = HandModels.load(folder)
+    if request.run_id is not None:
+        metrics_dir = request.metrics_dir or DataPaths.default().metrics
+        source = read_identity(metrics_dir, "predictions", request.run_id).source
+        if source != root.source:
+            raise ConfigError(f"run {request.run_id!r} predicts {source} data, but {root.path} holds {root.source}.")
+        predictions = from_run(metrics_dir, request.run_id, sequences, views)
+    else:
+        assert request.checkpoint is not None
+        if request.boxes is None:
+            raise ConfigError("--checkpoint needs --boxes FILE.csv: without ground truth, hands need bounding boxes.")
+        if not request.checkpoint.is_file():
+            raise ConfigError(f"checkpoint {request.checkpoint} does not exist; give the file that training wrote.")
+        boxes, clip_length = read_boxes(request.boxes), clip_length_of(request.checkpoint)
+        network = BoxedNetwork(request.checkpoint, models, clip_length, request.device)
+        predictions = from_boxes(network, root, boxes, sequences, views, ego_camera=request.ego_camera)
+    hold = request.hold_missing
+    info = write_upload(request.output, request.task, request.split, predictions, models, hold_missing=hold)
+    problems = check_upload(request.output, expected)
+    if request.split != "test":  # only the server cares about the split
+        problems = [problem for problem in problems if "the server takes" not in problem]
+    return info, problems
+
+
+def expectation(root: ArcticRoot, task: str, split: str, views: Sequence[int]) -> Expectation:
+    """Derive the contents that an upload must have from ARCTIC's protocol file and images.
+
+    Raises:
+        ConfigError: the protocol file is missing.
     """
     sequences = split_sequences(root, task, split)
     last_frame = {}
@@ -41,24 +138,26 @@ def expectation(root: ArcticRoot, task: str, split: str, views: Sequence[int]) -
 
 
 def split_sequences(root: ArcticRoot, task: str, split: str) -> list[str]:
-    """ "subject/sequence" names of a task's split.
+    """Return the "subject/sequence" names of a task's split.
 
     Raises:
-        ConfigError: the protocol file is not there.
+        ConfigError: the protocol file is missing.
     """
     name = task.split("_")[1]
     if name not in root.protocols:
-        raise ConfigError(f"{root.path}/splits_json/protocol_{name}.json does not exist; it says what to upload.")
+        raise ConfigError(
+            f"{root.path}/splits_json/protocol_{name}.json does not exist; it lists the sequences to upload."
+        )
     return sorted(root.protocols[name].get(split, ()))
 
 
 def from_run(
     metrics_dir: Path | str, run_id: str, sequences: Sequence[str], views: Sequence[int]
 ) -> Iterator[ViewPredictions]:
-    """Stored predictions of a run, for sequences with ground truth.
+    """Read the stored predictions of a run, for sequences with ground truth.
 
     Raises:
-        DataError: the run predicted no mesh, or nothing of a view.
+        DataError: the run predicted no mesh, or has no prediction of a view.
     """
     table = read_table(metrics_dir, "predictions", run_id)
     if table["rotmats"].null_count:
@@ -80,38 +179,30 @@ def from_run(
 
 
 def from_boxes(
-    checkpoint: Path | str,
+    network: BoxedNetwork,
     root: ArcticRoot,
     boxes: Mapping[str, Mapping[str, HandBox]],
-    models: HandModels,
     sequences: Sequence[str],
     views: Sequence[int],
     *,
-    clip_length: int,
     ego_camera: Path | str | None = None,
-    device: str = "auto",
-    settings: ConversionConfig | None = None,
 ) -> Iterator[ViewPredictions]:
-    """The network on full pictures of sequences without ground truth.
+    """Apply a network to the full frames of sequences without ground truth.
 
     Args:
-        checkpoint: of the network.
-        root: pictures (`images`) and cameras (`meta/misc.json`).
-        boxes: by picture ("s03/box_use_01/1/00010.jpg") and side, full-frame pixels.
-        models: the two MANO models.
+        network: network, hand models and device.
+        root: images (`images`) and cameras (`meta/misc.json`).
+        boxes: by image ("s03/box_use_01/1/00010.jpg") and side, full-frame pixels.
         sequences: "subject/sequence" names.
         views: cameras.
-        clip_length: frames that the network sees together, as it was trained.
-        ego_camera: an `.egocam.dist.npy` file, for the egocentric view: that of a withheld subject is not published.
-        device: "auto", "cpu", "cuda", ...
-        settings: of the conversion that the network was trained on.
+        ego_camera: an `.egocam.dist.npy` file, for the egocentric view.
 
     Raises:
-        ConfigError: the egocentric camera is not given, or there are no full pictures.
-        DataError: a picture is damaged.
+        ConfigError: the egocentric camera is missing, or there are no full frames.
+        DataError: an image is damaged.
     """
-    where = choose_device(device)
-    model = load_hawor(checkpoint).to(where)
+    device = choose_device(network.device)
+    model = load_hawor(network.checkpoint).to(device)
     cameras = {
         (subject, view): _camera(root, subject, view, ego_camera)
         for subject in sorted({name.split("/")[0] for name in sequences})
@@ -123,12 +214,10 @@ def from_boxes(
             folder = root.path / "images" / subject / name / str(view)
             images = {number: image.path for number, image in list_images(folder).items()}
             if not images:
-                raise ConfigError(f"no full pictures of {sequence}, view {view}, in {root.path}/images; unpack them.")
-            own = _boxes_of(boxes, f"{sequence}/{view}/")
-            frames = cut_frames(
-                (subject, name, view), images, own, cameras[subject, view], settings or ConversionConfig()
-            )
-            hands = predict_boxed(model, frames, models, clip_length=clip_length, device=where)
+                raise ConfigError(f"no full frames of {sequence}, view {view}, in {root.path}/images; unpack them.")
+            own, place = _boxes_of(boxes, f"{sequence}/{view}/"), (subject, name, view)
+            frames = cut_frames(place, images, own, cameras[subject, view], network.settings)
+            hands = predict_boxed(model, frames, network.models, clip_length=network.clip_length, device=device)
             sides = np.array(frames.table["side"].to_pylist())
             numbers = frames.table["frame"].to_numpy()
             rows = {side: np.flatnonzero(sides == side) for side in SIDES}
@@ -141,7 +230,7 @@ def from_boxes(
 def _boxes_of(boxes: Mapping[str, Mapping[str, HandBox]], prefix: str) -> dict[int, Mapping[str, HandBox]]:
     found = {name: hands for name, hands in boxes.items() if name.startswith(prefix)}
     if not found:
-        raise DataError(f"the boxes file has no picture like {prefix}00010.jpg.")
+        raise DataError(f"the boxes file has no image like {prefix}00010.jpg.")
     return {int(Path(name).stem): hands for name, hands in found.items()}
 
 

@@ -1,7 +1,7 @@
-"""Pictures and boxes without ground truth as rows that the network can be fed with.
+"""Images with bounding boxes but without ground truth: rows that the network reads, and its predictions for them.
 
-The crops are cut, scaled and encoded exactly as a conversion does it, so a network sees what it was trained on. What
-only ground truth could say is NaN.
+Crops are cut, scaled and encoded exactly as in a conversion, so that the network receives what it was trained on.
+Labels are NaN.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,34 +11,43 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.crops import crop_from_file, cut_crop, cut_crops, encode_crop, plan_cut
 from hawor_pipeline.conversion.decode import Part, thread_decoder
 from hawor_pipeline.errors import DataError
+from hawor_pipeline.evaluation.hands import PredictedHands, predictions_on_true_side, read_truth
+from hawor_pipeline.evaluation.predict import FRAMES_PER_BATCH, run_network
+from hawor_pipeline.loading.clips import covering_clips
+from hawor_pipeline.loading.dataset import ClipDataset, keep_batch
+from hawor_pipeline.loading.rows import load_rows
+from hawor_pipeline.models.hawor import HaworModel
 from hawor_pipeline.prediction.boxes import HandBox
 from hawor_pipeline.shards.schema import COLUMNS, to_arrow
 from hawor_pipeline.sources.arctic import SIDES, split_sequence_name
+from hawor_pipeline.sources.hand_models import HandModels
 
 
 @dataclass(frozen=True, slots=True)
 class FrameCamera:
-    """The camera of all frames of a view, full-frame pixels."""
+    """Camera of all frames of a view, full-frame pixels."""
 
     image_size: tuple[int, int]  # (height, width)
     intrinsics: np.ndarray  # (3, 3)
-    distortion: np.ndarray  # (8,) OpenCV's rational order; zeros: no lens
+    distortion: np.ndarray  # (8,) OpenCV's rational order; zeros: no distortion
 
 
 @dataclass(frozen=True, slots=True)
 class BoxedFrames:
-    """Rows of one view, sorted by side and frame, and their crops; serves where shards do."""
+    """Rows of one view, sorted by side and frame, and their crops; read like shards."""
 
-    table: pa.Table  # columns of `data.shard_schema`, labels NaN
+    table: pa.Table  # columns of `shards.schema`, labels NaN
     jpegs: Sequence[bytes]
 
     def jpeg(self, index: int) -> bytes:
-        """Encoded crop of one row."""
+        """Return the encoded crop of one row."""
         return self.jpegs[index]
 
 
@@ -49,7 +58,7 @@ def cut_frames(
     camera: FrameCamera,
     settings: ConversionConfig,
 ) -> BoxedFrames:
-    """Cut the boxed hands out of the pictures of one view.
+    """Cut the boxed hands out of the images of one view.
 
     Args:
         where: subject, sequence, view.
@@ -59,13 +68,13 @@ def cut_frames(
         settings: of the conversion that the network was trained on (crop size, margin, box scale, quality).
 
     Raises:
-        DataError: a boxed picture is missing, damaged or of another size.
+        DataError: a boxed image is missing, damaged or of another size.
     """
     crop_px = round(settings.crop_margin * settings.target_resolution[0])
     rows: list[tuple[str, int, np.ndarray, float, np.ndarray, bytes]] = []
     for frame, hands in sorted(boxes.items()):
         if frame not in images:
-            raise DataError(f"{'/'.join(map(str, where))}: a box for frame {frame}, but no such picture.")
+            raise DataError(f"{'/'.join(map(str, where))}: a box for frame {frame}, but no such image.")
         squares = {side: box.square(settings.box_scale) for side, box in hands.items()}
         if not squares:
             continue
@@ -85,11 +94,11 @@ def cut_images(
     camera: FrameCamera,
     settings: ConversionConfig,
 ) -> BoxedFrames:
-    """`cut_frames` for pictures that are decoded already.
+    """Cut the boxed hands out of images that are decoded already; see `cut_frames`.
 
     Args:
         where: subject, sequence, view.
-        images: frame number and (height, width, 3) uint8 RGB; those without a box are passed over.
+        images: frame number and (height, width, 3) uint8 RGB; those without a box are skipped.
         boxes: frame number to side to box.
         camera: of the view.
         settings: of the conversion that the network was trained on.
@@ -143,3 +152,42 @@ def _table(where: tuple[str, str, int], rows: list[tuple], camera: FrameCamera) 
     }
     unknown = {name: np.full((count, *column.shape), np.nan) for name, column in COLUMNS.items() if name not in known}
     return to_arrow({**known, **unknown}, {})
+
+
+def predict_boxed(
+    model: HaworModel,
+    frames: BoxedFrames,
+    models: HandModels,
+    *,
+    clip_length: int,
+    device: torch.device,
+) -> PredictedHands:
+    """Predict every row of boxed frames.
+
+    Args:
+        model: network on `device`.
+        frames: rows and crops of one view.
+        models: the two MANO models.
+        clip_length: frames that the network sees together, as it was trained.
+        device: device of the network.
+
+    Returns:
+        One row per row of `frames`, in its order, on the true side.
+
+    Raises:
+        DataError: a crop is damaged.
+        NumericalError: an output of the network is not finite.
+    """
+    clips = covering_clips(frames.table, clip_length)
+    dataset = ClipDataset(frames, load_rows(frames.table), clips, model.network.image_size)  # type: ignore[arg-type]
+    step = max(1, FRAMES_PER_BATCH // clip_length)
+    batches = [list(range(first, min(first + step, len(dataset)))) for first in range(0, len(dataset), step)]
+    loader = DataLoader(dataset, batch_size=None, sampler=batches, collate_fn=keep_batch)  # type: ignore[arg-type]
+    rows, parts = [], []
+    for row, *parameters in run_network(model, loader, device):
+        rows.append(row)
+        parts.append(parameters)
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    rotmats, betas, translation = (torch.cat(part)[order] for part in zip(*parts, strict=True))
+    truth = read_truth(frames.table.take(pa.array(np.concatenate(rows)[order])))  # side and camera; labels are NaN
+    return predictions_on_true_side(models, truth, rotmats, betas, translation)

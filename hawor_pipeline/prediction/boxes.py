@@ -1,14 +1,14 @@
-"""Hand boxes from a CSV file that any detector can write.
+"""Hand bounding boxes from a CSV file that any detector can write.
 
 One line per hand, with a header:
 
     image,side,x_min,y_min,x_max,y_max
     s03/box_use_01/1/00010.jpg,left,812.5,640.0,1010.0,873.5
 
-`image` names the picture relative to the folder of pictures (`s03/box_use_01/1/00010.jpg`), or is the number of a
-video's frame, from 0. `side` is the true side, left or right. The box is tight around the hand, in pixels of the
-picture file, (x, y) with the centre of the first pixel at (0, 0). A column `confidence` may follow: of two boxes of one
-hand in one picture the surer one counts; without it, two are an error. Other columns are ignored.
+`image` is the path of the image below its folder (`s03/box_use_01/1/00010.jpg`), or the number of a video's frame, from
+0. `side` is the true side, left or right. The box is tight around the hand, in pixels of the image file, (x, y) with
+the centre of the first pixel at (0, 0). A column `confidence` is optional: of two boxes of one hand in one image the
+one with the higher confidence is used; without it, two are an error. Other columns are ignored.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from hawor_pipeline.sources.arctic import SIDES
 
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 COLUMNS = ("image", "side", *CORNERS)
-_BOX_ASPECT = 4 / 3  # the network sees the middle three quarters of a square crop's width
+_BOX_ASPECT = 4 / 3  # the network reads the middle three quarters of a square crop's width
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +36,18 @@ class HandBox:
     y_max: float
 
     def square(self, box_scale: float) -> tuple[np.ndarray, float]:
-        """Centre (2,) and side of the square that the network is given, px: box_scale x max(h, 4 w / 3)."""
+        """Return centre (2,) and side of the square around the box, px: box_scale x max(h, 4 w / 3)."""
         width, height = self.x_max - self.x_min, self.y_max - self.y_min
         center = np.array([(self.x_min + self.x_max) / 2, (self.y_min + self.y_max) / 2])
         return center, box_scale * max(height, width * _BOX_ASPECT)
 
 
 def read_boxes(path: Path | str) -> dict[str, dict[str, HandBox]]:
-    """Boxes by picture and side.
+    """Read boxes by image and side.
 
     Raises:
         ConfigError: there is no such file.
-        DataError: it is not such a table, or a line of it cannot be right; the message names the line.
+        DataError: it is not such a table, or a line is invalid; the message names the line.
     """
     path = Path(path)
     if not path.is_file():
@@ -55,7 +55,7 @@ def read_boxes(path: Path | str) -> dict[str, dict[str, HandBox]]:
     table = _read_table(path)
     corners = np.stack([table[name].to_numpy() for name in CORNERS], 1)
     sides = table["side"].to_pylist()
-    sure = table["confidence"].to_numpy() if "confidence" in table.column_names else None
+    confidences = table["confidence"].to_numpy() if "confidence" in table.column_names else None
     boxes: dict[str, dict[str, HandBox]] = {}
     best: dict[tuple[str, str], float] = {}
     for row, (image, side) in enumerate(zip(table["image"].to_pylist(), sides, strict=True)):
@@ -64,8 +64,8 @@ def read_boxes(path: Path | str) -> dict[str, dict[str, HandBox]]:
             raise DataError(f"{line}: side {side!r}, expected left or right.")
         if not np.isfinite(corners[row]).all() or (corners[row, 2:] <= corners[row, :2]).any():
             raise DataError(f"{line}: box {corners[row].tolist()}, expected x_min < x_max and y_min < y_max.")
-        key, confidence = (image, side), float(sure[row]) if sure is not None else 0.0
-        if key in best and (sure is None or confidence == best[key]):
+        key, confidence = (image, side), float(confidences[row]) if confidences is not None else 0.0
+        if key in best and (confidences is None or confidence == best[key]):
             raise DataError(f"{line}: a second box of the {side} hand in {image}; keep one, or add confidence.")
         if key not in best or confidence > best[key]:
             best[key] = confidence

@@ -1,4 +1,4 @@
-"""A person's own pictures, frame by frame: a video file, or a folder of images in the order of their names."""
+"""A user's own footage, frame by frame: a video file, or a folder of images in the order of their names."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.prediction.boxes import HandBox
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-FOLDER_FPS = 30.0  # of the film made of a folder, which has no time of its own
+FOLDER_FPS = 30.0  # of the video made from a folder, whose images have no time
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One picture."""
+    """One image."""
 
     number: int  # from 0
-    name: str  # what a boxes file calls it: path below the folder, or the number in a video
+    name: str  # its name in a boxes file: path below the folder, or number in a video
     image: np.ndarray  # (height, width, 3) uint8 RGB
 
 
 @dataclass(frozen=True, slots=True)
 class Footage:
-    """A video file or a folder of images; both can be read as often as wanted.
+    """A video file or a folder of images, which can be read repeatedly.
 
     Args:
         path: of the file or folder.
@@ -44,10 +44,10 @@ class Footage:
         return sorted(file for file in self.path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
 
     def frames(self) -> Iterator[Frame]:
-        """Every frame in order.
+        """Yield every frame in order.
 
         Raises:
-            DataError: a picture or the video is damaged, or frames differ in size.
+            DataError: an image or the video is damaged, or frames differ in size.
         """
         size = None
         for frame in self._from_folder() if self.path.is_dir() else self._from_video():
@@ -61,7 +61,7 @@ class Footage:
         for number, file in enumerate(self._files()):
             image = cv2.imread(str(file), cv2.IMREAD_COLOR)
             if image is None:
-                raise DataError(f"{file}: damaged, or not an image; get it again or take it out of the folder")
+                raise DataError(f"{file}: damaged, or not an image; get it again or remove it from the folder")
             yield Frame(number, file.relative_to(self.path).as_posix(), cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
     def _from_video(self) -> Iterator[Frame]:
@@ -75,7 +75,7 @@ class Footage:
             ) from None
 
     def fps(self) -> float:
-        """Frames per second: the video's own average, or FOLDER_FPS."""
+        """Return frames per second: the average of the video, or FOLDER_FPS."""
         if self.path.is_dir():
             return FOLDER_FPS
         with av.open(str(self.path)) as file:
@@ -84,15 +84,15 @@ class Footage:
 
 
 def require_known_images(boxes: Mapping[str, Mapping[str, HandBox]], names: set[str], source: Path) -> None:
-    """Every box must belong to a picture.
+    """Check that every box belongs to an image.
 
     Raises:
-        DataError: one does not; the message names it and what the pictures are called.
+        DataError: one does not; the message names it and shows the form of the names.
     """
     unknown = sorted(set(boxes) - names)
     if unknown:
         example = min(names)
         raise DataError(
-            f"the boxes file names {len(unknown)} pictures that {source} lacks, such as {unknown[0]!r}; its "
-            f"{len(names)} pictures are called like {example!r} (a video's frames by number, from 0)"
+            f"the boxes file names {len(unknown)} images that {source} lacks, such as {unknown[0]!r}; its {len(names)} "
+            f"images have names like {example!r} (a video's frames are numbered from 0)"
         )

@@ -1,4 +1,4 @@
-"""What a network makes of a person's own footage: a table of hands, a film with the meshes over it, a mesh per hand."""
+"""Prediction for a user's own footage: a table of hands, a video with the meshes drawn over it, a mesh per hand."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -14,40 +14,36 @@ import torch
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.core.rotations import rotmat_to_axis_angle
 from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.evaluation.evaluate import clip_length_of
 from hawor_pipeline.evaluation.hands import PredictedHands, predicted_mesh
 from hawor_pipeline.evaluation.predict import choose_device
 from hawor_pipeline.inspection.drawing import (
     OTHER_RGB,
     PREDICTED_RGB,
+    ColoredMesh,
     ImageView,
-    Mesh,
     draw_meshes,
     resized,
 )
 from hawor_pipeline.inspection.mp4 import write_mp4
 from hawor_pipeline.models.checkpoints import load_hawor
-from hawor_pipeline.prediction.boxed_frames import BoxedFrames, FrameCamera, cut_images
+from hawor_pipeline.prediction.boxed_frames import BoxedFrames, FrameCamera, cut_images, predict_boxed
 from hawor_pipeline.prediction.boxes import HandBox, read_boxes
 from hawor_pipeline.prediction.footage import Footage, require_known_images
-from hawor_pipeline.prediction.ply import write_ply
-from hawor_pipeline.prediction.predict_boxed import predict_boxed
 from hawor_pipeline.provenance import sha256_file, staging_dir
 from hawor_pipeline.sources.hand_models import HandModels
-from hawor_pipeline.untrusted.safe_load import load_checkpoint
 
 HANDS_FILE = "hands.parquet"
-FILM_FILE = "overlay.mp4"
+VIDEO_FILE = "overlay.mp4"
 MESH_DIR = "meshes"
-PLACE = ("own", "own_footage_01", 0)  # stands where shards have subject, sequence and view
-CLIP_LENGTH = 16  # of networks whose file does not say how they were trained
-FILM_HEIGHT_PX = 1080  # at most
+PLACE = ("own", "own_footage_01", 0)  # subject, sequence and view of the rows
+VIDEO_HEIGHT_PX = 1080  # at most
 SIDE_RGB = {True: PREDICTED_RGB, False: OTHER_RGB}
-_NEAR_M = 0.02  # a mesh that reaches nearer to the camera cannot be drawn
 
 
 @dataclass(frozen=True, slots=True)
 class FootageResult:
-    """What was written."""
+    """Counts and camera of a prediction that was written."""
 
     folder: Path
     frames: int
@@ -71,15 +67,15 @@ def predict_footage(
     Args:
         checkpoint: of this project, or in HaWoR's naming.
         source: video file, or folder of images.
-        boxes_file: CSV of `data.boxes`.
+        boxes_file: CSV file as described in `prediction.boxes`.
         output: new folder: hands.parquet, overlay.mp4, meshes/FRAME_SIDE.ply.
         mano_dir: folder of the MANO models.
-        focal_px: of the camera, pixels of the pictures; None assumes the picture's diagonal.
+        focal_px: focal length in pixels of the images; None assumes the diagonal of the image.
         device: "auto", "cpu", "cuda", ...
 
     Raises:
         ConfigError: a path is missing, or the output folder is not empty.
-        DataError: pictures or boxes are damaged or do not fit each other.
+        DataError: images or boxes are damaged or do not match.
         CheckpointError: the network cannot be read.
 
     Source: the diagonal as focal length where none is known is CLIFF's (Li et al. 2022).
@@ -103,18 +99,18 @@ def predict_footage(
     settings = ConversionConfig(target_resolution=(side_px, side_px))
     images = ((frame.number, frame.image) for frame in footage.frames())
     rows = cut_images(PLACE, images, boxes, _camera(height, width, focal), settings)
-    hands = predict_boxed(model, rows, models, clip_length=_clip_length(checkpoint), device=where)
+    hands = predict_boxed(model, rows, models, clip_length=clip_length_of(checkpoint), device=where)
     with staging_dir(folder) as staged:
         facts = {"checkpoint_sha256": sha256_file(checkpoint), "focal_px": str(focal)}
         _write_table(staged / HANDS_FILE, rows, hands, names, facts)
         vertices = _write_meshes(staged / MESH_DIR, rows, hands, models)
-        film = _film(footage, rows, vertices, models, _camera(height, width, focal))
-        write_mp4(staged / FILM_FILE, film, footage.fps())
+        video = _video(footage, rows, vertices, models, _camera(height, width, focal))
+        write_mp4(staged / VIDEO_FILE, video, footage.fps())
     return FootageResult(folder, len(names), rows.table.num_rows, focal, focal_px is None)
 
 
 def _survey(footage: Footage, boxes: Mapping[str, Mapping[str, HandBox]]) -> tuple[list[str], int, int]:
-    """Names of all frames, and their height and width; boxes must name some of them."""
+    """Return the names of all frames, and their height and width; every box must belong to one of them."""
     names, height, width = [], 0, 0
     for frame in footage.frames():
         names.append(frame.name)
@@ -126,22 +122,15 @@ def _survey(footage: Footage, boxes: Mapping[str, Mapping[str, HandBox]]) -> tup
 
 
 def _camera(height: int, width: int, focal_px: float) -> FrameCamera:
-    """A pinhole that looks through the middle of the picture."""
+    """Return a pinhole camera whose principal point is the centre of the image."""
     intrinsics = np.array([[focal_px, 0, (width - 1) / 2], [0, focal_px, (height - 1) / 2], [0, 0, 1]])
     return FrameCamera((height, width), intrinsics, np.zeros(8))
-
-
-def _clip_length(checkpoint: Path | str) -> int:
-    """Frames that the network saw together in training, where its file says so."""
-    config: Any = load_checkpoint(checkpoint).get("hyper_parameters", {})
-    config = config.get("config", {}) if isinstance(config, Mapping) else {}
-    return int(config.get("clip_length", CLIP_LENGTH)) if isinstance(config, Mapping) else CLIP_LENGTH
 
 
 def _write_table(
     path: Path, rows: BoxedFrames, hands: PredictedHands, names: list[str], facts: Mapping[str, str]
 ) -> None:
-    """One row per hand: where it is in the footage, MANO parameters on the true side, joints."""
+    """Write one row per hand: frame and side, MANO parameters on the true side, joints."""
     frames = rows.table["frame"].to_pylist()
     angles = rotmat_to_axis_angle(hands.rotmats).numpy()  # (N, 16, 3)
     arrays = {
@@ -162,7 +151,7 @@ def _write_table(
 
 
 def _write_meshes(folder: Path, rows: BoxedFrames, hands: PredictedHands, models: HandModels) -> torch.Tensor:
-    """A PLY file per hand, camera frame, metres; returns the vertices (N, 778, 3)."""
+    """Write a PLY file per hand, camera frame, metres, and return the vertices (N, 778, 3)."""
     folder.mkdir()
     is_right = torch.from_numpy(rows.table["is_right"].to_numpy(zero_copy_only=False))
     vertices, _ = predicted_mesh(models, hands.rotmats, hands.betas, hands.translation_m, is_right)
@@ -173,17 +162,38 @@ def _write_meshes(folder: Path, rows: BoxedFrames, hands: PredictedHands, models
     return vertices
 
 
-def _film(
+def write_ply(path: Path | str, vertices_m: np.ndarray, faces: np.ndarray) -> None:
+    """Write one mesh (binary, little endian).
+
+    Args:
+        path: of the file.
+        vertices_m: (V, 3), metres.
+        faces: (F, 3) indices, outward.
+
+    Source: the PLY format (Turk, 1994).
+    """
+    header = (
+        "ply\nformat binary_little_endian 1.0\ncomment metres\n"
+        f"element vertex {len(vertices_m)}\nproperty float x\nproperty float y\nproperty float z\n"
+        f"element face {len(faces)}\nproperty list uchar int vertex_indices\nend_header\n"
+    )
+    triangles = np.zeros(len(faces), dtype=[("corners", "u1"), ("index", "<i4", 3)])
+    triangles["corners"], triangles["index"] = 3, faces
+    Path(path).write_bytes(header.encode() + vertices_m.astype("<f4").tobytes() + triangles.tobytes())
+
+
+def _video(
     footage: Footage, rows: BoxedFrames, vertices: torch.Tensor, models: HandModels, camera: FrameCamera
 ) -> Iterator[np.ndarray]:
-    """Every frame with the meshes of its hands over it, BGR, at most FILM_HEIGHT_PX high."""
-    at_frame: dict[int, list[Mesh]] = {}
+    """Yield every frame with the meshes of its hands drawn over it, BGR, at most VIDEO_HEIGHT_PX high."""
+    at_frame: dict[int, list[ColoredMesh]] = {}
     sides = rows.table["is_right"].to_pylist()
-    for frame, is_right, mesh in zip(rows.table["frame"].to_pylist(), sides, vertices, strict=True):
+    for frame, is_right, hand in zip(rows.table["frame"].to_pylist(), sides, vertices, strict=True):
         faces = np.ascontiguousarray(models.faces if is_right else models.faces[:, ::-1]).astype(np.int32)
-        if float(mesh[:, 2].min()) > _NEAR_M:
-            at_frame.setdefault(frame, []).append(Mesh(mesh, faces, SIDE_RGB[is_right]))
-    scale = min(1.0, FILM_HEIGHT_PX / camera.image_size[0])
+        mesh = ColoredMesh(hand, faces, SIDE_RGB[is_right])
+        if mesh.in_front:
+            at_frame.setdefault(frame, []).append(mesh)
+    scale = min(1.0, VIDEO_HEIGHT_PX / camera.image_size[0])
     view = ImageView(torch.from_numpy(camera.intrinsics), torch.zeros(8, dtype=torch.float64), np.eye(3)[:2])
     for frame in footage.frames():
         image = np.ascontiguousarray(frame.image[..., ::-1])

@@ -100,11 +100,11 @@ def test_names_that_do_not_exist_are_refused_with_a_hint(metrics_dir, sample_sha
         look_at_sample(sample_id, sample_shards, mano_dir, metrics_dir, "trutch")
 
 
-def test_a_frame_that_was_left_out_is_refused_with_the_reason(sample_shards, mano_dir, tmp_path) -> None:
+def test_a_frame_that_was_skipped_is_refused_with_the_reason(sample_shards, mano_dir, tmp_path) -> None:
     ledger = pq.read_table(next(sample_shards.glob("s05/*/ledger.parquet")), partitioning=None).to_pylist()
     entry = next(row for row in ledger if row["frame"] >= 0)
     name = f"s05/{entry['sequence']}/{entry['view']}/{entry['frame']:05d}/{entry['side'] or 'left'}"
-    with pytest.raises(ConfigError, match=rf"it was left out \({entry['reason']}\)"):
+    with pytest.raises(ConfigError, match=rf"it was skipped \({entry['reason']}\)"):
         look_at_sample(name, sample_shards, mano_dir, tmp_path)
 
 

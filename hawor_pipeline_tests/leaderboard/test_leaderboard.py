@@ -25,7 +25,7 @@ from hawor_pipeline.prediction.boxes import HandBox, read_boxes
 from hawor_pipeline.sample import SampleSpec, ensure_sample
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline.sources.arctic import ArcticRoot
-from hawor_pipeline.sources.hand_models import HandModels
+from hawor_pipeline.sources.hand_models import HandModels, digest_hand_models
 from hawor_pipeline_tests.evaluation.truth_run import write_truth_run
 
 FRAMES = 14
@@ -200,16 +200,12 @@ def test_images_with_boxes_give_what_shards_give(
         boxed = next(
             iter(
                 submission_sources.from_boxes(
-                    checkpoint,
+                    submission_sources.BoxedNetwork(checkpoint, hand_models, 3, "cpu", SETTINGS),
                     root,
                     read_boxes(tmp_path / "boxes.csv"),
-                    hand_models,
                     names,
                     views,
-                    clip_length=3,
                     ego_camera=ego,
-                    device="cpu",
-                    settings=SETTINGS,
                 )
             )
         )
@@ -315,3 +311,20 @@ def test_wrong_usage_is_2(source, metrics_dir, tmp_path, words, message, capsys)
 
 def test_boxes_are_squares_like_those_of_the_conversion() -> None:
     assert HandBox(0, 0, 12, 20).square(1.2)[1] == pytest.approx(24)
+
+
+def test_data_of_another_source_or_other_hand_models_are_refused(
+    source, shards, metrics_dir, tmp_path, one_static_view, licensed_mano, monkeypatch, capsys
+):
+    monkeypatch.setenv("HAWOR_DATA_DIR", str(tmp_path / "data"))
+    arctic = shutil.copytree(source / "arctic", tmp_path / "arctic")
+    (arctic / "SYNTHETIC").unlink()
+    assert export(source, metrics_dir, tmp_path / "a.zip", "--arctic-root", str(arctic)) == 2
+    assert "'truth' predicts synthetic data" in capsys.readouterr().err
+    own = shutil.copytree(shards, tmp_path / "data" / "shards" / "synthetic")
+    (manifest,) = own.glob("*/manifest.json")
+    digests = digest_hand_models(source / "body_models" / "mano")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "hand_models": digests}))
+    assert export(source, metrics_dir, tmp_path / "a.zip", "--mano-dir", str(licensed_mano)) == 2
+    assert "not those of the shards" in capsys.readouterr().err
+    assert not (tmp_path / "a.zip").exists()
