@@ -13,11 +13,8 @@ from hawor_pipeline import __version__
 from hawor_pipeline.commands import (
     data,
     evaluation,
-    leaderboard,
-    migrating,
     predicting,
     project,
-    reports,
     training,
     viewing,
     weights,
@@ -30,11 +27,8 @@ TOPICS = (
     data,
     training,
     evaluation,
-    reports,
     viewing,
     predicting,
-    leaderboard,
-    migrating,
     weights,
 )
 
@@ -56,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole grammar of the command line."""
+    """Build the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="hawor-pipeline", description="3D hand meshes from video: data, training, evaluation and reports."
     )

@@ -1,9 +1,10 @@
-"""Commands that make data: sample-data, prepare, export-webdataset, import-webdataset."""
+"""Commands that write data: sample-data, prepare, export-webdataset, import-webdataset."""
 
 import argparse
 import json
 from pathlib import Path
 
+from hawor_pipeline.commands.options import add_hand_models, add_shards
 from hawor_pipeline.commands.printing import print_result, show_progress
 from hawor_pipeline.errors import ConfigError
 
@@ -16,28 +17,29 @@ def add(commands) -> None:
 
 def _add_sample(commands) -> None:
     parser = commands.add_parser("sample-data", help="write the built-in synthetic sample in ARCTIC's raw layout")
-    parser.add_argument("--root", type=Path, required=True, help="folder that gets arctic/ and body_models/")
-    parser.add_argument("--subjects", nargs="+", metavar="s01", help="some of s01 to s10 (default: all)")
+    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder for arctic/ and body_models/")
+    parser.add_argument("--subjects", nargs="+", metavar="s01", help="subjects, s01 to s10 (default: all)")
+    parser.add_argument("--sequences-per-subject", type=int, metavar="N", help="sequences of each subject (default: 2)")
     parser.add_argument(
-        "--sequences-per-subject", type=int, metavar="N", help="recordings of each subject (default: 2)"
+        "--frames", type=int, metavar="N", help="frames of ground truth per sequence, at 30 fps (default: 36)"
     )
     parser.add_argument(
-        "--frames", type=int, metavar="N", help="of ground truth per sequence, 30 per second (default: 36)"
-    )
-    parser.add_argument(
-        "--views", type=int, nargs="+", metavar="V", help="0 is the egocentric view, 1..8 are static (default: all)"
+        "--views", type=int, nargs="+", metavar="V", help="cameras: 0 is egocentric, 1 to 8 are static (default: all)"
     )
     parser.add_argument(
         "--image-source",
         choices=["images", "cropped_images"],
-        help="full frames (default), or ARCTIC's smaller download",
+        help="full frames (default), or crops as in ARCTIC's smaller download",
     )
     parser.add_argument(
-        "--image-scale", type=float, metavar="F", help="scales image_size and K; `images` only (default: 0.25)"
+        "--image-scale",
+        type=float,
+        metavar="F",
+        help="scale of image sizes and intrinsics, only with images (default: 0.25)",
     )
-    parser.add_argument("--seed", type=int, help="everything in the sample follows from it (default: 0)")
-    parser.add_argument("--tempo", type=float, help="speed of all motion; 1 is natural, and the default")
-    parser.add_argument("--num-workers", type=int, metavar="N", help="processes (default: one per core)")
+    parser.add_argument("--seed", type=int, metavar="N", help="random seed of all contents (default: 0)")
+    parser.add_argument("--tempo", type=float, metavar="F", help="speed of motion (default: 1, natural)")
+    parser.add_argument("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
     parser.set_defaults(execute=_sample)
 
 
@@ -57,22 +59,22 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _add_prepare(commands) -> None:
-    parser = commands.add_parser("prepare", help="convert ARCTIC, or another data set, to training shards")
-    parser.add_argument("--arctic-root", type=Path, help="any folder level of ARCTIC's download")
-    parser.add_argument("--dataset", metavar="NAME", help="another data set: freihand, ho3d, dexycb or interhand")
-    parser.add_argument("--root", type=Path, help="where that data set is unpacked")
-    parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--subjects", nargs="+", metavar="s01")
-    parser.add_argument("--sequences", nargs="+", metavar="NAME")
-    parser.add_argument("--max-sequences-per-subject", type=int, metavar="N")
-    parser.add_argument("--target-resolution", type=int, nargs=2, metavar=("H", "W"))
-    parser.add_argument("--num-workers", type=int, metavar="N")
-    parser.add_argument("--views", type=int, nargs="+", metavar="V")
-    parser.add_argument("--mano-dir", type=Path)
+    parser = commands.add_parser("prepare", help="convert ARCTIC or another dataset to training shards")
+    parser.add_argument("--arctic-root", type=Path, metavar="DIR", help="ARCTIC, any folder level of its download")
+    parser.add_argument("--dataset", metavar="NAME", help="another dataset: freihand, ho3d, dexycb or interhand")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="folder that --dataset is unpacked in")
+    parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="folder for the shards")
+    parser.add_argument("--subjects", nargs="+", metavar="s01", help="default: all")
+    parser.add_argument("--sequences", nargs="+", metavar="NAME", help="default: all")
+    parser.add_argument("--max-sequences-per-subject", type=int, metavar="N", help="default: no limit")
+    parser.add_argument("--target-resolution", type=int, nargs=2, metavar=("H", "W"), help="default: 256 256")
+    parser.add_argument("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
+    parser.add_argument("--views", type=int, nargs="+", metavar="V", help="cameras of ARCTIC (default: all)")
+    add_hand_models(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="say crops, disk and hours, measured on some of the pictures; convert none (ARCTIC only)",
+        help="only estimate crops, disk and hours from some of the images (ARCTIC only)",
     )
     parser.set_defaults(execute=_prepare)
 
@@ -86,11 +88,11 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if arguments.dataset or arguments.root:
         return _prepare_dataset(arguments, given, chosen)
     if not arguments.arctic_root:
-        raise ConfigError("name the raw data: --arctic-root DIR, or --dataset NAME --root DIR")
+        raise ConfigError("no raw data given: use --arctic-root DIR, or --dataset NAME --root DIR")
     if arguments.dry_run:
-        said = estimate(arguments.arctic_root, arguments.output_dir, settings=given, **chosen)
-        print(json.dumps(said, indent=2))
-        return 1 if said["problems"] or not said["enough_disk"] else 0
+        found = estimate(arguments.arctic_root, arguments.output_dir, settings=given, **chosen)
+        print(json.dumps(found, indent=2))
+        return 1 if found["problems"] or not found["enough_disk"] else 0
     progress = show_progress("sequence")
     totals = prepare(arguments.arctic_root, arguments.output_dir, settings=given, progress=progress, **chosen)
     print(json.dumps(totals, indent=2))
@@ -103,7 +105,7 @@ def _prepare_dataset(arguments: argparse.Namespace, given: dict, chosen: dict) -
 
     if not (arguments.dataset and arguments.root) or arguments.arctic_root or arguments.dry_run:
         raise ConfigError(
-            "another data set needs --dataset NAME and --root DIR together; --arctic-root and --dry-run are of ARCTIC"
+            "another dataset needs --dataset NAME and --root DIR together; --arctic-root and --dry-run are for ARCTIC"
         )
     chosen["mano_dir"] = find_hand_models(arguments.dataset, arguments.mano_dir, arguments.root)
     progress = show_progress("sequence")
@@ -115,11 +117,13 @@ def _prepare_dataset(arguments: argparse.Namespace, given: dict, chosen: dict) -
 
 
 def _add_export_webdataset(commands) -> None:
-    parser = commands.add_parser("export-webdataset", help="write shards as tars that HaMeR's training reads")
-    parser.add_argument("--data", required=True, help="a shards directory, or the URL of a published one")
-    parser.add_argument("--output", type=Path, required=True, help="a new folder")
-    parser.add_argument("--subjects", nargs="+", metavar="s01")
-    parser.add_argument("--samples-per-tar", type=int, default=1000, metavar="N")
+    parser = commands.add_parser(
+        "export-webdataset", help="write shards as WebDataset tars that HaMeR's training reads"
+    )
+    add_shards(parser, required=True)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--subjects", nargs="+", metavar="s01", help="default: all")
+    parser.add_argument("--samples-per-tar", type=int, default=1000, metavar="N", help="default: 1000")
     parser.set_defaults(execute=_export_webdataset)
 
 
@@ -134,9 +138,11 @@ def _export_webdataset(arguments: argparse.Namespace) -> int:
 
 
 def _add_import_webdataset(commands) -> None:
-    parser = commands.add_parser("import-webdataset", help="turn tars of export-webdataset back into shards")
-    parser.add_argument("tars", type=Path, metavar="TAR_FOLDER", help="the folder that export-webdataset wrote")
-    parser.add_argument("--output", type=Path, required=True, help="a folder of shards, new or of the same source")
+    parser = commands.add_parser("import-webdataset", help="convert tars of export-webdataset back to shards")
+    parser.add_argument("tars", type=Path, metavar="TAR_FOLDER", help="folder written by export-webdataset")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="shards folder, new or of the same source"
+    )
     parser.set_defaults(execute=_import_webdataset)
 
 
@@ -146,6 +152,6 @@ def _import_webdataset(arguments: argparse.Namespace) -> int:
     done = import_webdataset(arguments.tars, arguments.output, progress=show_progress("tar"))
     print(
         f"{done.samples} hands in {done.sequences} sequences from {done.tars} tars in {done.output}; "
-        f"{done.reused_sequences} sequences were there already"
+        f"{done.reused_sequences} sequences were reused"
     )
     return 0

@@ -1,8 +1,9 @@
-"""Commands that measure: evaluate, compare."""
+"""Commands that measure runs: evaluate, compare."""
 
 import argparse
 from pathlib import Path
 
+from hawor_pipeline.commands.options import add_device, add_hand_models, add_metrics, add_shards
 from hawor_pipeline.commands.printing import print_result
 from hawor_pipeline.paths import DataPaths
 
@@ -15,24 +16,28 @@ def add(commands) -> None:
 
 def _add_evaluate(commands) -> None:
     parser = commands.add_parser("evaluate", help="evaluate a checkpoint on shards and write the metric tables")
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--data", required=True, help="a shards directory, or the URL of a published one")
-    parser.add_argument("--output", type=Path, required=True, help="a metrics directory")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to evaluate")
+    add_shards(parser, required=True)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the metric tables")
     parser.add_argument(
-        "--subjects", nargs="+", metavar="s05", help="default: ARCTIC's validation subject; all of other data sets"
+        "--subjects", nargs="+", metavar="s05", help="default: ARCTIC's validation subject; all of other datasets"
     )
-    parser.add_argument("--mano-dir", type=Path)
-    parser.add_argument("--protocol", default="arctic-all-val", metavar="NAME")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    parser.add_argument("--devices", type=int, default=1, metavar="N", help="how many share the work")
-    parser.add_argument("--num-workers", type=int, default=0, metavar="N", help="decoding processes per device")
-    parser.add_argument("--run-id", metavar="NAME", help="of the tables; default: the name of the run's folder")
+    add_hand_models(parser)
+    parser.add_argument("--protocol", default="arctic-all-val", metavar="NAME", help="default: arctic-all-val")
+    add_device(parser)
+    parser.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="number of devices that share the work (default: 1)"
+    )
+    parser.add_argument(
+        "--num-workers", type=int, default=0, metavar="N", help="decoding processes per device (default: 0)"
+    )
+    parser.add_argument("--run-id", metavar="NAME", help="run_id of the tables (default: the name of the run's folder)")
     parser.add_argument(
         "--robustness",
         type=int,
         default=0,
         metavar="N",
-        help="also degrade boxes and pictures of about N samples, and write the robustness table",
+        help="also degrade boxes and images of about N samples and write the robustness table",
     )
     parser.set_defaults(execute=_evaluate)
 
@@ -70,11 +75,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _add_compare(commands) -> None:
-    parser = commands.add_parser("compare", help="differences of two evaluated runs, sample by sample, with intervals")
+    parser = commands.add_parser(
+        "compare", help="compare two evaluated runs sample by sample, with confidence intervals"
+    )
     parser.add_argument("run_id", metavar="RUN_ID")
     parser.add_argument("other_run_id", metavar="OTHER_RUN_ID")
-    parser.add_argument("--metrics-dir", type=Path, help="where the tables are (default: the project's)")
-    parser.add_argument("--metrics", nargs="+", metavar="mpjpe_mm", help="default: all of the samples table")
+    add_metrics(parser, "--metrics-dir")
+    parser.add_argument(
+        "--metrics", nargs="+", metavar="mpjpe_mm", help="metrics to compare (default: all of the samples table)"
+    )
     parser.set_defaults(execute=_compare)
 
 
@@ -84,7 +93,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
     metrics_dir = arguments.metrics_dir or DataPaths.default().metrics
     differences = compare_runs(metrics_dir, arguments.run_id, arguments.other_run_id, arguments.metrics)
-    print(f"{arguments.run_id} against {arguments.other_run_id}; better, worse: beyond the interval of the difference")
+    print(f"{arguments.run_id} against {arguments.other_run_id}; better or worse: zero is outside the interval")
     for item in differences:
         mark = "worse" if item.worse else "better" if item.improved else ""
         print(f"{mark:8}{describe(item) if item.difference is not None else f'{item.metric}: {item.note}'}")

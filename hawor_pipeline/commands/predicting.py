@@ -1,22 +1,32 @@
-"""Command that runs a network on a person's own footage: predict."""
+"""Commands that predict without ground truth: predict, export-leaderboard."""
 
 import argparse
 import sys
 from pathlib import Path
 
+from hawor_pipeline.commands.options import add_device, add_hand_models, add_metrics
+from hawor_pipeline.errors import ConfigError, DataError
+
 
 def add(commands) -> None:
-    """Add the command of this module."""
-    parser = commands.add_parser("predict", help="hands in your own video or pictures: table, film, meshes")
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--input", type=Path, required=True, metavar="VIDEO|DIR", help="video file or folder of images")
+    """Add the commands of this module."""
+    for each in (_add_predict, _add_export_leaderboard):
+        each(commands)
+
+
+def _add_predict(commands) -> None:
+    parser = commands.add_parser("predict", help="predict the hands in a video or image folder: table, video, meshes")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="network to apply")
+    parser.add_argument(
+        "--input", type=Path, required=True, metavar="VIDEO|DIR", help="video file, or folder of images"
+    )
     parser.add_argument(
         "--boxes", type=Path, required=True, metavar="FILE", help="CSV: image,side,x_min,y_min,x_max,y_max"
     )
     parser.add_argument("--focal", type=float, metavar="PX", help="focal length in pixels (default: the diagonal)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--mano-dir", type=Path, help="default: $MANO_DIR, then the built-in sample's")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    add_hand_models(parser, "$MANO_DIR, else the hand of the built-in sample")
+    add_device(parser)
     parser.set_defaults(execute=_predict)
 
 
@@ -38,10 +48,79 @@ def _predict(arguments: argparse.Namespace) -> int:
     )
     if result.focal_is_assumed:
         print(
-            f"No --focal given: assumed {result.focal_px:.0f} px (the picture's diagonal). Distances from the camera "
-            "scale with it."
+            f"No --focal given: assumed {result.focal_px:.0f} px, the image diagonal. Distances from the camera are "
+            "proportional to it."
         )
     print(f"{result.hands} hands in {result.frames} frames")
-    for what, name in (("Table", HANDS_FILE), ("Video", VIDEO_FILE), ("Meshes", MESH_DIR)):
-        print(f"{what}: {result.folder / name}")
+    for title, name in (("Table", HANDS_FILE), ("Video", VIDEO_FILE), ("Meshes", MESH_DIR)):
+        print(f"{title}: {result.folder / name}")
+    return 0
+
+
+def _add_export_leaderboard(commands) -> None:
+    parser = commands.add_parser(
+        "export-leaderboard", help="write and check an upload for ARCTIC's leaderboard (hands only)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE.zip", help="upload to write")
+    parser.add_argument("--check", type=Path, metavar="FILE.zip", help="only check this upload")
+    parser.add_argument("--task", default="pose_p1", metavar="NAME", help="pose_p1 (static views) or pose_p2 (ego)")
+    parser.add_argument("--split", default="test", metavar="NAME", help="test (default), or val for a trial")
+    parser.add_argument("--run", dest="run_id", metavar="RUN_ID", help="upload the stored predictions of this run")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="apply this network to the images; needs --boxes"
+    )
+    parser.add_argument("--boxes", type=Path, metavar="FILE.csv", help="hand boxes: image,side,x_min,y_min,x_max,y_max")
+    parser.add_argument(
+        "--arctic-root", type=Path, metavar="DIR", help="default: $ARCTIC_ROOT, else the built-in sample"
+    )
+    add_hand_models(parser)
+    parser.add_argument("--ego-camera", type=Path, metavar="FILE.npy", help="an .egocam.dist.npy, for pose_p2")
+    add_metrics(parser)
+    parser.add_argument(
+        "--missing",
+        choices=("refuse", "hold"),
+        default="refuse",
+        help="hands without a prediction: an error (default), or hold the one nearest in time",
+    )
+    add_device(parser)
+    parser.set_defaults(execute=_export_leaderboard)
+
+
+def _export_leaderboard(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.leaderboard.submission_check import check_upload
+    from hawor_pipeline.leaderboard.submission_sources import UploadRequest, export_upload
+
+    if arguments.check is not None:
+        return _report_problems(arguments.check, check_upload(arguments.check))
+    if arguments.output is None:
+        raise ConfigError("no output: give --output FILE.zip, or --check FILE.zip to check an upload.")
+    names = (
+        "output",
+        "task",
+        "split",
+        "run_id",
+        "checkpoint",
+        "boxes",
+        "arctic_root",
+        "mano_dir",
+        "ego_camera",
+        "device",
+    )
+    chosen = {name: getattr(arguments, name) for name in names}
+    hold = arguments.missing == "hold"
+    info, problems = export_upload(UploadRequest(**chosen, metrics_dir=arguments.metrics, hold_missing=hold))
+    print(f"{info.task}: {info.views} views, {info.frames} frames of both hands, {info.held} hands held in time")
+    print(f"left hands: the left model fits the prediction to {info.left_residual_mm:.2f} mm")
+    print(info.object_note)
+    if arguments.split != "test":
+        print(f"split {arguments.split}: a trial, the server takes test")
+    return _report_problems(arguments.output, problems)
+
+
+def _report_problems(path: Path, problems: list[str]) -> int:
+    if problems:
+        shown = "\n".join(f"  {problem}" for problem in problems[:20])
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise DataError(f"{path} would not be evaluated:\n{shown}{more}")
+    print(f"Checked, complete: {path}")
     return 0

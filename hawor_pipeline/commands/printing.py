@@ -1,4 +1,4 @@
-"""What commands print: progress, the result of a stage, the main numbers of a report."""
+"""Output of commands: progress, the result of a stage, the main numbers of a report."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def show_progress(what: str):
-    """A progress callback: one line that is rewritten on a terminal, a plain line per tenth elsewhere."""
+    """Return a progress callback: one line that is rewritten on a terminal, a plain line per tenth elsewhere."""
     began = time.monotonic()
     terminal = sys.stderr.isatty()
 
@@ -24,6 +24,7 @@ def show_progress(what: str):
 
 
 def print_result(result) -> None:
+    """Print where the result of a stage is, whether it was reused, and its main facts."""
     state = "reused" if result.reused else "done"
     print(f"{state}: {result.path} ({result.why})")
     for name, value in result.info.items():
@@ -32,10 +33,10 @@ def print_result(result) -> None:
 
 
 def print_report(page: Path) -> None:
-    """The main numbers of a report and where it is."""
+    """Print the main numbers of a report and its path."""
     report = json.loads(page.with_name("report.json").read_text())
     if report["source"] == "synthetic":
-        print("\nSYNTHETIC SAMPLE: rendered hands made by this project; the numbers say nothing about real pictures.")
+        print("\nSYNTHETIC SAMPLE: rendered hands of this project; the numbers do not hold for real images.")
     for metric in ("mpjpe_mm", "pa_mpjpe_mm"):
         line = f"{metric:14} {report['metrics'][metric]['value']:7.1f}"
         for group in ("floors", "rivals"):
@@ -44,5 +45,5 @@ def print_report(page: Path) -> None:
         print(line)
     for metric in ("pck_3d_15mm", "pck_auc", "mpjpe_crop_px"):
         print(f"{metric:14} {report['metrics'][metric]['value']:7.3f}")
-    print("Floors do not look at the picture; the rival `smoothed` is this run's own predictions, smoothed over time.")
+    print("Baselines ignore the image; the rival `smoothed` is this run's own predictions, smoothed over time.")
     print(f"Report: {page}")

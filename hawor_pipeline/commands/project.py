@@ -26,7 +26,7 @@ def add(commands) -> None:
 
 def _add_demo(commands) -> None:
     parser = commands.add_parser(
-        "demo", help="run the whole pipeline on the built-in sample and print the report's path"
+        "demo", help="run the whole pipeline on the built-in sample and print the path of the report"
     )
     parser.set_defaults(execute=_demo)
 
@@ -44,12 +44,12 @@ def _demo(_: argparse.Namespace) -> int:
     module, job = "hawor_pipeline.definitions", "full_pipeline_job"
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", module, "-j", job, "-c", str(preset)]
     environment = _dagster_environment()
-    for name in ("ARCTIC_ROOT", "MANO_DIR"):  # the demo is always of the built-in sample
+    for name in ("ARCTIC_ROOT", "MANO_DIR"):  # the demo always runs on the built-in sample
         environment.pop(name, None)
     code = subprocess.run(command, env=environment, check=False).returncode
     if code != 0:
         print(
-            "The run failed; the message above says why. Run the same command again: finished work is reused, and an "
+            "The run failed, see the message above. Run the same command again: finished work is reused, and "
             "interrupted training resumes.",
             file=sys.stderr,
         )
@@ -60,11 +60,16 @@ def _demo(_: argparse.Namespace) -> int:
 
 
 def _add_ui(commands) -> None:
-    parser = commands.add_parser("ui", help="Dagster's web UI with its daemon")
-    parser.add_argument("--host", default=UI_ADDRESS)
-    parser.add_argument("--port", type=int, default=UI_PORT)
-    parser.add_argument("--reports-port", type=int, help="where the reports are served (default: the next one)")
-    parser.add_argument("--tensorboard-port", type=int, default=TENSORBOARD_PORT, help="0 starts no TensorBoard")
+    parser = commands.add_parser("ui", help="start Dagster's web UI with its daemon")
+    parser.add_argument("--host", default=UI_ADDRESS, help=f"default: {UI_ADDRESS}")
+    parser.add_argument("--port", type=int, default=UI_PORT, help=f"default: {UI_PORT}")
+    parser.add_argument("--reports-port", type=int, help="port of the reports (default: --port + 1)")
+    parser.add_argument(
+        "--tensorboard-port",
+        type=int,
+        default=TENSORBOARD_PORT,
+        help=f"0 starts no TensorBoard (default: {TENSORBOARD_PORT})",
+    )
     parser.set_defaults(execute=_ui)
 
 
@@ -92,9 +97,8 @@ def _ui(arguments: argparse.Namespace) -> int:
 
 def _until_stopped(command: list[str], environment: dict[str, str]) -> int:
     """Run a server until it ends; Ctrl-C reaches it from the terminal, SIGTERM is passed on."""
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a script's background job ignores it, and so would Dagster
+    # A background job of a script ignores SIGINT, and the server would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, env=environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(signal.SIGINT))
@@ -102,7 +106,7 @@ def _until_stopped(command: list[str], environment: dict[str, str]) -> int:
 
 
 def _add_doctor(commands) -> None:
-    parser = commands.add_parser("doctor", help="what this machine has, what is missing, and what to do")
+    parser = commands.add_parser("doctor", help="check this machine: what is present, what is missing, what to do")
     parser.set_defaults(execute=_doctor)
 
 

@@ -1,4 +1,4 @@
-"""Commands that train: create-config, preflight, train."""
+"""Commands for training and its configuration: create-config, migrate-config, preflight, train."""
 
 import argparse
 import sys
@@ -11,13 +11,13 @@ from hawor_pipeline.paths import experiment_file
 
 def add(commands) -> None:
     """Add the commands of this module."""
-    for each in (_add_create_config, _add_preflight, _add_train):
+    for each in (_add_create_config, _add_migrate_config, _add_preflight, _add_train):
         each(commands)
 
 
 def _add_create_config(commands) -> None:
     parser = commands.add_parser("create-config", help="write a training configuration with every key explained")
-    parser.add_argument("path", type=Path)
+    parser.add_argument("path", type=Path, metavar="FILE", help="YAML file to write")
     parser.add_argument("--experiment", metavar="NAME", help="start from a shipped experiment")
     parser.set_defaults(execute=_create_config)
 
@@ -34,17 +34,43 @@ def _create_config(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_migrate_config(commands) -> None:
+    parser = commands.add_parser(
+        "migrate-config", help="translate a configuration of the original training-evaluation system"
+    )
+    parser.add_argument("old", type=Path, metavar="OLD", help="its YAML or JSON file")
+    parser.add_argument("new", type=Path, metavar="NEW", help="the YAML file to write")
+    parser.set_defaults(execute=_migrate)
+
+
+def _migrate(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.provenance import atomic_write_text
+    from hawor_pipeline.training.migrate import migrate_file
+
+    if arguments.new.exists():
+        raise ConfigError(f"{arguments.new} exists already; choose another path or remove it")
+    migration = migrate_file(arguments.old)
+    atomic_write_text(arguments.new, migration.to_yaml())
+    print(migration.report())
+    print(f"wrote {arguments.new}; train with: hawor-pipeline train --config {arguments.new}")
+    return 0
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """The words that say what to train."""
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend")
-    parser.add_argument("--val-subjects", nargs="+", metavar="s05")
-    parser.add_argument("--val-fraction", type=float, metavar="F")
+    """Add the options that define a run."""
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="training configuration (YAML)")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", help="values that replace configured ones"
+    )
+    parser.add_argument("--val-subjects", nargs="+", metavar="s05", help="validate on these subjects")
+    parser.add_argument("--val-fraction", type=float, metavar="F", help="validate on this share of the sequences")
     parser.add_argument("--from-scratch", action="store_true", help="allow a huge backbone without pretrained weights")
 
 
 def _add_preflight(commands) -> None:
-    parser = commands.add_parser("preflight", help="does a run fit, is it fed, does it learn, how long will it take?")
+    parser = commands.add_parser(
+        "preflight", help="check memory, data loading, learning and duration before a training run"
+    )
     _add_settings(parser)
     parser.set_defaults(execute=_preflight)
 
@@ -59,7 +85,7 @@ def _preflight(arguments: argparse.Namespace) -> int:
     findings = preflight(config, choose_device(config.accelerator))
     for name, value in findings.facts.items():
         print(f"{name + ':':18} {value}")
-    for kind, messages in (("mind", findings.warnings), ("REFUSED", findings.refusals)):
+    for kind, messages in (("warning", findings.warnings), ("REFUSED", findings.refusals)):
         for message in messages:
             print(f"{kind + ':':18} {message}")
     if not findings.refusals:
@@ -68,10 +94,13 @@ def _preflight(arguments: argparse.Namespace) -> int:
 
 
 def _add_train(commands) -> None:
-    parser = commands.add_parser("train", help="train a network; an interrupted run resumes")
+    parser = commands.add_parser("train", help="train a network; resumes an interrupted run")
     _add_settings(parser)
     parser.add_argument(
-        "--resume", default="auto", metavar="auto|PATH", help="PATH goes on from it in a run of its own"
+        "--resume",
+        default="auto",
+        metavar="auto|PATH",
+        help="auto resumes this run (default); PATH starts a new run from a checkpoint",
     )
     parser.set_defaults(execute=_train)
 
@@ -84,7 +113,7 @@ def _train(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config, _overrides(arguments))
     result, code = train(config, resume=arguments.resume, on_progress=show_training())
     if result is None:
-        print("stopped; the checkpoint is kept, and the same command continues", file=sys.stderr)
+        print("stopped; the checkpoint is kept, the same command resumes", file=sys.stderr)
     else:
         print_result(result)
     return code

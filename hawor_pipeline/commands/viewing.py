@@ -1,30 +1,95 @@
-"""Commands that show what a run did: show, video."""
+"""Commands that show the results of a run: report, show, video."""
 
 import argparse
+import sys
 from pathlib import Path
 
+from hawor_pipeline.commands.options import add_hand_models, add_metrics, add_shards
+from hawor_pipeline.commands.printing import print_report
+from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import DataPaths
 
 
 def add(commands) -> None:
     """Add the commands of this module."""
-    for each in (_add_show, _add_video):
+    for each in (_add_report, _add_show, _add_video):
         each(commands)
 
 
+def _add_report(commands) -> None:
+    parser = commands.add_parser("report", help="write the report of a run and print its path and main numbers")
+    parser.add_argument(
+        "--run", dest="run_dir", type=Path, required=True, metavar="DIR", help="folder of the run below data/runs"
+    )
+    parser.add_argument("--against", metavar="RUN", help="write a comparison with this run (folder or run_id) instead")
+    add_metrics(parser)
+    add_shards(parser, required=False)
+    add_hand_models(parser)
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the report (default: data/reports)")
+    parser.add_argument(
+        "--data-card-dir", type=Path, metavar="DIR", help="folder of data_card.md (default: data/metadata/SOURCE)"
+    )
+    parser.set_defaults(execute=_report)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.reporting.build_report import build_report
+    from hawor_pipeline.reporting.results import RunResults
+
+    paths = DataPaths.default()
+    metrics, output = arguments.metrics or paths.metrics, arguments.output or paths.reports
+    if arguments.against is not None:
+        return _report_comparison(arguments, metrics, output)
+    card = arguments.data_card_dir or paths.metadata(RunResults(metrics, arguments.run_dir.name).source)
+    metadata = card if (card / "data_card.md").is_file() else None
+    print_report(
+        build_report(arguments.run_dir, metrics, output, metadata_dir=metadata, registry_dir=paths.registry).path
+    )
+    return 0
+
+
+def _report_comparison(arguments: argparse.Namespace, metrics: Path, output: Path) -> int:
+    from hawor_pipeline.evaluation.compare import compare_runs
+    from hawor_pipeline.evaluation.tables import read_table
+    from hawor_pipeline.inspection.gallery import pair_images
+    from hawor_pipeline.locate import find_shards
+    from hawor_pipeline.reporting.side_by_side import build_comparison
+
+    run, other = arguments.run_dir.name, Path(arguments.against).name
+    compare_runs(metrics, run, other, ["mpjpe_mm"])  # refuse runs that cannot be compared before drawing
+    sample = read_table(metrics, "samples", run, ["sample_id"])["sample_id"][0].as_py()
+    images = []
+    try:
+        shards = find_shards(arguments.data, sample)
+        images = pair_images(shards, arguments.mano_dir, metrics, run, other)
+    except ConfigError as error:
+        if arguments.data is not None or arguments.mano_dir is not None:
+            raise
+        print(f"without images: {error}", file=sys.stderr)
+    result = build_comparison(run, other, metrics, output, runs_dir=arguments.run_dir.parent, images=images)
+    for item in result.info["differences"][:3]:
+        if item["difference"] is not None:
+            interval = "" if item["ci_low"] is None else f" (95 % {item['ci_low']:+.3g} .. {item['ci_high']:+.3g})"
+            print(f"{item['metric']:14} {item['value']:7.2f} against {item['other']:7.2f}{interval}")
+    print(f"Report: {result.path}")
+    return 0
+
+
 def _add_places(parser) -> None:
-    """Options that say where things are; the project's own folders by default."""
+    """Add the options that name inputs; the project's own folders by default."""
     parser.add_argument("--run", dest="run_id", metavar="RUN_ID", help="default: the run evaluated last")
-    parser.add_argument("--metrics", type=Path, help="metrics directory (default: the project's)")
-    parser.add_argument("--data", help="a shards directory (default: the one of the project that has it)")
-    parser.add_argument("--mano-dir", type=Path, help="default: $MANO_DIR, or the built-in sample's for its own hands")
+    add_metrics(parser)
+    add_shards(parser, required=False)
+    add_hand_models(parser)
 
 
 def _add_show(commands) -> None:
-    parser = commands.add_parser("show", help="one page about one sample: picture, true and predicted mesh, errors")
-    parser.add_argument("sample_id", metavar="SAMPLE_ID", help="as in every table: s05/box_grab_01/0/00012/right")
+    parser = commands.add_parser("show", help="write a page about one sample: image, true and predicted mesh, errors")
+    parser.add_argument(
+        "sample_id", metavar="SAMPLE_ID", help="sample_id of the tables, such as s05/box_grab_01/0/00012/right"
+    )
     _add_places(parser)
-    parser.add_argument("--output", type=Path, help="the page (default: in the project's reports)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the page (default: in data/reports)")
     parser.set_defaults(execute=_show)
 
 
@@ -44,27 +109,35 @@ def _show(arguments: argparse.Namespace) -> int:
     )
     page = write_sample_page(view, arguments.output or paths.sample_page(arguments.sample_id))
     if view.run is None:
-        print("No run has predicted this sample; the page shows the truth.")
+        print("No run has predicted this sample; the page shows the ground truth.")
     else:
         errors = {name: view.run.metrics[name] for name in ("mpjpe_mm", "pa_mpjpe_mm")}
-        said = ", ".join(f"{name} {'-' if value is None else format(value, '.1f')}" for name, value in errors.items())
-        print(f"{view.run.run_id}: {said}")
+        shown = ", ".join(f"{name} {'-' if value is None else format(value, '.1f')}" for name, value in errors.items())
+        print(f"{view.run.run_id}: {shown}")
     print(f"Page: {page}")
     return 0
 
 
 def _add_video(commands) -> None:
-    parser = commands.add_parser("video", help="predicted meshes over one recording, as MP4 or for the rerun viewer")
+    parser = commands.add_parser(
+        "video", help="draw predicted meshes over one recording, as MP4 or for the rerun viewer"
+    )
     parser.add_argument("sequence", metavar="SUBJECT/SEQUENCE", help="such as s05/box_grab_01")
-    parser.add_argument("--view", type=int, default=1, help="camera: 0 on the head, 1 to 8 in the room (default 1)")
+    parser.add_argument(
+        "--view", type=int, default=1, metavar="V", help="camera: 0 is egocentric, 1 to 8 are static (default: 1)"
+    )
     _add_places(parser)
-    parser.add_argument("--crops", action="store_true", help="show the hands' crops; needs no raw pictures")
-    parser.add_argument("--arctic-root", type=Path, help="raw pictures; default: $ARCTIC_ROOT, or the built-in sample")
-    parser.add_argument("--height", type=int, default=720, metavar="PX", help="of the film, at most (default 720)")
-    parser.add_argument("--truth", action="store_true", help="draw the true skeletons, too")
-    parser.add_argument("--align-wrists", action="store_true", help="put predicted wrists on the true ones")
-    parser.add_argument("--rerun", type=Path, metavar="FILE.rrd", help="also write meshes and cameras for rerun")
-    parser.add_argument("--output", type=Path, help="the film (default: in the project's reports)")
+    parser.add_argument("--crops", action="store_true", help="show the crops of the hands instead of raw frames")
+    parser.add_argument("--arctic-root", type=Path, metavar="DIR", help="raw data (default: those of the shards)")
+    parser.add_argument(
+        "--height", type=int, default=720, metavar="PX", help="height of the video, at most (default: 720)"
+    )
+    parser.add_argument("--truth", action="store_true", help="also draw the skeletons of the ground truth")
+    parser.add_argument("--align-wrists", action="store_true", help="move predicted wrists to the true ones")
+    parser.add_argument(
+        "--rerun", type=Path, metavar="FILE.rrd", help="also write meshes and cameras for the rerun viewer"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the video (default: in data/reports)")
     parser.set_defaults(execute=_video)
 
 

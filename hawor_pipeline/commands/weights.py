@@ -1,4 +1,4 @@
-"""Commands that move weights in and out: export, import-checkpoint."""
+"""Commands that exchange weights: export, import-checkpoint."""
 
 import argparse
 from collections import Counter
@@ -17,10 +17,12 @@ def add(commands) -> None:
 
 
 def _add_export(commands) -> None:
-    parser = commands.add_parser("export", help="write a checkpoint's network in HaWoR's naming")
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--format", required=True, choices=("hawor", "safetensors"))
-    parser.add_argument("--output", type=Path, required=True, help="the file to write (.ckpt or .safetensors)")
+    parser = commands.add_parser("export", help="write the network of a checkpoint in HaWoR's naming")
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to export")
+    parser.add_argument("--format", required=True, choices=("hawor", "safetensors"), help="file format")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="file to write (.ckpt or .safetensors)"
+    )
     parser.set_defaults(execute=_export)
 
 
@@ -34,9 +36,9 @@ def _export(arguments: argparse.Namespace) -> int:
             f"{' or '.join(SUFFIXES[arguments.format])} for --format {arguments.format}"
         )
     differences = export_checkpoint(arguments.checkpoint, output)
-    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB); nothing of the MANO body model is in it")
+    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB); without the MANO body model")
     if not differences:
-        print("HaWoR's own code loads it and computes the same (its MANO buffers come from the user's MANO files).")
+        print("HaWoR's own code loads it and computes the same; its MANO buffers come from the user's MANO files.")
     for difference in differences:
         print(f"  not in HaWoR's own code: {difference}")
     return 0
@@ -44,12 +46,14 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _add_import(commands) -> None:
     parser = commands.add_parser(
-        "import-checkpoint", help="check a HaWoR, HaMeR, WiLoR or ViTPose file key by key and import its weights"
+        "import-checkpoint", help="check a HaWoR, HaMeR, WiLoR or ViTPose checkpoint key by key and import its weights"
     )
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--output", type=Path, help="default: data/pretrained/NAME.safetensors")
-    parser.add_argument("--partial", action="store_true", help="take what fits, instead of refusing the file")
-    parser.add_argument("--all-keys", action="store_true", help="name the keys that were used and ignored, too")
+    parser.add_argument("path", type=Path, metavar="FILE", help="checkpoint as downloaded")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="default: data/pretrained/NAME.safetensors")
+    parser.add_argument(
+        "--partial", action="store_true", help="import the keys that match instead of refusing the file"
+    )
+    parser.add_argument("--all-keys", action="store_true", help="also print the keys that were used and ignored")
     parser.set_defaults(execute=_import)
 
 
@@ -58,7 +62,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
     output = arguments.output or DataPaths.default().pretrained / f"{arguments.path.stem}.safetensors"
     if output.resolve() == arguments.path.resolve():
-        raise ConfigError(f"--output {output} is the file to import itself; choose another path")
+        raise ConfigError(f"--output {output} is the file to import; choose another path")
     imported = import_checkpoint(arguments.path, output, partial=arguments.partial)
     report, network = imported.report, imported.network
     print(f"{arguments.path}: recognised as {imported.kind}; {report.explain()}")
