@@ -1,4 +1,4 @@
-"""What this machine has, what is missing, and what to do about it."""
+"""Check of this machine: what is present, what is missing, what to do."""
 
 import importlib.metadata
 import importlib.util
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hawor_pipeline import locate
 from hawor_pipeline.errors import ConfigError, DataError, HaworError
 from hawor_pipeline.paths import root_variable
 
@@ -34,8 +33,8 @@ _DEMO_DISK_GB = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at: what it is, whether it is fine, whether it must be, and what to do if not."""
+class Diagnosis:
+    """Result of one check: `found` describes the state, `advice` the remedy where it is not ok."""
 
     name: str
     ok: bool
@@ -44,8 +43,8 @@ class Finding:
     advice: str = ""
 
 
-def examine() -> list[Finding]:
-    """Look at versions, accelerator, disk, ARCTIC, MANO, other data sets that are named, and what tests need."""
+def examine() -> list[Diagnosis]:
+    """Check versions, accelerator, disk, ARCTIC, MANO, other datasets that are named, and what tests need."""
     return [
         _python(),
         *(_package(name, required=True) for name in REQUIRED_PACKAGES),
@@ -60,43 +59,43 @@ def examine() -> list[Finding]:
     ]
 
 
-def render(findings: list[Finding]) -> str:
-    """A line per finding, then what to do."""
+def render(diagnoses: list[Diagnosis]) -> str:
+    """Format a line per check, with the remedy below where it failed, and a summary."""
     lines = []
-    for finding in findings:
-        mark = "ok  " if finding.ok else ("MISS" if finding.required else "none")
-        lines.append(f"[{mark}] {finding.name}: {finding.found}")
-        if not finding.ok and finding.advice:
-            lines.append(f"       {finding.advice}")
-    missing = sum(finding.required and not finding.ok for finding in findings)
-    lines.append(f"{missing} required things are missing" if missing else "everything required is there")
+    for diagnosis in diagnoses:
+        mark = "ok  " if diagnosis.ok else ("MISS" if diagnosis.required else "none")
+        lines.append(f"[{mark}] {diagnosis.name}: {diagnosis.found}")
+        if not diagnosis.ok and diagnosis.advice:
+            lines.append(f"       {diagnosis.advice}")
+    missing = sum(diagnosis.required and not diagnosis.ok for diagnosis in diagnoses)
+    lines.append(f"{missing} required things are missing" if missing else "everything required is present")
     return "\n".join(lines)
 
 
-def _python() -> Finding:
+def _python() -> Diagnosis:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Finding("Python", sys.version_info >= (3, 11), True, version, "Python 3.11 or newer is needed")
+    return Diagnosis("Python", sys.version_info >= (3, 11), True, version, "Python 3.11 or newer is needed")
 
 
-def _package(name: str, *, required: bool) -> Finding:
+def _package(name: str, *, required: bool) -> Diagnosis:
     try:
-        return Finding(name, True, required, importlib.metadata.version(name))
+        return Diagnosis(name, True, required, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, False, required, "not installed", "make setup installs it")
+        return Diagnosis(name, False, required, "not installed", "make setup installs it")
 
 
-def _accelerator() -> Finding:
+def _accelerator() -> Diagnosis:
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return Finding("Accelerator", False, False, "no NVIDIA driver; everything runs on CPU")
+        return Diagnosis("Accelerator", False, False, "no NVIDIA driver; everything runs on CPU")
     listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=30, check=False).stdout.strip()
     if importlib.util.find_spec("torch") is None:
-        return Finding("Accelerator", False, False, f"{listed}; torch is not installed")
+        return Diagnosis("Accelerator", False, False, f"{listed}; torch is not installed")
     import torch
 
     if torch.cuda.is_available():
-        return Finding("Accelerator", True, False, f"{listed}; torch {torch.__version__} can use it")
-    return Finding(
+        return Diagnosis("Accelerator", True, False, f"{listed}; torch {torch.__version__} can use it")
+    return Diagnosis(
         "Accelerator",
         False,
         bool(listed),
@@ -105,36 +104,38 @@ def _accelerator() -> Finding:
     )
 
 
-def _decoding() -> Finding:
+def _decoding() -> Diagnosis:
     try:
         from hawor_pipeline.conversion.decode import thread_decoder
     except ImportError:
-        return Finding("Decoding", False, False, "packages are missing")
+        return Diagnosis("Decoding", False, False, "packages are missing")
     ways = thread_decoder().ways
-    found = "regions of pictures, " + " and ".join(ways) if ways else "whole pictures only"
-    return Finding("Decoding", bool(ways), False, found, "install numba, else conversion takes twice as long")
+    found = "regions of images, " + " and ".join(ways) if ways else "whole images only"
+    return Diagnosis("Decoding", bool(ways), False, found, "install numba, else conversion takes twice as long")
 
 
-def _disk() -> Finding:
+def _disk() -> Diagnosis:
     free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
-    return Finding("Disk", free_gb > _DEMO_DISK_GB, True, f"{free_gb:.1f} GB free here", f"free {_DEMO_DISK_GB} GB")
+    return Diagnosis("Disk", free_gb > _DEMO_DISK_GB, True, f"{free_gb:.1f} GB free here", f"free {_DEMO_DISK_GB} GB")
 
 
-def _arctic() -> Finding:
+def _arctic() -> Diagnosis:
     root = os.environ.get("ARCTIC_ROOT")
     if not root:
-        return Finding("ARCTIC", True, False, "ARCTIC_ROOT is not set: the built-in synthetic sample is used")
+        return Diagnosis("ARCTIC", True, False, "ARCTIC_ROOT is not set: the built-in synthetic sample is used")
     from hawor_pipeline.sources.arctic import ArcticRoot
 
     try:
         located = ArcticRoot.locate(Path(root))
     except HaworError as error:
-        return Finding("ARCTIC", False, True, str(error), "set ARCTIC_ROOT to the download, or unset it for the sample")
+        return Diagnosis(
+            "ARCTIC", False, True, str(error), "set ARCTIC_ROOT to the download, or unset it for the sample"
+        )
     return _contents(located)
 
 
-def _contents(root: "ArcticRoot") -> Finding:
-    """What of ARCTIC is there, by subject; without raw sequences, or without pictures of them, nothing can be made."""
+def _contents(root: "ArcticRoot") -> Diagnosis:
+    """Count the sequences by subject; without raw sequences, or without images of them, nothing can be converted."""
     sequences = {subject: root.sequences(subject) for subject in root.subjects()}
     shown = {subject: sum(_has_images(root, subject, name) for name in sequences[subject]) for subject in sequences}
     known = {subject: len(names) for subject, names in sequences.items() if names}
@@ -143,19 +144,19 @@ def _contents(root: "ArcticRoot") -> Finding:
         lacking.append("no raw sequences")
         advice.append(f"unpack ARCTIC's raw_seqs.zip, so that {root.path / 'raw_seqs'} holds s01/*.mano.npy and so on")
     if not (any(shown.values()) if known else _images_of_any(root)):
-        lacking.append("no pictures of any sequence" if known else "no pictures")
+        lacking.append("no images of any sequence" if known else "no images")
         advice.append(
-            f"unpack pictures to {root.path / 'images'} or {root.path / 'cropped_images'}/SUBJECT/SEQUENCE/VIEW, or "
+            f"unpack images to {root.path / 'images'} or {root.path / 'cropped_images'}/SUBJECT/SEQUENCE/VIEW, or "
             "keep ARCTIC's zips in downloads/data/images_zips or cropped_images_zips"
         )
     if lacking:
-        return Finding("ARCTIC", False, True, f"{root.path} holds {' and '.join(lacking)}", "; ".join(advice))
+        return Diagnosis("ARCTIC", False, True, f"{root.path} holds {' and '.join(lacking)}", "; ".join(advice))
     counts = ", ".join(f"{subject} {_of(shown[subject], count)}" for subject, count in known.items())
-    found = f"{root.path} ({root.source}, {root.image_source}); sequences with pictures: {counts}"
+    found = f"{root.path} ({root.source}, {root.image_source}); sequences with images: {counts}"
     for status in ("withheld", "absent"):
         others = [subject for subject in sequences if root.status(subject) == status]
         found += f"; {status}: {', '.join(others)}" if others else ""
-    return Finding("ARCTIC", True, True, found)
+    return Diagnosis("ARCTIC", True, True, found)
 
 
 def _of(part: int, whole: int) -> str:
@@ -163,7 +164,7 @@ def _of(part: int, whole: int) -> str:
 
 
 def _has_images(root: "ArcticRoot", subject: str, sequence: str) -> bool:
-    """Whether any view of a sequence has a picture; a damaged zip has none that could be read."""
+    """Return True where any view of a sequence has an image; a damaged zip counts as none."""
     from hawor_pipeline.sources.arctic import VIEW_COUNT
 
     try:
@@ -179,33 +180,35 @@ def _images_of_any(root: "ArcticRoot") -> bool:
         return False
 
 
-def _mano() -> Finding:
-    if locate.uses_sample() and not os.environ.get(locate.MANO_VARIABLE):
-        return Finding("MANO", True, False, "MANO_DIR is not set: the sample has its own procedural hand")
+def _mano() -> Diagnosis:
+    required = bool(os.environ.get("ARCTIC_ROOT"))
+    if not required and not os.environ.get("MANO_DIR"):
+        return Diagnosis("MANO", True, False, "MANO_DIR is not set: the sample has its own hand")
+    from hawor_pipeline import locate
     from hawor_pipeline.untrusted.mano_files import load_mano
 
-    required = not locate.uses_sample()
     try:
         source = locate.find_raw_root().source if required else "arctic"
         folder = locate.find_hand_models(source)
         for side in ("right", "left"):
             load_mano(folder, side)
     except HaworError as error:
-        return Finding("MANO", False, required, str(error), "https://mano.is.tue.mpg.de")
-    return Finding("MANO", True, False, str(folder))
+        return Diagnosis("MANO", False, required, str(error), "https://mano.is.tue.mpg.de")
+    return Diagnosis("MANO", True, False, str(folder))
 
 
-def _other_datasets() -> list[Finding]:
-    """The data sets whose folder an environment variable names."""
+def _other_datasets() -> list[Diagnosis]:
+    """Check the datasets whose folder an environment variable names."""
     try:
         from hawor_pipeline.sources.registry import DATASETS
     except ImportError:
-        return [Finding("Other data sets", False, False, "packages are missing")]
+        return [Diagnosis("Other datasets", False, False, "packages are missing")]
     return [_dataset(name) for name in DATASETS if os.environ.get(root_variable(name))]
 
 
-def _dataset(name: str) -> Finding:
-    """Whether a data set lies in its published layout, and the hand models that its labels need are named."""
+def _dataset(name: str) -> Diagnosis:
+    """Check that a dataset has its published layout, and that hand models for it are found."""
+    from hawor_pipeline.locate import find_hand_models
     from hawor_pipeline.sources.registry import open_reader
 
     variable = root_variable(name)
@@ -213,15 +216,15 @@ def _dataset(name: str) -> Finding:
     try:
         open_reader(name, root, root)
     except HaworError as error:
-        return Finding(variable, False, True, str(error), f"set {variable} to the download of {name}, or unset it")
+        return Diagnosis(variable, False, True, str(error), f"set {variable} to the download of {name}, or unset it")
     try:
-        locate.find_hand_models(name, raw_root=root)
+        find_hand_models(name, raw_root=root)
     except HaworError as error:
         advice = "set MANO_DIR to the folder of MANO_RIGHT and MANO_LEFT"
-        return Finding(variable, False, True, f"{root}, but {error}", advice)
-    return Finding(variable, True, True, str(root))
+        return Diagnosis(variable, False, True, f"{root}, but {error}", advice)
+    return Diagnosis(variable, True, True, str(root))
 
 
-def _chromium() -> Finding:
+def _chromium() -> Diagnosis:
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    return Finding("Chromium", path is not None, False, path or "not there", "only the browser tests need it")
+    return Diagnosis("Chromium", path is not None, False, path or "not found", "only the browser tests need it")

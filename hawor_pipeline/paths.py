@@ -1,4 +1,4 @@
-"""The layout of the data directory. No other module knows it."""
+"""The layout of the data directory, known to this module alone."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ DATA_DIR_VARIABLE = "HAWOR_DATA_DIR"
 
 @dataclass(frozen=True, slots=True)
 class DataPaths:
-    """Where everything lives below one data directory (default: `data/` in the working directory)."""
+    """Paths below one data directory (default: `data/` in the working directory)."""
 
     root: Path
 
@@ -31,7 +31,7 @@ class DataPaths:
         return self.root / "raw" / source / subject
 
     def shards(self, source: str) -> Path:
-        """Converted shards of one source (synthetic, arctic, another data set); they never mix."""
+        """Converted shards of one source (synthetic, arctic, another dataset); sources never mix."""
         return self.root / "shards" / source
 
     def metadata(self, source: str) -> Path:
@@ -49,7 +49,7 @@ class DataPaths:
 
     @property
     def pretrained(self) -> Path:
-        """Weights from elsewhere, imported and checked."""
+        """Released weights, imported and checked."""
         return self.root / "pretrained"
 
     @property
@@ -92,18 +92,18 @@ class DataPaths:
 
 
 def root_variable(dataset: str) -> str:
-    """The environment variable that names the folder of another data set, e.g. FREIHAND_ROOT."""
+    """Return the environment variable that names the folder of a dataset, e.g. FREIHAND_ROOT."""
     return f"{dataset.upper()}_ROOT"
 
 
 def config_dir() -> Path:
-    """Where the shipped configurations are: the checkout's `configs/`, or the installed copy."""
+    """Return the folder of the shipped configurations: the checkout's `configs/`, or the installed copy."""
     checkout = Path(__file__).resolve().parent.parent / "configs"
     return checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "hawor_pipeline" / "configs"
 
 
 def experiment_file(name: str) -> Path:
-    """The YAML of an experiment, by its name among the shipped ones or by its path.
+    """Return the YAML of an experiment, by its name among the shipped ones or by its path.
 
     Raises:
         ConfigError: neither exists; the message lists the shipped names.

@@ -207,11 +207,11 @@ def test_create_config_writes_something_that_loads_and_never_overwrites(capsys, 
     assert_one_clear_message(code, 2, err, "demo")
 
 
-def test_doctor_says_what_is_there(capsys, monkeypatch, tmp_path):
+def test_doctor_reports_what_is_present(capsys, monkeypatch, tmp_path):
     monkeypatch.delenv("ARCTIC_ROOT", raising=False)
     code, out, _ = run(capsys, "doctor")
     assert code == 0
-    assert "everything required is there" in out
+    assert "everything required is present" in out
     monkeypatch.setenv("ARCTIC_ROOT", str(tmp_path / "nowhere"))
     code, out, _ = run(capsys, "doctor")
     assert code == 1

@@ -1,4 +1,4 @@
-"""`doctor` on downloads that are whole, that lack their half, and on the folders of other data sets."""
+"""`doctor` on downloads that are whole, that lack their half, and on the folders of other datasets."""
 
 import shutil
 import zipfile
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hawor_pipeline.doctor import Finding, examine, render
+from hawor_pipeline.doctor import Diagnosis, examine, render
 from hawor_pipeline_tests.conftest import DATASET_ROOTS
 
 
@@ -24,14 +24,14 @@ def download(sample_root: Path, tmp_path: Path, monkeypatch) -> Path:
     return tmp_path / "raw" / "arctic"
 
 
-def named(name: str) -> Finding:
-    (finding,) = [finding for finding in examine() if finding.name == name]
-    return finding
+def named(name: str) -> Diagnosis:
+    (diagnosis,) = [diagnosis for diagnosis in examine() if diagnosis.name == name]
+    return diagnosis
 
 
 def test_subjects_are_counted(download):
-    finding = named("ARCTIC")
-    assert finding.ok and "sequences with pictures: s01 1, s05 1; withheld: s03; absent: s02, s04" in finding.found
+    diagnosis = named("ARCTIC")
+    assert diagnosis.ok and "sequences with images: s01 1, s05 1; withheld: s03; absent: s02, s04" in diagnosis.found
     shutil.rmtree(download / "images" / "s01")
     assert "s01 0 of 1, s05 1" in named("ARCTIC").found
 
@@ -39,12 +39,12 @@ def test_subjects_are_counted(download):
 def test_without_raw_sequences_and_images_it_says_what_to_do(download):
     shutil.rmtree(download / "images")
     assert "[MISS] ARCTIC" in render([named("ARCTIC")])
-    assert "no pictures of any sequence" in named("ARCTIC").found and "images_zips" in named("ARCTIC").advice
+    assert "no images of any sequence" in named("ARCTIC").found and "images_zips" in named("ARCTIC").advice
     for folder in (download / "raw_seqs").iterdir():
         shutil.rmtree(folder)
-    finding = named("ARCTIC")
-    assert not finding.ok and "no raw sequences and no pictures" in finding.found
-    assert "raw_seqs.zip" in finding.advice and "images_zips" in finding.advice
+    diagnosis = named("ARCTIC")
+    assert not diagnosis.ok and "no raw sequences and no images" in diagnosis.found
+    assert "raw_seqs.zip" in diagnosis.advice and "images_zips" in diagnosis.advice
 
 
 def test_empty_folders_hold_no_images(download):
@@ -61,22 +61,24 @@ def test_zips_are_images_too(download):
         for image in views.rglob("*.jpg"):
             zipped.write(image, image.relative_to(views))
     shutil.rmtree(download / "images")
-    finding = named("ARCTIC")
-    assert finding.ok and "s01 0 of 1, s05 1" in finding.found
+    diagnosis = named("ARCTIC")
+    assert diagnosis.ok and "s01 0 of 1, s05 1" in diagnosis.found
     archive.write_bytes(archive.read_bytes()[:100])
     assert not named("ARCTIC").ok
 
 
 @pytest.mark.parametrize("variable", DATASET_ROOTS)
-def test_folders_of_other_data_sets_are_named_where_they_are_wrong(variable, tmp_path, monkeypatch):
-    assert all(finding.name != variable for finding in examine())
+def test_folders_of_other_datasets_are_named_where_they_are_wrong(variable, tmp_path, monkeypatch):
+    assert all(diagnosis.name != variable for diagnosis in examine())
     for wrong in (tmp_path / "nowhere", tmp_path):
         monkeypatch.setenv(variable, str(wrong))
-        finding = named(variable)
-        assert not finding.ok and finding.required and str(wrong) in finding.found and variable in finding.advice
+        diagnosis = named(variable)
+        assert (
+            not diagnosis.ok and diagnosis.required and str(wrong) in diagnosis.found and variable in diagnosis.advice
+        )
 
 
-def test_another_data_set_needs_hand_models(tmp_path, mano_dir, licensed_mano, monkeypatch):
+def test_another_dataset_needs_hand_models(tmp_path, mano_dir, licensed_mano, monkeypatch):
     (tmp_path / "train").mkdir()
     monkeypatch.setenv("HO3D_ROOT", str(tmp_path))
     assert "$MANO_DIR (not set)" in named("HO3D_ROOT").found

@@ -113,6 +113,6 @@ def _add_doctor(commands) -> None:
 def _doctor(_: argparse.Namespace) -> int:
     from hawor_pipeline.doctor import examine, render
 
-    findings = examine()
-    print(render(findings))
-    return 1 if any(finding.required and not finding.ok for finding in findings) else 0
+    diagnoses = examine()
+    print(render(diagnoses))
+    return 1 if any(each.required and not each.ok for each in diagnoses) else 0
