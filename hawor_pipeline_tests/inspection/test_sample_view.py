@@ -116,4 +116,4 @@ def test_the_command_writes_the_page(metrics_dir, sample_shards, mano_dir, sampl
     assert f"bent: mpjpe_mm {errors[3].as_py():.1f}" in capsys.readouterr().out
     assert sample_id in (tmp_path / "page.html").read_text()
     assert main([str(word) for word in ["show", sample_id, *places, "--run", "nobody"]]) == 2
-    assert "Runs that have: bent, truth" in capsys.readouterr().err
+    assert "Runs with one: bent, truth" in capsys.readouterr().err

@@ -271,7 +271,7 @@ def test_the_check_names_what_the_server_would_hang_on(source, metrics_dir, tmp_
 
     assert "pred.object.rot.pt is missing" in problems(drop="pred.object.rot.pt")
     assert "shape" in problems(replace={"mano.pose.l.pt": torch.zeros(count, 48)})
-    assert "no rotations" in problems(replace={"mano.pose.l.pt": torch.zeros(count, 16, 3, 3)})
+    assert "not rotations" in problems(replace={"mano.pose.l.pt": torch.zeros(count, 16, 3, 3)})
     assert "not finite" in problems(replace={"mano.beta.r.pt": torch.full((count, 10), torch.nan)})
     assert "torch.float64" in problems(replace={"mano.beta.r.pt": torch.zeros(count, 10, dtype=torch.float64)})
     assert "without a gap" in problems(
