@@ -1,25 +1,30 @@
-"""Writes the generated pages of docs/reference: python docs/generate.py. A test keeps them fresh."""
+"""Generate the pages of docs/reference and the files in configs/ that follow from the schema: python docs/generate.py.
+
+Tests compare these files with the code.
+"""
 
 import argparse
 import inspect
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from hawor_pipeline.cli import build_parser
-from hawor_pipeline.config import ConversionConfig, Settings, TrainingConfig
+from hawor_pipeline.config import ConversionConfig, Settings, TrainingConfig, commented_yaml
+from hawor_pipeline.paths import config_dir
 
 REFERENCE = Path(__file__).parent / "reference"
 NOTE = "<!-- written by docs/generate.py -->\n"
 
 
 def configuration_page() -> str:
-    """Every setting with its type, default and meaning."""
+    """Return the page of all settings with type, default and meaning."""
     parts = [
         NOTE,
         "# Configuration\n",
-        "One YAML, one schema; unknown keys fail with the nearest known name. `hawor-pipeline create-config PATH`\n"
-        "writes one with every key explained, `train --set KEY=VALUE` overrides.\n",
+        "A configuration is one YAML file with one schema. An unknown key is an error that suggests the nearest.\n"
+        "`hawor-pipeline create-config PATH` writes one with a comment per key; `train --set KEY=VALUE` overrides.\n",
         "## Training\n",
         *_settings_table(TrainingConfig),
         "## Conversion\n",
@@ -41,7 +46,7 @@ def _settings_table(schema: type[Settings], prefix: str = "") -> list[str]:
 
 
 def _type_name(schema: type[Settings], name: str) -> str:
-    """The type as the JSON schema says it, in words."""
+    """Return the type of a field in the JSON schema, in words."""
     field = schema.model_json_schema()["properties"][name]
     options = field.get("anyOf", [field])
     return " or ".join(_option(option) for option in options)
@@ -56,14 +61,14 @@ def _option(option: dict) -> str:
 
 
 def command_line_page() -> str:
-    """Every command with its options."""
+    """Return the page of all commands with their options."""
     parser = build_parser()
     parts = [
         NOTE,
         "# Command line\n",
-        "Exit codes: 0 done; 1 damaged data, full disk, failed run (`doctor`: something required is missing); 2 wrong\n"
-        "usage, configuration, missing path or unknown subject. A user's error is one message: what was found, what\n"
-        "was expected, what to do.\n",
+        "Exit codes: 0 success; 1 corrupt data, full disk, failed run (`doctor`: something required is missing); 2\n"
+        "usage error, invalid configuration, missing path or unknown subject. A usage error is one message: what was found,\n"
+        "what was expected, and what to do.\n",
     ]
     (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     helps = {action.dest: action.help for action in commands._choices_actions}
@@ -91,18 +96,18 @@ def _option_row(action: argparse.Action) -> str:
 
 
 TABLES = {
-    "predictions": "What a network said, a row per sample; everything else is computed from it.",
-    "samples": "A row per sample: its keys and strata, and every metric. Null where a metric is not defined.",
-    "joints": "A row per sample and joint.",
+    "predictions": "Predictions of the network, one row per sample; every other table is computed from them.",
+    "samples": "One row per sample: its keys and strata, and every metric. Null if a metric is not defined.",
+    "joints": "One row per sample and joint.",
     "summary": "Means over strata, with 95 % intervals from a bootstrap over sequences.",
-    "comparison": "The run against floors and rivals, sample by sample, with the interval of the difference.",
-    "robustness": "The network run again on boxes and pictures that were made worse on purpose.",
-    "training": "The curves of the training run.",
+    "comparison": "Paired differences of the run to baselines and rivals, with intervals.",
+    "robustness": "Errors of the network on bounding boxes and images that were degraded on purpose.",
+    "training": "Curves of the training run.",
 }
 
 
 def metric_tables_page() -> str:
-    """Every table, column, metric, protocol and degradation of evaluation."""
+    """Return the page of all tables, columns, metrics, protocols and degradations of evaluation."""
     from hawor_pipeline.evaluation.degrade import KINDS
     from hawor_pipeline.evaluation.protocols import PROTOCOLS
     from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS, SCHEMAS, SUMMARY_METRICS, column_docs
@@ -110,33 +115,33 @@ def metric_tables_page() -> str:
     parts = [
         NOTE,
         "# Metric tables\n",
-        "Parquet under `data/metrics/<table>/run_id=<run>/`; tables are validated against these schemas when they are\n"
-        "written, and each column's unit and meaning stand in the file's own metadata. How to query them:\n"
+        "Tables are Parquet files under `data/metrics/<table>/run_id=<run>/`. They are validated against these\n"
+        "schemas when written, and the metadata of each file contain unit and meaning of every column. Examples of queries:\n"
         "[query the tables](../howto/query-the-tables.md).\n",
     ]
     for table in SCHEMAS:
         rows = [row for row in column_docs(table) if row[0] not in SAMPLE_METRICS]
         parts += [f"## {table}\n", f"{TABLES[table]}\n", *_table(("column", "type", "unit", "meaning"), rows)]
         if table == "samples":
-            parts += ["and a column (double, null where undefined) for each of the metrics below.\n"]
+            parts += ["The table also has a column (double, null if undefined) for each of the metrics below.\n"]
     samples = [(name, m.unit, m.better, m.meaning) for name, m in SAMPLE_METRICS.items()]
     summary = [(name, m.unit, m.better, m.meaning) for name, m in SUMMARY_METRICS.items()]
     head = ("metric", "unit", "better", "meaning")
     parts += ["## Metrics of a sample\n", *_table(head, samples)]
-    parts += ["## Metrics that only the summary has\n", *_table(head, summary), "## Protocols\n"]
+    parts += ["## Metrics of the summary only\n", *_table(head, summary), "## Protocols\n"]
     for protocol in PROTOCOLS.values():
         views = "all views" if protocol.views is None else f"views {', '.join(map(str, protocol.views))}"
         data = "any data" if protocol.sources is None else f"data: {', '.join(protocol.sources)}"
         headlines = ", ".join(f"`{name}`" for name in protocol.headlines)
         parts += [f"### {protocol.name}\n", f"{protocol.meaning[0].upper()}{protocol.meaning[1:]} ({views}; {data})."]
-        parts += [f"Quoted by {headlines}. {protocol.quirks}\n"]
+        parts += [f"Headline metrics: {headlines}. {protocol.quirks}\n"]
     kinds = [(name, ", ".join(map(str, kind.levels)), kind.unit, kind.meaning) for name, kind in KINDS.items()]
     parts += ["## Degradations of the robustness table\n", *_table(("kind", "levels", "unit", "meaning"), kinds)]
     return "\n".join(parts)
 
 
 def training_metrics_page() -> str:
-    """Every number that `TrainingEvaluator` gives of a batch."""
+    """Return the page of all numbers that `TrainingEvaluator` computes for a batch."""
     from dataclasses import fields
 
     from hawor_pipeline.evaluation.training_evaluator import TrainingMetrics
@@ -147,7 +152,7 @@ def training_metrics_page() -> str:
             NOTE,
             "# Training metrics\n",
             "Fields of `TrainingMetrics`, which `TrainingEvaluator.evaluate_batch` returns: means over the valid\n"
-            "frames of the batch, right-hand convention, camera frame. NaN where a number is not available, never 0.\n",
+            "frames of the batch, right-hand convention, camera frame. Unavailable numbers are NaN, never 0.\n",
             *_table(("field", "unit", "formula"), rows),
         ]
     )
@@ -160,25 +165,25 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 LEDGER_MEANING = {
-    "subject": "s01..s10, or the name that a reader of another data set gives",
+    "subject": "s01..s10, or the name from the reader of another dataset",
     "sequence": "as in the raw files",
     "view": "as in the annotations",
-    "frame": "number in the picture's file name; -1: the whole view",
+    "frame": "number in the file name of the image; -1: the whole view",
     "side": "left or right; empty: both",
     "reason": "one of the reasons below",
-    "samples": "how many rows of annotations this costs",
+    "samples": "number of rows of the annotations that are missing",
 }
 DISTANCES_MEANING = {
     "subject": "as in the annotations",
     "sequence": "as in the annotations",
     "gt_index": "index of the ground truth; joins with the annotations' gt_index",
     "side": "left or right",
-    "hand_object_distance_m": "from the nearest of the hand's vertices to the object's surface, m; once per moment",
+    "hand_object_distance_m": "smallest distance of a hand vertex to the surface of the object, m; once per moment",
 }
 
 
 def shards_page() -> str:
-    """Every column of the tables of a shard, and every reason for which something is left out or not valid."""
+    """Return the page of all columns of a shard's tables, and of all reasons of skipped frames and invalid rows."""
     from hawor_pipeline.shards import schema as schema
 
     columns = [(c.name, str(c.kind), " x ".join(map(str, c.shape)), c.unit, c.meaning) for c in schema.COLUMNS.values()]
@@ -186,28 +191,27 @@ def shards_page() -> str:
         [
             NOTE,
             "# Columns of the shards\n",
-            "Tables of a converted sequence. Shape, unit and meaning of each column of the annotations also stand\n"
-            "in the Parquet file itself, as metadata of the column. How to read them:\n"
-            "[read shards](../howto/read-shards.md).\n",
+            "Tables of a converted sequence. The metadata of the Parquet file also contain shape, unit and meaning of\n"
+            "each column of the annotations. Examples: [read shards](../howto/read-shards.md).\n",
             f"## {schema.ANNOTATIONS_FILE}\n",
-            "A row per hand, picture and view, sorted by view, side and frame. Arrays are lists of fixed\n"
+            "One row per hand, image and view, sorted by view, side and frame. Arrays are lists of fixed\n"
             "size, row by row.\n",
             *_table(("column", "type", "shape", "unit", "meaning"), columns),
             f"## {schema.IMAGES_FILE}\n",
             f"Arrow file (IPC) with the one column `jpeg`: record i is the crop of row i of\n"
             f"{schema.ANNOTATIONS_FILE}, in batches of {schema.BATCH_ROWS} records.\n",
             f"## {schema.LEDGER_FILE}\n",
-            "What is left out: a row per picture, hand or view without a row in the annotations.\n",
+            "Skipped frames: one row per image, hand or view without a row in the annotations.\n",
             *_table(("column", "type", "meaning"), _schema_rows(schema.LEDGER_SCHEMA, LEDGER_MEANING)),
             "### Reasons\n",
             *_table(("reason", "meaning"), list(_reasons().items())),
-            "### Reasons of other data sets\n",
+            "### Reasons of other datasets\n",
             *_table(("reason", "meaning"), list(_other_reasons().items())),
-            "### Rows that are kept, and are not valid\n",
-            "`valid` is false, and `skip_reason` names the first rule that fails:\n",
+            "### Invalid rows\n",
+            "These rows are kept with `valid` false; `skip_reason` is the first rule that fails:\n",
             *_table(("skip_reason", "meaning"), list(_rules().items())),
             f"## {schema.DISTANCES_FILE}\n",
-            "A row per moment of ground truth that any picture shows, and hand. ARCTIC only.\n",
+            "One row per hand and moment of ground truth with an image in any view. ARCTIC only.\n",
             *_table(("column", "type", "meaning"), _schema_rows(schema.DISTANCES_SCHEMA, DISTANCES_MEANING)),
         ]
     )
@@ -223,14 +227,14 @@ def _reasons() -> dict[str, str]:
     from hawor_pipeline.conversion.plan import NO_IMAGES
 
     return {
-        ledger.NO_IMAGE: "ground truth without a picture",
-        ledger.NO_GROUND_TRUTH_BEFORE: "a picture earlier than ground truth 0, as `ioi_offset` says",
-        ledger.NO_GROUND_TRUTH_AFTER: "a picture later than the last ground truth",
-        ledger.OUTSIDE_IMAGE: "nothing of the hand is in the picture",
-        ledger.BEHIND_CAMERA: "the hand, or part of it, is behind the camera: there is no box",
-        ledger.VIEW_ABSENT: "the view has no pictures at all (a single row, frame -1)",
-        RAW_FILES_GONE: "was converted, and is no more in the raw data; stands in the manifest, the folder stays",
-        NO_IMAGES: "no view has pictures; stands in the manifest (`left_out_sequences`), as there is no ledger then",
+        ledger.NO_IMAGE: "ground truth without an image",
+        ledger.NO_GROUND_TRUTH_BEFORE: "an image before ground truth 0, by `ioi_offset`",
+        ledger.NO_GROUND_TRUTH_AFTER: "an image after the last ground truth",
+        ledger.OUTSIDE_IMAGE: "no part of the hand is in the image",
+        ledger.BEHIND_CAMERA: "the hand, or part of it, is behind the camera, so it has no bounding box",
+        ledger.VIEW_ABSENT: "the view has no images (a single row, frame -1)",
+        RAW_FILES_GONE: "converted earlier, now missing in the raw data; recorded in the manifest, and the folder stays",
+        NO_IMAGES: "no view has images; recorded in the manifest (`left_out_sequences`), because there is no ledger",
     }
 
 
@@ -239,10 +243,10 @@ def _other_reasons() -> dict[str, str]:
     from hawor_pipeline.sources import dexycb, ho3d, interhand
 
     return {
-        convert_unit.NO_JOINTS: "the data set states no joint of the hand, so its fit cannot be checked",
-        dexycb.NO_HAND: "DexYCB: the labels of the picture are all zero",
-        ho3d.NOT_ANNOTATED: "HO-3D: the labels of the picture are None",
-        interhand.NO_MANO_FIT: "InterHand2.6M: the hand is there, and has no MANO parameters",
+        convert_unit.NO_JOINTS: "the dataset has no joints of the hand, so its fit cannot be checked",
+        dexycb.NO_HAND: "DexYCB: the labels of the image are all zero",
+        ho3d.NOT_ANNOTATED: "HO-3D: the labels of the image are None",
+        interhand.NO_MANO_FIT: "InterHand2.6M: the hand is present but has no MANO parameters",
     }
 
 
@@ -250,9 +254,9 @@ def _rules() -> dict[str, str]:
     from hawor_pipeline.conversion import confidence
 
     return {
-        confidence.BLACK_IMAGE: "the crop shows nothing, as ARCTIC's first and last frames sometimes do",
-        confidence.FEW_JOINTS: "fewer joints in the picture than `min_joints_in_frame`",
-        confidence.SMALL_BOX: "the box is smaller than `min_box_px`",
+        confidence.BLACK_IMAGE: "the crop is black, as in some of ARCTIC's first and last frames",
+        confidence.FEW_JOINTS: "fewer joints in the image than `min_joints_in_frame`",
+        confidence.SMALL_BOX: "the bounding box is smaller than `min_box_px`",
     }
 
 
@@ -260,7 +264,7 @@ SECTIONS = ("Formula", "Convention", "Args", "Returns", "Raises", "Source", "Qui
 
 
 def metrics_page() -> str:
-    """Every metric and loss term with formula, unit, source and quirks, from their docstrings."""
+    """Return the page of all metrics and loss terms with formula, unit, source and quirks, from their docstrings."""
     from hawor_pipeline.core import losses, metrics
     from hawor_pipeline.core.loss import EnhancedTrainingLoss
 
@@ -279,13 +283,13 @@ def metrics_page() -> str:
 
 
 def _entry(name: str, thing: object) -> list[str]:
-    """One function or class: heading, first line, and the sections that say what it computes."""
+    """Return the entry of a function or class: heading, first line, and the sections that define its result."""
     sections = _sections(thing)
     lines = [f"#### {name}\n", _joined(sections["Summary"]), ""]
     titles = {
         "Formula": "Formula",
         "Convention": "Convention",
-        "Returns": "Gives",
+        "Returns": "Returns",
         "Source": "Source",
         "Quirk": "Quirk",
     }
@@ -296,7 +300,7 @@ def _entry(name: str, thing: object) -> list[str]:
 
 
 def _sections(thing: object) -> dict[str, list[str]]:
-    """A docstring by section; what stands before the first is the summary."""
+    """Split a docstring into sections; the text before the first section is the summary."""
     sections: dict[str, list[str]] = {"Summary": []}
     current = "Summary"
     for line in (inspect.getdoc(thing) or "").splitlines():
@@ -327,9 +331,15 @@ PAGES = {
 
 
 def main() -> None:
-    """Write the pages."""
+    """Write the pages, and the configurations and JSON schemas that follow from the schema."""
     for name, page in PAGES.items():
         (REFERENCE / name).write_text(page(), encoding="utf-8")
+    for name, config in {"training_config": TrainingConfig(), "data_config": ConversionConfig()}.items():
+        schema = json.dumps(config.model_json_schema(), indent=2)
+        (config_dir() / f"{name}.schema.json").write_text(schema + "\n", encoding="utf-8")
+        settings = config_dir() / f"{name}.yaml"
+        header = settings.read_text(encoding="utf-8").splitlines(keepends=True)[0]
+        settings.write_text(header + commented_yaml(config), encoding="utf-8")
 
 
 if __name__ == "__main__":

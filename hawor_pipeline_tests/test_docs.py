@@ -80,7 +80,7 @@ def test_every_metric_and_loss_is_in_the_reference_with_its_formula():
     page = (ROOT / "docs" / "reference" / "metrics-and-losses.md").read_text(encoding="utf-8")
     entries = {part.splitlines()[0]: part for part in page.split("#### ")[1:]}
     for name in (*metrics.__all__, *losses.__all__):
-        assert "- Source: " in entries[name] and "- Gives: " in entries[name], name
+        assert "- Source: " in entries[name] and "- Returns: " in entries[name], name
     for name in metrics.__all__:
         assert "- Formula: " in entries[name], name
 
