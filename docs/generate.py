@@ -67,8 +67,8 @@ def command_line_page() -> str:
         NOTE,
         "# Command line\n",
         "Exit codes: 0 success; 1 corrupt data, full disk, failed run (`doctor`: something required is missing); 2\n"
-        "usage error, invalid configuration, missing path or unknown subject. A usage error is one message: what was found,\n"
-        "what was expected, and what to do.\n",
+        "usage error, invalid configuration, missing path or unknown subject. A usage error prints one message: what\n"
+        "was found, what was expected, and what to do.\n",
     ]
     (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     helps = {action.dest: action.help for action in commands._choices_actions}
@@ -116,7 +116,7 @@ def metric_tables_page() -> str:
         NOTE,
         "# Metric tables\n",
         "Tables are Parquet files under `data/metrics/<table>/run_id=<run>/`. They are validated against these\n"
-        "schemas when written, and the metadata of each file contain unit and meaning of every column. Examples of queries:\n"
+        "schemas when written, and the metadata of each file contain unit and meaning of every column. Examples:\n"
         "[query the tables](../howto/query-the-tables.md).\n",
     ]
     for table in SCHEMAS:
@@ -233,7 +233,7 @@ def _reasons() -> dict[str, str]:
         ledger.OUTSIDE_IMAGE: "no part of the hand is in the image",
         ledger.BEHIND_CAMERA: "the hand, or part of it, is behind the camera, so it has no bounding box",
         ledger.VIEW_ABSENT: "the view has no images (a single row, frame -1)",
-        RAW_FILES_GONE: "converted earlier, now missing in the raw data; recorded in the manifest, and the folder stays",
+        RAW_FILES_GONE: "converted earlier, now missing in the raw data; recorded in the manifest; the folder stays",
         NO_IMAGES: "no view has images; recorded in the manifest (`left_out_sequences`), because there is no ledger",
     }
 
