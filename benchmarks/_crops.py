@@ -1,7 +1,5 @@
 """Decode, crop and encode on one core: a plain script, this project, and a lower bound."""
 
-import importlib.util
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,31 +14,14 @@ from _plain import warp_square
 from PIL import Image
 
 from hawor_pipeline.conversion.crops import crop_from_file, cut_crop, cut_crops, encode_crop, plan_cut, plan_shrink
-from hawor_pipeline.conversion.decode import Decoder
+from hawor_pipeline.conversion.decode import WHOLE_IMAGES, Decoder
 from hawor_pipeline.conversion.jpeg_cut import JpegCutter
-from hawor_pipeline.conversion.region_decoder import LIBRARY_VARIABLE, RegionDecoder, load_library
 from hawor_pipeline.shards.store import ImageWriter
 
 CROP_PX = 256
-SIDES_PX = (200, 900)  # of the cropped squares
+DECODING = {"whole": WHOLE_IMAGES, "region": ""}  # values of $HAWOR_TURBOJPEG
+SIDES_PX = (200, 900)  # of the squares that are cut out
 LARGE_PX = 600
-
-
-def region_library() -> str:
-    """Return a libturbojpeg that decodes regions: as set, "" for the system's, or that of the package `turbojpeg`."""
-    if os.environ.get(LIBRARY_VARIABLE) or load_library("") is not None:
-        return os.environ.get(LIBRARY_VARIABLE, "")
-    spec = importlib.util.find_spec("turbojpeg")
-    found = list(Path(spec.origin).parent.glob("turbojpeg.libs/libturbojpeg*")) if spec and spec.origin else []
-    return str(found[0]) if found else ""
-
-
-def decoders() -> dict[str, Decoder]:
-    """Return the decoders: `whole` images, `region` as in a conversion, and the `library` alone if one is found."""
-    library = load_library(region_library())
-    found = None if library is None else RegionDecoder(library)
-    ways = {"whole": Decoder(None), "region": Decoder(found, JpegCutter())}
-    return ways if library is None else {**ways, "library": Decoder(RegionDecoder(library))}
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -63,7 +44,7 @@ def measure_crops(images: Images, rounds: int) -> list[Row]:
     """Measure the rows of decode-crop-encode, and print the lower bound and the image quality."""
     jpegs = list(images.jpegs.values())
     size = simplejpeg.decode_jpeg_header(jpegs[0])[:2]
-    ways = decoders()
+    ways = {"whole": Decoder(), "region": Decoder(JpegCutter())}
     rng = np.random.default_rng(0)
     ratios: dict[str, list[float]] = {way: [] for way in ways}
     shares: list[float] = []
@@ -80,18 +61,13 @@ def measure_crops(images: Images, rounds: int) -> list[Row]:
                 continue  # libraries and page cache warm up
             for way in ways:
                 ratios[way].append(seconds["plain"] / seconds[way])
-            if "library" in ways:
-                shares.append(_floor(jpegs, boxes, ways["library"]) / seconds["library"])
-    rows = [
+            shares.append(_floor(jpegs, boxes) / seconds["region"])
+    return [
         from_rounds("decode_crop_encode", ratios["whole"], "times plain, per core", 1.3, "higher"),
         from_rounds("decode_crop_encode_region", ratios["region"], "times plain, per core", 2.3, "higher"),
+        from_rounds("share_of_physical_floor", shares, "floor / ours; above 1 where blocks are skipped undecoded", 0.8, "higher"),
+        _quality(jpegs, size, ways["whole"]),
     ]
-    if "library" in ways:
-        rows.append(
-            from_rounds("decode_crop_encode_library", ratios["library"], "times plain, per core", 2.3, "higher")
-        )
-        rows.append(from_rounds("share_of_physical_floor", shares, "lower bound / ours, by the library", 0.8, "higher"))
-    return [*rows, _quality(jpegs, size, ways)]
 
 
 def _round(paths: list[Path], boxes: list, ways: dict[str, Decoder], target: Path) -> dict[str, float]:
@@ -122,32 +98,34 @@ def _ours(path: Path, boxes: list, decoder: Decoder, writer: ImageWriter) -> Non
         writer.append(encode_crop(crop.pixels, 95))
 
 
-def _floor(jpegs: list[bytes], boxes: list, decoder: Decoder) -> float:
-    """Return the processor seconds that no decoder can save.
+def _floor(jpegs: list[bytes], boxes: list) -> float:
+    """Processor seconds that no decoder of the blocks can save, each part measured by itself.
 
-    The sum of entropy decoding down to the last row of the region, transform of the region alone, resampling and
-    encoding, each measured separately.
+    They are entropy decoding down to the last row that is needed, transform of the region alone, resampling and
+    encoding. A JPEG decoded at an eighth of its size costs little but its entropy decoding.
     """
-    total = 0.0
+    total, decoder = 0.0, Decoder(JpegCutter())
     for jpeg, asked in zip(jpegs, boxes, strict=True):
         shrink = plan_shrink([side for _, side in asked], CROP_PX)
         cuts = [plan_cut(center, side, CROP_PX, shrink) for center, side in asked]
-        left, top = min(c.left for c in cuts), min(c.top for c in cuts)
-        right, bottom = max(c.left + c.side for c in cuts), max(c.top + c.side for c in cuts)
-        part = decoder.decode(jpeg, "", None, shrink, (left, top, right, bottom))
-        bottom = min(bottom, part.size[0])
-        total += cpu_seconds(lambda: decoder.decode(jpeg, "", None, shrink, (0, bottom - 1, 1, bottom)))  # noqa: B023
-        alone = _region_alone(jpeg, (left, top, right, bottom), shrink)
-        height = -(-simplejpeg.decode_jpeg_header(alone)[0] // shrink)
-        transform = cpu_seconds(lambda: decoder.decode(alone, "", None, shrink))  # noqa: B023 - called at once
-        entropy = cpu_seconds(lambda: decoder.decode(alone, "", None, shrink, (0, height - 1, 1, height)))  # noqa: B023
-        total += max(transform - entropy, 0.0)
-        part = decoder.decode(jpeg, "", None, shrink, (left, top, right, bottom))
-        for cut in cuts:
+        regions = [(c.left, c.top, c.left + c.side, c.top + c.side) for c in cuts]
+        parts = decoder.decode_parts(jpeg, "", None, shrink, regions)
+        rows = parts[0].size[0]
+        total += _decoding_s(jpeg, 8) * min(max(region[3] for region in regions), rows) / rows
+        for part in {id(part): part for part in parts}.values():  # one holds both hands, or each has its own
+            height, width = part.pixels.shape[:2]
+            alone = _region_alone(jpeg, (part.left, part.top, part.left + width, part.top + height), shrink)
+            total += max(_decoding_s(alone, shrink) - _decoding_s(alone, 8), 0.0)
+        for part, cut in zip(parts, cuts, strict=True):
             crop = cut_crop(part, cut, CROP_PX)
             total += cpu_seconds(lambda: cut_crop(part, cut, CROP_PX))  # noqa: B023 - called at once
             total += cpu_seconds(lambda: encode_crop(crop, 95))  # noqa: B023 - called at once
     return total
+
+
+def _decoding_s(jpeg: bytes, shrink: int) -> float:
+    height, width = (-(-side // shrink) for side in simplejpeg.decode_jpeg_header(jpeg)[:2])
+    return cpu_seconds(lambda: simplejpeg.decode_jpeg(jpeg, "RGB", min_height=height, min_width=width))
 
 
 def _region_alone(jpeg: bytes, region: tuple[int, int, int, int], shrink: int) -> bytes:
@@ -159,15 +137,15 @@ def _region_alone(jpeg: bytes, region: tuple[int, int, int, int], shrink: int) -
     )
 
 
-def _quality(jpegs: list[bytes], size: tuple[int, int], ways: dict[str, Decoder]) -> Row:
-    """Return the gain in PSNR of large crops over the plain script's, against exact anti-aliased resampling, in dB."""
+def _quality(jpegs: list[bytes], size: tuple[int, int], decoder: Decoder) -> Row:
+    """How much closer large crops come to an exact anti-aliased resampling than the plain way's, in decibels."""
     rng = np.random.default_rng(1)
     gains = []
     for jpeg in jpegs[::3]:
         image = simplejpeg.decode_jpeg(jpeg)
         side = float(rng.uniform(LARGE_PX, SIDES_PX[1]))
         center = np.array([rng.uniform(side / 2 + 4, edge - side / 2 - 4) for edge in size[::-1]])
-        crop = cut_crops(jpeg, "", None, [(center, side)], CROP_PX, ways["whole"])[0]
+        crop = cut_crops(jpeg, "", None, [(center, side)], CROP_PX, decoder)[0]
         shrink = plan_shrink([side], CROP_PX)
         assert np.array_equal(crop.crop_from_file, crop_from_file(plan_cut(center, side, CROP_PX, shrink), CROP_PX))
         plain, affine = warp_square(image, center, side, CROP_PX)

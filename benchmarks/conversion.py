@@ -3,10 +3,9 @@
 The sample generator paints images at ARCTIC's sizes (2800x2000 at about 0.35 MB, 1000x1000 at about 0.06 MB), in all
 nine views, two hands each. Every process has one thread. Per-core rows compare processor time; end-to-end rows
 compare hands per second, ours on two processes against the plain script on one, without visibility, page cache warm,
-start-up excluded, 256 px crops of the box itself (no margin) from both. They use wall time if the processes had
-their cores to themselves; on a busier machine they use processor time, and the unit states it. Rows that end in
-`_region` decode regions as a conversion does on this machine: regions are cut out of the file, or a libturbojpeg >= 3
-decodes them if one is found; `decode_crop_encode_library` and the lower bound use such a library alone.
+start-up excluded, 256 px crops of the box itself (no margin) from both. They are from wall time where the processes had
+their cores to themselves; on a busier machine they are from processor time, and the unit says so. Rows that end in
+`_region` decode regions as a conversion does: they are cut out of the file. The others decode whole images.
 """
 
 import os
@@ -17,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from _crops import CROP_PX, measure_crops, region_library
+from _crops import CROP_PX, DECODING, measure_crops
 from _frames import SUBJECT, make_base, paint, write_source
 from _measure import Row, from_rounds, run
 from _plain import PlainConverter
 from _workers import Timed, Workers
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.region_decoder import LIBRARY_VARIABLE, WHOLE_IMAGES
+from hawor_pipeline.conversion.decode import CUTTING_VARIABLE
 
 GOALS = {
     "whole": {"e2e_full_lean": 2.7, "e2e_full": 4.5, "e2e_crop_lean": 3.5, "e2e_crop": 9.0},
@@ -44,7 +43,7 @@ class Job:
     root: Path
     sequence: str
     output: Path
-    library: str  # of the region decoder, "" for the system's; "off" decodes whole images
+    decoding: str  # a value of DECODING
     visibility: bool = False
 
 
@@ -67,8 +66,8 @@ def convert(job: Job) -> float:
     from hawor_pipeline.sources.arctic import ArcticRoot
     from hawor_pipeline.sources.hand_models import hash_hand_models
 
-    if os.environ.get(LIBRARY_VARIABLE) != job.library:
-        os.environ[LIBRARY_VARIABLE] = job.library
+    if os.environ.get(CUTTING_VARIABLE) != job.decoding:
+        os.environ[CUTTING_VARIABLE] = job.decoding
         decode._of_thread.__dict__.clear()
     scene.measure_contacts = _measure_contacts(scene) if job.visibility else lambda *_: None
     root, settings = ArcticRoot.locate(job.root), ConversionConfig(crop_margin=MARGIN)
@@ -149,49 +148,48 @@ class Sources:
         self.written += 1
         return self.output / str(self.written)
 
-    def jobs(self, processes: int, library: str, *, visibility: bool = False) -> list[list[Job]]:
-        """Return one sequence for each process."""
+    def jobs(self, processes: int, decoding: str, *, visibility: bool = False) -> list[list[Job]]:
+        """A sequence for each process."""
         folder = self.fresh()
         names = self.sequences[:processes]
-        return [[Job(self.ours, name, folder / name, library, visibility)] for name in names]
+        return [[Job(self.ours, name, folder / name, decoding, visibility)] for name in names]
 
     def plain_jobs(self, *, mesh: bool) -> list[list[PlainJob]]:
         """Return one sequence for one process."""
         return [[PlainJob(self.plain, self.image_source, self.plain_sequence, self.fresh(), mesh)]]
 
 
-def measure_sources(workers: Workers, source: Sources, libraries: dict[str, str], rounds: int) -> list[Row]:
-    """Measure the end-to-end rows of one image source."""
+def measure_sources(workers: Workers, source: Sources, rounds: int) -> list[Row]:
+    """End-to-end rows of one image source."""
     short = SHORT[source.image_source]
-    for library in libraries.values():
-        workers.run(warm_up, source.jobs(2, library))
+    for decoding in DECODING.values():
+        workers.run(warm_up, source.jobs(2, decoding))
     for mesh in (False, True):
         workers.run(convert_plainly, source.plain_jobs(mesh=mesh))
     timed: dict[str, list[Timed]] = {}
     for _ in range(rounds):
         for mesh, name in ((False, "plain lean"), (True, "plain")):
             timed.setdefault(name, []).append(workers.run(convert_plainly, source.plain_jobs(mesh=mesh)))
-        for way, library in libraries.items():
+        for way, decoding in DECODING.items():
             for processes in (1, 2):
-                jobs = source.jobs(processes, library)
+                jobs = source.jobs(processes, decoding)
                 timed.setdefault(f"{way} {processes}", []).append(workers.run(convert, jobs))
-        last = list(libraries.values())[-1]
-        timed.setdefault("with visibility", []).append(workers.run(convert, source.jobs(1, last, visibility=True)))
+        seen = source.jobs(1, DECODING["region"], visibility=True)
+        timed.setdefault("with visibility", []).append(workers.run(convert, seen))
         shutil.rmtree(source.output, ignore_errors=True)
     rows = []
-    for way in libraries:
+    for way in DECODING:
         suffix = "" if way == "whole" else "_region"
         for lean, plain in (("_lean", "plain lean"), ("", "plain")):
             name = f"e2e_{short}{lean}"
             ratios, unit = _compare(timed[f"{way} 2"], timed[plain])
             rows.append(from_rounds(name + suffix, ratios, f"times plain, {unit}", GOALS[way][name], "higher"))
-    last = list(libraries)[-1]
     ratios = [
         with_it.cpu_s / without.cpu_s
-        for with_it, without in zip(timed["with visibility"], timed[f"{last} 1"], strict=True)
+        for with_it, without in zip(timed["with visibility"], timed["region 1"], strict=True)
     ]
     name = "visibility_cost" if source.image_source == "images" else "visibility_cost_crop"
-    rows.append(from_rounds(name, ratios, f"with / without, {last} decoding", 1.2, "lower"))
+    rows.append(from_rounds(name, ratios, "with / without, region decoding", 1.2, "lower"))
     if source.image_source == "images":
         two, one = timed["whole 2"], timed["whole 1"]
         ratios, unit = _compare(two, one)
@@ -220,7 +218,6 @@ def _print_rates(short: str, timed: dict[str, list[Timed]]) -> None:
 def measure(quick: bool) -> list[Row]:
     """Measure all rows."""
     rounds = 3 if quick else 5
-    libraries = {"whole": WHOLE_IMAGES, "region": region_library()}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder, Workers(2) as workers:
         base = Path(folder) / "base"
@@ -234,7 +231,7 @@ def measure(quick: bool) -> list[Row]:
             names = write_source(base, ours, images, COPIES, 2)
             short = write_source(base, plain, images, PLAIN_COPIES, 1)
             source = Sources(image_source, ours, names, plain, short[0], Path(folder) / "written")
-            rows += measure_sources(workers, source, libraries, rounds)
+            rows += measure_sources(workers, source, rounds)
     return rows
 
 

@@ -15,13 +15,11 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from _crops import region_library
+from _crops import DECODING
 from _frames import MOMENTS, make_base, paint, write_source
 from _measure import Row, from_rounds, run
 from _workers import Workers
 from conversion import Job, convert, warm_up
-
-from hawor_pipeline.conversion.region_decoder import WHOLE_IMAGES
 
 PORT, JOBS_PORT = 6393, 8293
 EMPTY_TASKS = 200
@@ -110,8 +108,7 @@ def measure_engines(quick: bool) -> list[Row]:
 
 
 def measure_rate(quick: bool) -> list[Row]:
-    """Return the processor time of an image of ARCTIC's size with both hands visible, per way of decoding."""
-    libraries = {"whole": WHOLE_IMAGES, "region": region_library()}
+    """Processor time of a picture of ARCTIC's size in which both hands are seen, per way of decoding."""
     rows = []
     with tempfile.TemporaryDirectory() as directory, Workers(1) as workers:
         base, root = Path(directory) / "base", Path(directory) / "raw"
@@ -119,8 +116,8 @@ def measure_rate(quick: bool) -> list[Row]:
         (name,) = write_source(base, root, images, COPIES, 1)
         count = COPIES * len(images.jpegs)
         assert len(images.jpegs) == 9 * len(MOMENTS)
-        for way, library in libraries.items():
-            jobs = [Job(root, name, Path(directory) / way / str(n), library, True) for n in range(3 if quick else 6)]
+        for way, decoding in DECODING.items():
+            jobs = [Job(root, name, Path(directory) / way / str(n), decoding, True) for n in range(3 if quick else 6)]
             workers.run(warm_up, [[jobs[0]]])
             times = [1e3 * workers.run(convert, [[job]]).cpu_s / count for job in jobs[1:]]
             rows.append(from_rounds(f"picture_{way}_ms", times, "ms of one core, visibility included", 30.0, "lower"))

@@ -109,9 +109,9 @@ def _decoding() -> Diagnosis:
         from hawor_pipeline.conversion.decode import thread_decoder
     except ImportError:
         return Diagnosis("Decoding", False, False, "packages are missing")
-    ways = thread_decoder().ways
-    found = "regions of images, " + " and ".join(ways) if ways else "whole images only"
-    return Diagnosis("Decoding", bool(ways), False, found, "install numba, else conversion takes twice as long")
+    regions = thread_decoder().decodes_regions
+    found = "regions of images, cut out by numba" if regions else "whole images only"
+    return Diagnosis("Decoding", regions, False, found, "install numba, else conversion takes twice as long")
 
 
 def _disk() -> Diagnosis:

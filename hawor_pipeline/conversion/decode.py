@@ -1,9 +1,9 @@
-"""Decoding no more of a picture than its crops need, strictly: a damaged picture is refused.
+"""Decoding no more of an image than its crops need, strictly: a damaged image is refused.
 
-Large crops are shrunk while they are decoded (by 2, 4 or 8, inside the cosine transform), and only the part around the
-hands is decoded: cut out of the file beforehand where it is a plain JPEG and numba is there, else by a libturbojpeg
-that can. Every way gives the same pixels of a sound picture. Of a damaged one, a way that does not look at all of it
-cannot see all damage: a file that is cut short is always refused, what else is wrong below the hands is not noticed.
+Large crops are shrunk while they are decoded (by 2, 4 or 8, inside the cosine transform). Where numba is installed and
+the file is a plain JPEG, only the part around the hands is decoded: it is cut out of the file first. Both ways give the
+same pixels of an intact image. A cut does not read the blocks below the hands, so damage there stays unnoticed; a file
+that is cut short is always refused.
 """
 
 import os
@@ -15,58 +15,52 @@ from typing import TYPE_CHECKING
 import numpy as np
 import simplejpeg
 
-from hawor_pipeline.conversion.region_decoder import (
-    LIBRARY_VARIABLE,
-    WHOLE_IMAGES,
-    RegionDecoder,
-    find_region_decoder,
-)
 from hawor_pipeline.errors import DataError
 
 if TYPE_CHECKING:
     from hawor_pipeline.conversion.jpeg_cut import JpegCutter
 
-_END = b"\xff\xd9"
+CUTTING_VARIABLE = "HAWOR_TURBOJPEG"  # named after a decoder that is gone; the value "off" still decodes whole images
+WHOLE_IMAGES = "off"
 END_WITHIN = 64  # bytes; some writers pad the file
-_SMALL_PX = 500_000  # of the file; smaller pictures are decoded about as fast as cut
-_LARGE_SHARE = 0.5  # of a picture; a larger region is not worth cutting, as its blocks are read twice
-_LARGE_SHARE_ABOVE = 0.35  # of what is above its lower edge; from here on a library that decodes regions is faster
-_EACH_PX = 10_000  # what a further small picture costs, in pixels that could be decoded in the meantime
+_END = b"\xff\xd9"
+# Measured, see docs/decisions/0024 and 0028.
+_SMALL_PX = 500_000  # of the file; smaller images are decoded about as fast as cut
+_LARGE_SHARE = 0.5  # of an image; a larger region is not worth cutting, as its blocks are read twice
+_EACH_PX = 10_000  # cost of one more small JPEG, in pixels that could be decoded in the meantime
 Region = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Decoded pixels of a picture, and where they lie in it. Everything is in pixels of the shrunk picture."""
+    """Decoded pixels of an image and their place in it, in pixels of the shrunk image."""
 
     pixels: np.ndarray  # (h, w, 3) uint8 RGB
     left: int
     top: int
-    size: tuple[int, int]  # (height, width) of the whole shrunk picture
+    size: tuple[int, int]  # (height, width) of the whole shrunk image
 
     @classmethod
     def whole(cls, pixels: np.ndarray) -> "Part":
-        """A picture of which everything is there."""
+        """Return a part that is the whole image."""
         return cls(pixels, 0, 0, (pixels.shape[0], pixels.shape[1]))
 
 
 class Decoder:
-    """Decodes pictures for one thread. A result lies in a buffer that the next call overwrites.
+    """Decoder of JPEGs for one thread. A result lies in a buffer that the next call overwrites.
 
     Args:
-        regions: what decodes regions; None decodes whole pictures.
-        cutter: what cuts regions out of files beforehand; comes first.
+        cutter: Cuts regions out of files; None to decode whole images.
     """
 
-    def __init__(self, regions: RegionDecoder | None, cutter: "JpegCutter | None" = None) -> None:
-        self._regions, self._cutter = regions, cutter
+    def __init__(self, cutter: "JpegCutter | None" = None) -> None:
+        self._cutter = cutter
         self._buffer = np.empty(0, np.uint8)
 
     @property
-    def ways(self) -> list[str]:
-        """How it decodes less than a whole picture; empty where it cannot."""
-        ways = {"cut out by numba": self._cutter, "decoded by libturbojpeg": self._regions}
-        return [name for name, way in ways.items() if way is not None]
+    def decodes_regions(self) -> bool:
+        """Whether this decoder can decode less than a whole image."""
+        return self._cutter is not None
 
     def decode(
         self,
@@ -76,7 +70,7 @@ class Decoder:
         shrink: int = 1,
         region: Region | None = None,
     ) -> Part:
-        """`decode_parts` of one region, or of the whole picture."""
+        """Decode one region, or the whole image; see `decode_parts`."""
         return self.decode_parts(data, name, expected, shrink, [] if region is None else [region])[0]
 
     def decode_parts(
@@ -87,70 +81,67 @@ class Decoder:
         shrink: int,
         regions: Sequence[Region],
     ) -> list[Part]:
-        """Decode one JPEG, refusing damaged ones.
+        """Decode one JPEG.
 
         Args:
-            data: the file's bytes.
-            name: for messages.
-            expected: (height, width) of the file, or None where any size will do.
+            data: The file's bytes.
+            name: For messages.
+            expected: (height, width) of the file, or None to accept any size.
             shrink: 1, 2, 4 or 8.
-            regions: (left, top, right, bottom) in pixels of the shrunk picture that must be there.
+            regions: (left, top, right, bottom) in pixels of the shrunk image that are needed.
 
         Returns:
-            What holds each region; several may be in the same part. The whole picture where no region is asked for.
+            A part that holds each region; several may be in the same part. Without regions, the whole image.
 
         Raises:
-            DataError: it is cut short, damaged, or of another size.
+            DataError: The file is cut short, damaged, or of another size.
         """
         try:
             size = simplejpeg.decode_jpeg_header(data)[:2]
             if expected is not None and size != expected:
                 raise DataError(
-                    f"{name}: {size[1]}x{size[0]} pixels, expected {expected[1]}x{expected[0]} as meta/misc.json says."
+                    f"{name}: {size[1]}x{size[0]} pixels, expected {expected[1]}x{expected[0]} by meta/misc.json."
                 )
             if not has_end(data):
                 raise ValueError("it has no end marker")
             parts = self._parts(data, shrink, (-(-size[0] // shrink), -(-size[1] // shrink)), regions)
             return parts if len(parts) == len(regions) else parts * max(1, len(regions))
         except ValueError as error:
-            raise DataError(
-                f"{name}: damaged JPEG ({error}); expected a complete picture. Get the file again."
-            ) from None
+            raise DataError(f"{name}: damaged JPEG ({error}); expected a complete image. Get the file again.") from None
 
     def _parts(self, data: bytes, shrink: int, shrunk: tuple[int, int], regions: Sequence[Region]) -> list[Part]:
-        """A part for each region, or one that holds all of them."""
+        """Return a part for each region, or one that holds all of them."""
         inside = [found for region in regions if (found := _inside(region, shrunk)) is not None]
-        together = _around(inside) if inside else (0, 0, shrunk[1], shrunk[0])
-        apart = inside if len(inside) == len(regions) and _better_apart(inside, together) else [together]
-        if inside and self._cuts(apart, shrunk, shrink):
-            parts = self._cut_out(data, shrink, shrunk, apart)
+        if inside:
+            together = _around(inside)
+            apart = inside if len(inside) == len(regions) and _better_apart(inside, together) else [together]
+            parts = self._cut_out(data, shrink, shrunk, apart) if self._cuts(apart, shrunk, shrink) else None
             if parts is not None:
                 return parts
-        buffer = self._room(shrunk[0] * shrunk[1])
-        if self._regions is not None:
-            return [Part(*self._regions.decode(data, shrink, together, buffer), shrunk)]
-        pixels = _all_pixels(data, shrunk, buffer)
+        pixels = _all_pixels(data, shrunk, self._room(shrunk[0] * shrunk[1]))
         if pixels.shape[:2] != shrunk:
             raise ValueError(f"the decoder made it {pixels.shape[1]}x{pixels.shape[0]}, not {shrunk[1]}x{shrunk[0]}")
-        return [Part(pixels, 0, 0, shrunk)]
+        return [Part.whole(pixels)]
 
     def _room(self, count: int) -> np.ndarray:
-        """Memory for pixels."""
+        """Return memory for pixels."""
         if self._buffer.size < 3 * count:
             self._buffer = np.empty(3 * count, np.uint8)
         return self._buffer
 
     def _cuts(self, regions: Sequence[Region], shrunk: tuple[int, int], shrink: int) -> bool:
-        """Whether cutting is the fastest way: blocks of the regions are read twice, those above them only once."""
-        wanted, (height, width) = sum(map(_area, regions)), shrunk
-        if self._cutter is None or height * width * shrink**2 < _SMALL_PX or wanted > _LARGE_SHARE * height * width:
-            return False
-        return self._regions is None or wanted < _LARGE_SHARE_ABOVE * max(region[3] for region in regions) * width
+        """Whether cutting is possible and faster: blocks of the regions are read twice, those above them once."""
+        height, width = shrunk
+        return (
+            self._cutter is not None
+            and height * width * shrink**2 >= _SMALL_PX
+            and sum(map(_area, regions)) <= _LARGE_SHARE * height * width
+        )
 
     def _cut_out(
         self, data: bytes, shrink: int, shrunk: tuple[int, int], regions: Sequence[Region]
     ) -> list[Part] | None:
-        """The parts by way of smaller files; None where that is not possible, and a decoder has to see all of it."""
+        """Decode the parts from smaller files; return None where the whole file must be decoded instead."""
         assert self._cutter is not None
         found = self._cutter.cut(data, shrink, regions)
         if found is None:
@@ -170,7 +161,7 @@ class Decoder:
 
 
 def has_end(data: bytes) -> bool:
-    """Whether a JPEG, or the last END_WITHIN bytes of one, ends as a complete one does."""
+    """Whether a JPEG, or the last END_WITHIN bytes of one, has an end marker where a complete file has it."""
     return data.rfind(_END, -END_WITHIN) >= 0
 
 
@@ -189,12 +180,12 @@ def _around(regions: Sequence[Region]) -> Region:
 
 
 def _better_apart(regions: Sequence[Region], together: Region) -> bool:
-    """Whether regions are decoded faster each by itself than all at once."""
+    """Whether regions are decoded faster one by one than all at once."""
     return sum(map(_area, regions)) + _EACH_PX * len(regions) < _area(together)
 
 
 def _inside(region: Region, size: tuple[int, int]) -> Region | None:
-    """The region cut to the picture; None where nothing is left of it."""
+    """Clip a region to the image; return None if nothing is left of it."""
     left, top, right, bottom = max(region[0], 0), max(region[1], 0), min(region[2], size[1]), min(region[3], size[0])
     return (left, top, right, bottom) if right > left and bottom > top else None
 
@@ -203,15 +194,15 @@ _of_thread = threading.local()
 
 
 def thread_decoder() -> Decoder:
-    """This thread's decoder, with what this machine has to decode regions."""
+    """Return the decoder of this thread."""
     if not hasattr(_of_thread, "decoder"):
-        _of_thread.decoder = Decoder(find_region_decoder(), _find_cutter())
+        _of_thread.decoder = Decoder(_find_cutter())
     return _of_thread.decoder
 
 
 def _find_cutter() -> "JpegCutter | None":
-    """None without numba (it follows new versions of Python and NumPy late), or where whole pictures are asked for."""
-    if os.environ.get(LIBRARY_VARIABLE) == WHOLE_IMAGES:
+    """Return a cutter, or None without numba (which follows new versions of Python late) or where it is off."""
+    if os.environ.get(CUTTING_VARIABLE) == WHOLE_IMAGES:
         return None
     try:
         from hawor_pipeline.conversion.jpeg_cut import JpegCutter
@@ -221,17 +212,17 @@ def _find_cutter() -> "JpegCutter | None":
 
 
 def decode_image(data: bytes, name: object, expected: tuple[int, int] | None) -> np.ndarray:
-    """Decode one whole JPEG, refusing damaged ones.
+    """Decode one whole JPEG.
 
     Args:
-        data: the file's bytes.
-        name: for messages.
-        expected: (height, width), or None where any size will do.
+        data: The file's bytes.
+        name: For messages.
+        expected: (height, width), or None to accept any size.
 
     Returns:
         (height, width, 3) uint8 RGB.
 
     Raises:
-        DataError: it is cut short, damaged, or of another size.
+        DataError: The file is cut short, damaged, or of another size.
     """
     return thread_decoder().decode(data, name, expected).pixels.copy()

@@ -114,7 +114,7 @@ def dry_run(
         "enough_disk": size < free,
         "hours": round(seconds / 3600, 3),
         "workers": processes,
-        "region_decoding": bool(thread_decoder().ways),
+        "region_decoding": thread_decoder().decodes_regions,
         "measured": cost.measured,
         "pictures_looked_at": looked_at,
         "problems": problems,

@@ -16,6 +16,8 @@ from hawor_pipeline.conversion.jpeg_stream import (
     MAX_MCU_BYTES,
     MAX_ROW_BYTES,
     SLACK,
+    Mcu,
+    Tables,
     cut,
     look_up_tables,
     stuff,
@@ -57,11 +59,8 @@ class _Header:
 class _Reader:
     """What `jpeg_stream.cut` needs to know of a kind of picture."""
 
-    mcu: tuple[int, int]  # (height, width), pixels
-    parts: np.ndarray  # (blocks of an MCU,) int64, component of each
-    part_tables: np.ndarray  # (blocks of an MCU,) uint64, pair of tables of each
-    tables: tuple
-    code_words: np.ndarray  # (pairs, 12) int64
+    mcu_px: tuple[int, int]  # (height, width) of an MCU
+    mcu: Mcu
 
 
 def _read_header(data: bytes) -> _Header | None:
@@ -109,15 +108,15 @@ def _reader(components: tuple[_Component, ...], codes: bytes) -> _Reader:
         raise ValueError("a code table is missing") from None
     ahead = [look_up_tables(dc, ac, LOOK_BITS) for dc, ac in by_bits]
     parts = [part for part, one in enumerate(components) for _ in range(one.across * one.down)]
+    joined = (np.concatenate(of_all) for of_all in (*zip(*by_bits, strict=True), *zip(*ahead, strict=True)))
     return _Reader(
-        mcu=(_BLOCK * max(one.down for one in components), _BLOCK * max(one.across for one in components)),
-        parts=np.array(parts, np.int64),
-        part_tables=np.array([pairs.index(components[part].tables) for part in parts], np.uint64),
-        tables=(
-            *(np.concatenate(of_all) for of_all in (*zip(*by_bits, strict=True), *zip(*ahead, strict=True))),
-            LOOK_BITS,
+        mcu_px=(_BLOCK * max(one.down for one in components), _BLOCK * max(one.across for one in components)),
+        mcu=Mcu(
+            parts=np.array(parts, np.int64),
+            part_tables=np.array([pairs.index(components[part].tables) for part in parts], np.uint64),
+            tables=Tables(*joined, LOOK_BITS),
+            code_words=np.array([_code_words(*defined[dc]) for dc, _ in pairs], np.int64),
         ),
-        code_words=np.array([_code_words(*defined[dc]) for dc, _ in pairs], np.int64),
     )
 
 
@@ -196,7 +195,7 @@ class JpegCutter:
         if known is None:
             return None
         header, reader = known
-        mcus = [_in_mcus(region, shrink, header.size, reader.mcu) for region in regions]
+        mcus = [_in_mcus(region, shrink, header.size, reader.mcu_px) for region in regions]
         if any(left >= right or top >= bottom for left, top, right, bottom in mcus):
             return None
         bits = self._copy(data, header, reader, mcus)
@@ -213,7 +212,7 @@ class JpegCutter:
         stream: np.ndarray,
     ) -> SmallJpeg:
         """The JPEG of a stream, which holds a region in MCUs; all but its size is as in the larger one."""
-        header, (down, across) = known[0], known[1].mcu
+        header, (down, across) = known[0], known[1].mcu_px
         left, top = region[0] * across, region[1] * down
         size = (min(header.size[0], region[3] * down) - top, min(header.size[1], region[2] * across) - left)
         sized = data[: header.size_at] + size[0].to_bytes(2, "big") + size[1].to_bytes(2, "big")
@@ -237,7 +236,7 @@ class JpegCutter:
         self, data: bytes, header: _Header, reader: _Reader, regions: list[tuple[int, int, int, int]]
     ) -> np.ndarray | None:
         """Copy MCUs of each region into a row of `_out`; returns their bits, (regions,) uint64, or None."""
-        (height, width), (down, across) = header.size, reader.mcu
+        (height, width), (down, across) = header.size, reader.mcu_px
         bottom = max(region[3] for region in regions)
         length = len(data) + SLACK + MAX_MCU_BYTES + MAX_ROW_BYTES * bottom
         if self._out.shape[0] < len(regions) or self._out.shape[1] < length:
@@ -247,9 +246,8 @@ class JpegCutter:
         for share in (_SPARE * bottom / -(-height // down), 1.0):  # most often there is no need to look at all of it
             most = header.start + int(share * coded) + MAX_MCU_BYTES
             found = unstuff(np.frombuffer(data, np.uint8), header.start, most, self._stream)
-            grid, tables, words = -(-width // across), reader.tables, reader.code_words
-            kind = (reader.parts, reader.part_tables, tables, words)
-            done = cut(self._stream, found, grid, wanted, *kind, self._out, bits) if found >= 0 else 0
+            grid = -(-width // across)
+            done = cut(self._stream, found, grid, wanted, reader.mcu, self._out, bits) if found >= 0 else 0
             if done or share >= 1:
                 break
         return bits if done > 0 else None

@@ -1,30 +1,58 @@
-"""Walking through the entropy-coded blocks of a JPEG without decoding them, compiled.
+"""Copying blocks out of the entropy-coded part of a JPEG without decoding it, compiled by numba.
 
-A baseline JPEG has no index: to find a block one has to read all before it. Here a block is read by looking up several
-of its symbols at once, and only what is needed to go on is kept: where the next block begins and the sum of the
-differences that its average colour is coded by. The functions are compiled at their first use, and kept on disk.
+A scan is a sequence of MCUs (minimum coded units, the 8x8 blocks that cover one patch of the image), row by row, each
+block Huffman-coded bit after bit. A baseline JPEG has no index: a block can only be found by reading all blocks before
+it. Two things are needed of each block on the way: its length in bits, and its DC difference. DC, the block's average
+colour, is coded as the difference to the block before it of the same component, so the sums of all differences are the
+state in which the next block is read. AC coefficients are skipped, several symbols per table lookup.
+
+Restart markers would reset that state and align the stream to bytes; `jpeg_cut` refuses such files, so that nothing
+here has to look for them.
+
+Bit positions and stream words are uint64 everywhere: numba turns a mix of signed and unsigned integers into floats.
 
 Source: ITU-T T.81, annexes F.1.2 and F.2.2.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
 from hawor_pipeline.conversion.compiled import compiled, inlined
 
-LOOK_BITS = 13  # of the stream that one look-up sees; more would not fit into a fast cache
+LOOK_BITS = 13  # of the stream per table lookup: with more, the tables (3 x 8192 entries) leave the fast cache
 SLACK = 16  # bytes past the end of a stream that may be read
 MAX_MCU_BYTES = 10 * 64 * 4  # ten blocks, 64 coefficients, at most 31 bits each
-MAX_ROW_BYTES = 3 * 4  # by which the first differences of a row may grow, one of each component
+MAX_ROW_BYTES = 3 * 4  # growth of a row by its newly coded first differences, one per component
 
 _U = np.uint64
 _ONES, _HIGH = _U(0x0101010101010101), _U(0x8080808080808080)
 _BROKEN = -1
-_MOST_AHEAD = 62  # coefficients in one look-up: with one more, a block may be complete without a symbol that says so
+_MOST_AHEAD = 62  # coefficients per lookup: one more could complete a block without an end-of-block symbol
+
+
+class Tables(NamedTuple):
+    """Huffman tables of all pairs (one for DC, one for AC) of a scan, each pair's behind the previous one's."""
+
+    dc_codes: np.ndarray  # (pairs * 65536,) int32, length << 8 | symbol by the next 16 bits; 0: no such code
+    ac_codes: np.ndarray  # (pairs * 65536,) int32, the same for the other coefficients
+    first: np.ndarray  # (pairs * 2**look,) int32, see `look_up_tables`
+    further: np.ndarray  # (pairs * 2**look,) uint16, see `look_up_tables`
+    look: int  # bits per lookup
+
+
+class Mcu(NamedTuple):
+    """Layout of an MCU: its blocks in stream order, and the codes they are written with."""
+
+    parts: np.ndarray  # (blocks,) int64, component of each block
+    part_tables: np.ndarray  # (blocks,) uint64, pair of tables of each block
+    tables: Tables
+    code_words: np.ndarray  # (pairs, 12) int64, code << 8 | length of each size of a DC difference; 0: no such code
 
 
 @inlined
 def _load(stream, at):
-    """Eight bytes, the first one highest."""
+    """Read eight bytes, most significant first, at any alignment."""
     return (
         (_U(stream[at]) << _U(56))
         | (_U(stream[at + _U(1)]) << _U(48))
@@ -39,28 +67,36 @@ def _load(stream, at):
 
 @inlined
 def _has_ff(word):
-    """Whether one of eight bytes is 0xff."""
+    """Test whether one of eight bytes is 0xff.
+
+    The known test for a zero byte, on the complement: subtracting 1 from each byte borrows into the highest bit only
+    where the byte is 0 or already had that bit; the second mask removes the latter.
+    """
     return ((~word - _ONES) & word & _HIGH) != _U(0)
 
 
 @compiled
 def unstuff(data, start, most, out):
-    """Copy a scan without the zeros that follow each 0xff in it.
+    """Copy a scan without its stuffing.
+
+    A marker is 0xff and a code, so an encoder writes each 0xff of the scan as 0xff 0x00. Without these zeros the scan
+    is one string of bits, in which a block can be found by its bit position alone.
 
     Args:
         data: (n,) uint8, the file.
-        start: where the scan begins.
-        most: of the file's bytes to look at; then it stops, as if the scan ended there.
-        out: uint8, at least as long as what is left of the file.
+        start: Position of the scan.
+        most: Position to stop at, as if the scan ended there.
+        out: uint8, at least as long as the rest of the file.
 
     Returns:
-        Bytes of the scan, -1 where the file ends before it or another marker than the last interrupts it.
+        Bytes of the scan; -1 if the file ends before its end marker, or another marker interrupts the scan.
     """
     at, to, last = _U(start), _U(0), _U(data.size)
     while at < last:
         if at >= _U(most):
             return np.int64(to)
         if at + _U(8) <= last:
+            # Copied before the test, so that the compiler can make it one store; a hit is written again below.
             word = _load(data, at)
             for byte in range(8):
                 out[to + _U(byte)] = data[at + _U(byte)]
@@ -75,6 +111,7 @@ def unstuff(data, start, most, out):
         if at + _U(1) >= last:
             break
         if data[at + _U(1)] != 0:
+            # 0xd9 is the end of the image; all other markers inside a scan are restarts, or damage
             return np.int64(to) if data[at + _U(1)] == 0xD9 else np.int64(_BROKEN)
         out[to] = 255
         at += _U(2)
@@ -84,16 +121,18 @@ def unstuff(data, start, most, out):
 
 @inlined
 def _is_odd(symbol):
-    """Whether a symbol of coefficients is none of a sequential JPEG: no bits, and neither the end nor 16 zeros."""
+    """Test for an AC symbol that sequential JPEGs lack: zero bits, but neither 16 zeros (0xf0) nor end of block (0)."""
     return symbol & 15 == 0 and symbol != 0xF0
 
 
 @compiled
 def _runs(codes, window, used, look):
-    """How far the symbols of coefficients go that begin and end inside a window.
+    """Follow the AC symbols that lie completely inside a window of the stream.
+
+    A symbol is a run of zeros (upper four bits) and the number of bits (lower four) that follow it for a coefficient.
 
     Returns:
-        Bits, coefficients, whether the block ended.
+        (bits, coefficients, 1 if the block ended).
     """
     coefficients, mask = 0, (1 << look) - 1
     while True:
@@ -112,16 +151,16 @@ def _runs(codes, window, used, look):
 
 @compiled
 def look_up_tables(dc_codes, ac_codes, look):
-    """What can be known from the next bits of the stream.
+    """Tabulate all that the next bits of a stream determine.
 
     Args:
-        dc_codes: (65536,) int32, length << 8 | symbol by the next 16 bits; 0: no such code.
-        ac_codes: the same of the other coefficients.
-        look: bits that one look-up sees.
+        dc_codes: (65536,) int32 of one pair, see `Tables`.
+        ac_codes: (65536,) int32 of one pair.
+        look: Bits per lookup.
 
     Returns:
-        Two tables (2**look,). Of a block's beginning, int32: difference << 16 | coefficients << 8 | ended << 7 | bits;
-        of what follows, uint16: coefficients << 8 | ended << 7 | bits. 0 where not even one symbol is complete.
+        Two tables (2**look,). For the start of a block, int32: difference << 16 | coefficients << 8 | ended << 7 |
+        bits; for its rest, uint16: coefficients << 8 | ended << 7 | bits. 0 if no symbol is complete.
     """
     count = 1 << look
     first, further = np.zeros(count, np.int32), np.zeros(count, np.uint16)
@@ -133,7 +172,7 @@ def look_up_tables(dc_codes, ac_codes, look):
         if code == 0 or size > 11 or length + size > look:
             continue
         difference = (window >> (look - length - size)) & ((1 << size) - 1)
-        if size > 0 and difference < 1 << (size - 1):
+        if size > 0 and difference < 1 << (size - 1):  # a first bit of 0 marks a negative value
             difference -= (1 << size) - 1
         used, coefficients, ended = _runs(ac_codes, window, length + size, look)
         first[window] = difference << 16 | coefficients << 8 | ended << 7 | used
@@ -142,7 +181,11 @@ def look_up_tables(dc_codes, ac_codes, look):
 
 @compiled
 def _difference(stream, at, codes, table):
-    """Read the difference that a block begins with: its value and its bits (0: no such code)."""
+    """Read the DC difference at the start of a block.
+
+    Returns:
+        (value, bits); 0 bits if there is no such code.
+    """
     word = _load(stream, at >> _U(3)) << (at & _U(7))
     code = codes[(table << _U(16)) | (word >> _U(48))]
     length, size = _U(code >> 8), _U(code & 255)
@@ -156,26 +199,44 @@ def _difference(stream, at, codes, table):
     return value, length + size
 
 
-@compiled
-def _walk(stream, at, last, count, sums, parts, part_tables, tables):
-    """Walk over MCUs.
-
-    Args:
-        stream: of `unstuff`.
-        at, last: bit to begin at, bit to end before.
-        count: MCUs.
-        sums: (components,) int64, of the differences so far; is changed.
-        parts: (blocks of an MCU,) which component each belongs to.
-        part_tables: (blocks of an MCU,) uint64, which pair of tables each is read with.
-        tables: see `cut`.
+@inlined
+def _skip_symbol(ac_codes, table, word, position):
+    """Read one AC symbol that no lookup table covers.
 
     Returns:
-        The bit after them; 0 where the stream is broken.
+        (bits, position after it); 0 bits if it is broken, position 64 at the end of the block.
     """
-    dc_codes, ac_codes, first, further, look = tables
-    bits, shift, blocks = _U(look), _U(64 - look), parts.size
+    code = ac_codes[(table << _U(16)) | (word >> _U(48))]
+    symbol = _U(code & 255)
+    step = _U(code >> 8) + (symbol & _U(15))
+    reached = _U(64) if symbol == _U(0) else position + (symbol >> _U(4)) + _U(1)
+    if code == 0 or reached > _U(64) or (symbol != _U(0) and _is_odd(code & 255)):
+        step = _U(0)
+    return step, reached
+
+
+@compiled
+def _walk(stream, at, last, count, sums, parts, part_tables, tables):
+    """Walk over MCUs and sum up their DC differences.
+
+    `word` holds the next bits of the stream, highest first, shifted by what was used of them. It is loaded at a bit
+    position, so at least 57 of its 64 bits are valid; with up to 31 used, a code of 16 bits is still inside. That
+    saves a load per symbol.
+
+    Args:
+        stream: (n,) uint8 of `unstuff`.
+        at, last: Bit to begin at, bit to end before.
+        count: Number of MCUs.
+        sums: (components,) int64, sums of the differences so far; is changed.
+        parts, part_tables, tables: See `Mcu`.
+
+    Returns:
+        The bit after the MCUs; 0 if the stream is broken.
+    """
+    first, further = tables.first, tables.further
+    bits, shift = _U(tables.look), _U(64 - tables.look)
     for _ in range(count):
-        for block in range(blocks):
+        for block in range(parts.size):
             table = part_tables[block]
             word = _load(stream, at >> _U(3)) << (at & _U(7))
             found = first[(table << bits) | (word >> shift)]
@@ -187,7 +248,7 @@ def _walk(stream, at, last, count, sums, parts, part_tables, tables):
                     continue
                 position = _U(1) + (_U(found >> 8) & _U(255))
             else:
-                value, used = _difference(stream, at, dc_codes, table)
+                value, used = _difference(stream, at, tables.dc_codes, table)
                 if used == _U(0):
                     return _U(0)
                 sums[parts[block]] += value
@@ -195,29 +256,18 @@ def _walk(stream, at, last, count, sums, parts, part_tables, tables):
             word <<= used
             while True:
                 found = further[(table << bits) | (word >> shift)]
-                step = _U(found) & _U(127)
+                step, ended = _U(found) & _U(127), found & 128
                 reached = position + _U(found >> 8)
-                if step and reached < _U(64):
-                    word <<= step
-                    used += step
-                    position = reached
-                    if found & 128:
-                        break
-                else:
-                    code = ac_codes[(table << _U(16)) | (word >> _U(48))]
-                    if code == 0:
+                if step == _U(0) or reached >= _U(64):
+                    step, reached = _skip_symbol(tables.ac_codes, table, word, position)
+                    if step == _U(0):
                         return _U(0)
-                    symbol = _U(code & 255)
-                    step = _U(code >> 8) + (symbol & _U(15))
-                    word <<= step
-                    used += step
-                    if symbol == _U(0):
-                        break
-                    position += (symbol >> _U(4)) + _U(1)
-                    if position > _U(64) or _is_odd(code & 255):
-                        return _U(0)
-                    if position == _U(64):
-                        break
+                    ended = reached == _U(64)
+                word <<= step
+                used += step
+                position = reached
+                if ended:
+                    break
                 if used > _U(31):
                     at += used
                     used = _U(0)
@@ -230,7 +280,10 @@ def _walk(stream, at, last, count, sums, parts, part_tables, tables):
 
 @compiled
 def _put(out, to, value, bits):
-    """Write up to 32 bits, whatever is there; returns the bit after them."""
+    """Write up to 32 bits at any bit position; return the bit after them.
+
+    The bits are aligned to the byte they begin in: what was written of it is kept, four more bytes are overwritten.
+    """
     word, place = value << (_U(40) - (to & _U(7)) - bits), to >> _U(3)
     before = _U(out[place]) & ~(_U(255) >> (to & _U(7)))
     out[place] = np.uint8(before | (word >> _U(32)))
@@ -241,9 +294,9 @@ def _put(out, to, value, bits):
 
 @compiled
 def _copy(stream, start, end, out, to):
-    """Copy bits of the stream; returns the bit after them in `out`."""
+    """Copy bits of the stream; return the bit after them in `out`."""
     if end - start > _U(64):
-        head = (_U(8) - (to & _U(7))) & _U(7)  # from there on whole bytes are written
+        head = (_U(8) - (to & _U(7))) & _U(7)  # bits up to a byte of `out`; whole bytes need no masks
         word = _load(stream, start >> _U(3)) << (start & _U(7))
         if head:
             to = _put(out, to, word >> (_U(64) - head), head)
@@ -264,17 +317,28 @@ def _copy(stream, start, end, out, to):
 
 
 @compiled
-def _first_mcu(stream, at, last, sums, coded, parts, part_tables, tables, code_words, out, to):
-    """Copy an MCU whose neighbour on the left is no longer the one that its differences were taken from.
+def _first_mcu(stream, at, last, sums, coded, mcu, out, to):
+    """Copy the first MCU of a row of a region.
+
+    Its left neighbour is not in the region. So the first difference of each component is coded anew, relative to the
+    last block that was copied; all other bits stay as they are.
+
+    Args:
+        stream: (n,) uint8 of `unstuff`.
+        at, last: Bit to begin at, bit to end before.
+        sums: (components,) int64, DC before the MCU in the file; is changed to that after it.
+        coded: (components,) int64, DC before the MCU in `out`.
+        mcu: The `Mcu`.
+        out, to: uint8, and the bit to write at.
 
     Returns:
-        The bit after it in the stream (0: broken) and in `out` (0: a difference that the file's code lacks).
+        The bit after it in the stream (0: broken) and in `out` (0: the file has no code for a new difference).
     """
-    seen = 0
-    for block in range(parts.size):
-        part = parts[block]
-        value, bits = _difference(stream, at, tables[0], part_tables[block])
-        after = _walk(stream, at, last, 1, sums, parts[block : block + 1], part_tables[block : block + 1], tables)
+    seen = 0  # bit set of components
+    for block in range(mcu.parts.size):
+        part, table = mcu.parts[block], mcu.part_tables[block]
+        one = slice(block, block + 1)
+        after = _walk(stream, at, last, 1, sums, mcu.parts[one], mcu.part_tables[one], mcu.tables)
         if after == _U(0):
             return _U(0), to
         if not seen >> part & 1:
@@ -283,37 +347,35 @@ def _first_mcu(stream, at, last, sums, coded, parts, part_tables, tables, code_w
             size = 0
             while size < 12 and abs(value) >> size:
                 size += 1
-            word = code_words[part_tables[block], size] if size < 12 else 0
+            word = mcu.code_words[table, size] if size < 12 else 0
             if word == 0:
                 return at, _U(0)
             to = _put(out, to, _U(word >> 8), _U(word & 255))
             to = _put(out, to, _U(value if value >= 0 else value + (1 << size) - 1), _U(size))
-            to = _copy(stream, at + bits, after, out, to)
-        else:
-            to = _copy(stream, at, after, out, to)
+            at += _difference(stream, at, mcu.tables.dc_codes, table)[1]
+        to = _copy(stream, at, after, out, to)
         at = after
     return at, to
 
 
 @compiled
-def cut(stream, length, grid, regions, parts, part_tables, tables, code_words, out, bits):
-    """Take some MCUs out of a stream, so that they are streams by themselves. All is read but once.
+def cut(stream, length, grid, regions, mcu, out, bits):
+    """Copy regions of MCUs into streams of their own, in one pass.
+
+    A row of a region is its first MCU, newly coded, and then the bits up to its right edge, copied at once: later
+    differences refer to blocks of the region. The walk ends with the last region's last MCU.
 
     Args:
         stream: (n,) uint8 of `unstuff`, with SLACK and MAX_MCU_BYTES to spare.
-        length: its bytes.
-        grid: MCUs in a row.
+        length: Bytes of the stream.
+        grid: MCUs per row of the image.
         regions: (R, 4) int64, left, top, right, bottom, in MCUs. They may overlap.
-        parts: (blocks of an MCU,) int64, which component each belongs to.
-        part_tables: (blocks of an MCU,) uint64, which pair of tables each is read with.
-        tables: DC codes and AC codes of all pairs, one after the other; the two tables of `look_up_tables`, likewise;
-            the bits that a look-up sees.
-        code_words: (pairs, 12) int64, code << 8 | length of each size of a difference; 0: no such code.
+        mcu: The `Mcu`.
         out: (R, m) uint8, m larger than n by MAX_ROW_BYTES for each row of MCUs.
-        bits: (R,) uint64, is set to the bits written of each region.
+        bits: (R,) uint64, is set to the number of bits written per region.
 
     Returns:
-        1; 0 where the stream is broken or ends too early, -1 where a region's first differences cannot be coded.
+        1; 0 if the stream is broken or ends too early, -1 if the first differences of a region have no code.
     """
     count, last = regions.shape[0], _U(8 * length)
     sums, ahead = np.zeros(4, np.int64), np.zeros(4, np.int64)
@@ -321,7 +383,7 @@ def cut(stream, length, grid, regions, parts, part_tables, tables, code_words, o
     bits[:] = _U(0)
     top, bottom, at = regions[:, 1].min(), regions[:, 3].max(), _U(0)
     if top:
-        at = _walk(stream, at, last, top * grid, sums, parts, part_tables, tables)
+        at = _walk(stream, at, last, top * grid, sums, mcu.parts, mcu.part_tables, mcu.tables)
         if at == _U(0):
             return 0
     for row in range(top, bottom):
@@ -333,27 +395,16 @@ def cut(stream, length, grid, regions, parts, part_tables, tables, code_words, o
                     continue
                 left, right = regions[region, 0], regions[region, 2]
                 if left == column:
-                    ahead[:] = sums
-                    began[region], bits[region] = _first_mcu(
-                        stream,
-                        at,
-                        last,
-                        ahead,
-                        coded[region],
-                        parts,
-                        part_tables,
-                        tables,
-                        code_words,
-                        out[region],
-                        bits[region],
-                    )
+                    ahead[:] = sums  # another region may begin here, or have begun: the walk below reads it again
+                    begin = _first_mcu(stream, at, last, ahead, coded[region], mcu, out[region], bits[region])
+                    began[region], bits[region] = begin
                     if began[region] == _U(0) or bits[region] == _U(0):
                         return 0 if began[region] == _U(0) else -1
                 if right > column:
                     stop, needed = min(stop, left if left > column else right), True
             if not needed:
                 break
-            at = _walk(stream, at, last, stop - column, sums, parts, part_tables, tables)
+            at = _walk(stream, at, last, stop - column, sums, mcu.parts, mcu.part_tables, mcu.tables)
             if at == _U(0):
                 return 0
             column = stop
@@ -366,11 +417,11 @@ def cut(stream, length, grid, regions, parts, part_tables, tables, code_words, o
 
 @compiled
 def stuff(stream, bits, out):
-    """Fill the last byte up with ones and put a zero after each 0xff.
+    """Fill the last byte up with ones and insert a zero after each 0xff, as `unstuff` expects it.
 
     Args:
-        stream: uint8, of `cut`.
-        bits: of it.
+        stream: uint8 of `cut`.
+        bits: Length of the stream in bits.
         out: uint8, twice as long as `stream`.
 
     Returns:

@@ -1,12 +1,10 @@
-"""Decoding parts of pictures: the same pixels whichever way is found; what is cut short is refused in every way."""
+"""Decoding parts of images: the same pixels with and without cutting; a file cut short is refused either way."""
 
 import contextlib
-import importlib.util
 import io
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numba
@@ -17,43 +15,25 @@ from PIL import Image
 
 from hawor_pipeline.conversion.compiled import compiled
 from hawor_pipeline.conversion.crops import cut_crops, plan_shrink
-from hawor_pipeline.conversion.decode import _END, Decoder, _find_cutter
+from hawor_pipeline.conversion.decode import _END, CUTTING_VARIABLE, WHOLE_IMAGES, Decoder, _find_cutter
 from hawor_pipeline.conversion.jpeg_cut import JpegCutter
-from hawor_pipeline.conversion.region_decoder import LIBRARY_VARIABLE, RegionDecoder, find_region_decoder, load_library
 from hawor_pipeline.errors import DataError
-
-
-def library_path() -> str:
-    """A libturbojpeg that decodes regions: as set, else the one inside the test dependency `turbojpeg`."""
-    if os.environ.get(LIBRARY_VARIABLE):
-        return os.environ[LIBRARY_VARIABLE]
-    spec = importlib.util.find_spec("turbojpeg")
-    found = list(Path(spec.origin).parent.glob("turbojpeg.libs/libturbojpeg*")) if spec and spec.origin else []
-    return str(found[0]) if found else ""
-
-
-@pytest.fixture(scope="module")
-def regions() -> RegionDecoder:
-    library = load_library(library_path())
-    if library is None:
-        pytest.skip("no libturbojpeg >= 3 on this machine")
-    return RegionDecoder(library)
 
 
 class AlwaysCuts(Decoder):
     """Cuts regions out of small pictures and large regions, too."""
 
     def __init__(self) -> None:
-        super().__init__(None, JpegCutter())
+        super().__init__(JpegCutter())
 
     def _cuts(self, *_) -> bool:
         return True
 
 
-@pytest.fixture(scope="module", params=["cut", "library"])
-def partial(request) -> Decoder:
-    """A decoder that decodes regions, each way by itself."""
-    return AlwaysCuts() if request.param == "cut" else Decoder(request.getfixturevalue("regions"))
+@pytest.fixture(scope="module")
+def partial() -> Decoder:
+    """Return a decoder that decodes regions wherever it can."""
+    return AlwaysCuts()
 
 
 def photograph(width: int, height: int, seed: int = 0) -> np.ndarray:
@@ -82,7 +62,7 @@ def test_region_and_whole_decoding_give_the_same_crops(partial, boxes, subsampli
     else:
         data = simplejpeg.encode_jpeg(image, quality=90, colorspace="RGB", colorsubsampling=subsampling)
     asked = [(np.array(center), size) for center, size in boxes]
-    whole = cut_crops(data, "a", (503, 701), asked, 192, Decoder(None))
+    whole = cut_crops(data, "a", (503, 701), asked, 192, Decoder())
     part = cut_crops(data, "a", (503, 701), asked, 192, partial)
     for first, second in zip(whole, part, strict=True):
         np.testing.assert_array_equal(first.pixels, second.pixels)
@@ -116,7 +96,7 @@ def test_shrunk_images_keep_the_mapping(size):
     value = 255 * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * (size / 25) ** 2))
     image = np.repeat(value[..., None], 3, 2).astype(np.uint8)
     data = simplejpeg.encode_jpeg(image, quality=97, colorspace="RGB", colorsubsampling="444")
-    (crop,) = cut_crops(data, "a", None, [(np.array([340.0, 250.0]), size)], 128, Decoder(None))
+    (crop,) = cut_crops(data, "a", None, [(np.array([340.0, 250.0]), size)], 128, Decoder())
     weight = crop.pixels[..., 0].astype(float)
     x, y = np.meshgrid(np.arange(128), np.arange(128))
     weight[weight < 8] = 0  # grey of the padding is far away from the blob
@@ -126,9 +106,8 @@ def test_shrunk_images_keep_the_mapping(size):
     assert np.abs(centroid - expected).max() < 0.15
 
 
-@pytest.mark.parametrize("way", ["whole", "region", "cut"])
-def test_damage_is_refused_by_name_in_every_way(way, regions):
-    decoder = AlwaysCuts() if way == "cut" else Decoder(regions if way == "region" else None)
+@pytest.mark.parametrize("decoder", [Decoder(), AlwaysCuts()], ids=["whole", "cut"])
+def test_damage_is_refused_by_name_in_every_way(decoder):
     data = simplejpeg.encode_jpeg(photograph(300, 200), quality=90, colorspace="RGB")
     boxes = [(np.array([150.0, 60.0]), 60.0)]
     assert len(cut_crops(data, "x/00012.jpg", (200, 300), boxes, 64, decoder)) == 1
@@ -139,15 +118,13 @@ def test_damage_is_refused_by_name_in_every_way(way, regions):
         cut_crops(data, "x/00012.jpg", (480, 640), boxes, 64, decoder)
 
 
-def test_the_library_can_be_named_and_switched_off(monkeypatch, tmp_path):
-    monkeypatch.setenv(LIBRARY_VARIABLE, "off")
-    assert find_region_decoder() is None and _find_cutter() is None
-    monkeypatch.delenv(LIBRARY_VARIABLE)
-    assert isinstance(_find_cutter(), JpegCutter)
+def test_cutting_can_be_switched_off_and_needs_numba(monkeypatch):
+    monkeypatch.setenv(CUTTING_VARIABLE, WHOLE_IMAGES)
+    assert _find_cutter() is None and not Decoder(_find_cutter()).decodes_regions
+    monkeypatch.delenv(CUTTING_VARIABLE)
+    assert isinstance(_find_cutter(), JpegCutter) and Decoder(_find_cutter()).decodes_regions
     monkeypatch.setitem(sys.modules, "hawor_pipeline.conversion.jpeg_cut", None)  # as where numba is missing
     assert _find_cutter() is None
-    (tmp_path / "libturbojpeg.so").write_bytes(b"not a library")
-    assert load_library(str(tmp_path / "libturbojpeg.so")) is None
 
 
 def coloured(subsampling: str, quality: int, size: tuple[int, int], **options: object) -> bytes:
@@ -198,7 +175,7 @@ def test_several_regions_are_found_in_one_pass(partial, subsampling):
         for part, (left, top, right, bottom) in zip(parts, regions, strict=True):
             rows, columns = slice(top - part.top, bottom - part.top), slice(left - part.left, right - part.left)
             np.testing.assert_array_equal(part.pixels[rows, columns], whole[top:bottom, left:right])
-    assert apart >= 2 or partial.ways != ["cut out by numba"]
+    assert apart >= 2
 
 
 def test_a_region_outside_the_image_takes_no_others_part_away(partial):
@@ -310,7 +287,7 @@ def test_damage_never_leads_past_the_memory_of_the_cutter(tmp_path):
     script = (
         "from hawor_pipeline_tests.conversion.test_decode import *\n"
         "harm(JpegCutter(), 1500)\n"
-        "test_a_region_may_take_more_bytes_than_its_picture()\n"
+        "test_a_region_may_take_more_bytes_than_its_image()\n"
     )
     environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=300)
@@ -323,7 +300,7 @@ def test_damage_below_a_region_is_seen_only_by_who_looks_there(partial):
     np.testing.assert_array_equal(
         *(partial.decode(each, "a", None, 1, above).pixels[10:40].copy() for each in (data, half))
     )
-    for decoder, region in ((partial, below), (Decoder(None), above)):
+    for decoder, region in ((partial, below), (Decoder(), above)):
         with pytest.raises(DataError, match="damaged JPEG"):
             decoder.decode(half, "a", None, 1, region)
 
