@@ -65,7 +65,9 @@ def measure_crops(images: Images, rounds: int) -> list[Row]:
     return [
         from_rounds("decode_crop_encode", ratios["whole"], "times plain, per core", 1.3, "higher"),
         from_rounds("decode_crop_encode_region", ratios["region"], "times plain, per core", 2.3, "higher"),
-        from_rounds("share_of_physical_floor", shares, "floor / ours; above 1 where blocks are skipped undecoded", 0.8, "higher"),
+        from_rounds(
+            "share_of_physical_floor", shares, "floor / ours; above 1 where blocks are skipped undecoded", 0.8, "higher"
+        ),
         _quality(jpegs, size, ways["whole"]),
     ]
 

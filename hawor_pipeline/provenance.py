@@ -1,7 +1,7 @@
-"""Where a result comes from, and how it is written so that it is either whole or absent.
+"""Identity of results, and writes that are either complete or absent.
 
-Hashes of files and settings, atomic writes, directories that appear by one rename, and the marker that lets a stage
-find its own finished work. Nothing here knows what the data means; no time, host or absolute path is written.
+Hashes of files and settings, atomic writes, directories that appear by one rename, and the marker by which a stage
+finds its own finished work. Nothing here depends on the meaning of the data; no time, host or absolute path is written.
 """
 
 import errno
@@ -19,21 +19,22 @@ from hawor_pipeline.errors import DataError
 
 STAGE_FILE = "_stage.json"
 _CHUNK_BYTES = 1 << 20
+Info = dict[str, Any]  # JSON object with the figures of a stage; the keys are those its function documents
 
 
 @dataclass(slots=True)
 class StageResult:
-    """What a stage returns: where its output is, whether it was made now, and numbers about it."""
+    """Result of a stage: place of its output, whether it was reused and why, and figures about it."""
 
     path: Path
     reused: bool
     why: str
     key: str
-    info: dict[str, Any] = field(default_factory=dict)
+    info: Info = field(default_factory=dict)
 
 
 def sha256_file(path: Path | str) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Return the sha256 of a file's bytes in hex."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -42,7 +43,7 @@ def sha256_file(path: Path | str) -> str:
 
 
 def hash_json(value: Any) -> str:
-    """Hex sha256 of a value's canonical JSON (sorted keys, no spaces). Values must be JSON-able.
+    """Return the sha256 of a value's canonical JSON (sorted keys, no spaces) in hex.
 
     >>> hash_json({"b": 1, "a": 2}) == hash_json({"a": 2, "b": 1})
     True
@@ -53,7 +54,7 @@ def hash_json(value: Any) -> str:
 
 @contextmanager
 def explain_disk_errors(path: Path | str) -> Iterator[None]:
-    """Turn "no space left" and "quota exceeded" into a DataError that names the place and the way out."""
+    """Turn "no space left" and "quota exceeded" into a DataError that names the place and a remedy."""
     try:
         yield
     except OSError as error:
@@ -83,7 +84,7 @@ def fsync_path(path: Path) -> None:
 
 
 def fsync_tree(directory: Path) -> None:
-    """Flush every file and folder below a directory, and itself."""
+    """Flush a directory and every file and folder below it."""
     for root, _, names in os.walk(directory):
         for name in names:
             fsync_path(Path(root) / name)
@@ -91,10 +92,10 @@ def fsync_tree(directory: Path) -> None:
 
 
 def atomic_write_bytes(path: Path | str, data: bytes) -> None:
-    """Write a file so that readers see the old content or all of the new, also after a power loss.
+    """Write a file so that readers see the old or the complete new content, also after a power loss.
 
     Raises:
-        DataError: the disk is full; the unfinished file is removed and the old one stays.
+        DataError: The disk is full; the unfinished file is removed and the old one stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,21 +110,25 @@ def atomic_write_bytes(path: Path | str, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    fsync_path(path.parent)
+    fsync_path(path.parent)  # the rename itself is only durable once the directory is flushed
 
 
 def atomic_write_text(path: Path | str, text: str) -> None:
-    """`atomic_write_bytes` for UTF-8 text."""
+    """Write UTF-8 text by `atomic_write_bytes`."""
     atomic_write_bytes(path, text.encode())
 
 
 def atomic_write_json(path: Path | str, value: Any) -> None:
-    """`atomic_write_bytes` for JSON with sorted keys."""
+    """Write JSON with sorted keys by `atomic_write_bytes`."""
     atomic_write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def publish_dir(staged: Path, final: Path) -> None:
-    """Flush a finished directory and move it to its final name; an older one there is replaced."""
+    """Flush a finished directory and move it to its final name; an older one there is replaced.
+
+    A directory cannot be renamed onto one that is not empty, so the old one moves aside first. `remove_leftovers`
+    repairs a kill between the two renames.
+    """
     fsync_tree(staged)
     final.parent.mkdir(parents=True, exist_ok=True)
     old = final.with_name(f".{final.name}.{os.getpid()}.old")
@@ -136,12 +141,12 @@ def publish_dir(staged: Path, final: Path) -> None:
 
 @contextmanager
 def staging_dir(final: Path | str) -> Iterator[Path]:
-    """A fresh directory beside `final` that takes its place when the block ends well, and vanishes otherwise.
+    """Yield a new directory beside `final` that replaces it if the block succeeds, and is removed otherwise.
 
     Leftovers of killed processes beside `final` are removed first.
 
     Raises:
-        DataError: the disk is full.
+        DataError: The disk is full.
     """
     final = Path(final)
     with explain_disk_errors(final):
@@ -158,9 +163,9 @@ def staging_dir(final: Path | str) -> Iterator[Path]:
 
 
 def remove_leftovers(final: Path) -> None:
-    """Remove what killed processes left beside `final`; directories of live processes are not touched.
+    """Remove the leftovers of killed processes beside `final`, but not those of live ones.
 
-    Where a kill fell between the two renames of `publish_dir`, the old content is put back first.
+    After a kill between the two renames of `publish_dir`, the old content is restored first.
     """
     for leftover in final.parent.glob(f".{final.name}.*"):
         stem, suffix = leftover.name.rsplit(".", 1)
@@ -178,7 +183,7 @@ def remove_leftovers(final: Path) -> None:
 def pid_alive(pid: int) -> bool:
     """Whether a process with this id exists on this machine."""
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # signal 0 is never delivered, only checked
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -186,11 +191,11 @@ def pid_alive(pid: int) -> bool:
     return True
 
 
-def find_done(directory: Path | str, key: str) -> tuple[dict[str, Any] | None, str]:
-    """The info of finished work under `key`, if it is there, and why (not).
+def find_done(directory: Path | str, key: str) -> tuple[Info | None, str]:
+    """Look for finished work under a key.
 
     Returns:
-        (info, why): info is None where the work must be done; why is one sentence for people.
+        (info, why): info is None if the work must be done; why is the reason, one sentence.
     """
     marker = Path(directory) / STAGE_FILE
     try:
@@ -211,10 +216,10 @@ def find_done(directory: Path | str, key: str) -> tuple[dict[str, Any] | None, s
     return stage["info"], "inputs, settings and code version are those of the earlier result"
 
 
-def mark_done(directory: Path | str, key: str, info: dict[str, Any], outputs: list[str] | None = None) -> None:
-    """Record finished work: `find_done` with the same key returns `info` while all `outputs` are there, unshortened."""
+def mark_done(directory: Path | str, key: str, info: Info, outputs: list[str] | None = None) -> None:
+    """Record finished work: `find_done` with this key returns `info` as long as all `outputs` exist in full size."""
     names = outputs or []
-    Path(directory).mkdir(parents=True, exist_ok=True)  # names beside it ("../x") lead nowhere before it is there
+    Path(directory).mkdir(parents=True, exist_ok=True)  # names beside it ("../x") resolve only once it exists
     files = {name: Path(directory) / name for name in names}
     sizes = {name: file.stat().st_size for name, file in files.items() if file.is_file()}
     atomic_write_json(Path(directory) / STAGE_FILE, {"key": key, "info": info, "outputs": names, "sizes": sizes})

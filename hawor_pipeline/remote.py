@@ -1,8 +1,8 @@
-"""Results on object storage (S3 and whatever else fsspec speaks): folders are published there and fetched from there.
+"""Publishing folders to object storage (S3 or any other of fsspec) and fetching them.
 
-A published folder keeps its layout, so that DuckDB reads the tables where they are. Files are uploaded first, then the
-manifests, then one index of names and hashes: a reader who sees an index finds everything in it. Readers keep a local
-cache, fetch only what changed, and check every file's hash.
+A published folder keeps its layout, so DuckDB can read the tables in place. Data files are uploaded first, then the
+manifests, then one index of names and hashes: whoever reads an index finds every file in it. Readers keep a local
+cache, fetch only what changed, and check the hash of every file.
 """
 
 import errno
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypedDict
 
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.paths import DataPaths
@@ -22,29 +22,39 @@ from hawor_pipeline.provenance import explain_disk_errors, fsync_path, sha256_fi
 REMOTE_VARIABLE = "HAWOR_REMOTE_URL"
 INDEX_FILE = "_index.json"
 MANIFESTS = ("manifest.json", "_stage.json")  # uploaded after everything else of a folder
-_STORAGE_MODULES = ("botocore", "aiobotocore", "aiohttp")  # their errors are no OSErrors
+_STORAGE_MODULES = ("botocore", "aiobotocore", "aiohttp")  # their errors are not OSErrors
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """What a publication did: files of the folder, those that had changed, and their bytes."""
+class PublishedFolder:
+    """Result of a publication."""
 
     url: str
     files: int
-    uploaded: int
+    uploaded: int  # files that had changed
     uploaded_bytes: int
 
 
+class _FileEntry(TypedDict):
+    """Entry of an index."""
+
+    sha256: str
+    bytes: int
+
+
+_Index = dict[str, _FileEntry]  # by name relative to the published folder
+
+
 def is_url(place: str | Path) -> bool:
-    """Whether a place is remote: it has a scheme, such as s3://."""
+    """Whether a place has a scheme, such as s3://."""
     return "://" in str(place)
 
 
 def remote_url(folder: Path) -> str | None:
-    """Where a folder of the data directory is published; None without `$HAWOR_REMOTE_URL`.
+    """Return the URL that a folder of the data directory is published at; None without `$HAWOR_REMOTE_URL`.
 
     Raises:
-        ConfigError: the folder is not inside the data directory.
+        ConfigError: The folder is not inside the data directory.
     """
     base = os.environ.get(REMOTE_VARIABLE)
     if not base:
@@ -61,15 +71,15 @@ def remote_url(folder: Path) -> str | None:
     return f"{base.rstrip('/')}/{inner.as_posix()}"
 
 
-def publish(folder: Path, url: str) -> Published:
-    """Upload a folder: parts first, manifests next, the index last. What is there with the same hash is not sent again.
+def publish_folder(folder: Path, url: str) -> PublishedFolder:
+    """Upload a folder: data first, manifests next, the index last. Files whose hash is in the index are not sent again.
 
     Raises:
-        ConfigError: the storage cannot be reached, or its driver is not installed.
+        ConfigError: The storage cannot be reached, or its driver is not installed.
     """
     system, base = _open(url)
     before = _read_index(system, base)
-    index: dict[str, dict[str, Any]] = {}
+    index: _Index = {}
     uploaded = sent = 0
     for path in sorted(_files(folder), key=lambda path: (path.name in MANIFESTS, path)):
         name = path.relative_to(folder).as_posix()
@@ -86,19 +96,19 @@ def publish(folder: Path, url: str) -> Published:
             system.pipe_file(f"{base}/{INDEX_FILE}", json.dumps(index, indent=1, sort_keys=True).encode())
             for name in sorted(set(before) - set(index)):
                 system.rm_file(f"{base}/{name}")
-    return Published(url, len(index), uploaded, sent)
+    return PublishedFolder(url, len(index), uploaded, sent)
 
 
 def local_copy(place: str | Path, cache: Path | None = None) -> Path:
-    """A local folder with the content of a place; local places are returned as they are.
+    """Return a local folder with the content of a place; a local place is returned unchanged.
 
     Args:
-        place: a path, or the URL of a published folder, or of a folder of such folders.
-        cache: holds the copies; None: `cache/` of the data directory.
+        place: A path, or the URL of a published folder, or of a folder of such folders.
+        cache: Folder of the copies; None for `cache/` of the data directory.
 
     Raises:
-        ConfigError: nothing is published there, or the storage cannot be reached.
-        DataError: a file's hash is not the one in the index (it is just being published again), or the disk is full.
+        ConfigError: Nothing is published there, or the storage cannot be reached.
+        DataError: A file's hash differs from the index (it may be in the middle of a publication), or the disk is full.
     """
     if not is_url(place):
         return Path(place)
@@ -120,8 +130,8 @@ def local_copy(place: str | Path, cache: Path | None = None) -> Path:
     return copy
 
 
-def _indices(system: Any, base: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """The indices at a place and below it, by the prefix of their names ("" or "s01/")."""
+def _indices(system: Any, base: str) -> dict[str, _Index]:
+    """Read the indices at a place and below it, by the prefix of their names ("" or "s01/")."""
     with _reached(base):
         found = [str(path) for path in system.find(base) if str(path).endswith(f"/{INDEX_FILE}")]
     folders = [path.removesuffix(f"/{INDEX_FILE}") for path in found]
@@ -129,7 +139,7 @@ def _indices(system: Any, base: str) -> dict[str, dict[str, dict[str, Any]]]:
     return {f"{prefix}/" if prefix else "": _read_index(system, folder) for folder, prefix in prefixes.items()}
 
 
-def _fetch(system: Any, source: str, target: Path, entry: dict[str, Any]) -> None:
+def _fetch(system: Any, source: str, target: Path, entry: _FileEntry) -> None:
     if target.is_file() and target.stat().st_size == entry["bytes"] and sha256_file(target) == entry["sha256"]:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -140,8 +150,8 @@ def _fetch(system: Any, source: str, target: Path, entry: dict[str, Any]) -> Non
         found = sha256_file(temporary)
         if found != entry["sha256"]:
             raise DataError(
-                f"{source} has sha256 {found[:12]}.., its index says {entry['sha256'][:12]}..: it is being published "
-                "again, or damaged. Run the same command again in a while; if it stays, publish it anew"
+                f"{source} has sha256 {found[:12]}.., its index states {entry['sha256'][:12]}..: it is being published "
+                "again, or damaged. Run the same command again in a while; if that does not help, publish it again"
             )
         fsync_path(temporary)
         os.replace(temporary, target)
@@ -150,7 +160,7 @@ def _fetch(system: Any, source: str, target: Path, entry: dict[str, Any]) -> Non
 
 
 def _inside(root: Path, name: str) -> Path:
-    """A name of an index as a path below root; an index cannot make us write elsewhere."""
+    """Return a name of an index as a path below root; refuse names that lead elsewhere, which anyone could publish."""
     parts = PurePosixPath(name).parts
     if not parts or ".." in parts or name.startswith("/"):
         raise DataError(f"the index names {name!r}, which is not inside the published folder; refusing it")
@@ -158,13 +168,13 @@ def _inside(root: Path, name: str) -> Path:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Finished files below a folder; what is being written (names that begin with a dot) is left out."""
+    """Yield the finished files below a folder, without those being written (their names begin with a dot)."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield path
 
 
-def _read_index(system: Any, base: str) -> dict[str, dict[str, Any]]:
+def _read_index(system: Any, base: str) -> _Index:
     with _reached(base):
         try:
             return json.loads(system.cat_file(f"{base}/{INDEX_FILE}"))
@@ -182,13 +192,13 @@ def _open(url: str) -> tuple[Any, str]:
         raise ConfigError(
             f"{url} cannot be opened: {error}; for s3:// install pip install -c constraints.txt '.[s3]'"
         ) from error
-    system.invalidate_cache()
+    system.invalidate_cache()  # fsspec caches listings; another process may have published since
     return system, base.rstrip("/")
 
 
 @contextmanager
 def _reached(place: str) -> Iterator[None]:
-    """Turns failures of the storage into a ConfigError that names the place."""
+    """Turn failures of the storage into a ConfigError that names the place."""
     try:
         yield
     except FileNotFoundError:

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.remote import INDEX_FILE, is_url, local_copy, publish, remote_url
+from hawor_pipeline.remote import INDEX_FILE, is_url, local_copy, publish_folder, remote_url
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_was_published_comes_back(folder, url, tmp_path):
-    published = publish(folder, url)
+    published = publish_folder(folder, url)
     assert (published.files, published.uploaded) == (3, 3)
     copy = local_copy(url, tmp_path / "cache")
     assert tree(copy) == {name: data for name, data in tree(folder).items() if ".tmp" not in name}
@@ -45,18 +45,18 @@ def test_parts_first_then_manifests_then_the_index(folder, url, monkeypatch):
     put, pipe = type(system).put_file, type(system).pipe_file
     monkeypatch.setattr(type(system), "put_file", lambda self, a, b, **k: (order.append(b), put(self, a, b, **k))[1])
     monkeypatch.setattr(type(system), "pipe_file", lambda self, a, b, **k: (order.append(a), pipe(self, a, b, **k))[1])
-    publish(folder, url)
+    publish_folder(folder, url)
     assert [Path(name).name for name in order if name in order][-2:] == ["manifest.json", INDEX_FILE]
     assert {Path(name).name for name in order[:-2]} == {"images.arrow", "annotations.parquet"}
 
 
 def test_only_what_changed_is_sent_and_fetched(folder, url, tmp_path):
-    publish(folder, url)
-    assert publish(folder, url).uploaded == 0
+    publish_folder(folder, url)
+    assert publish_folder(folder, url).uploaded == 0
     copy = local_copy(url, tmp_path / "cache")
     kept = (copy / "s01" / "box_grab_01" / "images.arrow").stat().st_mtime_ns
     (folder / "s01" / "box_grab_01" / "annotations.parquet").write_bytes(b"more rows")
-    published = publish(folder, url)
+    published = publish_folder(folder, url)
     assert (published.uploaded, published.uploaded_bytes) == (1, len(b"more rows"))
     local_copy(url, tmp_path / "cache")
     assert (copy / "s01" / "box_grab_01" / "annotations.parquet").read_bytes() == b"more rows"
@@ -64,10 +64,10 @@ def test_only_what_changed_is_sent_and_fetched(folder, url, tmp_path):
 
 
 def test_what_was_removed_is_removed_everywhere(folder, url, tmp_path):
-    publish(folder, url)
+    publish_folder(folder, url)
     copy = local_copy(url, tmp_path / "cache")
     (folder / "s01" / "box_grab_01" / "annotations.parquet").unlink()
-    publish(folder, url)
+    publish_folder(folder, url)
     local_copy(url, tmp_path / "cache")
     assert not (copy / "s01" / "box_grab_01" / "annotations.parquet").exists()
     system, base = fsspec.core.url_to_fs(url)
@@ -75,7 +75,7 @@ def test_what_was_removed_is_removed_everywhere(folder, url, tmp_path):
 
 
 def test_a_damaged_remote_file_is_refused_and_the_good_copy_stays(folder, url, tmp_path):
-    publish(folder, url)
+    publish_folder(folder, url)
     copy = local_copy(url, tmp_path / "cache")
     system, base = fsspec.core.url_to_fs(url)
     system.pipe_file(f"{base}/s01/manifest.json", b"{ }")
@@ -99,8 +99,8 @@ def test_a_folder_of_published_folders_comes_back_whole(folder, url, tmp_path):
     other = tmp_path / "s02"
     other.mkdir()
     (other / "manifest.json").write_text("{}")
-    publish(folder / "s01", f"{url}/s01")
-    publish(other, f"{url}/s02")
+    publish_folder(folder / "s01", f"{url}/s01")
+    publish_folder(other, f"{url}/s02")
     copy = local_copy(url, tmp_path / "cache")
     assert set(tree(copy)) == {
         "s01/manifest.json",

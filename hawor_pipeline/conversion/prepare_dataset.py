@@ -26,7 +26,7 @@ from hawor_pipeline.shards.manifest import (
     withdraw,
     write_manifest,
 )
-from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SPLITS, Protocol
+from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SPLITS, SplitProtocol
 from hawor_pipeline.sources.hand_models import digest_hand_models, hash_hand_models
 from hawor_pipeline.sources.image_files import images_state
 from hawor_pipeline.sources.reader import Reader, Unit
@@ -238,7 +238,7 @@ def _record_splits(reader: Reader, output: Path) -> None:
     """The published split beside the shards, so that training knows it."""
     subjects = reader.splits()
     stated = f"{reader.name}'s publication" if subjects["val"] else f"{reader.name} states none by subject"
-    protocol = Protocol(reader.name, (), subjects, {split: [] for split in SPLITS}, stated)
+    protocol = SplitProtocol(reader.name, (), subjects, {split: [] for split in SPLITS}, stated)
     atomic_write_json(output / PROTOCOLS_FILE, {reader.name: protocol.to_dict()})
 
 

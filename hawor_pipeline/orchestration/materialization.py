@@ -10,7 +10,7 @@ import dagster as dg
 
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.provenance import StageResult
-from hawor_pipeline.remote import publish, remote_url
+from hawor_pipeline.remote import publish_folder, remote_url
 
 NOT_PUBLISHED = ("sample", "handoff")  # regenerated where missing, and of one machine only
 _IMAGE_WIDTH_PX = 760
@@ -54,7 +54,7 @@ def log_and_publish(log: Any, name: str, results: Mapping[str, StageResult] | St
         for folder in _published_folders(result):
             if (url := remote_url(folder)) is None:
                 return
-            done = publish(folder, url)
+            done = publish_folder(folder, url)
             if done.uploaded:
                 size = f"{done.uploaded_bytes / 1e6:.1f} MB"
                 log.info(f"published {done.url}: {done.uploaded} of {done.files} files, {size}")

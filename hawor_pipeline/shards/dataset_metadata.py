@@ -18,7 +18,7 @@ from hawor_pipeline.provenance import (
 )
 from hawor_pipeline.shards.manifest import Manifest, add_counts, read_manifests
 from hawor_pipeline.shards.schema import LEDGER_FILE
-from hawor_pipeline.shards.splits import SPLITS, Protocol, main_protocol, read_protocols
+from hawor_pipeline.shards.splits import SPLITS, SplitProtocol, main_protocol, read_protocols
 from hawor_pipeline.shards.store import open_shards, read_side_tables, shards_version
 from hawor_pipeline.sources.arctic import ArcticRoot
 from hawor_pipeline.versions import METADATA_VERSION
@@ -87,7 +87,7 @@ def _check_settings(shards: Path, manifests: dict[str, Manifest]) -> None:
         raise DataError(f"{shards}: subjects were converted with different settings ({found}); convert them again.")
 
 
-def _info(manifests: dict[str, Manifest], protocols: dict[str, Protocol], version: str) -> dict[str, Any]:
+def _info(manifests: dict[str, Manifest], protocols: dict[str, SplitProtocol], version: str) -> dict[str, Any]:
     main = main_protocol(protocols)
     sources = sorted({manifest.source for manifest in manifests.values()})
     valid = {name: manifest.valid_rows for name, manifest in manifests.items()}
@@ -122,7 +122,7 @@ def _info(manifests: dict[str, Manifest], protocols: dict[str, Protocol], versio
 
 
 def _data_card(
-    shards: Path, manifests: dict[str, Manifest], protocols: dict[str, Protocol], info: dict[str, Any]
+    shards: Path, manifests: dict[str, Manifest], protocols: dict[str, SplitProtocol], info: dict[str, Any]
 ) -> str:
     """Markdown that tells a person what this data set is, and what is not in it."""
     lines = [f"# Data card: {info['source']} hands, version {info['dataset_version'][:12]}", ""]

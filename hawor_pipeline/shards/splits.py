@@ -1,4 +1,4 @@
-"""Which subjects and sequences train, validate and test: from the protocol files where they are, and said where not."""
+"""Splits into training, validation and test: read from the protocol files, or assumed and marked so without them."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from hawor_pipeline.sources.arctic import SUBJECTS, VIEW_COUNT, ArcticRoot
 
 SPLITS = ("train", "val", "test")
 MAIN_PROTOCOL = "p1"
-PROTOCOLS_FILE = "protocols.json"  # in a folder of shards: the protocols of the raw data they were made from
+PROTOCOLS_FILE = "protocols.json"  # in a folder of shards: the protocols of their raw data
 # ARCTIC's published protocols, for copies of the data without splits_json: one subject validates, one is withheld.
 VALIDATION_SUBJECTS = ("s05",)
 TEST_SUBJECTS = ("s03",)
@@ -22,25 +22,25 @@ PROTOCOL_VIEWS = {"p1": tuple(range(1, VIEW_COUNT)), "p2": (0,)}
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
-    """One protocol. `sequences` is empty where no file states them, and then whole subjects count."""
+class SplitProtocol:
+    """Splits of one protocol. `sequences` is empty if no file lists them; then whole subjects count."""
 
     name: str
     views: tuple[int, ...]
     subjects: dict[str, list[str]]  # split -> subjects
     sequences: dict[str, list[str]]  # split -> "subject/sequence"
-    stated_by: str  # file it was read from, or why it is assumed
+    stated_by: str  # file it was read from, or the reason for the assumption
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
-def read_protocols(root: ArcticRoot) -> dict[str, Protocol]:
-    """All protocols by name.
+def read_protocols(root: ArcticRoot) -> dict[str, SplitProtocol]:
+    """Read all protocols by name.
 
     Raises:
-        DataError: a file has other splits than train, val and test, or one sequence in two of them.
+        DataError: A file has other splits than train, val and test, or one sequence in two of them.
     """
     files = root.protocols
     if not files:
@@ -48,27 +48,27 @@ def read_protocols(root: ArcticRoot) -> dict[str, Protocol]:
     return {name: _parse(name, splits) for name, splits in files.items()}
 
 
-def main_protocol(protocols: Mapping[str, Protocol]) -> Protocol:
-    """The one whose splits train a network: p1 where it is there."""
+def main_protocol(protocols: Mapping[str, SplitProtocol]) -> SplitProtocol:
+    """Return the protocol whose splits train a network: p1, else the first by name."""
     return protocols[MAIN_PROTOCOL if MAIN_PROTOCOL in protocols else sorted(protocols)[0]]
 
 
 def record_protocols(shards_dir: Path | str, root: ArcticRoot) -> None:
-    """Write the protocols beside the shards, so that training knows them without the raw data."""
+    """Write the protocols beside the shards, so that training does not need the raw data."""
     protocols = {name: protocol.to_dict() for name, protocol in read_protocols(root).items()}
     atomic_write_json(Path(shards_dir) / PROTOCOLS_FILE, protocols)
 
 
-def recorded_protocols(shards_dir: Path | str) -> dict[str, Protocol]:
-    """What `record_protocols` wrote; empty where nothing is recorded.
+def recorded_protocols(shards_dir: Path | str) -> dict[str, SplitProtocol]:
+    """Read the protocols that `record_protocols` wrote; empty if there are none.
 
     Raises:
-        DataError: the file is damaged.
+        DataError: The file is damaged.
     """
     path = Path(shards_dir) / PROTOCOLS_FILE
     try:
         stored = json.loads(path.read_text())
-        return {name: Protocol(**{**values, "views": tuple(values["views"])}) for name, values in stored.items()}
+        return {name: SplitProtocol(**{**values, "views": tuple(values["views"])}) for name, values in stored.items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -76,13 +76,13 @@ def recorded_protocols(shards_dir: Path | str) -> dict[str, Protocol]:
 
 
 def held_out_subjects(shards_dir: Path | str) -> tuple[list[str], list[str]]:
-    """Subjects that validate and that test, by the protocol recorded beside the shards; ARCTIC's where none is.
+    """Return the validation and the test subjects of the protocol recorded beside the shards, else ARCTIC's.
 
     Args:
         shards_dir: a folder of shards, or the URL of a published one.
 
     Raises:
-        DataError: what is recorded is damaged.
+        DataError: The recorded file is damaged.
     """
     protocols = recorded_protocols(local_copy(shards_dir))
     if not protocols:
@@ -91,7 +91,7 @@ def held_out_subjects(shards_dir: Path | str) -> tuple[list[str], list[str]]:
     return list(subjects["val"]), list(subjects["test"])
 
 
-def _assumed(name: str) -> Protocol:
+def _assumed(name: str) -> SplitProtocol:
     held_out = {*VALIDATION_SUBJECTS, *TEST_SUBJECTS}
     subjects = {
         "train": [subject for subject in SUBJECTS if subject not in held_out],
@@ -99,10 +99,10 @@ def _assumed(name: str) -> Protocol:
         "test": list(TEST_SUBJECTS),
     }
     reason = "assumed from ARCTIC's publication: splits_json is not there"
-    return Protocol(name, PROTOCOL_VIEWS[name], subjects, {split: [] for split in SPLITS}, reason)
+    return SplitProtocol(name, PROTOCOL_VIEWS[name], subjects, {split: [] for split in SPLITS}, reason)
 
 
-def _parse(name: str, splits: Mapping[str, Any]) -> Protocol:
+def _parse(name: str, splits: Mapping[str, Any]) -> SplitProtocol:
     file = f"splits_json/protocol_{name}.json"
     if not isinstance(splits, Mapping) or set(splits) - set(SPLITS):
         raise DataError(f"{file}: expected lists train, val and test, found {sorted(splits)}; get the file again.")
@@ -120,4 +120,4 @@ def _parse(name: str, splits: Mapping[str, Any]) -> Protocol:
         if shared:
             raise DataError(f"{file}: {', '.join(shared)} both in train and in {split}; expected whole subjects.")
     views = PROTOCOL_VIEWS.get(name, tuple(range(VIEW_COUNT)))
-    return Protocol(name, views, subjects, sequences, file)
+    return SplitProtocol(name, views, subjects, sequences, file)

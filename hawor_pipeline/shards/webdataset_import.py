@@ -42,7 +42,7 @@ from hawor_pipeline.shards.schema import (
     LEDGER_SCHEMA,
     to_arrow,
 )
-from hawor_pipeline.shards.splits import PROTOCOLS_FILE, Protocol, recorded_protocols
+from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SplitProtocol, recorded_protocols
 from hawor_pipeline.shards.store import ImageWriter, write_parquet
 from hawor_pipeline.shards.webdataset import CARRIED, DISTANCE, Origin, read_webdataset
 from hawor_pipeline.sources.arctic import SIDES
@@ -130,7 +130,7 @@ def import_webdataset(
     return Imported(output, len(tars), len(done), sum(done.values()), samples)
 
 
-def _check_protocols(output: Path, protocols: dict[str, Protocol]) -> None:
+def _check_protocols(output: Path, protocols: dict[str, SplitProtocol]) -> None:
     found = recorded_protocols(output)
     if found and found != protocols:
         raise ConfigError(

@@ -1,9 +1,9 @@
-"""Tensors out of checkpoints that other projects wrote, without running anything that is in them.
+"""Reading tensors from checkpoints of other projects without running code stored in them.
 
-Released checkpoints of HaMeR, HaWoR and WiLoR hold more than weights: a configuration of a library that need not be
-installed, callbacks, numbers of numpy. torch's own safe loader refuses such files as a whole. Here every such object is
-answered by an inert stand-in that forgets what it is given, and only the tensors are kept; a name from outside the
-list of harmless libraries is still refused, like everywhere else.
+Released checkpoints of HaMeR, HaWoR and WiLoR hold more than weights: a configuration object of a library that may not
+be installed, callbacks, numbers of numpy. torch's own safe loader refuses such files as a whole. Here every such object
+becomes an inert stand-in that discards its contents, and only the tensors are kept. Names from outside the list of
+harmless libraries are still refused.
 """
 
 import pickle
@@ -15,7 +15,7 @@ from typing import Any
 from hawor_pipeline.errors import CheckpointError
 from hawor_pipeline.untrusted.safe_load import load_checkpoint
 
-# Libraries whose objects are known to stand beside the weights in training checkpoints. None of them is imported.
+# Libraries whose objects occur beside the weights in training checkpoints. None of them is imported.
 _BESIDE_WEIGHTS = (
     "yacs", "omegaconf", "pytorch_lightning", "lightning", "lightning_fabric", "torchmetrics", "mmcv", "mmengine",
     "easydict", "addict", "numpy", "argparse", "pathlib", "collections", "typing", "enum", "datetime", "copyreg",
@@ -28,7 +28,10 @@ _PLAIN_BUILTINS = (
 
 
 class _StandIn(dict):
-    """Takes the place of any object that is not a tensor, and forgets what it is given."""
+    """Replacement of any object that is not a tensor; discards its contents.
+
+    It derives from dict and has the methods that the opcodes SETITEMS, APPENDS, ADDITEMS and BUILD call.
+    """
 
     def __init__(self, *_args: object, **_kwargs: object) -> None:
         super().__init__()
@@ -40,20 +43,20 @@ class _StandIn(dict):
         pass
 
     def append(self, _value: object) -> None:
-        """Forget."""
+        """Discard."""
 
     def extend(self, _values: object) -> None:
-        """Forget."""
+        """Discard."""
 
     def add(self, _value: object) -> None:
-        """Forget."""
+        """Discard."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return id(self)
 
 
 class _RefusedError(Exception):
-    """A name from outside the list."""
+    """Raised for a name from outside the list."""
 
 
 def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_rest: object) -> Any:
@@ -67,7 +70,7 @@ def _parameter(data: Any, *_rest: object) -> Any:
 
 
 class _TensorsOnly(pickle.Unpickler):
-    """Rebuilds tensors and plain containers; anything else becomes a stand-in or is refused."""
+    """Unpickler of tensors and plain containers; anything else becomes a stand-in or is refused."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         import torch
@@ -90,17 +93,17 @@ class _TensorsOnly(pickle.Unpickler):
 
 
 def load_foreign_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads the tensors of a checkpoint as downloaded; other objects in it become empty mappings.
+    """Read the tensors of a checkpoint as downloaded; other objects in it become empty mappings.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The dictionary that was saved, tensors on the CPU.
 
     Raises:
-        ConfigError: there is no such file.
-        CheckpointError: it is damaged, holds no dictionary, or asks for something that does not belong beside weights.
+        ConfigError: The file does not exist.
+        CheckpointError: It is damaged, holds no dictionary, or asks for a name that does not belong beside weights.
     """
     import torch
 
@@ -119,10 +122,10 @@ def load_foreign_checkpoint(path: str | Path) -> dict[str, Any]:
         loaded = torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False)
     except _RefusedError as error:
         raise CheckpointError(
-            f"{path}: refused, it asks for {error}; expected weights and what training leaves beside them. "
+            f"{path}: refused, it asks for {error}; expected weights and the usual objects beside them. "
             "Nothing of it was run. Get the file again from its original source."
         ) from None
-    except Exception as error:  # what damaged instructions raise is open-ended
+    except Exception as error:  # damaged instructions may raise any type
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({type(error).__name__}: {error}).") from None
     if not isinstance(loaded, dict) or isinstance(loaded, _StandIn):
         raise CheckpointError(f"{path}: holds no dictionary; expected one with a state_dict.")

@@ -27,14 +27,14 @@ def find_mano(path: str | Path, side: Side) -> Path:
     """Find the model file of one side.
 
     Args:
-        path: the file itself, or a folder as unpacked from mano_v1_2.zip or as smplx expects it.
+        path: The file itself, or a folder as unpacked from mano_v1_2.zip or as smplx expects it.
         side: "right" or "left".
 
     Returns:
         Path of `MANO_RIGHT` or `MANO_LEFT`, `.npz` before `.pkl`.
 
     Raises:
-        ConfigError: there is none; the message names the places searched and how to get MANO.
+        ConfigError: There is none; the message names the searched places and how to get MANO.
     """
     if side not in ("right", "left"):
         raise ConfigError(f"found side {side!r}, expected 'right' or 'left'.")
@@ -57,17 +57,17 @@ def load_mano(path: str | Path, side: Side, *, fix_left_shapedirs: bool = False)
     """Read one side of MANO from a `.npz` or `.pkl` file without running code stored in it.
 
     Args:
-        path: the file or a folder that holds it, see `find_mano`.
+        path: The file, or a folder that holds it; see `find_mano`.
         side: "right" or "left".
-        fix_left_shapedirs: flip the x component of the left shape directions, whose sign is wrong in the official file.
+        fix_left_shapedirs: Flip the x component of the left shape directions, whose sign is wrong in the official file.
             ARCTIC and DexYCB were fitted with the file as it is, so the default leaves it. Only for side "left".
 
     Returns:
         The arrays, in float64.
 
     Raises:
-        ConfigError: there is no such file, or the fix is asked for on the right side.
-        DataError: the file lacks an array, or one has the wrong shape, kinematic tree or values.
+        ConfigError: The file does not exist, or the fix is requested for the right side.
+        DataError: The file lacks an array, or one has the wrong shape, kinematic tree or values.
 
     Source:
         File format of MANO v1.2 as smplx reads it.
@@ -107,11 +107,11 @@ def load_mano(path: str | Path, side: Side, *, fix_left_shapedirs: bool = False)
 
 
 def load_pose_components(path: str | Path, side: Side) -> np.ndarray:
-    """MANO's principal pose components, (45, 45): pose = coefficients @ components, about the mean pose.
+    """Read MANO's principal pose components, (45, 45): pose = coefficients @ components, about the mean pose.
 
     Raises:
-        ConfigError: there is no such file.
-        DataError: the file lacks them, or they have another shape.
+        ConfigError: The file does not exist.
+        DataError: The file lacks them, or they have another shape.
     """
     file = find_mano(path, side)
     raw = load_npz(file) if file.suffix == ".npz" else load_pickle(file)

@@ -1,7 +1,11 @@
-"""The restricted unpickler: runs a pickle's instructions without ever handing it a real class or function.
+"""A restricted unpickler that runs a pickle's instructions without handing it a real class or function.
 
-Every name that a pickle may ask for is answered by an inert recorder that only keeps what it is given; after the last
-instruction the recorders are turned into arrays and plain containers. Any other name is refused.
+A pickle is a program for a stack machine. All of its opcodes are allowed, because they only move values, build plain
+containers, and call what is on the stack (REDUCE, NEWOBJ, OBJ, INST, BUILD). A callable gets onto the stack only by its
+name (GLOBAL, STACK_GLOBAL, INST, the extension codes), and every name goes through `_Restricted.find_class`. So the
+list of known names is the whole policy: arrays, plain containers, and what old pickles need to write them. Each name
+gets an inert recorder that only keeps its arguments; after the last instruction the recorders become arrays and plain
+containers. Any other name is refused. Persistent ids (PERSID) are refused by the base class.
 """
 
 import io
@@ -15,16 +19,16 @@ from typing import Any
 import numpy as np
 
 _PLAIN_DTYPE = re.compile(r"[<>|=]?(?:[?biufcSU]\d*|O8?|bool)")
-_LARGEST_DENSE = 1 << 27  # elements; a sparse matrix that claims more than 1 GB when written out is not a body model
+_LARGEST_DENSE = 1 << 27  # elements, 1 GB; no body model has a sparse matrix that is larger when dense
 _SPARSE_KINDS = ("csc", "csr", "coo")
 
 
 class RefusedError(Exception):
-    """The pickle asks for something that is not data."""
+    """Raised for a pickle that asks for something that is not data."""
 
 
 class _FrozenType(type):
-    """Type of the recorders; a pickle could otherwise set attributes on the class and so reach the next load."""
+    """Metaclass of the recorders, without which BUILD could set attributes on the class and so affect the next load."""
 
     def __setattr__(cls, name: str, value: object) -> None:
         raise RefusedError(f"an attribute of {cls.__name__}")
@@ -34,7 +38,10 @@ class _FrozenType(type):
 
 
 class _Recorder(metaclass=_FrozenType):
-    """Stands for one object of the pickle until everything is read."""
+    """Placeholder of one object of the pickle until everything is read.
+
+    BUILD calls `__setstate__` where there is one, so it never writes into an instance dictionary.
+    """
 
     __slots__ = ("state",)
 
@@ -50,7 +57,7 @@ class _Array(_Recorder):
 
 
 class _Dtype(_Recorder):
-    """`numpy.dtype`; only the plain numeric, string and object kinds."""
+    """`numpy.dtype` of the plain numeric, string and object kinds."""
 
     __slots__ = ("spec",)
 
@@ -78,7 +85,7 @@ class _Sparse(_Recorder):
 
 
 class _Chumpy(_Recorder):
-    """`chumpy.Ch` and what derives from it."""
+    """`chumpy.Ch` and its subclasses."""
 
 
 class _Object(_Recorder):
@@ -86,10 +93,10 @@ class _Object(_Recorder):
 
 
 class _Restricted(pickle.Unpickler):
-    """Unpickler that knows only the recorders above and plain containers."""
+    """Unpickler that resolves names to the recorders above and to plain containers only."""
 
     def __init__(self, stream: io.BytesIO) -> None:
-        super().__init__(stream, encoding="latin1")
+        super().__init__(stream, encoding="latin1")  # array contents in text of Python 2, byte for byte
         self._known = _known_names()
 
     def find_class(self, module_name: str, global_name: str) -> Any:
@@ -106,7 +113,7 @@ class _Restricted(pickle.Unpickler):
 
 
 def _known_names() -> dict[tuple[str, str], Any]:
-    """Every name that a pickle may ask for, and what it gets. Made anew for each load, so that nothing can linger."""
+    """Return the object for every name that a pickle may ask for; new functions for each load, which share no state."""
 
     def reconstruct(kind: type, *_args: object) -> _Array:
         if kind is not _Array:
@@ -117,7 +124,7 @@ def _known_names() -> dict[tuple[str, str], Any]:
         kind = dtype.build()
         raw = data.encode("latin1") if isinstance(data, str) else data
         if kind.hasobject or not isinstance(raw, bytes) or len(raw) != kind.itemsize:
-            raise RefusedError("a number that is not one")
+            raise RefusedError("a scalar that is not a number")
         return np.frombuffer(raw, kind)[0]
 
     def from_buffer(data: object, dtype: _Dtype, shape: object, order: str, axes: object = None) -> _Array:
@@ -141,7 +148,7 @@ def _known_names() -> dict[tuple[str, str], Any]:
         return bytearray(content.encode("latin1") if isinstance(content, str) else content)
 
     def no_bytes() -> bytes:
-        return b""  # old protocols write an empty value as a call without arguments
+        return b""  # protocols below 3 write an empty value as a call without arguments
 
     names: dict[tuple[str, str], Any] = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
     for core in ("numpy.core", "numpy._core"):
@@ -190,7 +197,7 @@ def _from_bytes(data: Any, dtype: np.dtype, shape: Any, order: Any) -> np.ndarra
 
 
 def _build_sparse(kind: str, state: Any) -> np.ndarray:
-    """Dense copy of a `scipy.sparse` state."""
+    """Return the dense array of a `scipy.sparse` state."""
     shape = tuple(int(size) for size in state.get("_shape", state.get("shape", ())))
     if len(shape) != 2 or min(shape) < 0 or math.prod(shape) > _LARGEST_DENSE:
         raise ValueError(f"a sparse matrix of shape {shape}")
@@ -201,6 +208,7 @@ def _build_sparse(kind: str, state: Any) -> np.ndarray:
         major = np.repeat(np.arange(len(state["indptr"]) - 1), np.diff(state["indptr"]))
         rows, columns = (state["indices"], major) if kind == "csc" else (major, state["indices"])
     rows, columns = np.asarray(rows), np.asarray(columns)
+    # numpy itself refuses indices past the end, but counts negative ones from there
     if min(rows.min(initial=0), columns.min(initial=0)) < 0:
         raise ValueError("a sparse matrix with negative indices")
     dense = np.zeros(shape, data.dtype)
@@ -209,18 +217,18 @@ def _build_sparse(kind: str, state: Any) -> np.ndarray:
 
 
 def _build_chumpy(name: str, state: Any) -> np.ndarray:
-    """Value of a chumpy object: `Ch` holds it as `x`, `reordering.Select` picks entries of another object."""
+    """Return the value of a chumpy object: `Ch` holds it as `x`, `reordering.Select` selects entries of another one."""
     if isinstance(state, dict) and isinstance(state.get("x"), np.ndarray):
         return state["x"]
     if isinstance(state, dict) and {"a", "idxs"} <= set(state):
-        picked = np.asarray(state["a"]).ravel()[np.asarray(state["idxs"], np.int64)]
+        selected = np.asarray(state["a"]).ravel()[np.asarray(state["idxs"], np.int64)]
         shape = state.get("preferred_shape")
-        return picked if shape is None else picked.reshape(shape)
+        return selected if shape is None else selected.reshape(shape)
     raise ValueError(f"a chumpy {name} without a value")
 
 
 class _Resolver:
-    """Turns what was read into arrays and plain containers; shared objects stay shared."""
+    """Conversion of recorders into arrays and plain containers; shared objects stay shared."""
 
     def __init__(self) -> None:
         self._done: dict[int, Any] = {}
@@ -232,7 +240,7 @@ class _Resolver:
         if id(item) in self._done:
             return self._done[id(item)]
         self._keep.append(item)
-        self._done[id(item)] = None
+        self._done[id(item)] = None  # ends the recursion of an object that contains itself
         result = self._convert(item)
         self._done[id(item)] = result
         return result
@@ -263,18 +271,22 @@ class _Resolver:
 
 
 def _check_program(data: bytes) -> None:
-    """Walks the pickle's instructions without running them: complete, and no memo slot beyond its own length."""
+    """Check a pickle's instructions without running them.
+
+    They must be complete, and no memo slot may lie beyond the file's length: the unpickler allocates its memo up to
+    the highest slot, so one PUT of a few bytes could ask for all memory.
+    """
     for opcode, argument, _ in pickletools.genops(data):
         if "PUT" in opcode.name and isinstance(argument, int) and argument > len(data):
             raise ValueError("a memo slot far beyond the size of the file")
 
 
 def unpickle_data(data: bytes) -> Any:
-    """Arrays and plain containers from a pickle.
+    """Read arrays and plain containers from a pickle.
 
     Raises:
-        RefusedError: it asks for anything else; the message says for what.
-        Exception: of any type, where the instructions are damaged.
+        RefusedError: It asks for anything else; the message names it.
+        Exception: Of any type, if the instructions are damaged.
     """
     _check_program(data)
     return _Resolver()(_Restricted(io.BytesIO(data)).load())

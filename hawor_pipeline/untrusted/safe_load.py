@@ -1,10 +1,8 @@
-"""Reading files that come from elsewhere, without running anything that is in them.
+"""Reading one untrusted file without running code stored in it.
 
-`.npy` dictionaries, MANO `.pkl` files and checkpoints are pickles, and a pickle is a program. Here they are read
-through a restricted unpickler; what asks for more than arrays and plain containers is refused, with the file and the
-name in the message.
-
-What belongs here: opening one untrusted file. What does not: knowing what should be inside it.
+`.npy` dictionaries, MANO `.pkl` files and checkpoints are pickles, and a pickle is a program. They are read through a
+restricted unpickler, which refuses whatever asks for more than arrays and plain containers; the message names the file
+and the request. The expected contents are the caller's business.
 """
 
 import io
@@ -32,7 +30,7 @@ def _unpickle(data: bytes, path: Path) -> Any:
         ) from None
     except DataError:
         raise
-    # What damaged instructions raise is open-ended (any type), and every one means the same to the user.
+    # Damaged instructions may raise any type, and each means the same to the user.
     except Exception as error:
         raise DataError(f"{path}: damaged pickle ({type(error).__name__}: {error}); get the file again.") from None
 
@@ -50,17 +48,17 @@ def _read(path: Path, kind: str) -> bytes:
 
 
 def load_npy(path: str | Path) -> Any:
-    """Reads one `.npy` file.
+    """Read one `.npy` file.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
-        The array; of a file that wraps one dictionary or list (an object array of shape ()), that object.
+        The array; for a file that wraps one dictionary or list (an object array of shape ()), that object.
 
     Raises:
-        ConfigError: there is no such file.
-        DataError: it is empty, cut short, or asks for anything but arrays and plain containers.
+        ConfigError: The file does not exist.
+        DataError: It is empty, cut short, or asks for anything but arrays and plain containers.
 
     Source: the `.npy` format as documented in `numpy.lib.format`.
     """
@@ -75,13 +73,13 @@ def load_npy(path: str | Path) -> Any:
     except Exception as error:  # literal_eval and dtype parsing raise many types
         raise DataError(f"{path}: not an .npy file or damaged ({error}); get it again.") from None
     rest = stream.read()
-    if dtype.hasobject:
+    if dtype.hasobject:  # numpy appends a pickle instead of raw bytes
         if dtype != np.dtype(object):
             raise DataError(f"{path}: refused, a structured array that holds objects; expected plain arrays.")
         loaded = _unpickle(rest, path)
         if not isinstance(loaded, np.ndarray) or loaded.shape != shape:
             found = loaded.shape if isinstance(loaded, np.ndarray) else type(loaded).__name__
-            raise DataError(f"{path}: its header says shape {shape}, found {found}; get it again.")
+            raise DataError(f"{path}: its header states shape {shape}, found {found}; get it again.")
         return loaded.item() if loaded.shape == () else loaded
     expected = math.prod(shape) * dtype.itemsize
     if len(rest) != expected:
@@ -92,34 +90,34 @@ def load_npy(path: str | Path) -> Any:
 
 
 def load_pickle(path: str | Path) -> Any:
-    """Reads one pickle that holds data, such as MANO's `.pkl` files; chumpy and scipy need not be installed.
+    """Read one pickle that holds data, such as MANO's `.pkl` files; chumpy and scipy need not be installed.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         Its contents: plain containers, with chumpy objects and sparse matrices as dense arrays.
 
     Raises:
-        ConfigError: there is no such file.
-        DataError: it is empty, cut short, or asks for anything but arrays and plain containers.
+        ConfigError: The file does not exist.
+        DataError: It is empty, cut short, or asks for anything but arrays and plain containers.
     """
     path = Path(path)
     return _unpickle(_read(path, "pickle"), path)
 
 
 def load_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """Reads one `.npz` archive of plain arrays.
+    """Read one `.npz` archive of plain arrays.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         Arrays by name.
 
     Raises:
-        ConfigError: there is no such file.
-        DataError: it is empty, cut short, or holds objects.
+        ConfigError: The file does not exist.
+        DataError: It is empty, cut short, or holds objects.
     """
     path = Path(path)
     data = _read(path, ".npz")
@@ -131,17 +129,17 @@ def load_npz(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads one torch checkpoint onto the CPU: tensors, numbers, text and plain containers only.
+    """Read one torch checkpoint onto the CPU: tensors, numbers, text and plain containers only.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The dictionary that was saved.
 
     Raises:
-        ConfigError: there is no such file.
-        CheckpointError: it is empty, cut short, holds no dictionary, or asks for anything else (named in the message).
+        ConfigError: The file does not exist.
+        CheckpointError: It is empty, cut short, holds no dictionary, or asks for anything else (named in the message).
     """
     import torch
 
@@ -151,6 +149,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and storage errors have no common base
+        # torch has no attribute for the refused name, only these two wordings
         named = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"Can only build.*?`?([\w.]+)`?", str(error))
         if isinstance(error, pickle.UnpicklingError) and named:
             raise CheckpointError(

@@ -21,7 +21,7 @@ from hawor_pipeline.loading.rows import load_rows
 from hawor_pipeline.loading.stored_crops import warp_crops
 from hawor_pipeline.provenance import atomic_write_json
 from hawor_pipeline.shards.schema import as_numpy, to_arrow
-from hawor_pipeline.shards.splits import PROTOCOLS_FILE, Protocol
+from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SplitProtocol
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline.training.launch import with_recorded_split
 from hawor_pipeline.untrusted.mano_files import load_mano
@@ -369,7 +369,7 @@ def test_a_mixture_holds_out_what_each_member_states(data, tmp_path):
     """Other data sets name their subjects as they like; none that validates or tests is trained on, in any order."""
     write_shards(tmp_path / "other", data / "mano", subjects=("b1", "b2", "b3"))
     subjects = {"train": ["b1"], "val": ["b2"], "test": ["b3"]}
-    protocol = Protocol("dexycb", (), subjects, {split: [] for split in subjects}, "published")
+    protocol = SplitProtocol("dexycb", (), subjects, {split: [] for split in subjects}, "published")
     atomic_write_json(tmp_path / "other" / PROTOCOLS_FILE, {"dexycb": protocol.to_dict()})
     members = [{"path": str(data / "shards")}, {"path": str(tmp_path / "other")}]
     for order in (members, members[::-1]):

@@ -6,7 +6,7 @@ import pytest
 
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import atomic_write_json
-from hawor_pipeline.shards.splits import Protocol, recorded_protocols
+from hawor_pipeline.shards.splits import SplitProtocol, recorded_protocols
 from hawor_pipeline.training.launch import plan, train, with_recorded_split
 from hawor_pipeline.training.runs import run_key
 from hawor_pipeline.untrusted.safe_load import load_checkpoint
@@ -69,7 +69,7 @@ def test_the_split_of_the_protocol_that_was_recorded_with_the_shards(tiny, hand_
     config = tiny(training_data_dir=str(shards))
     assert with_recorded_split(config) == config  # nothing is recorded
     subjects = {"train": ["s05"], "val": ["s01", "s09"], "test": []}
-    protocol = Protocol("p1", (1,), subjects, {"train": [], "val": [], "test": []}, "splits_json/protocol_p1.json")
+    protocol = SplitProtocol("p1", (1,), subjects, {"train": [], "val": [], "test": []}, "splits_json/protocol_p1.json")
     atomic_write_json(shards / "protocols.json", {"p1": protocol.to_dict()})
     assert with_recorded_split(config).val_subjects == ["s01"]  # s09 is not among these shards
     assert with_recorded_split(tiny(training_data_dir=str(shards), val_subjects=["s05"])).val_subjects == ["s05"]
