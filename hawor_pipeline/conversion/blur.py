@@ -1,24 +1,24 @@
-"""How blurred a hand is, by a published measure."""
+"""Measure of the blur of a hand."""
 
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 
-REACH = 5  # of the blur that is compared with, to either side
+REACH = 5  # pixels to either side of the blur that serves as comparison
 _TWO, _HALF, _WINDOW = (np.float32(number) for number in (2, 0.5, 2 * REACH + 1))
-_EXACT_COLUMNS = 1400  # up to here the sums of a row stay whole numbers in single precision
+_EXACT_COLUMNS = 1400  # up to here the sums of a row are exact in float32: 1400 * 4 * 255 * 11 < 2**24
 
 
 def measure_blur(crop: np.ndarray, crop_margin: float) -> float:
-    """How blurred the hand's box is at the crop's resolution: 0 sharp, 1 without any detail.
+    """Measure the blur of the hand's box at the crop's resolution: 0 sharp, 1 without any detail.
 
-    Compares the gradients along each axis with those after another blur along it: what is sharp loses much, what is
-    blurred little. The worse axis counts, so motion blur shows. Enlarged small hands are blurred by this measure, too.
+    Compares the gradients along each axis with those after another blur along it: a sharp image loses much, a blurred
+    one little. The worse axis counts, so motion blur shows. Small hands that were enlarged count as blurred, too.
 
     Args:
-        crop: (S, S, 3) uint8 RGB, the box with its margin.
-        crop_margin: side of the crop over the side of the box.
+        crop: (S, S, 3) uint8 RGB, the bounding box with its margin.
+        crop_margin: Side of the crop over the side of the box.
 
     Source: Crete et al., The blur effect, 2007, with a window of 11 pixels, as scikit-image's `blur_effect`.
     """
@@ -33,30 +33,31 @@ def _share(gradients: float, lost: float) -> float:
     return 1.0 - lost / gradients if gradients else 1.0
 
 
-# Formulas for arrays and for single values; all of them are whole numbers, exact in single precision.
+# Formulas for arrays and for single values. All values are whole numbers, exact in float32, so that the array and the
+# loop version agree bit for bit.
 
 
 def across(before: np.ndarray, here: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """One, two, one: as Sobel's filter does across the gradient."""
+    """Smooth by (1, 2, 1), as Sobel's filter does across the gradient."""
     return before + _TWO * here + after
 
 
 def gradient(ahead: np.ndarray, behind: np.ndarray) -> np.ndarray:
-    """Its size, times the window: as a sum over the window would be that did not change."""
+    """Return the absolute gradient times the window: the sum over a window in which it is constant."""
     return _WINDOW * abs(ahead - behind)
 
 
 def loss(gradients: np.ndarray, entering: np.ndarray, leaving: np.ndarray) -> np.ndarray:
-    """What another blur takes from gradients.
+    """Return the part of gradients that another blur removes.
 
-    Sums over windows that overlap differ by what enters and what leaves, so no window is summed.
+    Sums over neighbouring windows differ by the value that enters and the one that leaves, so no window is summed.
     """
     more = gradients - abs(entering - leaving)
-    return (more + abs(more)) * _HALF
+    return (more + abs(more)) * _HALF  # max(more, 0) without a branch
 
 
 def array_sums(gray: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Of (H, W) uint8, first down the columns, then along the rows: sum of the gradients, and of what they lose."""
+    """Sum up (gradients, losses) of an (H, W) uint8 image, first down the columns, then along the rows."""
     return _array_sums_down(gray), _array_sums_down(gray.T)
 
 
@@ -70,7 +71,7 @@ def _array_sums_down(gray: np.ndarray) -> tuple[float, float]:
     return float(gradients.sum(dtype=np.float64)), float(lost.sum(dtype=np.float64))
 
 
-# Twice as fast, with the same numbers; None where numba is missing.
+# Twice as fast, with the same results; None without numba.
 loop_sums: Callable[[np.ndarray], tuple[tuple[float, float], tuple[float, float]]] | None = None
 try:
     from hawor_pipeline.conversion.compiled import compiled, compiled_any_order, inlined
@@ -81,9 +82,9 @@ else:
 
     @compiled_any_order
     def _sums_down(gray):
-        """`_array_sums_down` in one pass."""
+        """Compute `_array_sums_down` in one pass."""
         height, width = gray.shape
-        width -= 3  # the published measure leaves out one column on one side, two on the other
+        width -= 3  # the published measure omits one column on one side, two on the other
         smooth = np.empty((height + 2 * REACH, width), np.float32)
         for y in range(height):
             before, here, after, out = gray[y, 1:], gray[y, 2:], gray[y, 3:], smooth[y + REACH]
@@ -109,7 +110,7 @@ else:
 
     @compiled_any_order
     def _sums_along(gray):
-        """`_sums_down` of the transposed picture, without transposing it."""
+        """Compute `_sums_down` of the transposed image without transposing it."""
         height, width = gray.shape
         smooth = np.empty(width + 2 * REACH, np.float32)
         total, lost = np.float64(0), np.float64(0)
@@ -131,7 +132,7 @@ else:
 
     @compiled
     def _loop_sums(gray):
-        """`array_sums`, row by row."""
+        """Compute `array_sums` row by row."""
         return _sums_down(gray), _sums_along(gray)
 
     loop_sums = _loop_sums

@@ -1,7 +1,7 @@
-"""Compiling loops that no library has. Importing it fails (ImportError, OSError) where numba cannot be loaded.
+"""Decorators that compile loops with numba. Importing this module raises ImportError or OSError without numba.
 
-What is kept on disk is compiled anew when the function's own file changes, and only then: whatever is compiled into a
-function belongs into its file, and a change of the options here asks for a change there.
+The cache on disk is invalid when the function's own file changes, and only then. So everything that is compiled into a
+function belongs in its file, and a change of the options here needs a change there.
 """
 
 from collections.abc import Callable
@@ -9,22 +9,22 @@ from typing import Any
 
 from numba import njit
 
-# Sums may be taken in any order, so that several values are added at once; they are whole numbers here.
+# Lets LLVM reorder sums into vector instructions. Exact here, because all summands are whole numbers.
 _ANY_ORDER = {"reassoc", "nsz", "contract"}
 
 
 def compiled(function: Callable) -> Callable:
-    """Compiled at the first call and kept on disk; for this process only where no folder for it can be written to."""
+    """Compile at the first call and cache on disk, or for this process only if no cache folder is writable."""
     return _kept(function, {})
 
 
 def compiled_any_order(function: Callable) -> Callable:
-    """`compiled`, for sums of floats that are exact in any order."""
+    """Compile like `compiled`, for sums of floats that are exact in any order."""
     return _kept(function, {"fastmath": _ANY_ORDER})
 
 
 def inlined(function: Callable) -> Callable:
-    """Compiled as part of what calls it."""
+    """Compile as part of the calling function."""
     return njit(inline="always")(function)
 
 

@@ -1,7 +1,7 @@
-"""How far a sample can be trusted, from what was measured, and the rules that make a sample invalid.
+"""Confidence of a sample, and the rules that make a sample invalid.
 
     confidence = seen x sharp x fit
-    seen    share of the 21 joints that are in the picture and not hidden
+    seen    share of the 21 joints that are in the image and not hidden
     sharp   1 up to a blur of SHARP_BLUR, falling linearly to 0 at blur 1
     fit     1 up to twice the median fitting error of this hand in this sequence, then twice the median over the error
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from hawor_pipeline.config import ConversionConfig
 
-SHARP_BLUR = 0.35  # what the measure gives for a photograph in focus
+SHARP_BLUR = 0.35  # blur of a photograph in focus by `measure_blur`
 _GOOD_FIT = 2.0
 
 # Rules in the order in which they are checked; `skip_reason` names the first that fails.
@@ -24,12 +24,14 @@ SMALL_BOX = "small_box"
 def confidence(
     joint_in_frame: np.ndarray, joint_visible: np.ndarray, blur: np.ndarray, fitting_err: np.ndarray, typical_err: float
 ) -> np.ndarray:
-    """Args:
+    """Compute the confidence of samples.
+
+    Args:
         joint_in_frame: (N, 21) bool.
         joint_visible: (N, 21) bool.
         blur: (N,), 0..1.
         fitting_err: (N,), any unit.
-        typical_err: median of the fitting error over the sequence, same unit.
+        typical_err: Median of the fitting error over the sequence, same unit.
 
     Returns:
         (N,), 0..1.
@@ -44,7 +46,7 @@ def confidence(
 def skip_reasons(
     black: np.ndarray, joint_in_frame: np.ndarray, box_size_px: np.ndarray, settings: ConversionConfig
 ) -> np.ndarray:
-    """First rule that each sample fails, "" where it passes all; (N,) text."""
+    """Return the first rule that each sample fails, "" if it passes all; (N,) text."""
     failed = [
         (black, BLACK_IMAGE),
         (joint_in_frame.sum(1) < settings.min_joints_in_frame, FEW_JOINTS),

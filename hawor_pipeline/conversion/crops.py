@@ -1,9 +1,9 @@
 """Cutting hand crops out of frames: cut on whole pixels, resample without aliasing, encode.
 
-The cut is snapped to whole pixels of the decoded picture. Where it is much larger than the crop, the picture is shrunk
-while it is decoded, then the cut's side is a multiple of an integer that an exact area average removes; a linear resize
-does the rest. `crop_from_image` of a row is the exact mapping of what was done, so nothing is lost by the snapping. All
-of it follows from the boxes alone, never from the decoder.
+The cut is snapped to whole pixels of the decoded image. If it is much larger than the crop, the image is shrunk while
+it is decoded; then the cut's side is a multiple of an integer factor that an exact area average removes, and a linear
+resize does the rest. `crop_from_image` of a row is the exact mapping of these steps, so the snapping loses nothing. All
+of it depends on the boxes alone, never on the decoder.
 """
 
 import math
@@ -16,19 +16,19 @@ import simplejpeg
 
 from hawor_pipeline.conversion.decode import Decoder, Part
 
-# Mean colour (RGB) of the pictures the backbones were trained on, past the edge of a frame.
+# Colour (RGB) past the edge of a frame: the mean of ImageNet, on which backbones are trained.
 PAD_RGB = (124, 116, 104)
 _SHRINKS = (8, 4, 2)
-_REDUCE_FROM = 1.65  # from here on an average over 2x2 pixels is nearer to exact resampling than linear alone
-_BLACK_LEVEL = 24  # brightest sample of what shows nothing; JPEG noise stays below
+_REDUCE_FROM = 1.65  # from here on an average over 2x2 pixels is closer to exact resampling than linear alone
+_BLACK_LEVEL = 24  # brightest sample of a black image; JPEG noise stays below
 _BLACK_STEP = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A square of whole pixels of a picture and how it becomes a crop."""
+    """Square of whole pixels of an image, and the factors that turn it into a crop."""
 
-    left: int  # pixels of the shrunk picture, as are top and side
+    left: int  # pixels of the shrunk image, as are top and side
     top: int
     side: int
     reduce: int  # integer factor that an area average removes first
@@ -37,35 +37,38 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """What was cut out of a picture."""
+    """Crop of an image."""
 
     pixels: np.ndarray  # (crop_px, crop_px, 3) uint8 RGB
     crop_from_file: np.ndarray  # (2, 3)
-    black: bool  # nothing is to be seen in it
+    black: bool  # shows nothing
 
 
 def plan_shrink(sizes: Sequence[float], crop_px: int) -> int:
-    """By how much a picture is shrunk while it is decoded: by 2 wherever an average over 2x2 pixels would follow."""
+    """Return the factor by which the decoder shrinks: 2 wherever an average over 2x2 pixels would follow."""
     return next((shrink for shrink in _SHRINKS if min(sizes) >= shrink / 2 * _REDUCE_FROM * crop_px), 1)
 
 
 def plan_cut(center: Sequence[float] | np.ndarray, size: float, crop_px: int, shrink: int = 1) -> Cut:
-    """Args:
-    center: (2,), pixels of the file.
-    size: side of the square to cut, pixels of the file.
-    crop_px: side of the crop.
-    shrink: of the picture.
+    """Plan the cut of one crop.
+
+    Args:
+        center: (2,), pixels of the file.
+        size: Side of the square to cut, pixels of the file.
+        crop_px: Side of the crop.
+        shrink: Factor by which the decoder shrinks the image.
     """
     size = size / shrink
     reduce = max(2, int(size / crop_px)) if size >= _REDUCE_FROM * crop_px else 1
     side = reduce * max(1, round(size / reduce))
-    # the square's centre is nearest to `center`
+    # pixel centres are integers, so pixel c of the file is at (c + 0.5) / shrink - 0.5 of the shrunk image; of all
+    # squares on whole pixels the one whose centre is nearest is taken
     left, top = (math.floor((c + 0.5) / shrink - 0.5 + 1.0 - side / 2) for c in center)
     return Cut(left, top, side, reduce, shrink)
 
 
 def crop_from_file(cut: Cut, crop_px: int) -> np.ndarray:
-    """(2, 3) affine map from pixels of the file to pixels of the crop; integer pixels are pixel centres."""
+    """Return the (2, 3) affine map from pixels of the file to pixels of the crop; integer pixels are pixel centres."""
     scale = crop_px / cut.side
     each = scale / cut.shrink
     left, top = ((0.5 / cut.shrink - corner) * scale - 0.5 for corner in (cut.left, cut.top))
@@ -80,18 +83,18 @@ def cut_crops(
     crop_px: int,
     decoder: Decoder,
 ) -> list[Crop]:
-    """Decode one picture, no more of it than needed, and cut squares out of it.
+    """Decode as much of one image as needed and cut squares out of it.
 
     Args:
-        data: the JPEG.
-        name: for messages.
-        expected: (height, width) of the file, or None where any size will do.
-        boxes: centre (2,) and side of each square, pixels of the file.
-        crop_px: side of the crops.
-        decoder: of this thread.
+        data: The JPEG.
+        name: For messages.
+        expected: (height, width) of the file, or None to accept any size.
+        boxes: Centre (2,) and side of each square, pixels of the file.
+        crop_px: Side of the crops.
+        decoder: Decoder of this thread.
 
     Raises:
-        DataError: the picture is damaged or of another size.
+        DataError: The image is damaged or of another size.
     """
     shrink = plan_shrink([size for _, size in boxes], crop_px)
     cuts = [plan_cut(center, size, crop_px, shrink) for center, size in boxes]
@@ -107,7 +110,7 @@ def _crop(part: Part, cut: Cut, crop_px: int) -> Crop:
 
 
 def cut_crop(part: Part, cut: Cut, crop_px: int) -> np.ndarray:
-    """The crop (crop_px, crop_px, 3) of a decoded picture; what lies past the picture's edge is `PAD_RGB`."""
+    """Return the crop (crop_px, crop_px, 3) of a decoded image, with `PAD_RGB` past the image's edge."""
     return _resampled(*_shown(part, cut), cut, crop_px)
 
 
@@ -127,7 +130,7 @@ def _resampled(shown: np.ndarray, left: int, top: int, cut: Cut, crop_px: int) -
 
 
 def _shown(part: Part, cut: Cut) -> tuple[np.ndarray, int, int]:
-    """The pixels of the cut that lie in the picture, and where in the cut they begin."""
+    """Return the pixels of the cut that lie in the image, and the left and top of them in the cut."""
     height, width = part.size
     x0, x1 = max(cut.left, 0), min(cut.left + cut.side, width)
     y0, y1 = max(cut.top, 0), min(cut.top + cut.side, height)
@@ -138,11 +141,11 @@ def _shown(part: Part, cut: Cut) -> tuple[np.ndarray, int, int]:
 
 
 def encode_crop(crop: np.ndarray, quality: int) -> bytes:
-    """JPEG of an RGB crop with colour at half the resolution, as cameras write it: a third faster to write and read."""
+    """Encode an RGB crop with colour at half the resolution, a third faster to write and read (decision 0025)."""
     return simplejpeg.encode_jpeg(crop, quality=quality, colorspace="RGB", colorsubsampling="420")
 
 
 def is_black(image: np.ndarray) -> bool:
-    """Whether pixels show nothing, as ARCTIC's first and last frames sometimes do."""
-    steps = (8 * _BLACK_STEP, _BLACK_STEP)  # nearly every picture is known by the few pixels of the coarse grid
+    """Whether an image is black, as ARCTIC's first and last frames sometimes are."""
+    steps = (8 * _BLACK_STEP, _BLACK_STEP)  # the few pixels of the coarse grid decide nearly every image
     return all(max(image[::step, ::step].tobytes(), default=0) < _BLACK_LEVEL for step in steps)

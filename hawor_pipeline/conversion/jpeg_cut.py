@@ -1,8 +1,8 @@
 """Cutting regions out of a JPEG without decoding it: smaller JPEGs with the same blocks.
 
-Most of the time that a large picture takes is spent on reading blocks that no crop needs. A `JpegCutter` walks over
-them some two times faster than a decoder does, and whatever decoder is there then sees a small picture. Its pixels
-equal those of the whole one but for the outermost, where colour is upsampled across the cut.
+Decoding a large image takes most of its time on blocks that no crop needs. A `JpegCutter` walks over them about twice
+as fast as a decoder, which then gets a small image. Its pixels equal those of the whole image except for the outermost,
+where colour is upsampled across the cut.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,20 +24,20 @@ from hawor_pipeline.conversion.jpeg_stream import (
     unstuff,
 )
 
-MARGIN_PX = 2  # of the decoded picture: as far as the upsampling of colour looks
-_LEAST_ACROSS = 3  # MCUs: libjpeg does not upsample pictures smoothly that have but two columns of colour
+MARGIN_PX = 2  # of the decoded image: reach of the upsampling of colour
+_LEAST_ACROSS = 3  # MCUs: libjpeg does not interpolate colour in images of only two columns of it
 _BLOCK = 8
 _FRAMES, _HUFFMAN, _RESTART, _SCAN = (0xC0, 0xC1), 0xC4, 0xDD, 0xDA
 _WHOLE_SPECTRUM = (0, 63, 0)
 _END = b"\xff\xd9"
-_SPARE = 1.2  # times the share of a file that the rows would take, were all alike
+_SPARE = 1.2  # over the share of the file that the rows take if all rows are equally long
 _MOST_BLOCKS = 10  # in an MCU, by the standard
-_SIZES = 12  # of a difference in a picture of 8 bits
+_SIZES = 12  # bits of a DC difference, 0 to 11, in an image of 8 bits per sample
 
 
 @dataclass(frozen=True, slots=True)
 class _Component:
-    """How one component of a picture is stored."""
+    """Storage of one component of an image."""
 
     across: int  # blocks in an MCU
     down: int
@@ -46,9 +46,9 @@ class _Component:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What is before the coded blocks."""
+    """Contents of a file before the coded blocks."""
 
-    size_at: int  # where height and width stand
+    size_at: int  # position of height and width
     size: tuple[int, int]  # (height, width)
     components: tuple[_Component, ...]
     codes: bytes  # the definitions of all code tables
@@ -57,14 +57,14 @@ class _Header:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """What `jpeg_stream.cut` needs to know of a kind of picture."""
+    """Parameters of `jpeg_stream.cut` for all images with the same header."""
 
     mcu_px: tuple[int, int]  # (height, width) of an MCU
     mcu: Mcu
 
 
 def _read_header(data: bytes) -> _Header | None:
-    """None where the picture is not sequential, has more than one scan, or restart markers."""
+    """Parse the segments before the scan; return None unless the file is sequential, in one scan, without restarts."""
     at, codes, size_at, size, sampling = 2, b"", 0, (0, 0), {}
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
@@ -97,8 +97,10 @@ def _read_header(data: bytes) -> _Header | None:
 
 @lru_cache(maxsize=16)
 def _reader(components: tuple[_Component, ...], codes: bytes) -> _Reader:
-    """Raises:
-    ValueError: a table is damaged, or one that a component needs is not there.
+    """Build the tables of all images with the same header.
+
+    Raises:
+        ValueError: A code table is damaged or missing.
     """
     defined = _code_tables(codes)
     pairs = list(dict.fromkeys(component.tables for component in components))
@@ -121,7 +123,7 @@ def _reader(components: tuple[_Component, ...], codes: bytes) -> _Reader:
 
 
 def _code_tables(codes: bytes) -> dict[int, tuple[bytes, bytes]]:
-    """Number of each table (16 more for AC) to how many codes have 1 to 16 bits, and their symbols."""
+    """Map the number of each table (plus 16 for AC) to its counts of codes by length and its symbols."""
     tables, at = {}, 0
     while at < len(codes):
         counts = codes[at + 1 : at + 17]
@@ -134,7 +136,7 @@ def _code_tables(codes: bytes) -> dict[int, tuple[bytes, bytes]]:
 
 
 def _assigned(counts: bytes, symbols: bytes) -> Iterator[tuple[int, int, int]]:
-    """Code, its bits and its symbol, in the order in which a table assigns them."""
+    """Yield (code, bits, symbol) of a table; codes of one length are consecutive, in the order of the symbols."""
     code, position = 0, 0
     for length, count in enumerate(counts, 1):
         for symbol in symbols[position : position + count]:
@@ -145,7 +147,7 @@ def _assigned(counts: bytes, symbols: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _by_bits(counts: bytes, symbols: bytes) -> np.ndarray:
-    """(65536,) int32: length << 8 | symbol of the code that 16 bits begin with; 0: none."""
+    """Return (65536,) int32: length << 8 | symbol of the code at the start of 16 bits; 0: none."""
     table = np.zeros(1 << 16, np.int32)
     for code, length, symbol in _assigned(counts, symbols):
         table[code << (16 - length) : (code + 1) << (16 - length)] = length << 8 | symbol
@@ -153,7 +155,7 @@ def _by_bits(counts: bytes, symbols: bytes) -> np.ndarray:
 
 
 def _code_words(counts: bytes, symbols: bytes) -> list[int]:
-    """Code << 8 | length of each size of a difference; 0: the file has no code for it."""
+    """Return code << 8 | length for each size of a DC difference; 0: the file has no code for it."""
     words = [0] * _SIZES
     for code, length, symbol in _assigned(counts, symbols):
         if symbol < _SIZES:
@@ -163,16 +165,16 @@ def _code_words(counts: bytes, symbols: bytes) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class SmallJpeg:
-    """A region of a larger picture."""
+    """JPEG of a region of a larger image."""
 
     data: bytes
     size: tuple[int, int]  # (height, width)
-    left: int  # in the larger picture
+    left: int  # in the larger image
     top: int
 
 
 class JpegCutter:
-    """Cuts regions out of JPEGs, for one thread; keeps its working memory."""
+    """Cutter of regions out of JPEGs, for one thread; keeps its working memory."""
 
     def __init__(self) -> None:
         self._stream, self._stuffed = np.empty(0, np.uint8), np.empty(0, np.uint8)
@@ -180,16 +182,16 @@ class JpegCutter:
         self._known: tuple[bytes, _Header, _Reader] | None = None
 
     def cut(self, data: bytes, shrink: int, regions: Sequence[tuple[int, int, int, int]]) -> list[SmallJpeg] | None:
-        """For each region a JPEG of the blocks that hold it.
+        """Cut out each region as a JPEG of the blocks that hold it.
 
         Args:
-            data: a JPEG.
-            shrink: 1, 2, 4 or 8; by how much it will be shrunk.
-            regions: (left, top, right, bottom) of each, pixels inside the shrunk picture.
+            data: The JPEG.
+            shrink: 1, 2, 4 or 8, the factor by which it will be shrunk while decoded.
+            regions: (left, top, right, bottom) of each, pixels inside the shrunk image.
 
         Returns:
-            The smaller JPEGs. None where this is no sequential JPEG in one scan without restart markers, or anything
-            about it is odd: then a decoder has to see all of it.
+            The smaller JPEGs. None if the file is not a sequential JPEG in one scan without restart markers, or looks
+            damaged: then it must be decoded whole, so that the decoder reports what is wrong.
         """
         known = self._header(data)
         if known is None:
@@ -211,7 +213,7 @@ class JpegCutter:
         bits: np.uint64,
         stream: np.ndarray,
     ) -> SmallJpeg:
-        """The JPEG of a stream, which holds a region in MCUs; all but its size is as in the larger one."""
+        """Wrap a stream of MCUs as a JPEG; its header is that of the larger one, except for the size."""
         header, (down, across) = known[0], known[1].mcu_px
         left, top = region[0] * across, region[1] * down
         size = (min(header.size[0], region[3] * down) - top, min(header.size[1], region[2] * across) - left)
@@ -221,7 +223,7 @@ class JpegCutter:
         return SmallJpeg(b"".join((sized, data[header.size_at + 4 : header.start], coded, _END)), size, left, top)
 
     def _header(self, data: bytes) -> tuple[_Header, _Reader] | None:
-        """What the file begins with, mostly the same as of the last one; None where it cannot be cut."""
+        """Parse the header, which is mostly that of the last file; return None if the file cannot be cut."""
         if self._known is None or not data.startswith(self._known[0]):
             try:
                 header = _read_header(data)
@@ -235,7 +237,7 @@ class JpegCutter:
     def _copy(
         self, data: bytes, header: _Header, reader: _Reader, regions: list[tuple[int, int, int, int]]
     ) -> np.ndarray | None:
-        """Copy MCUs of each region into a row of `_out`; returns their bits, (regions,) uint64, or None."""
+        """Copy the MCUs of each region into a row of `_out`; return their bits, (regions,) uint64, or None."""
         (height, width), (down, across) = header.size, reader.mcu_px
         bottom = max(region[3] for region in regions)
         length = len(data) + SLACK + MAX_MCU_BYTES + MAX_ROW_BYTES * bottom
@@ -243,7 +245,8 @@ class JpegCutter:
             self._out = np.zeros((max(len(regions), self._out.shape[0]), max(length, self._out.shape[1])), np.uint8)
             self._stream, self._stuffed = (np.zeros(parts * self._out.shape[1], np.uint8) for parts in (1, 2))
         wanted, bits, coded = np.array(regions, np.int64), np.zeros(len(regions), np.uint64), len(data) - header.start
-        for share in (_SPARE * bottom / -(-height // down), 1.0):  # most often there is no need to look at all of it
+        for share in (_SPARE * bottom / -(-height // down), 1.0):
+            # most often the first part of the file is enough, and unstuffing the rest is saved
             most = header.start + int(share * coded) + MAX_MCU_BYTES
             found = unstuff(np.frombuffer(data, np.uint8), header.start, most, self._stream)
             grid = -(-width // across)
@@ -256,7 +259,7 @@ class JpegCutter:
 def _in_mcus(
     region: tuple[int, int, int, int], shrink: int, size: tuple[int, int], mcu: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """A region with its margin in MCUs (height, width), of a picture of a size (height, width)."""
+    """Return a region with its margin in MCUs (height, width), of an image of a size (height, width)."""
     (height, width), (down, across) = size, mcu
     left, top = (
         max(0, (edge - MARGIN_PX) * shrink) // step for edge, step in zip(region[:2], (across, down), strict=True)

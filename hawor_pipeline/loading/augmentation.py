@@ -1,11 +1,11 @@
-"""Random changes of training clips under which every label stays exact.
+"""Random augmentation of training clips that keeps every label exact.
 
-Moving or scaling the box only chooses other pixels. A roll turns the camera about its optical axis: pixels move by
+Moving or scaling the box only selects other pixels. A roll turns the camera about its optical axis: pixels move by
 K Rz K^-1 and everything in the camera frame by Rz, so rotations, joints, translation and projection stay consistent.
 
-A mirrored clip shows the other hand, and like every left hand it would be mirrored to a right one on the way in: what
-the network sees is the clip as it was, and only the side differs. All frames of a clip change alike. The draws are a
-function of (seed, epoch, clip) and of nothing else.
+A mirrored clip shows the other hand, and like every left hand it would be mirrored to a right one on input: the network
+gets the same images, and only the side differs. All frames of a clip change alike. The draws depend on (seed, epoch,
+clip) alone.
 """
 
 import math
@@ -21,27 +21,27 @@ from hawor_pipeline.config import AugmentationParams
 
 @dataclass(slots=True)
 class ClipChange:
-    """The change of each clip of a batch."""
+    """Augmentation of each clip of a batch."""
 
     roll: Float[Tensor, " B"]  # radians, camera-frame points turn by it about z
-    shift: Float[Tensor, "B 2"]  # of the box centre, in box sizes
+    shift: Float[Tensor, "B 2"]  # of the box centre, in units of the box size
     scale: Float[Tensor, " B"]  # of the box size
     gain: Float[Tensor, "B 3"]  # of the colour channels
-    flip: Bool[Tensor, " B"]  # whether the clip is taken as its mirror image
+    flip: Bool[Tensor, " B"]  # whether the clip counts as its mirror image
 
 
 def no_change(clips: int) -> ClipChange:
-    """Leaves every clip as it is."""
+    """Return the augmentation that leaves every clip unchanged."""
     none = torch.zeros(clips, dtype=torch.bool)
     return ClipChange(torch.zeros(clips), torch.zeros(clips, 2), torch.ones(clips), torch.ones(clips, 3), none)
 
 
 def draw_changes(params: AugmentationParams, seed: int, keys: list[tuple[int, int]]) -> ClipChange:
-    """Draw the change of each clip.
+    """Draw the augmentation of each clip.
 
     Args:
-        params: ranges.
-        seed: of the run.
+        params: Ranges.
+        seed: Seed of the run.
         keys: (epoch, clip) of each member of the batch.
     """
     unit = np.stack([np.random.default_rng((seed, epoch, clip)).uniform(-1, 1, 8) for epoch, clip in keys])
@@ -56,7 +56,7 @@ def draw_changes(params: AugmentationParams, seed: int, keys: list[tuple[int, in
 
 
 def roll_matrix(roll: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
-    """Rotations about the optical axis."""
+    """Return rotations about the optical axis."""
     cos, sin, zero, one = roll.cos(), roll.sin(), torch.zeros_like(roll), torch.ones_like(roll)
     rows = (cos, -sin, zero, sin, cos, zero, zero, zero, one)
     return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
@@ -65,7 +65,7 @@ def roll_matrix(roll: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch 3 3"]:
 def rolled_pixels_matrix(
     intrinsics: Float[Tensor, "*batch 3 3"], roll: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch 3 3"]:
-    """How homogeneous pixels move when the camera-frame points turn about the optical axis: K Rz K^-1 (affine)."""
+    """Return the map of homogeneous pixels when camera-frame points turn about the optical axis: K Rz K^-1 (affine)."""
     return intrinsics @ roll_matrix(roll) @ torch.linalg.inv(intrinsics)
 
 
@@ -74,9 +74,9 @@ def rolled_translation(
     root_m: Float[Tensor, "*batch 3"],
     rotation: Float[Tensor, "*batch 3 3"],
 ) -> Float[Tensor, "*batch 3"]:
-    """The translation that belongs to the turned hand.
+    """Return the translation of the turned hand.
 
-    A hand turns about its own root joint, which lies at `root_m - translation_m` in the body model's frame, so that
-    offset does not turn along: t' = R root - (root - t).
+    A hand turns about its own root joint, which lies at `root_m - translation_m` in the body model's frame. That
+    offset does not turn with it: t' = R root - (root - t).
     """
     return (rotation @ root_m[..., None])[..., 0] - (root_m - translation_m)

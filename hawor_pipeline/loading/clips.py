@@ -1,4 +1,4 @@
-"""Which rows form a clip: consecutive frames of one subject, sequence, view and side."""
+"""Grouping of rows into clips: consecutive frames of one subject, sequence, view and side."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from hawor_pipeline.shards.schema import as_numpy
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """Rows of each clip, frame by frame; `counted` is False where a row only fills the clip up."""
+    """Rows of each clip, frame by frame; `counted` is False where a row is padding."""
 
     rows: np.ndarray  # (C, T) int64
     counted: np.ndarray  # (C, T) bool
@@ -19,12 +19,12 @@ class Clips:
         return len(self.rows)
 
     def take(self, index: np.ndarray) -> "Clips":
-        """Clips by index."""
+        """Select clips by index."""
         return Clips(self.rows[index], self.counted[index])
 
 
 def runs_of_frames(table: pa.Table) -> list[tuple[int, int]]:
-    """[start, end) of rows that are consecutive frames of one subject, sequence, view and side."""
+    """Return [start, end) of all runs of consecutive frames of one subject, sequence, view and side."""
     frame = as_numpy(table, "frame").astype(np.int64)
     new = np.ones(table.num_rows, dtype=bool)
     if table.num_rows:
@@ -38,10 +38,10 @@ def runs_of_frames(table: pa.Table) -> list[tuple[int, int]]:
 
 
 def training_clips(table: pa.Table, length: int, stride: int, valid: np.ndarray) -> Clips:
-    """Clips whose starts lie `stride` frames apart, and the last one of each run that fits.
+    """Return clips that start `stride` frames apart, and the last clip that fits into each run.
 
-    Those without a valid frame are left out. A run shorter than a clip is filled up with its last frame, which then
-    does not count.
+    Clips without a valid frame are skipped. A run shorter than a clip is padded with its last frame, which then does
+    not count.
     """
     spans = []
     for start, end in runs_of_frames(table):
@@ -52,7 +52,7 @@ def training_clips(table: pa.Table, length: int, stride: int, valid: np.ndarray)
 
 
 def covering_clips(table: pa.Table, length: int) -> Clips:
-    """Clips that count every row exactly once; the last clip of a run reaches back into the one before it."""
+    """Return clips that count every row exactly once; the last clip of a run overlaps the one before it."""
     spans: list[tuple[int, int]] = []
     new_from: list[int] = []
     for start, end in runs_of_frames(table):

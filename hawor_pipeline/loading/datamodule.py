@@ -1,7 +1,7 @@
-"""Which clips train and which validate, in which order, and the loaders that bring them.
+"""Training and validation clips of a configuration, their order, and their loaders.
 
-The order of an epoch is a function of seed and epoch; the sampler starts at any batch of it, so a run that goes on
-after an interruption sees the batches it would have seen.
+The order of an epoch depends on seed and epoch alone, and the sampler can start at any batch of it, so a resumed run
+gets the batches that an uninterrupted one would have got.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ from hawor_pipeline.loading.rows import load_rows
 from hawor_pipeline.shards.splits import held_out_subjects
 from hawor_pipeline.shards.store import ShardSet, open_shards
 
-CACHE_BYTES = 600_000_000  # decoded crops kept by a training process that loads by itself
-# Columns that training reads; the others stay on the disk.
+CACHE_BYTES = 600_000_000  # of decoded crops, in a training process without loader processes
+# Columns that training reads; the others are not loaded.
 COLUMNS = [
     "sample_id",
     "subject",
@@ -62,16 +62,16 @@ COLUMNS = [
 
 
 class ClipSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, clip), from any batch of an epoch on.
+    """Sampler of batches of (epoch, clip), from any batch of an epoch on.
 
     Args:
-        groups: clip numbers of each dataset of a mixture.
-        weights: share of each dataset in an epoch; None draws every clip once.
-        batch_size: clips per batch and process.
-        seed: of the run.
-        limit: batches per epoch at most (int), or share of them (float).
-        rank, world: this process among those that train together.
-        parts: each batch comes in this many equal parts, one after the other; positions then count parts.
+        groups: Clip numbers of each dataset of a mixture.
+        weights: Share of each dataset in an epoch; None draws every clip once.
+        batch_size: Clips per batch and process.
+        seed: Seed of the run.
+        limit: Maximum of batches per epoch (int), or share of them (float).
+        rank, world: This process and the number of processes that train together.
+        parts: Number of equal parts that each batch is split into; positions then count parts.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
         self.first_batch = 0
 
     def go_to(self, epoch: int) -> None:
-        """Go to the start of an epoch; a position inside the current one is kept."""
+        """Move to the start of an epoch; keep a position inside the current one."""
         if epoch != self.epoch:
             self.epoch, self.first_batch = epoch, 0
 
@@ -119,7 +119,7 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, int(clip)) for clip in np.array_split(members, self.parts)[part]]
 
     def order(self, epoch: int) -> np.ndarray:
-        """Clip numbers of an epoch; a dataset drawn more often than it has clips repeats in whole rounds."""
+        """Return the clip numbers of an epoch; a dataset drawn more often than it has clips repeats in whole rounds."""
         rng = np.random.default_rng((self.seed, epoch))
         drawn = []
         for group, count in zip(self.groups, self.draws, strict=True):
@@ -130,14 +130,14 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
 
 @dataclass(slots=True)
 class Split:
-    """Which subjects or sequences train and validate, for the checkpoint and the report."""
+    """Subjects or sequences that train and validate, for the checkpoint and the report."""
 
     rule: str
     training: list[str]
     validation: list[str]
 
     def to_dict(self) -> dict[str, str | list[str]]:
-        """Plain values for a checkpoint."""
+        """Return plain values for a checkpoint."""
         return {"rule": self.rule, "training": self.training, "validation": self.validation}
 
 
@@ -145,14 +145,14 @@ class HandData:
     """Training and validation clips of a configuration.
 
     Args:
-        config: sizes, directories, split, filtering, augmentation.
-        training_data_dir: shards, or several of them with weights; None: as configured.
-        validation_data_dir: shards to validate on; None: as configured, and where nothing is configured a part of the
-            training shards.
+        config: Sizes, directories, split, filtering, augmentation.
+        training_data_dir: Shards, or several of them with weights; None for the configured ones.
+        validation_data_dir: Shards to validate on; None for the configured ones, by default a part of the training
+            shards.
 
     Raises:
-        ConfigError: a directory is missing, or nothing is left to train or validate on; the message names the options.
-        DataError: shards are damaged.
+        ConfigError: A directory is missing, or no clips remain to train or validate on; the message names the options.
+        DataError: Shards are damaged.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class HandData:
         self.loads_itself = config.num_workers == 0
 
     def _in_views(self, clips: Clips, table: pa.Table) -> Clips:
-        """The clips that the configured cameras recorded; all frames of a clip are of one camera."""
+        """Select the clips of the configured cameras; all frames of a clip are of one camera."""
         views = self.config.data_filtering.views
         if views is None:
             return clips
@@ -199,9 +199,9 @@ class HandData:
         return clips.take(np.flatnonzero(np.isin(recorded, views)))
 
     def _split(self, *, has_own: bool) -> tuple[Split, np.ndarray, np.ndarray]:
-        """The split, and for each row whether it trains and whether it validates; rows of test subjects do neither.
+        """Return the split, and masks of the rows that train and that validate; rows of test subjects do neither.
 
-        Which subjects test, and which validate where the configuration names none, is stated by each member's protocol.
+        The protocol of each dataset names its test subjects, and its validation subjects unless the configuration does.
         """
         subjects = np.array(self.shards.table.column("subject").to_pylist())
         parts = [slice(*ends) for ends in pairwise(self.shards.starts)]
@@ -248,10 +248,10 @@ class HandData:
 
     def _expected_to_validate(self) -> str:
         stated = sorted({subject for val, _ in self._held_out for subject in val})
-        return f"subject {' or '.join(stated)}" if stated else "a subject (the data set states none)"
+        return f"subject {' or '.join(stated)}" if stated else "a subject (the dataset states none)"
 
     def training_loader(self, epoch: int = 0, first_batch: int = 0, rank: int = 0, world: int = 1) -> DataLoader:
-        """Batches of training clips, from any batch of an epoch on."""
+        """Return the loader of training clips, from any batch of an epoch on."""
         config = self.config
         dataset = ClipDataset(
             self.shards,
@@ -277,7 +277,7 @@ class HandData:
         return self._loader(dataset, sampler)
 
     def validation_loader(self, rank: int = 0, world: int = 1) -> DataLoader:
-        """Batches of validation clips in the order of the table, each row counted once."""
+        """Return the loader of validation clips in the order of the table, each row counted once."""
         dataset = self._validation_dataset(CACHE_BYTES // 4 if self.loads_itself else 0)
         mine = np.arange(rank, len(dataset), world)
         batches = [
@@ -287,7 +287,7 @@ class HandData:
         return self._loader(dataset, batches)
 
     def some_training_clips(self, count: int) -> ClipBatch:
-        """A few training clips as they are, without augmentation, spread over all of them, as one batch."""
+        """Return some training clips without augmentation, evenly spread over all of them, as one batch."""
         dataset = ClipDataset(self.shards, self.rows, self.training_clips, self.config.image_size)
         return _spread_clips(dataset, count)
 
@@ -296,7 +296,7 @@ class HandData:
         return ClipDataset(shards, rows, clips, self.config.image_size, cache_bytes=cache_bytes)
 
     def some_validation_clips(self, count: int) -> ClipBatch:
-        """A few validation clips, spread over all of them, as one batch."""
+        """Return some validation clips, evenly spread over all of them, as one batch."""
         dataset = self._validation_dataset()
         return _spread_clips(dataset, count)
 
@@ -317,7 +317,7 @@ class HandData:
         )
 
     def clips_by_dataset(self, batch: ClipBatch, *, validation: bool = False) -> dict[str, Tensor]:
-        """Numbers of a batch's clips by the member of the mixture that they are from; empty without a mixture."""
+        """Return the positions of a batch's clips by their dataset of the mixture; empty without a mixture."""
         names = self.config.dataset_names
         if len(names) != len(self.shards.parts) or (validation and self.validation_shards is not self.shards):
             return {}
@@ -327,7 +327,7 @@ class HandData:
         return {name: torch.from_numpy(clips) for name, clips in found.items() if len(clips)}
 
     def mean_parameters(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean pose (96, 6D by columns), betas (10,) and camera (3,) of the training hands; heads start from them."""
+        """Return mean pose (96, 6D by columns), betas (10,) and camera (3,) of the training hands, to start from."""
         used = np.unique(self.training_clips.rows)
         rows = self.rows.take(torch.from_numpy(used[self.rows.valid.numpy()[used]]))
         mean = chordal_mean(rows.rotmats.double().mean(0))
@@ -340,7 +340,7 @@ class HandData:
 
 def _spread_clips(dataset: ClipDataset, count: int) -> ClipBatch:
     batch = dataset[np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()]
-    assert isinstance(batch, ClipBatch)  # this data set warps its crops itself
+    assert isinstance(batch, ClipBatch)  # this dataset warps its crops itself
     return batch
 
 
@@ -349,7 +349,7 @@ def _open(path: str) -> ShardSet:
 
 
 def _spread(clips: Clips, config: TrainingConfig) -> Clips:
-    """As many clips as `limit_val_batches` allows, spread evenly over all of them."""
+    """Select as many clips as `limit_val_batches` allows, evenly spread over all of them."""
     limit = config.limit_val_batches
     wanted = limit * config.batch_size if isinstance(limit, int) else int(len(clips) * limit)
     if wanted >= len(clips):

@@ -35,7 +35,7 @@ from hawor_pipeline.shards.store import ShardSet
 
 
 class JoinedShards:
-    """Several sets of shards as one."""
+    """Shards of several datasets as one."""
 
     def __init__(self, parts: Sequence[ShardSet]):
         self.parts = list(parts)
@@ -43,26 +43,26 @@ class JoinedShards:
         self.starts = np.cumsum([0] + [part.table.num_rows for part in parts])
 
     def jpeg(self, index: int) -> bytes:
-        """The crop of one row."""
+        """Return the crop of one row."""
         part = int(np.searchsorted(self.starts, index, side="right")) - 1
         return self.parts[part].jpeg(index - int(self.starts[part]))
 
 
 class ClipDataset(Dataset):
-    """Clips of a set of shards; an item is a whole batch, asked for by the list of its clips.
+    """Clips of shards; an item is a whole batch, indexed by the list of its clips.
 
-    A clip is named by its number, or by (epoch, number) where it is to be augmented: a batch is a function of the seed
-    and of these names alone.
+    A clip is indexed by its number, or by (epoch, number) if it is augmented: a batch depends on the seed and these
+    indices alone.
 
     Args:
-        shards: the crops.
-        rows: their annotations.
-        clips: what belongs together.
-        image_size: side of the network crop, px.
-        augmentation: ranges, or None for clips as they are.
-        seed: of the augmentation.
-        cache_bytes: keep decoded crops in memory, up to this much.
-        warps_later: give out a StoredBatch, whose pictures are made on the device.
+        shards: The crops.
+        rows: Their annotations.
+        clips: The rows of each clip.
+        image_size: Side of the network crop, px.
+        augmentation: Ranges, or None for unchanged clips.
+        seed: Seed of the augmentation.
+        cache_bytes: Size of the cache of decoded crops.
+        warps_later: Return a StoredBatch, whose images are warped on the device.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class ClipDataset(Dataset):
         return batch
 
     def _image_from_out(self, center: Tensor, size: Tensor) -> Tensor:
-        """Pixels of the (rolled, mirrored, pinhole) picture from pixels of the network crop: (B, T, 3, 3)."""
+        """Map pixels of the network crop to those of the (rolled, mirrored, pinhole) image: (B, T, 3, 3)."""
         per_pixel = size / self.image_size
         matrix = torch.zeros(*size.shape, 3, 3)
         matrix[..., 0, 0] = matrix[..., 1, 1] = per_pixel
@@ -151,16 +151,16 @@ class ClipDataset(Dataset):
         return matrix
 
     def _crops(self, row_of: Tensor, stored_from_out: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Each decoded crop, and its pixels from those of the network's picture (2, 3)."""
+        """Yield each decoded crop and the map (2, 3) to its pixels from those of the network's image."""
         maps = stored_from_out.flatten(0, 1).double().numpy()  # (N, 2, 3)
         for position, row in enumerate(row_of.flatten().tolist()):
             image, reduction = self._decode(row)
             matrix = maps[position] / reduction
-            matrix[:, 2] += 0.5 / reduction - 0.5  # pixel centres of the reduced picture
+            matrix[:, 2] += 0.5 / reduction - 0.5  # pixel centres of the reduced image
             yield image, matrix
 
     def _images(self, row_of: Tensor, stored_from_out: Tensor, gain: Tensor) -> Tensor:
-        """(B, T, 3, S, S) normalised crops."""
+        """Return the normalised crops (B, T, 3, S, S)."""
         side = self.image_size
         out = np.empty((row_of.numel(), side, side, 3), dtype=np.uint8)
         for position, (image, matrix) in enumerate(self._crops(row_of, stored_from_out)):
@@ -179,7 +179,7 @@ class ClipDataset(Dataset):
         return images.unflatten(0, tuple(row_of.shape))
 
     def _decode(self, row: int) -> tuple[np.ndarray, float]:
-        """The stored crop at the least resolution that serves the network crop, and by how much it is reduced."""
+        """Decode the stored crop at the least resolution that the network crop needs; return it and its reduction."""
         cached = self._decoded.get(row)
         if cached is not None:
             return cached
@@ -199,5 +199,5 @@ class ClipDataset(Dataset):
 
 
 def keep_batch(batch: ClipBatch | StoredBatch) -> ClipBatch | StoredBatch:
-    """Collate function of a `ClipDataset`, whose batches are complete."""
+    """Return a batch unchanged: the collate function of a `ClipDataset`, whose items are complete batches."""
     return batch

@@ -1,8 +1,8 @@
-"""The annotation table as tensors: right hands, pinhole pictures, camera frame.
+"""The annotation table as tensors: right hands, pinhole images, camera frame.
 
-Mirroring and lens are dealt with here, once per table. The ego camera's pictures are distorted, the network's camera is
-a pinhole: around the centre of each box the lens is linear to first order, so a crop is read through that linear map,
-and box and labels are those of the pinhole picture.
+Mirroring and the lens are handled here, once per table. The ego camera's images are distorted, but the network's camera
+is a pinhole: around the centre of each box the lens is linear to first order, so a crop is read through that linear
+map, and box and labels are those of the pinhole image.
 """
 
 from dataclasses import dataclass, fields
@@ -24,12 +24,12 @@ from hawor_pipeline.core.camera import (
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
 from hawor_pipeline.shards.schema import as_numpy
 
-LENS_STEP_PX = 1.0  # of the finite difference that linearises the lens
+LENS_STEP_PX = 1.0  # step of the finite difference that linearises the lens
 
 
 @dataclass(slots=True)
 class HandRows:
-    """Annotations of N hands, a row each, mirrored to right hands in pinhole pictures."""
+    """Annotations of N hands, a row each, mirrored to right hands in pinhole images."""
 
     rotmats: Tensor  # (N, 16, 3, 3) absolute, camera frame
     betas: Tensor  # (N, 10) as right
@@ -43,13 +43,13 @@ class HandRows:
     box_center_px: Tensor  # (N, 2)
     box_size_px: Tensor  # (N,)
     intrinsics: Tensor  # (N, 3, 3)
-    stored_from_image: Tensor  # (N, 2, 3) pixels of the stored crop from pixels of the mirrored pinhole picture
+    stored_from_image: Tensor  # (N, 2, 3) pixels of the stored crop from pixels of the mirrored pinhole image
 
     def __len__(self) -> int:
         return len(self.valid)
 
     def take(self, index: Tensor) -> "HandRows":
-        """Rows by index, of any shape."""
+        """Select rows by an index of any shape."""
         return HandRows(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
@@ -57,8 +57,8 @@ def load_rows(table: pa.Table, filtering: DataFiltering | None = None) -> HandRo
     """Read annotations into right-hand, pinhole, camera-frame tensors.
 
     Args:
-        table: annotations of `data.shards`.
-        filtering: rows outside these limits become invalid (they stay in their clips and carry no loss).
+        table: Annotations of shards.
+        filtering: Rows outside these limits become invalid (they stay in their clips and carry no loss).
     """
 
     def real(name: str) -> Tensor:
@@ -73,6 +73,7 @@ def load_rows(table: pa.Table, filtering: DataFiltering | None = None) -> HandRo
     center, size, stored, reachable = _pinhole_boxes(
         real("box_center_px"), real("box_size_px"), real("crop_from_image"), intrinsics, real("distortion")
     )
+    # Images are stored as taken, so pixels of the mirrored image of a left hand are mirrored back before the lookup.
     unmirror = torch.eye(3, dtype=torch.float64).repeat(len(width), 1, 1)
     unmirror[:, 0, 0] = torch.where(is_right, 1.0, -1.0)
     unmirror[:, 0, 2] = torch.where(is_right, torch.zeros_like(width), width - 1)
@@ -108,7 +109,7 @@ def load_rows(table: pa.Table, filtering: DataFiltering | None = None) -> HandRo
 def _pinhole_boxes(
     center: Tensor, size: Tensor, crop_from_image: Tensor, intrinsics: Tensor, distortion: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Boxes in the pinhole picture, and the map from its pixels to the stored crop.
+    """Return the boxes in the pinhole image, and the map from its pixels to the stored crop.
 
     Returns:
         (centres (N, 2), sizes (N,), stored-crop-from-pinhole-pixels (N, 2, 3), whether the lens reaches the centre).
@@ -123,6 +124,7 @@ def _pinhole_boxes(
     jacobian = (
         torch.stack((distorted[:, 0] - distorted[:, 1], distorted[:, 2] - distorted[:, 3]), dim=-1) / LENS_STEP_PX
     )  # (N, 2, 2) distorted by pinhole pixels
+    # The determinant is the factor by which the lens enlarges areas around the centre; its root is that of lengths.
     enlargement = torch.linalg.det(jacobian).abs().clamp_min(1e-6).sqrt()
     image_from_pinhole = torch.eye(3, dtype=center.dtype).repeat(len(center), 1, 1)
     image_from_pinhole[:, :2, :2] = jacobian

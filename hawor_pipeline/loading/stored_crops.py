@@ -1,7 +1,7 @@
-"""Warping and colouring crops on the device that trains, instead of in the processes that load.
+"""Warping and colouring crops on the training device instead of in the loader's processes.
 
-The loader then only decodes, sends fewer bytes (8 bits a colour), and the warp is one batched sampling. Pictures equal
-those of the loader up to its rounding to 8 bits and OpenCV's 1/32 px.
+The loader then only decodes and sends fewer bytes (8 bits per colour), and the warp is one batched sampling. Images
+equal those of the loader up to its rounding to 8 bits and OpenCV's 1/32 px.
 """
 
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ PADDING_RGB = tuple(float(255 * value) for value in IMAGENET_MEAN)  # becomes 0 
 
 @dataclass(slots=True)
 class StoredBatch:
-    """A batch whose pictures are still to be made: `to` a device makes them there."""
+    """Batch whose images are not warped yet; `to` warps them on the device."""
 
-    batch: ClipBatch  # without pictures
+    batch: ClipBatch  # without images
     crops: Tensor  # (B * T, H, W, 3) uint8, smaller ones padded with PADDING_RGB on the right and below
-    crop_from_out: Tensor  # (B * T, 2, 3) pixels of the crop from pixels of the network's picture
+    crop_from_out: Tensor  # (B * T, 2, 3) pixels of the crop from pixels of the network's image
     gain: Tensor  # (B, 3) of the colour channels
     image_size: int
 
@@ -32,7 +32,7 @@ class StoredBatch:
         return len(self.gain)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> ClipBatch:
-        """The batch with its pictures, on `device`."""
+        """Return the batch with its images on a device."""
         crops, maps, gain = (
             t.to(device, non_blocking=non_blocking) for t in (self.crops, self.crop_from_out, self.gain)
         )
@@ -41,7 +41,7 @@ class StoredBatch:
 
 
 def stack_padded(images: list[np.ndarray]) -> Tensor:
-    """Crops of different sizes in one tensor (N, H, W, 3), padded on the right and below."""
+    """Stack crops of different sizes into one tensor (N, H, W, 3), padded on the right and below."""
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
     stacked = np.empty((len(images), height, width, 3), np.uint8)
     stacked[:] = np.round(PADDING_RGB)
@@ -51,7 +51,7 @@ def stack_padded(images: list[np.ndarray]) -> Tensor:
 
 
 def warp_crops(crops: Tensor, crop_from_out: Tensor, gain: Tensor, image_size: int) -> Tensor:
-    """Normalised pictures (B, T, 3, S, S) from stored crops, bilinear; past the crop lies the padding colour.
+    """Warp stored crops to normalised images (B, T, 3, S, S), bilinear, with the padding colour past the crop.
 
     Args:
         crops: (B * T, H, W, 3) uint8.
@@ -60,7 +60,9 @@ def warp_crops(crops: Tensor, crop_from_out: Tensor, gain: Tensor, image_size: i
         image_size: S.
     """
     padding = torch.tensor(PADDING_RGB, device=crops.device).round()
-    values = (crops.float() - padding).permute(0, 3, 1, 2)  # (N, 3, H, W), so that outside is 0
+    values = (crops.float() - padding).permute(
+        0, 3, 1, 2
+    )  # (N, 3, H, W): grid_sample pads with 0, which is the padding colour here
     steps = torch.arange(image_size, device=crops.device, dtype=torch.float32)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     out = torch.stack((x, y, torch.ones_like(x)), -1)  # (S, S, 3)
