@@ -3,8 +3,8 @@
 The sample generator paints images at ARCTIC's sizes (2800x2000 at about 0.35 MB, 1000x1000 at about 0.06 MB), in all
 nine views, two hands each. Every process has one thread. Per-core rows compare processor time; end-to-end rows
 compare hands per second, ours on two processes against the plain script on one, without visibility, page cache warm,
-start-up excluded, 256 px crops of the box itself (no margin) from both. They are from wall time where the processes had
-their cores to themselves; on a busier machine they are from processor time, and the unit says so. Rows that end in
+start-up excluded, 256 px crops of the box itself (no margin) from both. They use wall time if the processes had
+their cores to themselves; on a busier machine they use processor time, and the unit states it. Rows that end in
 `_region` decode regions as a conversion does: they are cut out of the file. The others decode whole images.
 """
 
@@ -149,7 +149,7 @@ class Sources:
         return self.output / str(self.written)
 
     def jobs(self, processes: int, decoding: str, *, visibility: bool = False) -> list[list[Job]]:
-        """A sequence for each process."""
+        """Return one sequence for each process."""
         folder = self.fresh()
         names = self.sequences[:processes]
         return [[Job(self.ours, name, folder / name, decoding, visibility)] for name in names]
@@ -160,7 +160,7 @@ class Sources:
 
 
 def measure_sources(workers: Workers, source: Sources, rounds: int) -> list[Row]:
-    """End-to-end rows of one image source."""
+    """Measure the end-to-end rows of one image source."""
     short = SHORT[source.image_source]
     for decoding in DECODING.values():
         workers.run(warm_up, source.jobs(2, decoding))

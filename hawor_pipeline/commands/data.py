@@ -133,7 +133,7 @@ def _export_webdataset(arguments: argparse.Namespace) -> int:
     done = export_webdataset(
         arguments.data, arguments.output, subjects=arguments.subjects, samples_per_tar=arguments.samples_per_tar
     )
-    print(f"wrote {done.samples} hands in {done.tars} tars to {done.output}; {done.left_out} rows are not valid")
+    print(f"wrote {done.samples} hands in {done.tars} tars to {done.output}; {done.skipped} rows are not valid")
     return 0
 
 

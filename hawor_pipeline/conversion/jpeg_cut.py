@@ -110,13 +110,15 @@ def _reader(components: tuple[_Component, ...], codes: bytes) -> _Reader:
         raise ValueError("a code table is missing") from None
     ahead = [look_up_tables(dc, ac, LOOK_BITS) for dc, ac in by_bits]
     parts = [part for part, one in enumerate(components) for _ in range(one.across * one.down)]
-    joined = (np.concatenate(of_all) for of_all in (*zip(*by_bits, strict=True), *zip(*ahead, strict=True)))
+    dc_codes, ac_codes, first, further = (
+        np.concatenate(of_all) for of_all in (*zip(*by_bits, strict=True), *zip(*ahead, strict=True))
+    )
     return _Reader(
         mcu_px=(_BLOCK * max(one.down for one in components), _BLOCK * max(one.across for one in components)),
         mcu=Mcu(
             parts=np.array(parts, np.int64),
             part_tables=np.array([pairs.index(components[part].tables) for part in parts], np.uint64),
-            tables=Tables(*joined, LOOK_BITS),
+            tables=Tables(dc_codes, ac_codes, first, further, LOOK_BITS),
             code_words=np.array([_code_words(*defined[dc]) for dc, _ in pairs], np.int64),
         ),
     )

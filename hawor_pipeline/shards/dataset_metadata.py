@@ -1,4 +1,4 @@
-"""The data set as a whole: manifest over all shards, splits and protocols, data card, dataset version."""
+"""Metadata of a whole dataset: manifest over all shards, splits and protocols, data card, dataset version."""
 
 from collections import Counter
 from pathlib import Path
@@ -32,22 +32,22 @@ def build_metadata(shards_dir: str | Path, arctic_root: str | Path | ArcticRoot,
     """Collect the subjects' manifests into one, with splits, a data card and a version.
 
     Args:
-        shards_dir: folder with a folder per subject.
-        arctic_root: the raw data, for the protocol files.
-        output_dir: gets manifest.json and data_card.md.
+        shards_dir: Folder with a folder per subject.
+        arctic_root: The raw data, for the protocol files.
+        output_dir: Folder of manifest.json and data_card.md.
 
     Returns:
         StageResult; info has dataset_version, source, sources, rows, valid_rows, subjects, sequences, rows by split,
         missing_splits (of train and val, those without valid rows), left_out (reason to samples), invalid.
 
     Raises:
-        ConfigError: no subject is converted.
-        DataError: a manifest or protocol file is damaged, or settings or sources are mixed.
+        ConfigError: No subject is converted.
+        DataError: A manifest or protocol file is damaged, or settings or sources are mixed.
     """
     root, shards, output = ArcticRoot.locate(arctic_root), Path(shards_dir), Path(output_dir)
     manifests = read_manifests(shards)
     if not manifests:
-        raise ConfigError(f"{shards} holds no converted subject; `hawor-pipeline prepare` makes shards.")
+        raise ConfigError(f"{shards} holds no converted subject; `hawor-pipeline prepare` creates shards.")
     protocols = read_protocols(root)
     _check_settings(shards, manifests)
     version = shards_version(shards)
@@ -77,7 +77,7 @@ def build_metadata(shards_dir: str | Path, arctic_root: str | Path | ArcticRoot,
 
 
 def _check_settings(shards: Path, manifests: dict[str, Manifest]) -> None:
-    """Subjects with samples must come from the same settings, or their crops would differ in size or margin."""
+    """Require the same settings of all subjects with samples, or their crops would differ in size or margin."""
     with_rows = {name: manifest for name, manifest in manifests.items() if manifest.rows}
     groups: dict[str, list[str]] = {}
     for name, manifest in with_rows.items():
@@ -124,12 +124,12 @@ def _info(manifests: dict[str, Manifest], protocols: dict[str, SplitProtocol], v
 def _data_card(
     shards: Path, manifests: dict[str, Manifest], protocols: dict[str, SplitProtocol], info: dict[str, Any]
 ) -> str:
-    """Markdown that tells a person what this data set is, and what is not in it."""
+    """Describe the contents of the dataset, and what was skipped, in Markdown."""
     lines = [f"# Data card: {info['source']} hands, version {info['dataset_version'][:12]}", ""]
     if "synthetic" in info["sources"]:
         lines += [
-            "**SYNTHETIC SAMPLE.** Every picture is a rendering of a procedural hand in ARCTIC's layout; no person was "
-            "filmed. Results on it say nothing about real hands.",
+            "**SYNTHETIC SAMPLE.** Every image is a rendering of a procedural hand in ARCTIC's layout; no person was "
+            "filmed. Results on it do not transfer to real hands.",
             "",
         ]
     else:
@@ -150,7 +150,7 @@ def _data_card(
         good = Counter(table.filter(pc.field("valid")).column(column).to_pylist())
         rows = [{column: name, "rows": counts[name], "valid rows": good[name]} for name in sorted(counts)]
         lines += ["", f"## {title}", "", *_markdown(rows)]
-    lines += ["", "## What is left out, and why", ""]
+    lines += ["", "## Skipped samples, with the reason", ""]
     ledger = (
         read_side_tables(shards, manifests, LEDGER_FILE)
         .group_by("reason")

@@ -1,6 +1,6 @@
-"""How good the samples are: occlusion, truncation, confidence, blur, fitting error, distance to the object, coverage.
+"""Quality of samples: occlusion, truncation, confidence, blur, fitting error, distance to the object, coverage.
 
-Tables (Parquet) and plots (PNG) over all shards. Every number is computed from what the conversion measured.
+Tables (Parquet) and plots (PNG) over all shards. Every number is computed from the measures of the conversion.
 """
 
 from pathlib import Path
@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 from hawor_pipeline.core.skeleton import FINGERS, JOINT_NAMES
 from hawor_pipeline.core.units import m_to_mm, rad_to_deg
 from hawor_pipeline.errors import ConfigError
-from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, staging_dir
+from hawor_pipeline.provenance import Info, StageResult, find_done, hash_json, mark_done, staging_dir
 from hawor_pipeline.shards.manifest import read_manifests
 from hawor_pipeline.shards.quality_plots import write_plots
 from hawor_pipeline.shards.schema import DISTANCES_FILE, as_numpy
 from hawor_pipeline.shards.store import ShardSet, open_shards, read_side_tables
 from hawor_pipeline.versions import QUALITY_VERSION
 
-CONTACT_M = 0.005  # a hand nearer to the object than this touches it, within the accuracy of motion capture
+CONTACT_M = 0.005  # a hand closer to the object than this touches it, within the accuracy of motion capture
 _COLUMNS = [
     "sample_id",
     "subject",
@@ -42,26 +42,27 @@ _COLUMNS = [
 ]
 _STRATA = ("subject", "object", "view", "side")
 _PERCENTILES = (5, 25, 50, 75, 95)
-# Metric -> which end is bad, for the outliers.
+# Measure -> its bad end, for the outliers.
 _WORST = {"occlusion": "high", "truncation": "high", "blur": "high", "fitting_err": "high", "confidence": "low"}
 OUTLIERS_PER_METRIC = 6
-# Bins, equal in area, of the direction from which a hand is seen, in its own frame: azimuth x sine of elevation.
+# Bins of the viewing direction in the hand's own frame: azimuth x sine of elevation, all equal in area on the sphere.
 _AZIMUTHS, _ELEVATIONS = 12, 6
+_Row = dict[str, str | float]  # of a table: column to value
 
 
 def build_quality(shards_dir: str | Path, output_dir: str | Path) -> StageResult:
     """Measure the quality of all shards.
 
     Args:
-        shards_dir: folder with a folder per subject.
-        output_dir: gets distributions, joints, coverage and outliers as Parquet, and plots as PNG.
+        shards_dir: Folder with a folder per subject.
+        output_dir: Folder of distributions, joints, coverage and outliers as Parquet, and plots as PNG.
 
     Returns:
         StageResult; info has the mean or median of every measure, shares, and coverage, as plain numbers.
 
     Raises:
-        ConfigError: there are no samples.
-        DataError: a shard is damaged.
+        ConfigError: There are no samples.
+        DataError: A shard is damaged.
     """
     shards, output = Path(shards_dir), Path(output_dir)
     manifests = {name: manifest.to_dict() for name, manifest in read_manifests(shards).items()}
@@ -92,7 +93,7 @@ def build_quality(shards_dir: str | Path, output_dir: str | Path) -> StageResult
 
 
 def _measures(data: ShardSet) -> dict[str, np.ndarray]:
-    """One number per sample, by name; units in the names."""
+    """Compute one number per sample, by name; units in the names."""
     names = ("occlusion", "truncation", "confidence", "blur", "fitting_err", "box_size_px")
     measures = {name: data.column(name).astype(float) for name in names}
     joints = data.column("joints_cam_m").astype(float)
@@ -109,7 +110,7 @@ def _measures(data: ShardSet) -> dict[str, np.ndarray]:
 
 
 def _view_direction(data: ShardSet, wrist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Direction from the hand to the camera in the hand's own frame, degrees."""
+    """Compute the direction from the hand to the camera in the hand's own frame, degrees."""
     import torch
 
     from hawor_pipeline.core.rotations import axis_angle_to_rotmat
@@ -123,7 +124,7 @@ def _view_direction(data: ShardSet, wrist: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _finger_bends(data: ShardSet) -> dict[str, np.ndarray]:
-    """Total rotation of each finger's three joints, degrees."""
+    """Compute the total rotation of each finger's three joints, degrees."""
     angles = np.linalg.norm(data.column("hand_pose").astype(float).reshape(-1, 5, 3, 3), axis=-1).sum(-1)
     mano_order = ("index", "middle", "pinky", "ring", "thumb")
     return {finger: rad_to_deg(angles[:, mano_order.index(finger)]) for finger in FINGERS}
@@ -168,8 +169,8 @@ def _joints(data: ShardSet) -> pa.Table:
 
 
 def _coverage(data: ShardSet, measures: dict[str, np.ndarray]) -> pa.Table:
-    """Counts per bin of direction, depth and finger bend."""
-    rows: list[dict[str, Any]] = []
+    """Count hands per bin of direction, depth and finger bend."""
+    rows: list[_Row] = []
     sine = np.sin(np.radians(measures["seen_from_elevation_deg"]))
     counts, azimuths, sines = np.histogram2d(
         measures["seen_from_azimuth_deg"], sine, bins=(_AZIMUTHS, _ELEVATIONS), range=((-180, 180), (-1, 1))
@@ -184,7 +185,7 @@ def _coverage(data: ShardSet, measures: dict[str, np.ndarray]) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def _bin(dimension: str, edges: Any, count: float, second: Any) -> dict[str, Any]:
+def _bin(dimension: str, edges: Any, count: float, second: Any) -> _Row:
     return {
         "dimension": dimension,
         "low": float(edges[0]),
@@ -196,14 +197,14 @@ def _bin(dimension: str, edges: Any, count: float, second: Any) -> dict[str, Any
 
 
 def _outliers(data: ShardSet, measures: dict[str, np.ndarray]) -> pa.Table:
-    """The worst valid samples of each measure; the typical is no outlier.
+    """Select the worst valid samples of each measure, those worse than the median.
 
     At most one per moment of a sequence, and one per sequence, view and side: the same hand in many views, or in
-    neighbouring pictures of one view, is one finding.
+    neighbouring frames of one view, counts once.
     """
     ids, valid = data.column("sample_id"), np.flatnonzero(data.column("valid"))
     schema = [("measure", pa.string()), ("rank", pa.int32()), ("sample_id", pa.string()), ("value", pa.float64())]
-    rows: list[dict[str, Any]] = []
+    rows: list[_Row] = []
     for name, worst in _WORST.items():
         badness = measures[name] if worst == "high" else -measures[name]
         typical = np.median(badness[valid]) if len(valid) else np.inf
@@ -224,7 +225,7 @@ def _outliers(data: ShardSet, measures: dict[str, np.ndarray]) -> pa.Table:
 
 
 def _pose_dimensions(data: ShardSet) -> int:
-    """Number of directions that hold 95 % of the variance of the finger pose."""
+    """Count the principal directions that hold 95 % of the variance of the finger pose."""
     pose = data.column("hand_pose").astype(float)
     variance = np.linalg.svd(pose - pose.mean(0), compute_uv=False) ** 2
     return int(np.searchsorted(np.cumsum(variance), 0.95 * variance.sum()) + 1) if variance.sum() else 0
@@ -232,7 +233,7 @@ def _pose_dimensions(data: ShardSet) -> int:
 
 def _info(
     data: ShardSet, measures: dict[str, np.ndarray], tables: dict[str, pa.Table], distance_mm: np.ndarray
-) -> dict[str, Any]:
+) -> Info:
     coverage = tables["coverage"].to_pylist()
     directions = [row["count"] for row in coverage if row["dimension"] == "seen_from_deg"]
     share = {name: float(measures[name].mean()) for name in ("occlusion", "truncation", "confidence", "blur")}

@@ -1,4 +1,4 @@
-"""Plots of the data set's quality. Lays out what `quality` computed; measures nothing."""
+"""Plots of the quality of a dataset, from the tables of `quality`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ _LABELS = {
 def write_plots(
     folder: Path, data: ShardSet, measures: dict[str, np.ndarray], tables: dict[str, pa.Table], distances: pa.Table
 ) -> None:
-    """Write measures.png, joints.png, coverage.png and outliers.png into a folder; each says where it is synthetic."""
+    """Write measures.png, joints.png, coverage.png and outliers.png into a folder; each marks a synthetic source."""
     _measures(folder / "measures.png", data, measures, distances)
     _joints(folder / "joints.png", data, tables["joints"])
     _coverage(folder / "coverage.png", data, measures, tables["coverage"])
@@ -82,10 +82,8 @@ def _measures(path: Path, data: ShardSet, measures: dict[str, np.ndarray], dista
         )
     axes[7].set_xlabel("occlusion by view (0 egocentric)", fontsize=8)
     _bare(axes[7])
-    left_out = len(data) - int(valid.sum())
-    _title(
-        figure, data, f"Measures of {valid.sum()} valid hands ({left_out} not valid are not counted; dashed: median)"
-    )
+    excluded = len(data) - int(valid.sum())
+    _title(figure, data, f"Measures of {valid.sum()} valid hands ({excluded} invalid ones excluded; dashed: median)")
     figure.savefig(path, dpi=_DPI)
 
 
@@ -93,7 +91,7 @@ def _joints(path: Path, data: ShardSet, table: pa.Table) -> None:
     figure, (axis,) = _axes(1, 1, (9, 3.2))
     names = [name.replace("_", " ") for name in table.column("joint").to_pylist()]
     places = np.arange(len(names))
-    axis.bar(places - 0.2, table.column("in_frame_share").to_numpy(), 0.4, color=_GRAY, label="in the picture")
+    axis.bar(places - 0.2, table.column("in_frame_share").to_numpy(), 0.4, color=_GRAY, label="in the image")
     axis.bar(places + 0.2, table.column("visible_share").to_numpy(), 0.4, color=_BLUE, label="not hidden")
     axis.set_xticks(places, names, rotation=60, ha="right")
     axis.set_ylim(0, 1.02)
@@ -127,7 +125,7 @@ def _coverage(path: Path, data: ShardSet, measures: dict[str, np.ndarray], table
 
 
 def _outliers(path: Path, data: ShardSet, table: pa.Table) -> None:
-    """The worst samples of each measure, as crops."""
+    """Plot the crops of the worst samples of each measure."""
     import simplejpeg
 
     rows = table.to_pylist()

@@ -1,4 +1,4 @@
-"""Columns of a shard: names, types, shapes and meaning, in one place; the schema and the docs follow from it.
+"""Columns of a shard: name, type, shape, unit and meaning. Schema and documentation derive from them.
 
 Arrays are fixed-size lists in row-major order; the field's metadata carries shape ("3,3"), unit and meaning.
 """
@@ -13,7 +13,7 @@ IMAGES_FILE = "images.arrow"
 LEDGER_FILE = "ledger.parquet"
 DISTANCES_FILE = "distances.parquet"
 MANIFEST_FILE = "manifest.json"
-# Fixed, because they are part of the bytes: records per Arrow batch and rows per Parquet row group.
+# Records per Arrow batch and rows per Parquet row group; fixed, because they determine the bytes of a shard.
 BATCH_ROWS = 256
 ROW_GROUP_ROWS = 4096
 
@@ -26,6 +26,7 @@ def _columns(kind: pa.DataType, rows: str) -> list[Column]:
     return found
 
 
+# The texts are metadata of the Parquet files: changing one changes the bytes of every shard.
 _ALL = [
     *_columns(
         pa.string(),
@@ -123,7 +124,7 @@ _ORDER = [
 ]
 COLUMNS: dict[str, Column] = {name: next(column for column in _ALL if column.name == name) for name in _ORDER}
 
-# What is left out: a row per picture, hand or view without a sample, and how many samples that costs.
+# Skipped data: a row per image, hand or view without a sample, and the number of samples that are missing for it.
 LEDGER_SCHEMA = pa.schema(
     [
         pa.field(name, kind, False)
@@ -138,7 +139,7 @@ LEDGER_SCHEMA = pa.schema(
         )
     ]
 )
-# Once per moment and hand, not per view: nearest distance of the hand's vertices to the object's surface points.
+# Per moment and hand, not per view: smallest distance of the hand's vertices to the object's surface points.
 DISTANCES_SCHEMA = pa.schema(
     [
         pa.field(name, kind, False)
@@ -155,18 +156,18 @@ IMAGES_SCHEMA = pa.schema([pa.field("jpeg", pa.binary(), False)])
 
 
 def annotations_schema(metadata: dict[str, str]) -> pa.Schema:
-    """Schema of `annotations.parquet` with text metadata (source, data_version, ...)."""
+    """Return the schema of `annotations.parquet` with text metadata (source, data_version, ...)."""
     return pa.schema([column.field for column in COLUMNS.values()], metadata)
 
 
 def to_arrow(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> pa.Table:
-    """Table from one array per column, each (N, *shape)."""
+    """Build a table from one array per column, each (N, *shape)."""
     columns = [column.to_arrow(arrays[column.name]) for column in COLUMNS.values()]
     return pa.Table.from_arrays(columns, schema=annotations_schema(metadata))
 
 
 def as_numpy(table: pa.Table, name: str) -> np.ndarray:
-    """One column as an array (N, *shape); text columns become object arrays."""
+    """Return a column as an array (N, *shape); text columns become object arrays."""
     chunked = table.column(name)
     column = COLUMNS.get(name)
     if pa.types.is_fixed_size_list(chunked.type):

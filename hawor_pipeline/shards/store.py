@@ -3,14 +3,13 @@
     {shards}/{subject}/manifest.json                         sequences in force, row counts, sha256
     {shards}/{subject}/{sequence}/annotations.parquet        a row per hand, frame and view, sorted by view, side, frame
     {shards}/{subject}/{sequence}/images.arrow               record i is the JPEG of row i; memory-mapped
-    {shards}/{subject}/{sequence}/ledger.parquet             what was left out, and why
+    {shards}/{subject}/{sequence}/ledger.parquet             skipped frames and hands, with the reason
 
-Only what a manifest lists is read: a sequence that is being written, or that belongs to older settings, is not.
+Only sequences that a manifest lists are read, never one that is being written or belongs to older settings.
 """
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +37,10 @@ __all__ = ["ImageWriter", "ShardSet", "as_numpy", "open_shards", "read_side_tabl
 
 
 class ImageWriter:
-    """Appends JPEGs to an Arrow file in batches of a fixed size."""
+    """Writer of JPEGs to an Arrow file, in batches of a fixed size.
+
+    The size of the batches is part of the bytes, and lets a reader compute the batch of a row instead of searching it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._sink = pa.OSFile(str(path), "wb")
@@ -72,7 +74,7 @@ class ImageWriter:
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """Write a table with the options that every table of a shard has; the bytes depend on the contents alone."""
+    """Write a table with the fixed options of all tables of a shard, so that its bytes depend on the contents alone."""
     text = [field.name for field in table.schema if pa.types.is_string(field.type)]
     pq.write_table(
         table,
@@ -87,10 +89,10 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 
 
 class ShardSet:
-    """Annotations of several sequences in one table, and random access to their pictures.
+    """Annotations of several sequences in one table, and random access to their images.
 
-    `table` holds the annotations plus `shard_id` (index into `directories`) and `row_in_shard`. Can be sent to other
-    processes: each opens the memory maps for itself on first use.
+    `table` holds the annotations plus `shard_id` (index into `directories`) and `row_in_shard`. Instances can be
+    pickled: each process opens its own memory maps on first use.
     """
 
     def __init__(self, directories: Sequence[Path], table: pa.Table, source: str) -> None:
@@ -104,24 +106,24 @@ class ShardSet:
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_maps": {}}  # a memory map belongs to its process; loader workers map again
 
     def column(self, name: str) -> np.ndarray:
-        """One column as an array (N, *shape)."""
+        """Return a column as an array (N, *shape)."""
         return as_numpy(self.table, name)
 
     def select(self, rows: np.ndarray) -> "ShardSet":
-        """Subset by a boolean mask (N,) or by row numbers."""
+        """Select rows by a boolean mask (N,) or by row numbers."""
         rows = np.asarray(rows)
         picked = np.flatnonzero(rows) if rows.dtype == bool else rows
         return ShardSet(self.directories, self.table.take(pa.array(picked)), self.source)
 
     def jpeg(self, index: int) -> bytes:
-        """Encoded crop of one row.
+        """Return the encoded crop of one row.
 
         Raises:
-            DataError: the picture file is damaged.
+            DataError: The image file is damaged.
         """
         shard = int(self._shard[index])
         if shard not in self._maps:
@@ -130,7 +132,12 @@ class ShardSet:
 
 
 class _ImageMap:
-    """Offsets into one memory-mapped Arrow file."""
+    """Records of one memory-mapped Arrow file, found by offset.
+
+    Processes share the pages of a map, and nothing is read before a record is used. Each map holds one file descriptor
+    until its process ends, so it is opened at the first record, not with the table. Only the offsets and the buffer of
+    each batch are kept, because slicing them takes half the time of an Arrow scalar.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -163,18 +170,18 @@ def open_shards(
     """Open converted sequences for reading.
 
     Args:
-        shards_dir: folder with a folder per subject; the URL of a published one is copied to the local cache.
-        subjects: which; None for all that have a manifest. Subjects without samples contribute none.
-        columns: annotation columns to read; None for all.
-        sequences: names of the sequences to read; None for all that the manifests list.
+        shards_dir: Folder with a folder per subject; the URL of a published one is copied to the local cache.
+        subjects: Names; None for all that have a manifest. Subjects without samples contribute none.
+        columns: Annotation columns to read; None for all.
+        sequences: Names of the sequences to read; None for all that the manifests list.
 
     Raises:
-        ConfigError: the folder, or a subject asked for, is not there.
-        DataError: a shard is damaged, its row count differs from the manifest, or sources are mixed.
+        ConfigError: The folder or a requested subject is missing.
+        DataError: A shard is damaged, its row count differs from the manifest, or sources are mixed.
     """
     root = local_copy(shards_dir)
     if not root.is_dir():
-        raise ConfigError(f"shards folder {root} does not exist; `hawor-pipeline prepare` makes it.")
+        raise ConfigError(f"shards folder {root} does not exist; `hawor-pipeline prepare` creates it.")
     present = converted_names(root)
     wanted = present if subjects is None else list(subjects)
     for subject in wanted:
@@ -209,7 +216,7 @@ def _read_annotations(directory: Path, rows: int, columns: Sequence[str] | None,
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: damaged or missing ({error}); run the conversion again.") from None
     if len(table) != rows:
-        raise DataError(f"{path}: {len(table)} rows, the manifest says {rows}; run the conversion again.")
+        raise DataError(f"{path}: {len(table)} rows, the manifest lists {rows}; run the conversion again.")
     return _with_position(table.replace_schema_metadata(None), shard_id)
 
 
@@ -225,11 +232,11 @@ def _empty(columns: Sequence[str] | None) -> pa.Table:
 
 
 def read_side_tables(shards_dir: str | Path, subjects: Iterable[str], name: str) -> pa.Table:
-    """One of the small tables (ledger, distances) of all sequences that the manifests list.
+    """Read one of the small tables (ledger, distances) of all sequences that the manifests list.
 
     Args:
-        shards_dir: folder with a folder per subject.
-        subjects: those without a manifest contribute nothing.
+        shards_dir: Folder with a folder per subject.
+        subjects: Names; those without a manifest contribute nothing.
         name: LEDGER_FILE or DISTANCES_FILE.
     """
     tables = [{LEDGER_FILE: LEDGER_SCHEMA, DISTANCES_FILE: DISTANCES_SCHEMA}[name].empty_table()]
@@ -244,12 +251,12 @@ def read_side_tables(shards_dir: str | Path, subjects: Iterable[str], name: str)
 
 
 def shards_version(shards_dir: str | Path) -> str:
-    """The version of a data set: a hash over the data versions of all subjects that have samples.
+    """Return the version of a dataset: a hash over the data versions of all subjects that have samples.
 
     Raises:
-        ConfigError: no subject is converted there.
+        ConfigError: No subject is converted there.
     """
     manifests = read_manifests(local_copy(shards_dir))
     if not manifests:
-        raise ConfigError(f"{shards_dir} holds no converted subject; `hawor-pipeline prepare` makes shards.")
+        raise ConfigError(f"{shards_dir} holds no converted subject; `hawor-pipeline prepare` creates shards.")
     return hash_json({name: manifest.data_version for name, manifest in manifests.items() if manifest.rows})

@@ -1,10 +1,10 @@
-"""Shards as WebDataset tars in the form that HaMeR's training reads, and such tars read as data.
+"""Export of shards as WebDataset tars in the format of HaMeR's training, and reading of such tars.
 
 A sample is `{key}.jpg`, the stored crop, and `{key}.data.pyd`, a pickled list with one dictionary per hand. All pixels
 are those of the crop: geometry goes through `crop_from_image`. Poses are absolute, as HaMeR's MANO layer takes them.
 Left hands stay left hands (`right` = 0); their `betas` are those of the mirrored right model, because HaMeR mirrors
-them. What HaMeR's fields do not hold exactly (camera, translation, lens, full-frame pixels, ...) stands in `extra_info`
-under the columns' names, with the origin of the sequence: `data.webdataset_import` makes shards of it again.
+them. Values that HaMeR's fields do not hold exactly (camera, translation, lens, full-frame pixels, ...) are stored in
+`extra_info` under the columns' names, with the origin of the sequence, so that `webdataset_import` can restore shards.
 
 Source: the field names and shapes of HaMeR's published training tars.
 """
@@ -32,34 +32,36 @@ from hawor_pipeline.untrusted.restricted_pickle import unpickle_data
 
 SAMPLES_PER_TAR = 1000
 SCALE_PX = 200.0  # HaMeR's unit of `scale`
-# What `sample_id`, HaMeR's own fields and being valid say exactly; every other column travels under its own name.
-_SAID_ELSEWHERE = {
+Row = dict[str, Any]  # column to value, of the types that `COLUMNS` declares
+Hand = dict[str, Any]  # HaMeR's dictionary of one hand, checked field by field when it is read
+# Columns that follow exactly from `sample_id`, HaMeR's own fields and being valid; all others are in `extra_info`.
+_DERIVED = {
     *("subject", "sequence", "view", "frame", "side", "is_right", "valid", "skip_reason"),
     *("global_orient", "hand_pose", "betas_as_right", "joints_cam_m", "joint_in_frame"),
 }
-CARRIED = tuple(name for name in COLUMNS if name not in _SAID_ELSEWHERE)
-DISTANCE = "hand_object_distance_m"  # of the side table; left out where it is not known
+CARRIED = tuple(name for name in COLUMNS if name not in _DERIVED)
+DISTANCE = "hand_object_distance_m"  # of the side table; absent if unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export wrote."""
+    """Result of an export."""
 
     output: Path
     tars: int
     samples: int
-    left_out: int  # rows that are not valid
+    skipped: int  # rows that are not valid
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where the samples of one sequence come from; each of them carries it, so that a tar needs no file beside it."""
+    """Origin of the samples of one sequence; each carries it, so that a tar needs no file beside it."""
 
     source: str
     data_version: str
     converter_version: int
     settings: str  # of the conversion, JSON
-    samples_in_sequence: int  # exported ones: fewer in the tars means that a tar is missing
+    samples_in_sequence: int  # number of exported ones; fewer in the tars mean that a tar is missing
 
 
 def export_webdataset(
@@ -71,17 +73,17 @@ def export_webdataset(
 ) -> Exported:
     """Write the valid rows of shards as numbered tars; the bytes depend on the shards alone.
 
-    Works through one sequence after another. The recorded protocols are copied beside the tars.
+    Exports one sequence after another. The recorded protocols are copied beside the tars.
 
     Args:
-        shards_dir: folder of shards.
-        output: a new folder; appears whole or not at all.
+        shards_dir: Folder of shards.
+        output: A new folder; appears whole or not at all.
         subjects: None for all.
-        samples_per_tar: rows of each tar.
+        samples_per_tar: Rows per tar.
 
     Raises:
-        ConfigError: the shards or a subject are not there, or `output` exists.
-        DataError: a shard is damaged, or the disk is full.
+        ConfigError: The shards or a subject are missing, or `output` exists.
+        DataError: A shard is damaged, or the disk is full.
     """
     output = Path(output)
     if samples_per_tar < 1:
@@ -108,8 +110,8 @@ def export_webdataset(
     return Exported(output, tars, written, len(overview) - written)
 
 
-def _samples_of(root: Path, subjects: Iterable[str]) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
-    """Key, JPEG and hand of every valid row."""
+def _samples_of(root: Path, subjects: Iterable[str]) -> Iterator[tuple[str, bytes, Hand]]:
+    """Yield (key, JPEG, hand) of every valid row."""
     for subject in subjects:
         manifest = read_manifest(root, subject) or Manifest()
         distances: dict[str, dict[tuple[int, str], float]] = {}
@@ -129,7 +131,7 @@ def _samples_of(root: Path, subjects: Iterable[str]) -> Iterator[tuple[str, byte
 
 def _samples_of_sequence(
     shards: ShardSet, origin: Origin, distances: dict[tuple[int, str], float]
-) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
+) -> Iterator[tuple[str, bytes, Hand]]:
     columns = {name: shards.column(name) for name in COLUMNS}
     for row in np.flatnonzero(columns["valid"]):
         values = {name: column[row] for name, column in columns.items()}
@@ -142,16 +144,16 @@ def _samples_of_sequence(
 
 
 def _add_file(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    entry = tarfile.TarInfo(name)  # no time, no owner
+    entry = tarfile.TarInfo(name)  # no time, no owner: the bytes depend on the shards alone
     entry.size = len(data)
     tar.addfile(entry, io.BytesIO(data))
 
 
-def hand_dictionary(values: dict[str, Any]) -> dict[str, Any]:
-    """One row as HaMeR's dictionary, in pixels of the stored crop.
+def hand_dictionary(values: Row) -> Hand:
+    """Convert one row to HaMeR's dictionary, in pixels of the stored crop.
 
     Args:
-        values: column to the value of the row.
+        values: Column to the value of the row.
     """
     affine = values["crop_from_image"].astype(np.float64)
     known = values["joint_in_frame"].astype(np.float32)
@@ -173,21 +175,21 @@ def hand_dictionary(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(name: str, value: Any) -> np.ndarray | str | float | int:
-    """A value of a column as an array of the column's type, or as Python's own scalar."""
+    """Return a value of a column as an array of the column's type, or as a Python scalar."""
     column = COLUMNS[name]
     if column.shape:
         return np.ascontiguousarray(value, column.kind.to_pandas_dtype())
     return value if isinstance(value, str) else value.item()
 
 
-def read_webdataset(tars: Sequence[str | Path]) -> Iterator[tuple[str, bytes, list[dict[str, Any]]]]:
-    """Samples of tars: key, JPEG, and the hands with their 2D keypoints, centre and side in the full frame.
+def read_webdataset(tars: Sequence[str | Path]) -> Iterator[tuple[str, bytes, list[Hand]]]:
+    """Read the samples of tars: key, JPEG, and the hands.
 
-    Files are read as data: a pickle that wants to run something is refused. Where a sample was exported by this
-    project, `joints_px` (21, 2), `box_center_px` (2,) and `box_size_px` are added, full-frame pixels.
+    Files are read as data: a pickle that would run code is refused. Hands that were exported by this project get
+    `joints_px` (21, 2), `box_center_px` (2,) and `box_size_px` in full-frame pixels.
 
     Raises:
-        DataError: a tar is damaged or holds something else.
+        DataError: A tar is damaged or has other contents.
     """
     for path in tars:
         try:
@@ -199,10 +201,10 @@ def read_webdataset(tars: Sequence[str | Path]) -> Iterator[tuple[str, bytes, li
 
 
 def _check_end(path: Path) -> None:
-    """A tar ends in two blocks of zeros; `tarfile` takes one that was cut inside a member's header for a complete one.
+    """Check the two blocks of zeros at the end of a tar: `tarfile` accepts one that was cut inside a member's header.
 
     Raises:
-        EOFError: it was cut.
+        EOFError: It was cut.
     """
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - 2 * tarfile.BLOCKSIZE))
@@ -211,7 +213,7 @@ def _check_end(path: Path) -> None:
         raise EOFError("it was cut short: the end of the archive is missing")
 
 
-def _samples(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, bytes, list[dict[str, Any]]]]:
+def _samples(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, bytes, list[Hand]]]:
     waiting: dict[str, bytes] = {}
     for member in tar:
         key, _, kind = member.name.partition(".")
@@ -222,7 +224,7 @@ def _samples(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, bytes, lis
         if kind == "data.pyd":
             hands = _hands(waiting[kind], f"{path}:{member.name}")
             if "jpg" not in waiting:
-                raise DataError(f"{path}: {key} has no picture before its labels; expected {key}.jpg, {member.name}")
+                raise DataError(f"{path}: {key} has no image before its labels; expected {key}.jpg, {member.name}")
             try:
                 hands = [_with_full_frame(hand) for hand in hands]
             except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -233,7 +235,7 @@ def _samples(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, bytes, lis
             waiting = {}
 
 
-def _hands(data: bytes, name: str) -> list[dict[str, Any]]:
+def _hands(data: bytes, name: str) -> list[Hand]:
     try:
         hands = unpickle_data(data)
     except Exception as error:
@@ -243,7 +245,7 @@ def _hands(data: bytes, name: str) -> list[dict[str, Any]]:
     return hands
 
 
-def _with_full_frame(hand: dict[str, Any]) -> dict[str, Any]:
+def _with_full_frame(hand: Hand) -> Hand:
     extra = hand.get("extra_info")
     if not isinstance(extra, dict) or "crop_from_image" not in extra:
         return hand
@@ -258,11 +260,11 @@ def _with_full_frame(hand: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_PurePickler: Any = vars(pickle)["_Pickler"]  # the one written in Python, whose steps can be overridden
+_PurePickler: Any = vars(pickle)["_Pickler"]  # the implementation in Python, whose methods can be overridden
 
 
 class _PortablePickler(_PurePickler):
-    """Names numpy's functions by the path that numpy 1 and 2 both know."""
+    """Pickler that refers to numpy's functions by the path that both numpy 1 and 2 have."""
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
         module = getattr(obj, "__module__", None) or ""
@@ -275,7 +277,7 @@ class _PortablePickler(_PurePickler):
 
 
 def dump_portable(value: Any) -> bytes:
-    """Pickle (protocol 4) that old numpy versions read as well."""
+    """Pickle a value (protocol 4) so that old numpy versions can read it, too."""
     stream = io.BytesIO()
     _PortablePickler(stream, protocol=4).dump(value)
     return stream.getvalue()

@@ -1,7 +1,7 @@
-"""Tars of `data.webdataset` back to shards: every row that was exported, its columns and its JPEG as they were.
+"""Import of the tars of `webdataset` as shards: every exported row, with equal columns and the same JPEG.
 
-Tars are read once, in order, one sequence after another, so memory holds the labels of one sequence and no pictures.
-A sequence appears by one rename and is then listed in its subject's manifest; what is there already is compared.
+Tars are read once, in order, one sequence after another, so memory holds the labels of one sequence and no images. A
+sequence appears by one rename and is then listed in its subject's manifest; an existing one is compared.
 """
 
 import json
@@ -44,12 +44,12 @@ from hawor_pipeline.shards.schema import (
 )
 from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SplitProtocol, recorded_protocols
 from hawor_pipeline.shards.store import ImageWriter, write_parquet
-from hawor_pipeline.shards.webdataset import CARRIED, DISTANCE, Origin, read_webdataset
+from hawor_pipeline.shards.webdataset import CARRIED, DISTANCE, Hand, Origin, Row, read_webdataset
 from hawor_pipeline.sources.arctic import SIDES
 from hawor_pipeline.versions import IMPORT_VERSION
 
 _ORIGIN = {field.name: field.type for field in fields(Origin)}
-# subject/sequence/view/frame/side; subject and sequence become folders, so none may lead elsewhere
+# subject/sequence/view/frame/side; subject and sequence become folders, so none may lead out of the output folder
 _SAMPLE_ID = re.compile(rf"([^/\\\0.][^/\\\0]*)/([^/\\\0.][^/\\\0]*)/([0-9]{{1,9}})/([0-9]{{1,9}})/({'|'.join(SIDES)})")
 _PYTHON_TYPES = {pa.string(): str, pa.int32(): int, pa.float32(): float}
 _CAMERA = ("intrinsics", "distortion", "cam_from_world")
@@ -59,12 +59,12 @@ _OF_HAMER = {"keypoints_2d": (21, 3), "keypoints_3d": (21, 4), "hand_pose": (48,
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import made."""
+    """Result of an import."""
 
     output: Path
     tars: int
     sequences: int
-    reused_sequences: int  # were there already, the same byte for byte
+    reused_sequences: int  # existed already, identical byte for byte
     samples: int
 
 
@@ -72,7 +72,7 @@ class Imported:
 class _Sample:
     place: str  # tar and key, for messages
     jpeg: bytes
-    row: dict[str, Any]  # column to value
+    row: Row
     origin: Origin
     distance_m: float | None
 
@@ -82,31 +82,31 @@ class _Sample:
 
     @property
     def order(self) -> tuple[int, int, int]:
-        """Position in the table of a shard."""
+        """Return the sort key of the table of a shard."""
         return self.row["view"], SIDES.index(self.row["side"]), self.row["frame"]
 
 
 class _AlreadyThereError(Exception):
-    """The shard is there, the same byte for byte; the new copy is dropped."""
+    """Raised to drop the new copy of a shard that exists already, identical byte for byte."""
 
 
 def import_webdataset(
     tars_dir: str | Path, output_dir: str | Path, *, progress: Callable[[int, int], None] | None = None
 ) -> Imported:
-    """Make shards of the tars that `export_webdataset` wrote.
+    """Create shards from the tars that `export_webdataset` wrote.
 
-    Rows that were not valid were not exported and do not come back; the ledger is empty. `data_version` is a new one,
-    because such rows are missing; the exported shard's stands beside it as `exported_data_version`.
+    Invalid rows were not exported and are missing; the ledger is empty. Therefore `data_version` is a new one, and the
+    exported shard's is kept as `exported_data_version`.
 
     Args:
-        tars_dir: folder of numbered tars, and of the protocols where they were recorded.
-        output_dir: gets a folder per subject; may hold shards of the same source and settings.
-        progress: called with (finished tars, all tars).
+        tars_dir: Folder of numbered tars, and of the protocols if they were recorded.
+        output_dir: Folder with a folder per subject; may hold shards of the same source and settings.
+        progress: Called with (finished tars, all tars).
 
     Raises:
-        ConfigError: there are no tars, or `output_dir` holds shards of another source, other settings or protocols.
-        DataError: a tar is damaged, foreign, missing or out of order, a sequence that is there differs, or the disk is
-            full. Finished sequences stay and are kept by the next call.
+        ConfigError: There are no tars, or `output_dir` holds shards of another source, other settings or protocols.
+        DataError: A tar is damaged, foreign, missing or out of order, an existing sequence differs, or the disk is
+            full. Finished sequences stay and are reused by the next call.
     """
     tars, output = sorted(Path(tars_dir).glob("*.tar")), Path(output_dir)
     if not tars:
@@ -147,11 +147,11 @@ def _read(tars: list[Path], progress: Callable[[int, int], None] | None) -> Iter
             progress(number, len(tars))
 
 
-def _sample(place: str, jpeg: bytes, hands: list[dict[str, Any]]) -> _Sample:
-    """One sample, checked field by field.
+def _sample(place: str, jpeg: bytes, hands: list[Hand]) -> _Sample:
+    """Check one sample field by field.
 
     Raises:
-        DataError: it was not written by `export_webdataset` as it is now.
+        DataError: It was not written by `export_webdataset` as it is now.
     """
     extra = hands[0].get("extra_info", {}) if hands else {}
     if not isinstance(extra, dict):
@@ -167,7 +167,7 @@ def _sample(place: str, jpeg: bytes, hands: list[dict[str, Any]]) -> _Sample:
     return _Sample(place, jpeg, row, origin, distance)
 
 
-def _check_is_ours(place: str, extra: dict[str, Any]) -> None:
+def _check_is_ours(place: str, extra: Hand) -> None:
     missing = [name for name in (*CARRIED, *_ORIGIN) if name not in extra]
     if not missing:
         return
@@ -176,15 +176,15 @@ def _check_is_ours(place: str, extra: dict[str, Any]) -> None:
         "the translation": [_TRANSLATION] if _TRANSLATION in missing else [],
         "other values": [name for name in missing if name not in (*_CAMERA, _TRANSLATION)],
     }
-    words = "; ".join(f"{what} ({', '.join(names)})" for what, names in parts.items() if names)
+    lacking = "; ".join(f"{what} ({', '.join(names)})" for what, names in parts.items() if names)
     raise DataError(
-        f"{place}: cannot become a row of a shard, its extra_info lacks {words}. Expected a tar of this version's "
+        f"{place}: cannot become a row of a shard, its extra_info lacks {lacking}. Expected a tar of this version's "
         "`export-webdataset`: export again. Tars published by others, HaMeR's among them, lack these for good."
     )
 
 
 def _checked(place: str, name: str, value: Any) -> Any:
-    """A carried value, if it has the column's shape and kind."""
+    """Return a value of `extra_info` if it has the column's shape and type."""
     column = COLUMNS[name]
     if not column.shape:
         return _of_type(place, name, value, _PYTHON_TYPES[column.kind])
@@ -204,7 +204,7 @@ def _of_type(place: str, name: str, value: Any, kind: Any) -> Any:
     return value
 
 
-def _from_name(place: str, sample_id: str) -> dict[str, Any]:
+def _from_name(place: str, sample_id: str) -> Row:
     found = _SAMPLE_ID.fullmatch(sample_id)
     if found is None:
         raise DataError(f"{place}: sample_id is {sample_id!r}, expected subject/sequence/view/frame/side")
@@ -221,8 +221,8 @@ def _from_name(place: str, sample_id: str) -> dict[str, Any]:
     }
 
 
-def _from_hamer_fields(place: str, hand: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The columns that HaMeR's own fields hold exactly."""
+def _from_hamer_fields(place: str, hand: Hand) -> dict[str, np.ndarray]:
+    """Return the columns that HaMeR's own fields hold exactly."""
     float32 = np.dtype(np.float32)
     values = {name: _array(place, name, hand.get(name), shape, float32) for name, shape in _OF_HAMER.items()}
     return {
@@ -238,7 +238,7 @@ def _import_sequence(output: Path, name: tuple[str, str], samples: Iterator[_Sam
     """Publish one sequence and list it.
 
     Returns:
-        Its rows, and whether it was there already.
+        (rows, whether it existed already).
     """
     first = next(samples)
     _check_folder(output, name[0], first.origin)
@@ -259,7 +259,7 @@ def _import_sequence(output: Path, name: tuple[str, str], samples: Iterator[_Sam
 
 
 def _check_folder(output: Path, subject: str, origin: Origin) -> None:
-    """Shards of several sources never share a folder, nor those of several settings a subject."""
+    """Refuse to mix sources in a folder, or settings in a subject."""
     for name, manifest in read_manifests(output).items():
         if manifest.source != origin.source:
             raise ConfigError(
@@ -288,10 +288,10 @@ def _write_shard(
     """Write the files of one sequence.
 
     Returns:
-        Numbers about it, as in a manifest.
+        Its counts and digests, as in a manifest.
 
     Raises:
-        DataError: samples are missing, out of order or of several exports.
+        DataError: Samples are missing, out of order or of several exports.
     """
     rows = [first.row]
     distances = {_moment(first): first.distance_m}
@@ -336,20 +336,20 @@ def _check_follows(before: _Sample, sample: _Sample) -> None:
         )
     if sample.order <= before.order:
         raise DataError(
-            f"{sample.place}: stands after {before.place}, expected rows by view, side and frame; "
+            f"{sample.place}: comes after {before.place}, expected rows by view, side and frame; "
             "use the tars in the order and under the names of one export."
         )
 
 
-def _as_columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Column to array (N, *shape)."""
+def _as_columns(rows: list[Row]) -> dict[str, np.ndarray]:
+    """Stack rows into one array (N, *shape) per column."""
     return {
         name: np.array([row[name] for row in rows], column.kind.to_pandas_dtype()) for name, column in COLUMNS.items()
     }
 
 
-def _finish(folder: Path, key: str, rows: list[dict[str, Any]], metadata: dict[str, str]) -> SequenceInfo:
-    """Mark a shard as done; returns what its manifest says of it."""
+def _finish(folder: Path, key: str, rows: list[Row], metadata: dict[str, str]) -> SequenceInfo:
+    """Mark a shard as done and return its counts and digests."""
     names = [ANNOTATIONS_FILE, IMAGES_FILE, LEDGER_FILE, DISTANCES_FILE]
     info = SequenceInfo(
         rows=len(rows),
@@ -368,13 +368,13 @@ def _check_same(final: Path, key: str, info: SequenceInfo) -> None:
     found, _ = find_shard(final, key)
     if found is None or found.sha256 != info.sha256:
         raise DataError(
-            f"{final}: is there already and differs from the tars; nothing was changed. "
+            f"{final}: exists already and differs from the tars; nothing was changed. "
             "Remove it, or choose another output folder."
         )
 
 
 def _list_sequence(output: Path, name: tuple[str, str], origin: Origin, info: SequenceInfo) -> None:
-    """Put a sequence into its subject's manifest, so that it is read."""
+    """List a sequence in its subject's manifest, so that it is read."""
     subject, sequence = name
     before = read_manifest(output, subject) or Manifest()
     entries = {entry.sequence: entry for entry in before.sequences} | {sequence: SequenceEntry.of(sequence, info)}
