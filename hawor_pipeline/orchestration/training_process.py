@@ -10,6 +10,9 @@ from typing import Any
 
 import dagster as dg
 
+# Private, because Dagster exports no public name for the error of a process that ends with another exit code than 0.
+from dagster._core.errors import DagsterPipesExecutionError
+
 from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.errors import MemoryShortage, WorkerLost
 from hawor_pipeline.orchestration.compute import Compute
@@ -102,7 +105,7 @@ def _run_child(
     environment = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"), **device.environment()}
     try:
         pipes.run(command=command, context=context, env=environment).get_results()
-    except dg.DagsterError as error:  # the class that Pipes raises for an exit code other than 0 is private
+    except DagsterPipesExecutionError as error:
         if not problem_file.is_file():
             raise WorkerLost(
                 f"the training process ended without a message (killed?), its last checkpoint is kept: {error}"

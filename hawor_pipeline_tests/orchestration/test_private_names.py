@@ -11,6 +11,7 @@ import hawor_pipeline
 PACKAGE = Path(hawor_pipeline.__file__).parent
 # File, module and name to the reason that no public name will do.
 IMPORTED = {
+    ("orchestration/training_process.py", "dagster._core.errors", "DagsterPipesExecutionError"): "raised by Pipes",
     ("orchestration/executor.py", "dagster._core.events", "EngineEventData"): "metadata of an engine event",
     ("orchestration/launcher.py", "dagster._core.launcher.base", "CheckRunHealthResult"): "returned by the interface",
     ("orchestration/launcher.py", "dagster._core.launcher.base", "WorkerStatus"): "returned by the interface",

@@ -29,6 +29,7 @@ def project(hand_data: Path, tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.delenv("ARCTIC_ROOT", raising=False)
     data = tmp_path / "data"
     (data / "handoff").mkdir(parents=True)
+    (data / "sample" / "arctic").mkdir(parents=True)
     shutil.copytree(hand_data / "mano", data / "sample" / "body_models" / "mano")
     dataset = {
         "shards": str(hand_data / "shards"),

@@ -51,6 +51,7 @@ def write_mano(folder: Path, seed: int = 0) -> Path:
         "hands_mean": rng.normal(0, 0.2, 45),
         "hands_components": np.eye(45),
         "hands_coeffs": np.zeros((2, 45)),
+        "source": np.array("synthetic: made by a test"),
     }
     np.savez(folder / "MANO_RIGHT.npz", **arrays)
     mirror = np.array([-1.0, 1, 1])

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from hawor_pipeline.locate import hand_models_of
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.compute import ComputeResource
 from hawor_pipeline.orchestration.materialization import log_and_publish, stage_metadata, table_metadata_value
 from hawor_pipeline.orchestration.metric_tables import BASELINE_TABLES, RUN_TABLES, described_tables, table_checks
-from hawor_pipeline.orchestration.resources import RawData
 from hawor_pipeline.orchestration.stage_asset import PASSES_VALUE, USES_ACCELERATOR, stage_asset
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.provenance import StageResult
@@ -36,10 +36,10 @@ class EvaluationAssetConfig(dg.Config):
     )
 
 
-def _setting(config: EvaluationAssetConfig, dataset: Mapping[str, Any], raw: RawData) -> "Setting":
+def _setting(config: EvaluationAssetConfig, dataset: Mapping[str, Any]) -> "Setting":
     from hawor_pipeline.evaluation.evaluate import Setting
 
-    folders = (dataset["shards"], raw.locate().mano_dir, DataPaths.default().metrics)
+    folders = (dataset["shards"], hand_models_of(dataset["shards"]), DataPaths.default().metrics)
     subjects = config.subjects or dataset["splits"]["val"]
     return Setting.of(*folders, dataset["dataset_version"], subjects, config.protocol)
 
@@ -54,10 +54,10 @@ def _setting(config: EvaluationAssetConfig, dataset: Mapping[str, Any], raw: Raw
     **PASSES_VALUE,
 )
 def baseline_metrics(
-    context: dg.AssetExecutionContext, config: EvaluationAssetConfig, dataset_metadata: dict[str, Any], raw: RawData
+    context: dg.AssetExecutionContext, config: EvaluationAssetConfig, dataset_metadata: dict[str, Any]
 ) -> dg.MaterializeResult:
     """Metric tables of the baselines: the mean pose, the mean rotations and the mean of each subject."""
-    setting, version = _setting(config, dataset_metadata, raw), dataset_metadata["dataset_version"]
+    setting, version = _setting(config, dataset_metadata), dataset_metadata["dataset_version"]
     result = _evaluate_baselines(setting, dataset_metadata["splits"]["train"])
     log_and_publish(context.log, "baseline_metrics", result)
     baselines, run_ids = result.info["metrics"], list(result.info["run_ids"].values())
@@ -105,11 +105,10 @@ def evaluation_metrics(
     trained_checkpoint: dict[str, Any],
     dataset_metadata: dict[str, Any],
     baseline_metrics: dict[str, Any],
-    raw: RawData,
     compute: ComputeResource,
 ) -> dg.MaterializeResult:
     """Predictions, samples, joints and summary of exactly the checkpoint that `trained_checkpoint` produced."""
-    device, setting = compute.resolve(), _setting(config, dataset_metadata, raw)
+    device, setting = compute.resolve(), _setting(config, dataset_metadata)
     with compute.watch(device) as usage:
         result, rivals = _evaluate(trained_checkpoint, setting, config.robustness_samples, device.accelerator)
     log_and_publish(context.log, "evaluation_metrics", result)

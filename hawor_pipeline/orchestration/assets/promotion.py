@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from hawor_pipeline.locate import hand_models_of
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.compute import ComputeResource
 from hawor_pipeline.orchestration.failures import GATE_CHECK
 from hawor_pipeline.orchestration.materialization import table_metadata_value
 from hawor_pipeline.orchestration.partitions import PROMOTION_TAG
-from hawor_pipeline.orchestration.resources import RawData
 from hawor_pipeline.orchestration.stage_asset import PASSES_VALUE, USES_ACCELERATOR, stage_asset
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.provenance import hash_json
@@ -43,7 +43,6 @@ def challenger(
     context: dg.AssetExecutionContext,
     evaluation_metrics: dict[str, Any],
     dataset_metadata: dict[str, Any],
-    raw: RawData,
     compute: ComputeResource,
 ) -> dg.MaterializeResult:
     """The run evaluated last, compared with the champion on the same samples of the same data version.
@@ -51,7 +50,7 @@ def challenger(
     A champion of an older data version is evaluated on this one first. Without a champion the challenger is the first.
     The report shows the same decision, from the same function.
     """
-    decision = _judge(evaluation_metrics, dataset_metadata, raw, compute.resolve().accelerator)
+    decision = _judge(evaluation_metrics, dataset_metadata, compute.resolve().accelerator)
     context.log.info(f"{decision.run_id}: {decision.reason}")
     warn, found = not _may_promote(context), {"reason": decision.reason, "outcome": decision.outcome}
     return dg.MaterializeResult(
@@ -62,7 +61,7 @@ def challenger(
     )
 
 
-def _judge(evaluated: dict[str, Any], dataset: dict[str, Any], raw: RawData, device: str) -> "Decision":
+def _judge(evaluated: dict[str, Any], dataset: dict[str, Any], device: str) -> "Decision":
     """Evaluate the champion on the samples of the challenger where that was not done yet, and compare the two."""
     from hawor_pipeline.evaluation.gate import decide
     from hawor_pipeline.evaluation.registry import Registry
@@ -73,7 +72,7 @@ def _judge(evaluated: dict[str, Any], dataset: dict[str, Any], raw: RawData, dev
     evaluate_champion(
         registry,
         dataset["shards"],
-        raw.locate().mano_dir,
+        hand_models_of(dataset["shards"]),
         paths.metrics,
         dataset_version=dataset["dataset_version"],
         subjects=evaluated["subjects"],

@@ -5,10 +5,10 @@ from typing import Any
 
 import dagster as dg
 
+from hawor_pipeline.locate import hand_models_of
 from hawor_pipeline.orchestration.checks import checked, checkpoint_problem
 from hawor_pipeline.orchestration.compute import ComputeResource
 from hawor_pipeline.orchestration.materialization import image_metadata, log_and_publish, stage_metadata
-from hawor_pipeline.orchestration.resources import RawData
 from hawor_pipeline.orchestration.stage_asset import PASSES_VALUE, USES_ACCELERATOR, stage_asset
 from hawor_pipeline.orchestration.tracking import TensorBoardResource, WandbResource
 from hawor_pipeline.orchestration.training_config import TrainingAssetConfig, on_device, training_settings
@@ -33,7 +33,6 @@ def trained_checkpoint(
     context: dg.AssetExecutionContext,
     config: TrainingAssetConfig,
     dataset_metadata: dict[str, Any],
-    raw: RawData,
     compute: ComputeResource,
     pipes: dg.PipesSubprocessClient,
     tensorboard: TensorBoardResource,
@@ -46,7 +45,7 @@ def trained_checkpoint(
     same batches are computed in smaller parts.
     """
     machine, runs = {**tensorboard.settings(), **wandb.settings()}, DataPaths.default().runs
-    settings = training_settings(config, dataset_metadata, raw.locate().mano_dir, machine)
+    settings = training_settings(config, dataset_metadata, hand_models_of(dataset_metadata["shards"]), machine)
     device, settings = on_device(compute, settings)
     plan = plan_run(settings, dataset_metadata["dataset_version"], runs, config.when_unchanged.value)
     context.log.info(f"Run {plan.run_id} is {plan.state}: {plan.why}")
