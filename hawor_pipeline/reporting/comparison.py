@@ -1,7 +1,7 @@
-"""What a run is measured against: paired differences to floors and rivals, the champion, and harder pictures."""
+"""The run against others: paired differences, the champion, degraded inputs, and numbers that others published."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.evaluation.compare import Difference
@@ -10,9 +10,51 @@ from hawor_pipeline.evaluation.registry import Registry
 from hawor_pipeline.evaluation.schemas import ALL_METRICS
 from hawor_pipeline.evaluation.tables import list_runs, read_table
 from hawor_pipeline.reporting.names import short_run_name, title_of
-from hawor_pipeline.reporting.results import RunResults
-from hawor_pipeline.reporting.style import TERMS, Figure, layout, rounded
+from hawor_pipeline.reporting.results import Json, RunResults
+from hawor_pipeline.reporting.style import TERMS, Chart, Figure, layout, rounded
 
+
+@dataclass(frozen=True, slots=True)
+class PublishedNumber:
+    """A number that others published, for orientation only.
+
+    Second-hand (read in papers' tables or notes, not measured again), on other data, bounding boxes, splits and joint
+    sets. The same method differs by a factor of two between tables, so published numbers never share a table with
+    measured ones, and each has its caveat.
+    """
+
+    method: str
+    dataset: str
+    metric: str
+    value: float
+    unit: str
+    seen_in: str
+    caveat: str
+
+
+_EGO = "egocentric frames only, other boxes than ours; aligned differently from table to table"
+_PA = "Procrustes-aligned: compare with PA-MPJPE, never with the wrist-aligned error"
+_WITHHELD = "test subject without public ground truth; joints of both hands averaged per frame"
+
+PUBLISHED = (
+    PublishedNumber("ArcticNet-SF", "ARCTIC p1 test", "MPJPE", 21.5, "mm", "ARCTIC leaderboard notes", _WITHHELD),
+    PublishedNumber("HaMeR", "ARCTIC ego", "P-MPJPE", 9.9, "mm", "EgoHandICL, table", _EGO),
+    PublishedNumber("WiLoR", "ARCTIC ego", "P-MPJPE", 5.5, "mm", "EgoHandICL, table", _EGO),
+    PublishedNumber("HaWoR", "ARCTIC ego", "P-MPJPE", 6.2, "mm", "notes on the HaWoR paper", _EGO),
+    PublishedNumber(
+        "WiLoR", "ARCTIC", "PA-MPJPE", 11.87, "mm", "MINT, table", "the same method as above under another protocol"
+    ),
+    PublishedNumber(
+        "HaWoR", "HOT3D", "PA-MPJPE", 4.79, "mm", "notes on the HaWoR paper", "trained on HOT3D and other sets; " + _PA
+    ),
+    PublishedNumber("HaWoR", "DexYCB", "PA-MPJPE", 4.76, "mm", "notes on the HaWoR paper", _PA),
+    PublishedNumber(
+        "HaMeR", "FreiHAND", "PA-MPJPE", 6.0, "mm", "papers' tables", "its evaluator lets the alignment mirror the hand"
+    ),
+    PublishedNumber(
+        "WiLoR", "FreiHAND", "PA-MPJPE", 5.5, "mm", "papers' tables", "its evaluator lets the alignment mirror the hand"
+    ),
+)
 PAIRED = ("mpjpe_mm", "pa_mpjpe_mm")
 OUTCOMES = {
     "first": "May become the first champion",
@@ -20,17 +62,36 @@ OUTCOMES = {
     "rejected": "Does not take the champion's place",
     "is_champion": "Is the champion",
 }
-HARM_TITLES = {
-    "box_shift": "box moved",
-    "box_scale": "box of another size",
+DEGRADATION_TITLES = {
+    "box_shift": "bounding box moved",
+    "box_scale": "bounding box scaled",
     "blur": "blur",
     "erase": "part erased",
     "resolution": "lower resolution",
 }
 
 
-def decision(run: RunResults, registry_dir: Path | None) -> dict[str, Any] | None:
-    """The gate's word on a run: title, reason, outcome; None where there is no registry to ask.
+@dataclass(frozen=True, slots=True)
+class GateDecision:
+    """Decision of the gate on a run, in words and as a word."""
+
+    title: str
+    reason: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairedRow:
+    """A paired difference of the run to a baseline or rival."""
+
+    other: str
+    title: str
+    item: Difference
+    verdict: str
+
+
+def decision(run: RunResults, registry_dir: Path | None) -> GateDecision | None:
+    """Return the decision of the gate on a run; None without a registry.
 
     The same pure function decides in the pipeline; here nothing is promoted.
     """
@@ -39,65 +100,48 @@ def decision(run: RunResults, registry_dir: Path | None) -> dict[str, Any] | Non
     try:
         found = decide(run.metrics_dir, Registry(registry_dir), run.run_id)
     except DataError as error:
-        return {"title": "Cannot be compared with the champion", "reason": str(error), "outcome": "unknown"}
-    return {
-        "title": OUTCOMES[found.outcome],
-        "reason": found.reason[:1].upper() + found.reason[1:],
-        "outcome": found.outcome,
-    }
+        return GateDecision("Cannot be compared with the champion", str(error), "unknown")
+    reason = found.reason[:1].upper() + found.reason[1:]
+    return GateDecision(OUTCOMES[found.outcome], reason, found.outcome)
 
 
-def with_champion(floors: dict[str, RunResults], run: RunResults, registry_dir: Path | None) -> dict[str, RunResults]:
-    """Floors and rivals with the champion of the registry among them; for the champion itself, the one before it."""
+def with_champion(
+    baselines: dict[str, RunResults], run: RunResults, registry_dir: Path | None
+) -> dict[str, RunResults]:
+    """Add the champion of the registry to baselines and rivals; for the champion itself, the one before it."""
     champion = None
     if registry_dir is not None:
         about = (run.protocol, run.dataset_version)
         champion = find_champion(Registry(registry_dir), *about, run.source)
     if champion is None:
-        return floors
-    others = {kind: results for kind, results in floors.items() if kind != "champion"}
+        return baselines
+    others = {kind: results for kind, results in baselines.items() if kind != "champion"}
     if champion.record.checkpoint_sha256 == run.checkpoint_sha256:
-        before = {"previous_champion": floors["champion"]} if "champion" in floors else {}
+        before = {"previous_champion": baselines["champion"]} if "champion" in baselines else {}
         return others | before
     run_id = find_champion_tables(run.metrics_dir, champion, *about)
     return others | ({"champion": RunResults(run.metrics_dir, run_id)} if run_id is not None else {})
 
 
-def paired_differences(run: RunResults) -> list[dict[str, Any]]:
-    """Differences of the run to each floor and rival, sample by sample, with their verdicts; empty if not measured."""
+def paired_differences(run: RunResults) -> list[PairedRow]:
+    """Read the paired differences of the run to each baseline and rival; empty if not measured."""
     if run.run_id not in list_runs(run.metrics_dir, "comparison"):
         return []
     rows = []
     for row in read_table(run.metrics_dir, "comparison", run.run_id).to_pylist():
         if row["metric"] not in PAIRED or row["difference"] is None:
             continue
-        metric = ALL_METRICS[row["metric"]]
-        item = Difference(
-            metric=row["metric"],
-            unit=row["unit"],
-            better=metric.better,
-            value=row["value"],
-            other=row["other_value"],
-            difference=row["difference"],
-            ci_low=row["ci_low"],
-            ci_high=row["ci_high"],
-            n=row["n"],
-            sequences=row["sequences"],
-            note=row["note"],
-        )
-        rows.append(
-            {
-                "other": short_run_name(row["other_run_id"]),
-                "title": title_of(row["metric"]),
-                "item": item,
-                "verdict": verdict(item),
-            }
-        )
+        better = ALL_METRICS[row["metric"]].better
+        named = {
+            name: row[name] for name in ("unit", "value", "difference", "ci_low", "ci_high", "n", "sequences", "note")
+        }
+        item = Difference(metric=row["metric"], better=better, other=row["other_value"], **named)
+        rows.append(PairedRow(short_run_name(row["other_run_id"]), title_of(item.metric), item, verdict(item)))
     return rows
 
 
 def verdict(item: Difference) -> str:
-    """In a word: `better` or `worse` beyond the interval, `even` within it, `no interval` from too few sequences."""
+    """Return `better` or `worse` beyond the interval, `even` within it, `no interval` from too few sequences."""
     if item.ci_low is None or item.ci_high is None:
         return "no interval"
     if item.worse:
@@ -106,8 +150,8 @@ def verdict(item: Difference) -> str:
     return "better" if min(towards_better * end for end in (item.ci_low, item.ci_high)) > 0 else "even"
 
 
-def robustness_figures(run: RunResults) -> list[dict[str, Any]]:
-    """Charts of how errors grow with harm done to boxes and pictures; empty where it was not measured."""
+def robustness_charts(run: RunResults) -> list[Chart]:
+    """Draw how errors grow with degraded bounding boxes and images; empty where it was not measured."""
     if run.run_id not in list_runs(run.metrics_dir, "robustness"):
         return []
     rows = [row for row in read_table(run.metrics_dir, "robustness", run.run_id).to_pylist() if row["side"] == "all"]
@@ -116,14 +160,12 @@ def robustness_figures(run: RunResults) -> list[dict[str, Any]]:
         own = [row for row in rows if row["metric"] == metric and row["value"] is not None]
         if any(row["kind"] != "none" for row in own):
             unit = ALL_METRICS[metric].unit
-            caption = "From left to right ever more harm; hover for how much."
-            charts.append(
-                {"title": title, "caption": caption, "figure": _harm_figure(own, "" if unit == "1" else unit)}
-            )
+            caption = "Degradation grows from left to right; hover for its level."
+            charts.append(Chart(title, caption, _degradation_figure(own, "" if unit == "1" else unit)))
     return charts
 
 
-def _harm_figure(rows: list[dict[str, Any]], unit: str) -> Figure:
+def _degradation_figure(rows: list[Json], unit: str) -> Figure:
     reference = next((row["value"] for row in rows if row["kind"] == "none"), None)
     kinds = list(dict.fromkeys(row["kind"] for row in rows if row["kind"] != "none"))
     traces = []
@@ -133,14 +175,14 @@ def _harm_figure(rows: list[dict[str, Any]], unit: str) -> Figure:
             {
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": HARM_TITLES.get(kind, kind.replace("_", " ")),
+                "name": DEGRADATION_TITLES.get(kind, kind.replace("_", " ")),
                 "x": list(range(len(steps) + 1)),
                 "y": rounded([reference, *(row["value"] for row in steps)]),
-                "text": ["as it is", *(f"{row['level']:g} {row['level_unit']}" for row in steps)],
+                "text": ["undegraded", *(f"{row['level']:g} {row['level_unit']}" for row in steps)],
                 "line": {"color": TERMS[number % len(TERMS)], "width": 2},
                 "hovertemplate": "%{text}: %{y:.3~g}",
             }
         )
-    frame = layout("harm", unit, yaxis={"rangemode": "tozero"})
+    frame = layout("degradation", unit, yaxis={"rangemode": "tozero"})
     frame["xaxis"] |= {"tickvals": [0, 1, 2, 3], "ticktext": ["none", "little", "more", "much"]}
     return {"data": traces, "layout": frame}

@@ -1,4 +1,4 @@
-"""Charts of what an evaluation measured."""
+"""Charts of measured errors: of one run beside its baselines, and of two runs against each other."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,15 @@ from hawor_pipeline.core.skeleton import FINGERS, JOINT_NAMES
 from hawor_pipeline.reporting.names import short_run_name
 from hawor_pipeline.reporting.results import RunResults
 from hawor_pipeline.reporting.style import (
-    FLOOR_DASHES,
-    FLOOR_GREYS,
+    BASELINE_DASHES,
+    BASELINE_GREYS,
     INK,
+    MUTED,
+    OTHER,
     RUN,
     TERMS,
     Figure,
+    Plotly,
     in_columns,
     layout,
     rounded,
@@ -29,7 +32,7 @@ _SCATTER_POINTS = 1500
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One run's line in a chart."""
+    """Line of one run in a chart."""
 
     name: str
     results: RunResults
@@ -38,18 +41,18 @@ class Series:
     dash: str = "solid"
 
 
-def with_floors(run: RunResults, floors: Mapping[str, RunResults]) -> list[Series]:
-    """The run and its floors and rivals, each with a line of its own."""
-    styles = zip(cycle(FLOOR_GREYS), (dash for dash in FLOOR_DASHES for _ in FLOOR_GREYS), strict=False)
+def with_baselines(run: RunResults, baselines: Mapping[str, RunResults]) -> list[Series]:
+    """Assign a line style to the run and to each of its baselines and rivals."""
+    styles = zip(cycle(BASELINE_GREYS), (dash for dash in BASELINE_DASHES for _ in BASELINE_GREYS), strict=False)
     others = [
         Series(kind.replace("_", " "), results, grey, 1.8, dash)
-        for (kind, results), (grey, dash) in zip(floors.items(), styles, strict=False)
+        for (kind, results), (grey, dash) in zip(baselines.items(), styles, strict=False)
     ]
     return [Series("this run", run, RUN), *others]
 
 
 def pck_curve(series: Sequence[Series], target_mm: float) -> Figure:
-    """Share of joints within a distance, a line per run."""
+    """Draw the share of joints within a distance, a line per run."""
     limits = np.arange(0, PCK_LIMIT_MM + 1)
     traces = []
     for one in series:
@@ -74,12 +77,12 @@ def pck_curve(series: Sequence[Series], target_mm: float) -> Figure:
 
 
 def error_histogram(series: Sequence[Series]) -> Figure:
-    """Distribution of the samples' errors; the first run's is filled."""
+    """Draw the distribution of the samples' errors; that of the first run is filled."""
     errors = [one.results.sample_columns("mpjpe_mm")["mpjpe_mm"].astype(float) for one in series]
     errors = [values[np.isfinite(values)] for values in errors]
     top = max((float(np.percentile(values, 99.5)) for values in errors if len(values)), default=1.0)
     edges = np.linspace(0, max(top, 1e-3), 41)
-    traces: list[dict[str, Any]] = []
+    traces: list[Plotly] = []
     for one, values in zip(series, errors, strict=True):
         counts = 100 * np.histogram(values, edges)[0] / max(len(values), 1)
         traces.append(
@@ -100,7 +103,7 @@ def error_histogram(series: Sequence[Series]) -> Figure:
 
 
 def joint_bars(run: RunResults) -> Figure:
-    """Error of each joint, grouped by finger."""
+    """Draw the error of each joint, grouped by finger."""
     values = {name: run.value("mpjpe_mm", f"joint={name}", "joint") for name in JOINT_NAMES[1:]}
     traces = []
     for finger, color in zip(FINGERS, (TERMS[4], TERMS[0], TERMS[2], TERMS[1], TERMS[3]), strict=True):
@@ -119,12 +122,17 @@ def joint_bars(run: RunResults) -> Figure:
     return {"data": traces, "layout": frame}
 
 
+def _known_and_shown(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return indices of points with both values, and an evenly spaced part of them that a page can carry."""
+    known = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    return known, known[np.linspace(0, len(known) - 1, min(len(known), _SCATTER_POINTS)).astype(int)]
+
+
 def occlusion_scatter(run: RunResults) -> Figure:
-    """Samples by how much of the hand is hidden, with the mean of each bin."""
+    """Draw errors of samples over the hidden share of the hand, with the mean of each bin."""
     columns = run.sample_columns("occlusion", "mpjpe_mm", "sample_id")
     x, y = columns["occlusion"].astype(float), columns["mpjpe_mm"].astype(float)
-    known = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-    shown = known[np.linspace(0, len(known) - 1, min(len(known), _SCATTER_POINTS)).astype(int)] if len(known) else known
+    known, shown = _known_and_shown(x, y)
     edges = np.linspace(0, 1, 11)
     bins = np.clip(np.digitize(x[known], edges) - 1, 0, 9)
     means = [float(y[known][bins == b].mean()) if (bins == b).any() else None for b in range(10)]
@@ -154,14 +162,14 @@ def occlusion_scatter(run: RunResults) -> Figure:
 
 
 def track_curves(runs: Sequence[Any], shown_frame: int, drawn: Any) -> Figure:
-    """Errors of one hand over the frames of its recording, a line per run; `shown_frame` is marked.
+    """Draw errors of one hand over the frames of its recording, a line per run; `shown_frame` is marked.
 
     Args:
         runs: with `run_id` and `track` (frame to error, mm).
-        shown_frame: the frame that the page shows.
-        drawn: the run that the page is about.
+        shown_frame: the frame shown on the page.
+        drawn: the run in orange.
     """
-    greys = iter(FLOOR_GREYS * len(runs))
+    greys = iter(BASELINE_GREYS * len(runs))
     traces = []
     for run in runs:
         frames = sorted(run.track)
@@ -180,3 +188,50 @@ def track_curves(runs: Sequence[Any], shown_frame: int, drawn: Any) -> Figure:
     frame = layout("frame", "joint error, mm", yaxis={"rangemode": "tozero"})
     frame["shapes"] = [vertical(shown_frame)]
     return {"data": traces, "layout": frame}
+
+
+def paired_scatter(run: RunResults, other: RunResults, names: Mapping[str, str]) -> Figure:
+    """Draw each sample's error by both runs; below the diagonal the run is better."""
+    ours, theirs = (one.sample_columns("mpjpe_mm", "sample_id") for one in (run, other))
+    y, x = ours["mpjpe_mm"].astype(float), theirs["mpjpe_mm"].astype(float)
+    known, shown = _known_and_shown(x, y)
+    top = float(max(x[known].max(), y[known].max())) if len(known) else 1.0
+    dots = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "sample",
+        "x": rounded(x[shown], 3),
+        "y": rounded(y[shown], 3),
+        "text": ours["sample_id"][shown].tolist(),
+        "marker": {"color": "rgba(34,38,43,0.28)", "size": 5},
+        "hovertemplate": "%{text}<br>%{y:.1f} against %{x:.1f} mm<extra></extra>",
+    }
+    even = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "even",
+        "x": [0, round(top, 1)],
+        "y": [0, round(top, 1)],
+        "line": {"color": MUTED, "width": 1, "dash": "dot"},
+        "hoverinfo": "skip",
+    }
+    frame = layout(f"{names['other']}, mm", f"{names['run']}, mm", hovermode="closest", showlegend=False)
+    return {"data": [dots, even], "layout": frame}
+
+
+def joint_pairs(run: RunResults, other: RunResults, names: Mapping[str, str]) -> Figure:
+    """Draw the error of each joint by both runs, the run in orange and the other in purple."""
+    labels = [name.replace("_", " ") for name in JOINT_NAMES[1:]]
+    bars = [
+        {
+            "type": "bar",
+            "name": names[key],
+            "x": labels,
+            "y": rounded(one.joint_means_mm()[1:]),
+            "marker": {"color": color},
+            "hovertemplate": "%{y:.1f} mm",
+        }
+        for key, one, color in (("run", run, RUN), ("other", other, OTHER))
+    ]
+    frame = layout("", "mean error, mm", xaxis={"tickangle": -60}, bargap=0.25, margin={"b": 90})
+    return {"data": bars, "layout": frame}

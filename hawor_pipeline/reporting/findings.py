@@ -1,4 +1,4 @@
-"""What to do next, read off the numbers: a rule looks at the tables, and says nothing or gives a finding."""
+"""Advice computed from the numbers: each rule reads the tables and yields findings or nothing."""
 
 from collections.abc import Callable, Iterable
 
@@ -11,7 +11,7 @@ from hawor_pipeline.reporting.evidence import Evidence, Finding, change, percent
 from hawor_pipeline.reporting.results import Entry, RunResults
 from hawor_pipeline.reporting.training_findings import dominant_term, fit, waiting
 
-# From where on a rule speaks.
+# Thresholds above which a rule yields a finding.
 ORIENTATION_SHARE = 0.5  # of the error that a similarity alignment removes
 OCCLUSION_RATIO = 1.25
 VIEW_RATIO = 1.3
@@ -23,40 +23,40 @@ COLLECTED = (
     ("object", "object"),
     ("action", "action"),
     ("occlusion", "share of hidden joints"),
-    ("truncation", "share outside the picture"),
+    ("truncation", "share outside the image"),
     ("depth_m", "distance in m"),
     ("speed_m_s", "speed in m/s"),
 )
 
 
 def find(evidence: Evidence) -> list[Finding]:
-    """All findings, what needs action first."""
+    """Return all findings, those that need action first."""
     found = [finding for rule in RULES for finding in rule(evidence)]
     return sorted(found, key=lambda finding: ("act", "watch", "good").index(finding.tone))
 
 
-def _against_floor(e: Evidence) -> Iterable[Finding]:
+def _against_mean_pose(e: Evidence) -> Iterable[Finding]:
     ours = e.run.value("mpjpe_mm")
-    floor = e.floors["mean_pose"].value("mpjpe_mm") if "mean_pose" in e.floors else None
-    if ours is None or not floor:
+    baseline = e.baselines["mean_pose"].value("mpjpe_mm") if "mean_pose" in e.baselines else None
+    if ours is None or not baseline:
         return
-    gain = 1 - ours / floor
-    evidence = f"{ours:.1f} mm against {floor:.1f} mm for a constant mean hand: {change(gain)}."
+    gain = 1 - ours / baseline
+    evidence = f"{ours:.1f} mm against {baseline:.1f} mm for a constant mean hand: {change(gain)}."
     if gain >= 0.5:
         yield Finding(
-            "good", "The network reads the pictures", evidence, "The floor is passed; look at the parts below."
+            "good", "The network uses the images", evidence, "It beats the baseline; look at the strata below."
         )
     elif gain > 0.1:
         yield Finding(
             "watch",
-            "More than half of the floor's error is left",
+            "More than half of the baseline's error remains",
             evidence,
             "Train longer before tuning anything else.",
         )
     else:
         yield Finding(
             "act",
-            "Hardly better than not looking",
+            "Hardly better than ignoring the image",
             evidence,
             "Overfit a single clip first; check learning rate and labels.",
         )
@@ -72,7 +72,7 @@ def _orientation(e: Evidence) -> Iterable[Finding]:
         turned = f" The wrist is off by {angle:.0f}° on average." if angle is not None else ""
         yield Finding(
             "act",
-            "Most of the error is how the whole hand is turned",
+            "Most of the error is the rotation of the whole hand",
             f"A similarity alignment removes {percent(share)} of the error ({whole:.1f} → {aligned:.1f} mm).{turned}",
             "Raise the weight of GLOBAL_ORIENT, widen the rotation augmentation, or add views and sequences.",
         )
@@ -87,15 +87,16 @@ def _placement(e: Evidence) -> Iterable[Finding]:
     yield Finding(
         "act",
         "The hand is placed wrongly",
-        f"{percent(found)} of the hands are found where they are; their position is off by {mm_to_m(off):.2f} m on "
+        f"{percent(found)} of the hands are detected; their position is off by {mm_to_m(off):.2f} m on "
         f"average{in_image}.",
-        "Depth comes late in training: more steps, a higher weight of KEYPOINTS_2D; check intrinsics and boxes.",
+        "Depth comes late in training: more steps, a higher weight of KEYPOINTS_2D; check intrinsics and bounding "
+        "boxes.",
     )
 
 
 def _fingers(e: Evidence) -> Iterable[Finding]:
-    floor = e.floors.get("mean_rotations")
-    ours, theirs = e.run.value("pa_mpjpe_mm"), floor.value("pa_mpjpe_mm") if floor else None
+    baseline = e.baselines.get("mean_rotations")
+    ours, theirs = e.run.value("pa_mpjpe_mm"), baseline.value("pa_mpjpe_mm") if baseline else None
     if ours is None or not theirs:
         return
     gain = 1 - ours / theirs
@@ -193,7 +194,7 @@ def _outliers(e: Evidence) -> Iterable[Finding]:
 
 
 def _to_collect(e: Evidence) -> Iterable[Finding]:
-    """Kinds of samples that are worse than the rest, by how much of the whole error they add."""
+    """Rank strata with larger errors than the rest by their share of the whole error."""
     overall = e.run.get("mpjpe_mm")
     if overall is None or not overall.value:
         return
@@ -225,7 +226,7 @@ def _few_sequences(e: Evidence) -> Iterable[Finding]:
     if entry is not None and entry.sequences < MIN_SEQUENCES:
         yield Finding(
             "act",
-            "Too few sequences to say how sure the numbers are",
+            "Too few sequences for confidence intervals",
             f"Evaluated: {entry.sequences} of at least {MIN_SEQUENCES} sequences that an interval needs.",
             "Evaluate more recordings before comparing runs.",
         )
@@ -239,7 +240,7 @@ def _defined(run: RunResults, column: str) -> dict[str, float]:
 Rule = Callable[[Evidence], Iterable[Finding]]
 RULES: tuple[Rule, ...] = (
     _few_sequences,
-    _against_floor,
+    _against_mean_pose,
     fit,
     _orientation,
     _placement,

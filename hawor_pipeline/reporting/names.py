@@ -1,6 +1,4 @@
-"""What things are called on pages: metrics, strata, runs."""
-
-from collections.abc import Sequence
+"""Names on the pages of metrics, strata and runs."""
 
 METRIC_TITLES = {
     "mpjpe_mm": "Joint error (MPJPE)",
@@ -32,7 +30,7 @@ STRATA = (
     ("object", "Object"),
     ("action", "Action"),
     ("occlusion", "Share of hidden joints"),
-    ("truncation", "Share outside the picture"),
+    ("truncation", "Share outside the image"),
     ("depth_m", "Distance from the camera, m"),
     ("speed_m_s", "Speed of the hand, m/s"),
 )
@@ -40,17 +38,12 @@ _BASELINE = "baseline-"
 
 
 def title_of(metric: str) -> str:
-    """What a metric is called; its own name where it has no other."""
+    """Return the title of a metric; its column name where it has none."""
     return METRIC_TITLES.get(metric, metric)
 
 
 def short_run_name(run_id: str) -> str:
-    """A run's name for people: a baseline's kind without the dataset version, any other as it is."""
+    """Shorten the run_id of a baseline to its kind, without the dataset version; others stay as they are."""
     if not run_id.startswith(_BASELINE):
         return run_id
     return run_id.removeprefix(_BASELINE).split("-", 1)[0].replace("_", " ")
-
-
-def in_words(items: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else "none"

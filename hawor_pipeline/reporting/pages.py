@@ -1,17 +1,24 @@
-"""From the values of a report to its files: the page, its Markdown, its numbers as JSON, and the pictures."""
+"""From the values of a report to its files: the page, its Markdown, its numbers as JSON, and the images."""
 
 import base64
 import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
+
+from hawor_pipeline.reporting.results import Entry
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
+Context = dict[str, Any]  # names in a template to their values
 
 
-def render_page(template: str, context: dict[str, Any]) -> str:
-    """A template of this package as text; pages (`.html.j2`) are escaped and carry plotly.js."""
+def render_page(template: str, context: Context) -> str:
+    """Render a template of this package; pages (`.html.j2`) are escaped and carry plotly.js."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hawor_pipeline.reporting"),
         autoescape=jinja2.select_autoescape(["html.j2"]),
@@ -24,8 +31,8 @@ def render_page(template: str, context: dict[str, Any]) -> str:
     return environment.get_template(template).render(context, **script)
 
 
-def render_report(context: dict[str, Any]) -> dict[str, bytes]:
-    """The files of a report by name: the page, its Markdown with the pictures that it shows, its numbers."""
+def render_report(context: Context) -> dict[str, bytes]:
+    """Render the files of a report by name: the page, its Markdown with the images that it shows, its numbers."""
     numbers = json.dumps(_machine_readable(context), indent=2, sort_keys=True) + "\n"
     images = {f"pictures/{item['picture']}": item["uri"].split(",", 1)[1] for item in context["gallery"]}
     return {
@@ -36,9 +43,9 @@ def render_report(context: dict[str, Any]) -> dict[str, bytes]:
     }
 
 
-def render_comparison(context: dict[str, Any]) -> dict[str, bytes]:
-    """The files of a page about two runs by name."""
-    rows = [{**row["item"].to_dict(), "verdict": row["verdict"]} for row in context["rows"]]
+def render_comparison(context: Context) -> dict[str, bytes]:
+    """Render the files of a page about two runs by name."""
+    rows = [{**row.item.to_dict(), "verdict": row.verdict} for row in context["rows"]]
     numbers = {name: context[name] for name in ("run_ids", "source", "protocol", "dataset_version")}
     numbers |= {"differences": rows, "settings": context["settings"]}
     return {
@@ -48,17 +55,17 @@ def render_comparison(context: dict[str, Any]) -> dict[str, bytes]:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A value for people; a dash where it is not defined."""
+    """Format a value; a dash where it is not defined."""
     return "–" if value is None else f"{value:,.{digits}f}".replace(",", "\u202f")
 
 
 def share(value: float | None, digits: int = 0) -> str:
-    """A share as per cent."""
+    """Format a share in per cent."""
     return "–" if value is None else f"{100 * value:.{digits}f}\u202f%"
 
 
 def unit_value(value: float | None, unit: str) -> str:
-    """A value with its unit, shares of metrics without unit as they are."""
+    """Format a value with its unit; metrics without unit as plain numbers."""
     if value is None:
         return "–"
     if unit == "1":
@@ -68,12 +75,12 @@ def unit_value(value: float | None, unit: str) -> str:
 
 
 def data_uri(jpeg: bytes) -> str:
-    """A JPEG as an address that needs no file."""
+    """Return a JPEG as a data URI."""
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def _script_json(value: Any) -> Markup:
-    """JSON that can stand inside a script element."""
+    """Return JSON that is safe inside a script element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c"))
 
@@ -84,35 +91,77 @@ def _plotly_js() -> str:
     return get_plotlyjs().replace("</script", "<\\/script")
 
 
-def _machine_readable(context: dict[str, Any]) -> dict[str, Any]:
-    """The report's numbers without its drawings."""
+_NUMBERS = ("run_id", "source", "protocol", "dataset_version", "checkpoint_sha256", "targets", "floors", "rivals")
 
-    def entry(e: Any) -> dict[str, Any] | None:
-        return (
-            None
-            if e is None
-            else {"value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n, "sequences": e.sequences}
-        )
 
+def _machine_readable(context: Context) -> Context:
+    """Select the report's numbers, without its drawings."""
+    paired, decision = context["paired"], context["decision"]
     return {
-        **{
-            k: context[k]
-            for k in ("run_id", "source", "protocol", "dataset_version", "checkpoint_sha256", "headline", "targets")
-        },
-        "metrics": {name: {**(entry(e) or {}), "unit": m.unit} for name, (e, m) in context["metrics"].items()},
-        "floors": context["floors"],
-        "rivals": context["rivals"],
+        **{name: context[name] for name in (*_NUMBERS, "trained")},
+        "headline": asdict(context["headline"]),
+        "metrics": {name: {**_entry_numbers(e), "unit": m.unit} for name, (e, m) in context["metrics"].items()},
         "strata": {
-            table["column"]: {row["label"]: entry(row["entry"]) for row in table["rows"]} for table in context["strata"]
+            table.column: {row.label: _entry_numbers(row.entry) for row in table.rows} for table in context["strata"]
         },
-        "findings": [
-            {"tone": f.tone, "title": f.title, "evidence": f.evidence, "action": f.action} for f in context["findings"]
-        ],
+        "findings": [asdict(finding) for finding in context["findings"]],
         "gallery": [{k: v for k, v in item.items() if k != "uri"} for item in context["gallery"]],
-        "decision": context["decision"],
-        "trained": context["trained"],
-        "paired": [
-            {**row["item"].to_dict(), "against": row["other"], "verdict": row["verdict"]} for row in context["paired"]
-        ],
+        "decision": asdict(decision) if decision else None,
+        "paired": [{**row.item.to_dict(), "against": row.other, "verdict": row.verdict} for row in paired],
         "provenance": dict(context["provenance"]),
     }
+
+
+def _entry_numbers(e: Entry) -> Context:
+    return {"value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n, "sequences": e.sequences}
+
+
+def to_html(text: str, *, top_level: int = 3) -> Markup:
+    """Render the Markdown of a data card: headings, paragraphs, bullets, tables and bold; the rest is plain text.
+
+    The first heading level becomes `<h{top_level}>`. Text is escaped.
+    """
+    return Markup("\n").join(
+        block
+        for kind, lines in groupby(text.splitlines(), _block_kind)
+        for block in _render_block(kind, list(lines), top_level)
+    )
+
+
+def _block_kind(line: str) -> str:
+    if not line.strip():
+        return "blank"
+    if line.startswith("#"):
+        return "heading"
+    return {"|": "table", "- ": "list"}.get(line[:1] if line.startswith("|") else line[:2], "paragraph")
+
+
+def _render_block(kind: str, lines: list[str], top_level: int) -> Iterator[Markup]:
+    if kind == "heading":
+        for line in lines:
+            level = min(6, top_level - 1 + len(line) - len(line.lstrip("#")))
+            yield Markup("<h{0}>{1}</h{0}>").format(level, _inline(line.lstrip("# ")))
+    elif kind == "table":
+        yield _table([[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines])
+    elif kind == "list":
+        items = Markup("").join(Markup("<li>{}</li>").format(_inline(line[2:])) for line in lines)
+        yield Markup("<ul>{}</ul>").format(items)
+    elif kind == "paragraph":
+        yield Markup("<p>{}</p>").format(_inline(" ".join(lines)))
+
+
+def _table(rows: list[list[str]]) -> Markup:
+    head, body = rows[0], [row for row in rows[1:] if not all(set(cell) <= set("-: ") for cell in row)]
+    heads = Markup("").join(Markup('<th scope="col">{}</th>').format(_inline(cell)) for cell in head)
+    lines = Markup("").join(Markup("<tr>{}</tr>").format(Markup("").join(map(_cell, row))) for row in body)
+    return Markup('<div class="scroll"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>').format(
+        heads, lines
+    )
+
+
+def _cell(text: str) -> Markup:
+    return Markup("<td>{}</td>").format(_inline(text))
+
+
+def _inline(text: str) -> Markup:
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text))))

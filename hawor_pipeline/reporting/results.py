@@ -1,4 +1,4 @@
-"""What evaluation wrote about a run, read back for the report. Computes nothing that the tables already say."""
+"""Results of evaluation, read back for the report. Computes nothing that the tables already hold."""
 
 import json
 from dataclasses import dataclass
@@ -14,9 +14,10 @@ from hawor_pipeline.evaluation.tables import list_runs, partition_dir, read_tabl
 
 TRAINING_FILE = "training.parquet"
 RESULT_FILE = "result.json"
-FLOOR_KINDS = ("mean_pose", "mean_rotations", "subject_mean")  # what does not look at the picture
-KIND_ORDER = (*FLOOR_KINDS, "smoothed", "champion")
-CURVE_POINTS = 400  # more points per curve than a screen can show are thinned out
+BASELINE_KINDS = ("mean_pose", "mean_rotations", "subject_mean")  # predictions that ignore the image
+KIND_ORDER = (*BASELINE_KINDS, "smoothed", "champion")
+Json = dict[str, Any]  # content of a JSON file
+CURVE_POINTS = 400  # more than a screen can show
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +49,17 @@ class RunResults:
         self._entries = {row[:3]: Entry(*row[3:]) for row in rows}
 
     def get(self, metric: str, stratum: str = "all", level: str = "sample") -> Entry | None:
-        """The entry, or None where it was not measured."""
+        """Return the entry, or None where it was not measured."""
         entry = self._entries.get((stratum, level, metric))
         return entry if entry is not None and entry.value is not None else None
 
     def value(self, metric: str, stratum: str = "all", level: str = "sample") -> float | None:
-        """Its value, or None."""
+        """Return the value of the entry, or None."""
         entry = self.get(metric, stratum, level)
         return entry.value if entry else None
 
     def overall(self) -> dict[str, Entry]:
-        """Metric to entry over all samples, measured ones only."""
+        """Map each measured metric to its entry over all samples."""
         return {
             metric: entry
             for (stratum, level, metric), entry in self._entries.items()
@@ -66,41 +67,41 @@ class RunResults:
         }
 
     def labels(self, column: str) -> list[str]:
-        """The strata of a column, as text, in order."""
+        """Return the sorted strata of a column, as text."""
         prefix = f"{column}="
         found = {stratum.removeprefix(prefix) for stratum, _, _ in self._entries if stratum.startswith(prefix)}
         return sorted(found)
 
     def sample_columns(self, *names: str) -> dict[str, np.ndarray]:
-        """Columns of the samples table."""
+        """Read columns of the samples table."""
         table = read_table(self.metrics_dir, "samples", self.run_id, names)
         return {name: table[name].to_numpy() for name in names}
 
     def joint_means_mm(self) -> list[float | None]:
-        """Mean wrist-aligned error of each joint, OpenPose order."""
+        """Return the mean wrist-aligned error of each joint, OpenPose order."""
         return [self.value("mpjpe_mm", f"joint={name}", "joint") for name in JOINT_NAMES]
 
     def joint_errors_mm(self) -> np.ndarray:
-        """(samples, 21) wrist-aligned distances."""
+        """Read the wrist-aligned distances, of shape (samples, 21)."""
         table = read_table(self.metrics_dir, "joints", self.run_id, ["error_mm"])
         return table["error_mm"].to_numpy().reshape(-1, JOINT_COUNT)
 
 
-def find_floors(metrics_dir: Path, run: RunResults) -> dict[str, RunResults]:
-    """Floors and rivals of the same dataset version and protocol: kind to results, floors first.
+def find_baselines(metrics_dir: Path, run: RunResults) -> dict[str, RunResults]:
+    """Find baselines and rivals of the same dataset version and protocol: kind to results, baselines first.
 
-    Smoothed predictions belong to one checkpoint: those of another run are left out.
+    Smoothed predictions belong to one checkpoint: those of another run are skipped.
     """
-    floors = {}
+    baselines = {}
     for run_id in list_runs(metrics_dir, "summary"):
         if run_id.startswith("baseline-") and run_id.endswith(f"-{run.dataset_version}"):
             kind = run_id.removeprefix("baseline-").removesuffix(f"-{run.dataset_version}")
             results = RunResults(metrics_dir, run_id)
             own = kind != "smoothed" or results.checkpoint_sha256 == run.checkpoint_sha256
             if results.protocol == run.protocol and own:
-                floors[kind] = results
+                baselines[kind] = results
     order = {kind: number for number, kind in enumerate(KIND_ORDER)}
-    return dict(sorted(floors.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
+    return dict(sorted(baselines.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
 
 
 @dataclass(slots=True)
@@ -114,12 +115,12 @@ class Curve:
 
     @property
     def last(self) -> float | None:
-        """The last value that is defined."""
+        """Return the last value that is defined."""
         return next((value for value in reversed(self.values) if value is not None), None)
 
 
 def read_training(metrics_dir: Path, run_id: str, run_dir: Path | None) -> list[Curve]:
-    """Training curves from the metrics directory, or from the run's own folder where they were not published."""
+    """Read training curves from the metrics directory, or from the run's own folder where they were not published."""
     path = partition_dir(metrics_dir, "training", run_id)
     if path.is_dir():
         table = read_table(metrics_dir, "training", run_id)
@@ -130,8 +131,8 @@ def read_training(metrics_dir: Path, run_id: str, run_dir: Path | None) -> list[
     return _curves(table)
 
 
-def read_training_result(run_dir: Path) -> dict[str, Any] | None:
-    """What training wrote down at its end: split, steps, best step, device, time; None for runs that did not say."""
+def read_training_result(run_dir: Path) -> Json | None:
+    """Read the result of training: split, steps, best step, device, time; None for runs without one."""
     path = run_dir / RESULT_FILE
     if not path.is_file():
         return None
@@ -159,8 +160,8 @@ def _thinned(curve: Curve) -> Curve:
     return Curve(curve.metric, curve.split, [curve.steps[i] for i in keep], [curve.values[i] for i in keep])
 
 
-def read_gallery(metrics_dir: Path, run_id: str) -> tuple[Path, dict[str, Any]]:
-    """Folder of the pictures and what they show; empty where no gallery was made."""
+def read_gallery(metrics_dir: Path, run_id: str) -> tuple[Path, Json]:
+    """Return the folder of the images and their descriptions; empty where no gallery was made."""
     folder = partition_dir(metrics_dir, "gallery", run_id)
     path = folder / "gallery.json"
     if not path.is_file():

@@ -1,7 +1,6 @@
-"""One page about one sample: what was seen, what was true, what was predicted, and what every run made of it."""
+"""One page about one sample: crop, ground truth, prediction, and the errors of every run on it."""
 
 from pathlib import Path
-from typing import Any
 
 from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.evaluation.targets import SYNTHETIC
@@ -9,7 +8,7 @@ from hawor_pipeline.inspection.sample_view import RunOnSample, SampleView
 from hawor_pipeline.provenance import atomic_write_text
 from hawor_pipeline.reporting import figures
 from hawor_pipeline.reporting.names import short_run_name
-from hawor_pipeline.reporting.pages import data_uri, render_page
+from hawor_pipeline.reporting.pages import Context, data_uri, render_page
 from hawor_pipeline.reporting.shapes import hand_drawing, turnable_mesh
 
 HISTORY = {  # short titles: the table has a column for each
@@ -22,12 +21,12 @@ HISTORY = {  # short titles: the table has a column for each
 
 
 def write_sample_page(view: SampleView, path: Path) -> Path:
-    """Write the page (self-contained HTML); returns its path."""
+    """Write the page (self-contained HTML) and return its path."""
     atomic_write_text(path, render_page("sample.html.j2", _context(view)))
     return path
 
 
-def _context(view: SampleView) -> dict[str, Any]:
+def _context(view: SampleView) -> Context:
     run = view.run
     pair = {"rank": "", "sample_id": view.sample_id, "mpjpe_mm": 0.0, **view.meshes}
     errors = [joint["error_mm"] for joint in view.joints]
@@ -47,18 +46,18 @@ def _context(view: SampleView) -> dict[str, Any]:
         "history_titles": [(title, SAMPLE_METRICS[name].unit) for name, title in HISTORY.items()],
         "metrics": [(name, run.metrics[name], metric) for name, metric in SAMPLE_METRICS.items()] if run else [],
         "figures": {
-            "mesh": turnable_mesh({"meshes": [pair], "faces": view.faces}),
+            "mesh": turnable_mesh([pair], view.faces),
             **({"track": figures.track_curves(_ordered(view), view.facts["frame"], run)} if run else {}),
         },
     }
 
 
 def _ordered(view: SampleView) -> list[RunOnSample]:
-    """The run that is drawn, other runs, baselines."""
+    """Sort the runs: the one drawn, others, baselines."""
     return sorted(view.history, key=lambda run: (run is not view.run, run.run_id.startswith("baseline-"), run.run_id))
 
 
-def _history_row(run: RunOnSample, drawn: RunOnSample | None) -> dict[str, Any]:
+def _history_row(run: RunOnSample, drawn: RunOnSample | None) -> Context:
     return {
         "name": short_run_name(run.run_id),
         "run_id": run.run_id,

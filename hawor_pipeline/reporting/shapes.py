@@ -1,4 +1,4 @@
-"""A mesh that one can turn, and the drawing of a hand with the error of each joint."""
+"""A mesh to turn, and the drawing of a hand with the error of each joint."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +9,20 @@ from hawor_pipeline.core.skeleton import BONES, JOINT_NAMES
 from hawor_pipeline.reporting.style import FONT, INK, RUN, TRUE, Figure
 
 
-def turnable_mesh(gallery: Mapping[str, Any]) -> Figure:
-    """True and predicted mesh of a few samples; the page shows one pair at a time."""
-    faces = np.array(gallery["faces"]).T
+def turnable_mesh(meshes: Sequence[Mapping[str, Any]], triangles: Sequence[Sequence[int]]) -> Figure:
+    """Draw true and predicted mesh of a few samples; the page shows one pair at a time.
+
+    Args:
+        meshes: `true_mm` and, where predicted, `predicted_mm`: lists of (x, y, z).
+        triangles: of all meshes.
+    """
+    faces = np.array(triangles).T
     traces = []
-    for number, mesh in enumerate(gallery["meshes"]):
-        for name, key, color, opacity in (("truth", "true_mm", TRUE, 0.55), ("prediction", "predicted_mm", RUN, 1.0)):
+    for number, mesh in enumerate(meshes):
+        for name, key, color, opacity in (
+            ("ground truth", "true_mm", TRUE, 0.55),
+            ("prediction", "predicted_mm", RUN, 1.0),
+        ):
             if key not in mesh:
                 continue
             x, y, z = np.array(mesh[key]).T
@@ -60,7 +68,7 @@ def turnable_mesh(gallery: Mapping[str, Any]) -> Figure:
     return {"data": traces, "layout": layout}
 
 
-# A right hand, palm down, in a drawing of 100 by 120: where each joint of the OpenPose order lies.
+# Places of the joints, in OpenPose order, of a right hand, palm down, in a drawing of 100 by 120.
 _HAND_SPOTS = (
     (52, 110),
     (36, 98), (24, 84), (15, 71), (7, 60),
@@ -71,8 +79,8 @@ _HAND_SPOTS = (
 )  # fmt: skip
 
 
-def hand_drawing(values: Sequence[float | None]) -> list[dict[str, Any]] | None:
-    """What the drawing of joint errors needs: bones, and spots with radius, colour and text; None without data.
+def hand_drawing(values: Sequence[float | None]) -> list[Mapping[str, Any]] | None:
+    """Return bones, and spots with radius, colour and text, of the drawing of joint errors; None without data.
 
     Args:
         values: error of each joint in OpenPose order, mm.

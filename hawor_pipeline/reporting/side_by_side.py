@@ -1,6 +1,7 @@
-"""Two runs on one page: paired differences, where they come from, and what was different between the runs."""
+"""Two runs on one page: paired differences by metric and stratum, and the settings that differ."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.evaluation.compare import Difference, compare_runs
 from hawor_pipeline.evaluation.targets import SYNTHETIC, target_distance_mm
 from hawor_pipeline.provenance import StageResult
-from hawor_pipeline.reporting import figures, pair_figures
-from hawor_pipeline.reporting.build_report import publish
-from hawor_pipeline.reporting.comparison import verdict
+from hawor_pipeline.reporting import figures
+from hawor_pipeline.reporting.build_report import write_pages
+from hawor_pipeline.reporting.comparison import PairedRow, verdict
 from hawor_pipeline.reporting.names import STRATA, short_run_name, title_of
-from hawor_pipeline.reporting.pages import data_uri, render_comparison
-from hawor_pipeline.reporting.results import RunResults, read_training
+from hawor_pipeline.reporting.pages import Context, data_uri, render_comparison
+from hawor_pipeline.reporting.results import Json, RunResults, read_training
 from hawor_pipeline.reporting.style import OTHER, RUN
 from hawor_pipeline.reporting.training_curves import training_pairs
 
@@ -39,7 +40,7 @@ _HEADLINE = "mpjpe_mm"
 
 
 def comparison_name(run_id: str, other_run_id: str) -> str:
-    """Folder of the page among the reports."""
+    """Return the folder of the page among the reports."""
     return f"{run_id}-against-{other_run_id}"
 
 
@@ -56,10 +57,10 @@ def build_comparison(
 
     Args:
         run_id: the run.
-        other_run_id: what it is compared with: an older run, the champion, or a floor.
+        other_run_id: the run to compare with: an older one, the champion, or a baseline.
         metrics_dir: their metric tables.
-        reports_dir: where the page goes, in `<run_id>-against-<other_run_id>`.
-        runs_dir: training runs, for configurations and curves; None, or a run that is not there, leaves them out.
+        reports_dir: parent of the page's folder `<run_id>-against-<other_run_id>`.
+        runs_dir: training runs, for configurations and curves; without it, or without a run, they are omitted.
         images: of `inspection.gallery.pair_images`.
 
     Returns:
@@ -70,14 +71,14 @@ def build_comparison(
         DataError: a run was not evaluated, or on other samples, data or by another protocol.
     """
     if run_id == other_run_id:
-        raise ConfigError(f"{run_id} is to be compared with itself; name another run with --against.")
+        raise ConfigError(f"{run_id} cannot be compared with itself; name another run with --against.")
     metrics_dir = Path(metrics_dir)
     differences = compare_runs(metrics_dir, run_id, other_run_id, COMPARED)
     pair = (RunResults(metrics_dir, run_id), RunResults(metrics_dir, other_run_id))
     folders = [Path(runs_dir) / run.run_id if runs_dir else None for run in pair]
     context = _context(pair, differences, folders, images)
     info = {"run_id": run_id, "other_run_id": other_run_id, "differences": [item.to_dict() for item in differences]}
-    return publish(render_comparison(context), Path(reports_dir) / comparison_name(run_id, other_run_id), info)
+    return write_pages(render_comparison(context), Path(reports_dir) / comparison_name(run_id, other_run_id), info)
 
 
 def _context(
@@ -85,7 +86,7 @@ def _context(
     differences: Sequence[Difference],
     folders: Sequence[Path | None],
     images: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
+) -> Context:
     run, other = pair
     names = {"run": short_run_name(run.run_id), "other": short_run_name(other.run_id)}
     curves = [read_training(one.metrics_dir, one.run_id, folder) for one, folder in zip(pair, folders, strict=True)]
@@ -101,10 +102,10 @@ def _context(
         "protocol": run.protocol,
         "dataset_version": run.dataset_version,
         "headline": next((item for item in defined if item.metric == _HEADLINE), None),
-        "rows": [{"title": title_of(item.metric), "item": item, "verdict": verdict(item)} for item in defined],
+        "rows": [PairedRow(other.run_id, title_of(item.metric), item, verdict(item)) for item in defined],
         "undefined": [title_of(item.metric) for item in differences if item.difference is None],
         "strata": _strata(run, other),
-        "pictures": [{**item, "uri": data_uri(item["jpeg"])} for item in images],
+        "images": [{**item, "uri": data_uri(item["jpeg"])} for item in images],
         "training": training,
         "settings": _changed_settings(*configs) if all(configs) else [],
         "has_settings": all(configs),
@@ -112,15 +113,25 @@ def _context(
         "figures": {
             "pck": figures.pck_curve(series, target_distance_mm()),
             "histogram": figures.error_histogram(series),
-            "scatter": pair_figures.paired_scatter(run, other, names),
-            "joints": pair_figures.joint_pairs(run, other, names),
-            **{f"training{number}": chart["figure"] for number, chart in enumerate(training)},
+            "scatter": figures.paired_scatter(run, other, names),
+            "joints": figures.joint_pairs(run, other, names),
+            **{f"training{number}": chart.figure for number, chart in enumerate(training)},
         },
     }
 
 
-def _strata(run: RunResults, other: RunResults) -> list[dict[str, Any]]:
-    """Joint errors of both by stratum, where both have them."""
+@dataclass(frozen=True, slots=True)
+class PairedStratum:
+    """Joint errors of both runs in one stratum."""
+
+    label: str
+    ours: float
+    theirs: float
+    n: int
+
+
+def _strata(run: RunResults, other: RunResults) -> list[tuple[str, list[PairedStratum]]]:
+    """Tabulate the joint errors of both by stratum, where both have them: title of the column, and its rows."""
     tables = []
     for column, title in STRATA:
         rows = []
@@ -128,19 +139,19 @@ def _strata(run: RunResults, other: RunResults) -> list[dict[str, Any]]:
             ours, theirs = (one.get(_HEADLINE, f"{column}={label}") for one in (run, other))
             if ours is None or theirs is None or ours.value is None or theirs.value is None:
                 continue
-            rows.append({"label": label, "ours": ours.value, "theirs": theirs.value, "n": ours.n})
+            rows.append(PairedStratum(label, ours.value, theirs.value, ours.n))
         if len(rows) > 1:
-            tables.append({"title": title, "column": column, "rows": rows})
+            tables.append((title, rows))
     return tables
 
 
-def _config(folder: Path | None) -> dict[str, Any]:
+def _config(folder: Path | None) -> Json:
     path = folder / "config.yaml" if folder else None
     return _flat(yaml.safe_load(path.read_text()) or {}) if path is not None and path.is_file() else {}
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Json:
+    found: Json = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{name}.")

@@ -1,25 +1,37 @@
-"""How charts look: plain plotly descriptions (data and layout) that go into a page as JSON.
+"""Look of the charts: plain plotly descriptions (data and layout) that go into a page as JSON.
 
-The run is orange, the truth is blue, another run is purple, floors are greys.
+The run is orange, the ground truth is blue, another run is purple, baselines are greys.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 RUN, TRUE, OTHER, INK, MUTED, GRID = "#c8551b", "#2a6fa8", "#6b409e", "#22262b", "#69727d", "#e7eaee"
-FLOOR_GREYS = ("#5d6670", "#8f98a3", "#b9c0c8")
-FLOOR_DASHES = ("dash", "dot", "dashdot")
+BASELINE_GREYS = ("#5d6670", "#8f98a3", "#b9c0c8")
+BASELINE_DASHES = ("dash", "dot", "dashdot")
 TERMS = ("#c8551b", "#2a6fa8", "#3a8a5f", "#8a5fa8", "#b08a1e", "#5d6670", "#c0507a", "#1f8f93", "#7a5a3a")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 MARKED_POINTS = 12  # curves with fewer points show each of them
-Figure = dict[str, Any]
+_NAME_PX = 6.6  # width of a letter in a legend, at 11 px
+Plotly = dict[str, Any]  # a part of a plotly figure in plotly's own schema: trace, axis, layout
+Figure = Plotly  # of the parts `data` and `layout`
 
 
-def layout(x: str, y: str, **extra: Any) -> dict[str, Any]:
-    """A quiet layout with titled axes; `extra` is merged into it, a level deep."""
-    axis: dict[str, Any] = {
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A figure with its title and caption."""
+
+    title: str
+    caption: str
+    figure: Figure
+
+
+def layout(x: str, y: str, **extra: Any) -> Plotly:
+    """Return a quiet layout with titled axes; `extra` is merged into it, one level deep."""
+    axis: Plotly = {
         "gridcolor": GRID,
         "zeroline": False,
         "linecolor": GRID,
@@ -28,8 +40,8 @@ def layout(x: str, y: str, **extra: Any) -> dict[str, Any]:
         "tickfont": {"color": MUTED, "size": 12},
         "fixedrange": True,
     }
-    title: dict[str, Any] = {"font": {"size": 12, "color": MUTED}, "standoff": 8}
-    frame: dict[str, Any] = {
+    title: Plotly = {"font": {"size": 12, "color": MUTED}, "standoff": 8}
+    frame: Plotly = {
         "font": {"family": FONT, "size": 13, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
@@ -46,17 +58,17 @@ def layout(x: str, y: str, **extra: Any) -> dict[str, Any]:
     return frame
 
 
-def in_columns(names: Sequence[str]) -> dict[str, Any]:
-    """A legend whose entries stand in columns that are as wide as the longest name needs."""
-    return {"entrywidth": 4 + 6.6 * max(map(len, names), default=0), "font": {"size": 11}}
+def in_columns(names: Sequence[str]) -> Plotly:
+    """Return a legend whose entries stand in columns as wide as the longest name."""
+    return {"entrywidth": 4 + _NAME_PX * max(map(len, names), default=0), "font": {"size": 11}}
 
 
 def rounded(values: Sequence[float | None] | np.ndarray, digits: int = 4) -> list[float | None]:
-    """Values with that many significant digits; None where not finite."""
+    """Round values to that many significant digits; None where not finite."""
     return [None if v is None or not np.isfinite(v) else float(f"{v:.{digits}g}") for v in values]
 
 
-def vertical(x: float) -> dict[str, Any]:
-    """A dotted line over the whole height."""
+def vertical(x: float) -> Plotly:
+    """Return a dotted line over the whole height."""
     line = {"color": MUTED, "width": 1, "dash": "dot"}
     return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line}

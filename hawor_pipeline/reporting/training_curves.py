@@ -2,17 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hawor_pipeline.reporting.results import Curve
-from hawor_pipeline.reporting.style import MARKED_POINTS, OTHER, RUN, TERMS, TRUE, Figure, in_columns, layout, rounded
+from hawor_pipeline.reporting.style import (
+    MARKED_POINTS,
+    OTHER,
+    RUN,
+    TERMS,
+    TRUE,
+    Chart,
+    Figure,
+    Plotly,
+    in_columns,
+    layout,
+    rounded,
+)
 
 _SPLITS = {"train": "training", "val": "validation"}
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Curves that belong into one chart."""
+    """Curves of one chart."""
 
     prefix: str
     title: str
@@ -21,7 +32,7 @@ class Group:
     caption: str
 
     def chosen(self, curves: Sequence[Curve]) -> list[Curve]:
-        """Those of the curves that belong here and have a value."""
+        """Select the curves of this chart that have a value."""
         own = [
             c for c in curves if _belongs(c.metric, self.prefix) and not (self.prefix == "loss/" and c.split == "val")
         ]
@@ -43,17 +54,17 @@ GROUPS = (
 )
 
 
-def training_figures(curves: Sequence[Curve]) -> list[dict[str, Any]]:
-    """Charts of the training curves, one per group of metrics that are there: title, caption, figure."""
+def training_charts(curves: Sequence[Curve]) -> list[Chart]:
+    """Draw the training curves, a chart per group of metrics that were logged."""
     return [
-        {"title": group.title, "caption": group.caption, "figure": _curves_figure(chosen, group.unit, group.log)}
+        Chart(group.title, group.caption, _curves_figure(chosen, group.unit, group.log))
         for group in GROUPS
         if (chosen := group.chosen(curves))
     ]
 
 
-def training_pairs(curves: Sequence[Sequence[Curve]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Charts with the curves of two runs, of those groups that are one quantity."""
+def training_pairs(curves: Sequence[Sequence[Curve]], names: Sequence[str]) -> list[Chart]:
+    """Draw the curves of two runs, of those groups that are one quantity."""
     charts = []
     for group in GROUPS:
         if group.prefix.endswith("/") or group.prefix == "grad_norm":
@@ -71,7 +82,7 @@ def training_pairs(curves: Sequence[Sequence[Curve]], names: Sequence[str]) -> l
         ]
         if traces:
             frame = layout("optimiser step", group.unit, yaxis=_scale(group.log))
-            charts.append({"title": group.title, "caption": group.caption, "figure": {"data": traces, "layout": frame}})
+            charts.append(Chart(group.title, group.caption, {"data": traces, "layout": frame}))
     return charts
 
 
@@ -97,12 +108,12 @@ def _curves_figure(curves: Sequence[Curve], unit: str, log: bool) -> Figure:
     return {"data": traces, "layout": frame}
 
 
-def _scale(log: bool) -> dict[str, Any]:
-    """Whole numbers at the ticks of a logarithmic axis, powers of ten at those of small values."""
+def _scale(log: bool) -> Plotly:
+    """Label ticks of a logarithmic axis with whole numbers, and small values with powers of ten."""
     return {"type": "log", "tickformat": "~g"} if log else {"rangemode": "tozero", "exponentformat": "power"}
 
 
-def _trace(curve: Curve, name: str, color: str, dash: str = "solid") -> dict[str, Any]:
+def _trace(curve: Curve, name: str, color: str, dash: str = "solid") -> Plotly:
     return {
         "type": "scatter",
         "mode": "lines+markers" if len(curve.steps) < MARKED_POINTS else "lines",

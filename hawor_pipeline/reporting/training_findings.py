@@ -11,7 +11,7 @@ WAITING_SHARE = 0.2  # of the time, without a batch
 
 
 def fit(e: Evidence) -> Iterable[Finding]:
-    """Under- and over-fitting."""
+    """Report under- and over-fitting."""
     train, val = e.curve("mpjpe_mm", "train"), e.curve("mpjpe_mm", "val")
     if val is None:
         return
@@ -46,7 +46,7 @@ def fit(e: Evidence) -> Iterable[Finding]:
 
 
 def dominant_term(e: Evidence) -> Iterable[Finding]:
-    """One loss term drowns the others."""
+    """Report a loss term that dominates the others."""
     shares = {
         c.metric.rsplit("/", 1)[-1]: c.last
         for c in e.curves
@@ -66,12 +66,12 @@ def dominant_term(e: Evidence) -> Iterable[Finding]:
                 "watch",
                 f"{name} dominates the loss",
                 f"At the end it makes {percent(value / total)} of the weighted sum of {len(shares)} terms.",
-                "Use adaptive weights, or lower this one, so that the other terms are heard.",
+                "Use adaptive weights, or lower this one, so that the other terms count.",
             )
 
 
 def waiting(e: Evidence) -> Iterable[Finding]:
-    """The loader is too slow."""
+    """Report a loader that is too slow."""
     curve = e.curve("data_wait_share", "train")
     if curve is not None and curve.last is not None and curve.last > WAITING_SHARE:
         yield Finding(

@@ -128,7 +128,7 @@ def write_training(metrics_dir: Path, identity: RunIdentity, steps: int = 300) -
 
 
 def write_gallery(metrics_dir: Path, run_id: str) -> None:
-    """Pictures and meshes as the evaluation leaves them."""
+    """Write images and meshes as the evaluation does."""
     folder = partition_dir(metrics_dir, "gallery", run_id)
     folder.mkdir(parents=True)
     items, meshes = [], []
@@ -172,7 +172,7 @@ def write_gallery(metrics_dir: Path, run_id: str) -> None:
 
 
 def write_everything(root: Path, run_id: str = "demo-0a1b2c3d4e", source: str = "synthetic") -> tuple[Path, Path]:
-    """(run_dir, metrics_dir) with one run, three floors, curves and a gallery."""
+    """(run_dir, metrics_dir) with one run, three baselines, curves and a gallery."""
     metrics_dir, run_dir = root / "metrics", root / "runs" / run_id
     identity = write_run(metrics_dir, run_id, 42.0, source=source)
     for kind, scale in (("mean_pose", 104.0), ("mean_rotations", 128.0), ("subject_mean", 90.0)):

@@ -1,4 +1,4 @@
-"""The champion's word, paired differences and robustness curves on the report: what the tables say, or nothing."""
+"""Gate decision, paired differences and robustness curves on the report: those of the tables, or none."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ from hawor_pipeline.evaluation.registry import Registry, RunRecord
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
 from hawor_pipeline.provenance import sha256_file
 from hawor_pipeline.reporting.build_report import build_report
-from hawor_pipeline.reporting.comparison import decision, paired_differences, robustness_figures, with_champion
-from hawor_pipeline.reporting.results import RunResults, find_floors
+from hawor_pipeline.reporting.comparison import decision, paired_differences, robustness_charts, with_champion
+from hawor_pipeline.reporting.results import RunResults, find_baselines
 from hawor_pipeline_tests.reporting.tables_on_disk import VERSION, write_run
 from hawor_pipeline_tests.reporting.test_report import parsed
 
@@ -51,18 +51,18 @@ def test_first_champion_and_the_champion_itself(tmp_path: Path) -> None:
     assert decision(run, None) is None
     first = decision(run, tmp_path / "nothing")
     assert first is not None
-    assert first["title"] == "May become the first champion"
+    assert first.title == "May become the first champion"
     registry = promoted(tmp_path, "champ-1", 40.0)
     itself = decision(RunResults(tmp_path / "metrics", "champ-1"), registry.root)
     assert itself is not None
-    assert itself["outcome"] == "is_champion"
-    floors = {"mean_pose": run, "champion": run}
+    assert itself.outcome == "is_champion"
+    baselines = {"mean_pose": run, "champion": run}
     champion = RunResults(tmp_path / "metrics", "champ-1")
-    assert list(with_champion(floors, champion, registry.root)) == ["mean_pose", "previous_champion"]
-    assert with_champion(floors, run, registry.root)["champion"].run_id == "champ-1"
+    assert list(with_champion(baselines, champion, registry.root)) == ["mean_pose", "previous_champion"]
+    assert with_champion(baselines, run, registry.root)["champion"].run_id == "champ-1"
 
 
-def test_a_champion_without_tables_is_said_and_stops_nothing(tmp_path: Path) -> None:
+def test_a_champion_without_tables_is_named_and_stops_nothing(tmp_path: Path) -> None:
     registry = promoted(tmp_path, "champ-1", 40.0)
     for table in ("samples", "joints", "summary"):
         folder = tmp_path / "metrics" / table / "run_id=champ-1"
@@ -72,8 +72,8 @@ def test_a_champion_without_tables_is_said_and_stops_nothing(tmp_path: Path) -> 
     write_run(tmp_path / "metrics", "demo-1", 30.0)
     found = decision(RunResults(tmp_path / "metrics", "demo-1"), registry.root)
     assert found is not None
-    assert found["outcome"] == "unknown"
-    assert "champ-1" in found["reason"]
+    assert found.outcome == "unknown"
+    assert "champ-1" in found.reason
 
 
 def test_paired_differences_come_from_the_comparison_table(tmp_path: Path) -> None:
@@ -83,30 +83,30 @@ def test_paired_differences_come_from_the_comparison_table(tmp_path: Path) -> No
     run = RunResults(metrics, "demo-1")
     assert paired_differences(run) == []
     write_comparison(metrics, "demo-1", [f"baseline-mean_pose-{VERSION}"])
-    rows = {row["item"].metric: row for row in paired_differences(run)}
+    rows = {row.item.metric: row for row in paired_differences(run)}
     assert set(rows) == {"mpjpe_mm", "pa_mpjpe_mm"}
-    assert rows["mpjpe_mm"]["other"] == "mean pose"
-    assert rows["mpjpe_mm"]["verdict"] == "better"
-    floor = RunResults(metrics, f"baseline-mean_pose-{VERSION}")
-    assert rows["mpjpe_mm"]["item"].difference == pytest.approx(run.value("mpjpe_mm") - floor.value("mpjpe_mm"))
+    assert rows["mpjpe_mm"].other == "mean pose"
+    assert rows["mpjpe_mm"].verdict == "better"
+    baseline = RunResults(metrics, f"baseline-mean_pose-{VERSION}")
+    assert rows["mpjpe_mm"].item.difference == pytest.approx(run.value("mpjpe_mm") - baseline.value("mpjpe_mm"))
 
 
-def test_smoothed_predictions_of_another_checkpoint_are_left_out(tmp_path: Path) -> None:
+def test_smoothed_predictions_of_another_checkpoint_are_skipped(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics"
     write_run(metrics, "demo-1", 30.0, checkpoint="a" * 64)
     write_run(metrics, f"baseline-mean_pose-{VERSION}", 90.0, checkpoint=None)
     write_run(metrics, f"baseline-smoothed-{VERSION}", 29.0, checkpoint="b" * 64)
     run = RunResults(metrics, "demo-1")
-    assert list(find_floors(metrics, run)) == ["mean_pose"]
+    assert list(find_baselines(metrics, run)) == ["mean_pose"]
     write_run(metrics, f"baseline-smoothed-{VERSION}", 29.0, checkpoint="a" * 64)
-    assert list(find_floors(metrics, run)) == ["mean_pose", "smoothed"]
+    assert list(find_baselines(metrics, run)) == ["mean_pose", "smoothed"]
 
 
 def test_robustness_curves_start_at_the_reference_and_follow_the_levels(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics"
     write_run(metrics, "demo-1", 30.0)
     run = RunResults(metrics, "demo-1")
-    assert robustness_figures(run) == []
+    assert robustness_charts(run) == []
     identity = RunIdentity("demo-1", run.protocol, run.dataset_version, run.source, run.checkpoint_sha256)
     rows = [("none", 0.0, "", 10.0), ("blur", 1.0, "px", 11.0), ("blur", 2.0, "px", 14.0), ("blur", 4.0, "px", 25.0)]
     count = len(rows)
@@ -127,10 +127,10 @@ def test_robustness_curves_start_at_the_reference_and_follow_the_levels(tmp_path
                 "note": ["few"] * count,
             }
         )
-    (chart,) = robustness_figures(run)
-    (trace,) = chart["figure"]["data"]
+    (chart,) = robustness_charts(run)
+    (trace,) = chart.figure["data"]
     assert trace["y"] == [10.0, 11.0, 14.0, 25.0]
-    assert trace["text"] == ["as it is", "1 px", "2 px", "4 px"]
+    assert trace["text"] == ["undegraded", "1 px", "2 px", "4 px"]
 
 
 @pytest.mark.parametrize(("scale", "even"), [(30.0, True), (15.0, False)])
@@ -144,8 +144,8 @@ def test_the_headline_says_where_an_aligned_gain_is_chance(tmp_path: Path, scale
     result = build_report(tmp_path / "runs" / "demo-1", metrics, tmp_path / "reports")
     words = " ".join(" ".join(parsed(result.path.read_text()).words).split())
     assert ("no difference beyond chance" in words) == even
-    said = json.loads(result.path.with_name("report.json").read_text())["headline"]["aligned_verdict"]
-    assert said == ("even" if even else "better")
+    verdict = json.loads(result.path.with_name("report.json").read_text())["headline"]["aligned_verdict"]
+    assert verdict == ("even" if even else "better")
 
 
 def test_the_terminal_keeps_rivals_apart_from_floors(tmp_path: Path, capsys) -> None:

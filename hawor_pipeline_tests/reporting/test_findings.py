@@ -1,4 +1,4 @@
-"""Each rule speaks when the tables give it reason to, and is silent otherwise."""
+"""Each rule yields a finding when the tables give it reason to, and none otherwise."""
 
 from pathlib import Path
 
@@ -38,35 +38,35 @@ def make_run(folder: Path, run_id: str, **metrics: float) -> RunResults:
     return RunResults(folder, run_id)
 
 
-def titles(run: RunResults, floors: dict | None = None, curves: list[Curve] | None = None) -> str:
-    return " | ".join(finding.title for finding in find(Evidence(run, floors or {}, curves or [])))
+def titles(run: RunResults, baselines: dict | None = None, curves: list[Curve] | None = None) -> str:
+    return " | ".join(finding.title for finding in find(Evidence(run, baselines or {}, curves or [])))
 
 
 def test_a_good_run_gives_no_cause_for_action(tmp_path: Path) -> None:
     run = make_run(tmp_path, "good", mpjpe_mm=8.0, pa_mpjpe_mm=6.0)
-    floors = {
+    baselines = {
         "mean_pose": make_run(tmp_path, "pose", mpjpe_mm=100.0),
         "mean_rotations": make_run(tmp_path, "rotations", mpjpe_mm=120.0, pa_mpjpe_mm=14.0),
     }
-    found = find(Evidence(run, floors, []))
+    found = find(Evidence(run, baselines, []))
     assert [finding.tone for finding in found] == ["good"]
     assert "8.0 mm against 100.0 mm" in found[0].evidence
     assert "92 % lower" in found[0].evidence
 
 
 @pytest.mark.parametrize(
-    ("floor", "title"), [(9.0, "Hardly better"), (12.0, "More than half"), (50.0, "reads the pictures")]
+    ("baseline", "title"), [(9.0, "Hardly better"), (12.0, "More than half"), (50.0, "uses the images")]
 )
-def test_distance_from_the_floor(tmp_path: Path, floor: float, title: str) -> None:
+def test_distance_from_the_baseline(tmp_path: Path, baseline: float, title: str) -> None:
     run = make_run(tmp_path, "run", mpjpe_mm=8.5, pa_mpjpe_mm=8.0)
-    assert title in titles(run, {"mean_pose": make_run(tmp_path, "floor", mpjpe_mm=floor)})
+    assert title in titles(run, {"mean_pose": make_run(tmp_path, "pose", mpjpe_mm=baseline)})
 
 
 def test_orientation_and_fingers(tmp_path: Path) -> None:
     run = make_run(tmp_path, "run", mpjpe_mm=40.0, pa_mpjpe_mm=11.0, global_orient_error_deg=25.0)
-    floors = {"mean_rotations": make_run(tmp_path, "floor", mpjpe_mm=120.0, pa_mpjpe_mm=11.5)}
-    found = {finding.title: finding for finding in find(Evidence(run, floors, []))}
-    assert "25° on average" in found["Most of the error is how the whole hand is turned"].evidence
+    baselines = {"mean_rotations": make_run(tmp_path, "rotations", mpjpe_mm=120.0, pa_mpjpe_mm=11.5)}
+    found = {finding.title: finding for finding in find(Evidence(run, baselines, []))}
+    assert "25° on average" in found["Most of the error is the rotation of the whole hand"].evidence
     assert "4 % lower" in found["Finger poses are close to the mean pose"].evidence
 
 

@@ -1,6 +1,6 @@
 """The subset of Markdown that a data card uses, and nothing that could run."""
 
-from hawor_pipeline.reporting.markdown import to_html
+from hawor_pipeline.reporting.pages import to_html
 
 CARD = """# Data card: synthetic hands
 

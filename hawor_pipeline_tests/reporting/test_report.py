@@ -1,4 +1,4 @@
-"""The report lays out exactly what the tables say, in one file that needs nothing else."""
+"""The report lays out exactly the numbers of the tables, in one self-contained file."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from hawor_pipeline.evaluation.tables import read_table
 from hawor_pipeline.reporting import figures
 from hawor_pipeline.reporting.build_report import build_report
 from hawor_pipeline.reporting.pages import number, share
-from hawor_pipeline.reporting.results import RunResults, find_floors
+from hawor_pipeline.reporting.results import RunResults, find_baselines
 from hawor_pipeline_tests.reporting.tables_on_disk import VERSION, write_everything, write_run
 
 RUN_ID = "demo-0a1b2c3d4e"
@@ -85,13 +85,13 @@ def test_page_is_small_well_formed_and_loads_nothing(page: str) -> None:
 
 def test_headline_numbers_are_those_of_the_tables(project: Path, page: str, numbers: dict) -> None:
     errors = read_table(project / "metrics", "samples", RUN_ID)["mpjpe_mm"].to_numpy()
-    floor = read_table(project / "metrics", "samples", f"baseline-mean_pose-{VERSION}")["mpjpe_mm"].to_numpy()
+    baseline = read_table(project / "metrics", "samples", f"baseline-mean_pose-{VERSION}")["mpjpe_mm"].to_numpy()
     assert numbers["metrics"]["mpjpe_mm"]["value"] == pytest.approx(errors.mean())
-    assert numbers["floors"]["mpjpe_mm"]["mean_pose"] == pytest.approx(floor.mean())
+    assert numbers["floors"]["mpjpe_mm"]["mean_pose"] == pytest.approx(baseline.mean())
     words = " ".join(" ".join(parsed(page).words).split())
-    assert f"joints are off by {number(errors.mean())} mm on average" in words
-    gain = share(1 - errors.mean() / floor.mean()).replace("\u202f", " ")
-    assert f"{gain} less than a constant mean hand ({number(floor.mean())} mm)" in words
+    assert f"the mean joint error with wrists aligned is {number(errors.mean())} mm" in words
+    gain = share(1 - errors.mean() / baseline.mean()).replace("\u202f", " ")
+    assert f"{gain} less than a constant mean hand ({number(baseline.mean())} mm)" in words
 
 
 def test_other_tables_give_other_numbers(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_other_tables_give_other_numbers(tmp_path: Path) -> None:
     assert met["pck_2d_10px"] and met["mpjpe_crop_px"] is True
 
 
-def test_synthetic_sample_is_said_on_screen_on_paper_and_in_the_text(project: Path, page: str) -> None:
+def test_synthetic_sample_is_marked_on_screen_on_paper_and_in_the_text(project: Path, page: str) -> None:
     assert 'class="banner"' in page
     assert 'class="ribbon"' in page
     assert page.count("sample only") >= 4
@@ -124,9 +124,9 @@ def test_real_data_are_not_called_synthetic(tmp_path: Path) -> None:
 def test_every_part_of_the_report_is_there(page: str) -> None:
     words = " ".join(parsed(page).words)
     for part in (
-        "Targets", "What to do next", "Against floors and rivals", "Accuracy", "Where errors come from", "Samples",
+        "Targets", "What to do next", "Against baselines and rivals", "Accuracy", "Where errors come from", "Samples",
         "Training",
-        "Published numbers", "Where this comes from", "Loss terms", "Weights", "Gradient norms", "Learning rate",
+        "Published numbers", "Provenance", "Loss terms", "Weights", "Gradient norms", "Learning rate",
         "Throughput", "Memory", "mean rotations", "Checkpoint, sha256", "learning_rate: 0.0005",
     ):  # fmt: skip
         assert part in words, part
@@ -164,7 +164,7 @@ def test_missing_run_and_missing_evaluation_are_named(project: Path, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_without_floors_curves_and_gallery_still_has_a_report(tmp_path: Path) -> None:
+def test_a_run_without_baselines_curves_and_gallery_still_has_a_report(tmp_path: Path) -> None:
     write_run(tmp_path / "metrics", "lonely", 30.0, sequences=2)
     (tmp_path / "runs" / "lonely").mkdir(parents=True)
     build_report(tmp_path / "runs" / "lonely", tmp_path / "metrics", tmp_path / "reports")
@@ -177,22 +177,22 @@ def test_a_run_without_floors_curves_and_gallery_still_has_a_report(tmp_path: Pa
 def test_pck_curve_is_the_share_of_joints(project: Path) -> None:
     run = RunResults(project / "metrics", RUN_ID)
     errors = read_table(project / "metrics", "joints", RUN_ID)["error_mm"].to_numpy()
-    curve = figures.pck_curve(figures.with_floors(run, find_floors(project / "metrics", run)), 15.0)["data"][0]
+    curve = figures.pck_curve(figures.with_baselines(run, find_baselines(project / "metrics", run)), 15.0)["data"][0]
     for limit in (0, 7, 15, 50):
         assert curve["y"][limit] == pytest.approx(100 * np.mean(errors <= limit), rel=1e-3)
     assert run.value("pck_3d_15mm") == pytest.approx(np.mean(errors <= 15), rel=1e-6)
 
 
-def test_floors_of_another_dataset_or_protocol_are_left_out(project: Path) -> None:
+def test_baselines_of_another_dataset_or_protocol_are_skipped(project: Path) -> None:
     metrics_dir = project / "metrics"
     write_run(metrics_dir, "baseline-mean_pose-v-other", 1.0, checkpoint=None)
     run = RunResults(metrics_dir, RUN_ID)
-    assert find_floors(metrics_dir, run)["mean_pose"].run_id == f"baseline-mean_pose-{VERSION}"
+    assert find_baselines(metrics_dir, run)["mean_pose"].run_id == f"baseline-mean_pose-{VERSION}"
     run.protocol = "arctic-p2-val"
-    assert find_floors(metrics_dir, run) == {}
+    assert find_baselines(metrics_dir, run) == {}
 
 
-def test_figures_say_nothing_that_json_cannot(project: Path, page: str) -> None:
+def test_figures_are_valid_json(project: Path, page: str) -> None:
     block = re.search(r'id="figures">(.*?)</script>', page, re.S)
     assert block is not None
     content = json.loads(block.group(1))
@@ -206,7 +206,7 @@ def test_reporting_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_split_is_said_and_so_is_that_the_checkpoint_was_chosen_on_what_is_evaluated(tmp_path: Path) -> None:
+def test_split_is_named_and_a_checkpoint_chosen_on_evaluated_subjects_is_marked(tmp_path: Path) -> None:
     run_dir, metrics_dir = write_everything(tmp_path)
     split = {"rule": "val_subjects", "training": ["s01", "s02"], "validation": ["s05"]}
     (run_dir / "result.json").write_text(json.dumps({"split": split, "step": 1600, "best_step": 800, "seconds": 90.0}))

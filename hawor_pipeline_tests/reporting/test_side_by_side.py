@@ -74,7 +74,7 @@ def test_images_are_laid_out_by_who_is_better(project: Path) -> None:
     assert "9.0 mm against 50.0 mm" in words
 
 
-def test_a_floor_has_no_settings(project: Path) -> None:
+def test_a_baseline_has_no_settings(project: Path) -> None:
     words = " ".join(parsed(build(project, f"baseline-mean_pose-{VERSION}").path.read_text()).words)
     assert "mean pose" in words
     assert "no configuration here" in words

@@ -5,7 +5,7 @@
   var narrow = window.matchMedia("(max-width: 40rem)").matches;
   var paper = { width: 318, height: 240, high: 340 }; // px of a chart on paper, two columns
 
-  // The page is read before the chart library is: it is started after the first picture on the screen.
+  // The page is read before the chart library is: it starts after the first paint.
   function startPlotly() {
     if (window.Plotly) { return; }
     var script = document.createElement("script");
