@@ -89,7 +89,7 @@ def hand_drawing(values: Sequence[float | None]) -> list[Mapping[str, Any]] | No
     if len(known) < len(JOINT_NAMES) or not max(known):
         return None
     top = max(known)
-    spots = [
+    spots: list[Mapping[str, Any]] = [
         {
             "kind": "spot",
             "x": x,
@@ -101,7 +101,7 @@ def hand_drawing(values: Sequence[float | None]) -> list[Mapping[str, Any]] | No
         }
         for (x, y), name, value in zip(_HAND_SPOTS, JOINT_NAMES, values, strict=True)
     ]
-    bones = [
+    bones: list[Mapping[str, Any]] = [
         {
             "kind": "bone",
             "x1": _HAND_SPOTS[a][0],
