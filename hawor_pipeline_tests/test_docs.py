@@ -16,6 +16,9 @@ from hawor_pipeline.config import ConversionConfig, TrainingConfig
 ROOT = Path(hawor_pipeline.__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
+HOUSE_WORDS = re.compile(r"\b(?:says?|said|tells?|told|pictures?|floors?|left out|data sets?|knocks?)\b", re.IGNORECASE)
+MOST_HOUSE_WORDS: dict[str, int] = {}  # exceptions by page; lower them when a page gets better, never raise them
+
 
 def generator():
     """Load docs/generate.py as a module."""
@@ -47,6 +50,24 @@ def test_links_lead_somewhere(page: Path):
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not target.startswith(("http://", "https://", "#")):
             assert (page.parent / target.partition("#")[0]).exists(), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_names_exist(page: Path):
+    for name in re.findall(r"\bhawor_pipeline(?:\.\w+)+", page.read_text(encoding="utf-8")):
+        parts = name.split(".")
+        while not (ROOT.joinpath(*parts).with_suffix(".py").exists() or ROOT.joinpath(*parts, "__init__.py").exists()):
+            parts.pop()
+        rest = name.split(".")[len(parts) :]
+        found = importlib.import_module(".".join(parts)) if rest else None
+        assert not rest or hasattr(found, rest[0]), f"{page}: {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_are_in_plain_technical_english(page: Path):
+    text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    found = HOUSE_WORDS.findall(text)
+    assert len(found) <= MOST_HOUSE_WORDS.get(page.name, 0), found
 
 
 def test_every_setting_and_command_is_in_the_reference():
