@@ -108,7 +108,7 @@ def measure_engines(quick: bool) -> list[Row]:
 
 
 def measure_rate(quick: bool) -> list[Row]:
-    """Processor time of a picture of ARCTIC's size in which both hands are seen, per way of decoding."""
+    """Return the processor time of an image of ARCTIC's size with both hands visible, per way of decoding."""
     rows = []
     with tempfile.TemporaryDirectory() as directory, Workers(1) as workers:
         base, root = Path(directory) / "base", Path(directory) / "raw"

@@ -24,7 +24,7 @@ CUTTING_VARIABLE = "HAWOR_TURBOJPEG"  # named after a decoder that is gone; the 
 WHOLE_IMAGES = "off"
 END_WITHIN = 64  # bytes; some writers pad the file
 _END = b"\xff\xd9"
-# Measured, see docs/decisions/0024 and 0028.
+# Measured, see docs/decisions/0024 and 0029.
 _SMALL_PX = 500_000  # of the file; smaller images are decoded about as fast as cut
 _LARGE_SHARE = 0.5  # of an image; a larger region is not worth cutting, as its blocks are read twice
 _EACH_PX = 10_000  # cost of one more small JPEG, in pixels that could be decoded in the meantime
