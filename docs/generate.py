@@ -108,9 +108,10 @@ TABLES = {
 
 def metric_tables_page() -> str:
     """Return the page of all tables, columns, metrics, protocols and degradations of evaluation."""
+    from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS, SUMMARY_METRICS
     from hawor_pipeline.evaluation.degrade import KINDS
     from hawor_pipeline.evaluation.protocols import PROTOCOLS
-    from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS, SCHEMAS, SUMMARY_METRICS, column_docs
+    from hawor_pipeline.evaluation.schemas import SCHEMAS, column_docs
 
     parts = [
         NOTE,

@@ -6,7 +6,6 @@ difference is far narrower than the two intervals suggest. No torch here: the re
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.evaluation.bootstrap import interval, interval_note, resampled_means, resampling_weights
-from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
+from hawor_pipeline.evaluation.bootstrap import (
+    SequenceSums,
+    interval,
+    interval_note,
+    resampled_means,
+    resampling_weights,
+)
+from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.evaluation.tables import iterate_table, read_identity, table_writer
 
 _KEYS = ("sample_id", "subject", "sequence", "protocol", "dataset_version")
@@ -60,32 +65,27 @@ class Difference:
 
 
 class _PairedSums:
-    """Per sequence: the sums of one metric over the samples where both runs have it."""
+    """Sums of one metric over the samples where both runs have it."""
 
     def __init__(self) -> None:
-        self.ours: dict[int, float] = {}
-        self.theirs: dict[int, float] = {}
-        self.counts: dict[int, int] = {}
+        self.ours, self.theirs = SequenceSums(), SequenceSums()
 
     def add(self, sequence: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> None:
         both = np.isfinite(ours) & np.isfinite(theirs)
         for number in np.unique(sequence[both]).tolist():
             rows = both & (sequence == number)
-            self.ours[number] = self.ours.get(number, 0.0) + float(ours[rows].sum())
-            self.theirs[number] = self.theirs.get(number, 0.0) + float(theirs[rows].sum())
-            self.counts[number] = self.counts.get(number, 0) + int(rows.sum())
+            self.ours.add(number, ours[rows])
+            self.theirs.add(number, theirs[rows])
 
     def difference(self, metric: str, weights: np.ndarray) -> Difference:
-        unit, better = SAMPLE_METRICS[metric].unit, SAMPLE_METRICS[metric].better
-        numbers, n = sorted(self.counts), sum(self.counts.values())
-        if not n:
-            return Difference(metric, unit, better, None, None, None, None, None, 0, 0, "no sample has it in both runs")
-        ours, theirs = fsum(self.ours.values()) / n, fsum(self.theirs.values()) / n
-        sums = [self.ours[number] - self.theirs[number] for number in numbers]
-        resampled = resampled_means(sums, [self.counts[number] for number in numbers], weights[:, numbers])
-        low, high = interval(resampled, len(numbers))
+        about = (metric, SAMPLE_METRICS[metric].unit, SAMPLE_METRICS[metric].better)
+        if not self.ours.n:
+            return Difference(*about, None, None, None, None, None, 0, 0, "no sample has it in both runs")
+        numbers, ours, theirs = self.ours.sequences, self.ours.mean(), self.theirs.mean()
+        sums = [first - second for first, second in zip(self.ours.sums, self.theirs.sums, strict=True)]
+        ends = interval(resampled_means(sums, self.ours.counts, weights[:, numbers]), len(numbers))
         note = interval_note(len(numbers))
-        return Difference(metric, unit, better, ours, theirs, ours - theirs, low, high, n, len(numbers), note)
+        return Difference(*about, ours, theirs, ours - theirs, *ends, self.ours.n, len(numbers), note)
 
 
 def compare_runs(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hawor_pipeline.evaluation.measure import CROP_SIDE_PX
+from hawor_pipeline.evaluation.declared_metrics import CROP_SIDE_PX
 from hawor_pipeline.loading.rows import HandRows
 
 _SEED = 71

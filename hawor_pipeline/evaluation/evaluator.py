@@ -15,7 +15,8 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from hawor_pipeline.core.skeleton import FINGER_JOINTS, JOINT_NAMES
-from hawor_pipeline.errors import DataError
+from hawor_pipeline.errors import DataError, NumericalError
+from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS, CLEAR, HIDDEN, PCK_BOX_PERCENT
 from hawor_pipeline.evaluation.hands import (
     HandTruth,
     PredictedHands,
@@ -23,10 +24,10 @@ from hawor_pipeline.evaluation.hands import (
     read_predictions,
     read_truth,
 )
-from hawor_pipeline.evaluation.measure import PCK_BOX_PERCENT, Measurement, measure
+from hawor_pipeline.evaluation.measure import Measurement, measure
 from hawor_pipeline.evaluation.protocols import find_protocol
 from hawor_pipeline.evaluation.recordings import KEY_COLUMNS, annotations_of, plan_recordings, sequences
-from hawor_pipeline.evaluation.summary import ROBUSTNESS_CLEAR, ROBUSTNESS_HIDDEN, Summary
+from hawor_pipeline.evaluation.summary import Summary
 from hawor_pipeline.evaluation.tables import RunIdentity, TableWriter, iterate_table, table_writer, to_numpy
 from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline.sources.hand_models import HandModels
@@ -90,6 +91,8 @@ def evaluate_predictions(
             _summarise(summary, annotations, truth, measured)
         predictions.expect_end()
         rows = summary.rows()
+        if absent := sorted(set(ALL_METRICS) - set(rows["metric"])):
+            raise NumericalError(f"metrics {absent} are declared, but no row of the summary has them.")
         with table_writer(metrics_dir, "summary", identity) as writer:
             writer.write(rows)
         return {"samples": samples.rows, "sequences": len(summary), "metrics": overall(rows)}
@@ -160,11 +163,11 @@ def _summarise(summary: Summary, annotations: pa.Table, truth: HandTruth, measur
     }
     strata: dict[str, np.ndarray] = {name: annotations[name].to_numpy().astype(str) for name in OVERALL_STRATA}
     strata |= {name: bin_labels(name, values) for name, values in numbers.items()}
-    strata[ROBUSTNESS_HIDDEN] = numbers["occlusion"] > 0.5
-    strata[ROBUSTNESS_CLEAR] = numbers["occlusion"] < 0.1
+    strata[HIDDEN] = numbers["occlusion"] > 0.5
+    strata[CLEAR] = numbers["occlusion"] < 0.1
     sequence = summary.add_sequence(measured.metrics, strata)
-    summary.add(sequence, "all", "sample", "mrrpe_mm", measured.mrrpe_mm)
-    summary.add(sequence, "all", "sample", "jitter", measured.jitter)
+    for name, values in measured.of_sequence.items():
+        summary.add(sequence, "all", "sample", name, values)
     visible = truth.joint_visible.numpy()
     groups = {f"joint={name}": np.eye(len(JOINT_NAMES), dtype=bool)[j][None] for j, name in enumerate(JOINT_NAMES)}
     groups |= {f"finger={name}": np.isin(np.arange(21), ids)[None] for name, ids in FINGER_JOINTS.items()}

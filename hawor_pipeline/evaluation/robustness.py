@@ -12,7 +12,7 @@ import numpy as np
 
 from hawor_pipeline.evaluation.degrade import Degradation, all_degradations, image_change, row_change
 from hawor_pipeline.evaluation.hands import read_truth
-from hawor_pipeline.evaluation.measure import measure_joints
+from hawor_pipeline.evaluation.measure import ComparedHands, measure_hands
 from hawor_pipeline.evaluation.predict import Changes, Prediction, choose_device, predict_rows
 from hawor_pipeline.evaluation.protocols import find_protocol
 from hawor_pipeline.evaluation.recordings import Recording, open_recordings, plan_recordings
@@ -71,7 +71,8 @@ def write_robustness(
             changes = _changes(degradation, recording, counters[degradation])
             parts, sides = [], []
             for _, annotations, hands in predict_rows(model, models, task, shards, where, changes):
-                measured = measure_joints(read_truth(annotations), hands, mirror_allowed=mirror)
+                compared = ComparedHands(read_truth(annotations), hands, models, mirror_allowed=mirror)
+                measured = measure_hands(compared, METRICS)
                 parts.append({name: measured[name].numpy() for name in METRICS})
                 sides.append(to_numpy(annotations["side"]).astype(str))
             if parts:

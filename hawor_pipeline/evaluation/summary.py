@@ -1,43 +1,35 @@
-"""From the numbers of samples to the summary table: means by stratum, with intervals.
+"""The summary table: means of the numbers of samples by stratum, with intervals.
 
-Everything is kept as one sum and one count per sequence, so memory does not grow with the number of samples, and an
-interval draws whole sequences (see `bootstrap`).
+Everything is kept as one sum and one count per sequence (see `bootstrap`), so memory does not grow with the number of
+samples.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from math import fsum
 from typing import Any
 
 import numpy as np
 
-from hawor_pipeline.evaluation.bootstrap import interval, interval_note, resampled_means, resampling_weights
-from hawor_pipeline.evaluation.schemas import ALL_METRICS
+from hawor_pipeline.core import metrics as core_metrics
+from hawor_pipeline.evaluation.bootstrap import SequenceSums, interval, interval_note, resampling_weights
+from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS, PCK_BOX_PERCENT, SUMMARY_METRICS
 
-JOINT_MEANS = ("pck_box_5pct", "pck_box_10pct", "pck_box_15pct")
+JOINT_MEANS = tuple(f"pck_box_{percent}pct" for percent in PCK_BOX_PERCENT)
 _COLUMNS = ("stratum", "level", "metric", "unit", "value", "ci_low", "ci_high", "n", "sequences", "note")
-ROBUSTNESS_HIDDEN = "occlusion>0.5"
-ROBUSTNESS_CLEAR = "occlusion<0.1"
-
-
-@dataclass(slots=True)
-class _Cell:
-    """Sums and counts of one mean, a pair for each sequence that contributes."""
-
-    sequences: list[int] = field(default_factory=list)
-    sums: list[float] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
+Mean = tuple[float | None, float | None, float | None, int, int]  # value, interval, values, sequences
 
 
 class Summary:
-    """Collects sequences one at a time; `rows` gives the summary table."""
+    """Collects sequences one at a time; `rows` returns the summary table."""
 
     def __init__(self) -> None:
-        self._cells: dict[tuple[str, str, str], _Cell] = {}
+        self._cells: dict[tuple[str, str, str], SequenceSums] = defaultdict(SequenceSums)
         self._sequences = 0
+        self._weights = resampling_weights(0)
 
     def __len__(self) -> int:
-        """How many sequences were added."""
+        """Number of sequences added."""
         return self._sequences
 
     def add_sequence(self, metrics: Mapping[str, np.ndarray], strata: Mapping[str, Sequence[Any] | np.ndarray]) -> int:
@@ -74,23 +66,15 @@ class Summary:
 
     def add(self, sequence: int, stratum: str, level: str, metric: str, values: np.ndarray | float) -> None:
         """Add values that have equal weight in one mean; those that are not finite do not count."""
-        cell = self._cells.setdefault((stratum, level, metric), _Cell())
-        values = np.asarray(values, np.float64)
-        finite = np.isfinite(values)
-        count = int(finite.sum())
-        if count:
-            cell.sequences.append(sequence)
-            cell.sums.append(float(values[finite].sum()))
-            cell.counts.append(count)
+        self._cells[stratum, level, metric].add(sequence, values)
 
     def rows(self) -> dict[str, list]:
-        """Columns of the summary table, without the identity."""
-        weights = resampling_weights(self._sequences)
-        rows = [
-            (*key, *_mean_with_interval(cell, weights), sum(cell.counts), len(cell.sequences))
-            for key, cell in self._cells.items()
-        ]
-        rows += [self._robustness(weights), *self._joint_means(weights)]
+        """Return the columns of the summary table, without the identity."""
+        self._weights = resampling_weights(self._sequences)
+        rows = [(*key, *self._mean(cell)) for key, cell in self._cells.items()]
+        declared = [metric for metric in SUMMARY_METRICS.values() if metric.inputs == "summary"]
+        rows += [("all", "sample", metric.name, *metric.function(core_metrics, self)) for metric in declared]
+        rows += self._joint_means()
         columns: dict[str, list] = {name: [] for name in _COLUMNS}
         for stratum, level, metric, value, low, high, n, sequences in rows:
             note = interval_note(sequences) if value is not None and low is None else None
@@ -99,43 +83,31 @@ class Summary:
                 columns[name].append(item)
         return columns
 
-    def _cell(self, stratum: str, level: str, metric: str) -> _Cell:
-        return self._cells.get((stratum, level, metric), _Cell())
+    def _mean(self, cell: SequenceSums) -> Mean:
+        if not cell.n:
+            return None, None, None, 0, 0
+        sequences = len(cell.sequences)
+        return cell.mean(), *interval(cell.resampled(self._weights), sequences), cell.n, sequences
 
-    def _robustness(self, weights: np.ndarray) -> tuple:
-        hidden = self._cell(ROBUSTNESS_HIDDEN, "sample", "mpjpe_mm")
-        clear = self._cell(ROBUSTNESS_CLEAR, "sample", "mpjpe_mm")
-        result = _ratio_with_interval(hidden, clear, weights)
-        n = sum(hidden.counts) + sum(clear.counts)
-        sequences = min(len(hidden.sequences), len(clear.sequences))
-        return ("all", "sample", "occlusion_robustness", *result, n, sequences)
+    def ratio(self, metric: str, above: str, below: str) -> Mean:
+        """Divide the mean of a metric in one stratum by that in another."""
+        cells = [self._cells.get((stratum, "sample", metric), SequenceSums()) for stratum in (above, below)]
+        n, sequences = sum(cell.n for cell in cells), min(len(cell.sequences) for cell in cells)
+        if not all(cell.n for cell in cells) or not sum(cells[1].sums):
+            return None, None, None, n, sequences
+        first, second = (cell.resampled(self._weights) for cell in cells)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return cells[0].mean() / cells[1].mean(), *interval(first / second, sequences), n, sequences
 
-    def _joint_means(self, weights: np.ndarray) -> list[tuple]:
+    def _joint_means(self) -> list[tuple]:
         """Means in which each of the joints has equal weight, however often it is seen."""
         rows = []
         for metric in JOINT_MEANS:
-            cells = [c for (s, level, m), c in self._cells.items() if (level, m) == ("joint", metric) and c.counts]
+            cells = [c for (_, level, m), c in self._cells.items() if (level, m) == ("joint", metric) and c.n]
             if not cells:
                 continue
-            value = fsum(fsum(c.sums) / sum(c.counts) for c in cells) / len(cells)
-            means = [resampled_means(c.sums, c.counts, weights[:, c.sequences]) for c in cells]
-            sequences = len(set().union(*(c.sequences for c in cells)))
-            low, high = interval(np.mean(means, 0), sequences)
-            rows.append(("all", "joint", metric, value, low, high, sum(sum(c.counts) for c in cells), sequences))
+            value = fsum(cell.mean() for cell in cells) / len(cells)
+            sequences = len(set().union(*(cell.sequences for cell in cells)))
+            low, high = interval(np.mean([cell.resampled(self._weights) for cell in cells], 0), sequences)
+            rows.append(("all", "joint", metric, value, low, high, sum(cell.n for cell in cells), sequences))
         return rows
-
-
-def _mean_with_interval(cell: _Cell, weights: np.ndarray) -> tuple[float | None, float | None, float | None]:
-    if not cell.counts:
-        return None, None, None
-    resampled = resampled_means(cell.sums, cell.counts, weights[:, cell.sequences])
-    return fsum(cell.sums) / sum(cell.counts), *interval(resampled, len(cell.sequences))
-
-
-def _ratio_with_interval(above: _Cell, below: _Cell, weights: np.ndarray) -> tuple[float | None, ...]:
-    if not above.counts or not below.counts or not sum(below.sums):
-        return None, None, None
-    value = (fsum(above.sums) / sum(above.counts)) / (fsum(below.sums) / sum(below.counts))
-    first, second = (resampled_means(c.sums, c.counts, weights[:, c.sequences]) for c in (above, below))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return value, *interval(first / second, min(len(above.sequences), len(below.sequences)))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hawor_pipeline.evaluation.schemas import ALL_METRICS
+from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS
 
 SYNTHETIC = "synthetic"
 

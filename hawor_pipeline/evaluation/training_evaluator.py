@@ -29,7 +29,7 @@ from hawor_pipeline.core.rotations import geodesic_angle
 from hawor_pipeline.core.skeleton import VERTEX_COUNT
 from hawor_pipeline.core.types import ClipBatch, HandPrediction
 from hawor_pipeline.core.units import ARCTIC_FPS, m_to_mm, mm_to_m, rad_to_deg
-from hawor_pipeline.evaluation.measure import CROP_SIDE_PX
+from hawor_pipeline.evaluation.declared_metrics import CROP_SIDE_PX
 from hawor_pipeline.evaluation.predict import choose_device
 from hawor_pipeline.provenance import atomic_write_text, staging_dir
 

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from hawor_pipeline.core.skeleton import JOINT_NAMES
 from hawor_pipeline.errors import ConfigError, nearest
+from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.evaluation.finished_runs import newest, rows_of
-from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.evaluation.tables import list_runs, read_table
 from hawor_pipeline.inspection.drawing import PREDICTED_RGB, jpeg, resized
 from hawor_pipeline.inspection.hand_images import SampleHand, decode_crop, predictions_of

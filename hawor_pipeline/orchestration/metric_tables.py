@@ -12,22 +12,6 @@ from hawor_pipeline.paths import DataPaths
 BASELINE_TABLES = ("predictions", "samples", "joints", "summary")
 RUN_TABLES = (*BASELINE_TABLES, "training")
 MAIN_TABLE = "samples"
-_HAND = ("global_orient", "hand_pose", "betas", "translation_m")
-# Part of a column's name, and the columns of a shard that it is measured against. The first that fits counts.
-_MADE_FROM = (
-    (("rte",), ("joints_cam_m", "cam_from_world")),
-    (("depth_m", "speed_m_s"), ("joints_cam_m",)),
-    (("mpvpe", "f_score", "chamfer"), _HAND),
-    (("shape_error", "betas_error"), ("betas",)),
-    (("global_orient_error",), ("global_orient",)),
-    (("pose_error",), ("hand_pose",)),
-    (("translation_error",), ("translation_m",)),
-    (("crop_px", "pck_2d"), ("joints_px", "joint_in_frame", "box_center_px", "box_size_px")),
-    (("mpjpe_px",), ("joints_px", "joint_in_frame")),
-    (("box_iou", "detected"), ("joints_px", "side")),
-    (("visible", "hidden"), ("joints_cam_m", "joint_visible")),
-    (("mpjpe", "pck", "accel"), ("joints_cam_m",)),
-)
 
 
 def table_files(table: str, run_ids: Sequence[str]) -> list[Path]:
@@ -46,7 +30,7 @@ def table_checks(run_ids: Sequence[str], tables: Sequence[str]) -> list[dg.Asset
 
 def described_tables(run_ids: Sequence[str]) -> dict[str, Any]:
     """Columns, rows and lineage of the samples table, and the rows of the other tables, as metadata."""
-    from hawor_pipeline.evaluation.schemas import columns_of
+    from hawor_pipeline.evaluation.schemas import columns_of, made_from
     from hawor_pipeline.shards.schema import COLUMNS
 
     names = [column.name for column in columns_of(MAIN_TABLE)]
@@ -59,11 +43,3 @@ def described_tables(run_ids: Sequence[str]) -> dict[str, Any]:
         "dagster/column_lineage": lineage(sources, "subject_shards"),
         **others,
     }
-
-
-def made_from(column: str) -> tuple[str, ...]:
-    """The columns of a shard that a measured column depends on; () for those that come from elsewhere."""
-    for parts, sources in _MADE_FROM:
-        if any(part in column for part in parts):
-            return sources
-    return ()

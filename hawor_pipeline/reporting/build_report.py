@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 from hawor_pipeline.errors import ConfigError
-from hawor_pipeline.evaluation.schemas import ALL_METRICS
+from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS
 from hawor_pipeline.evaluation.targets import SYNTHETIC, judge, target_distance_mm
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, staging_dir
 from hawor_pipeline.reporting import figures, sections

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.evaluation.compare import Difference
+from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS
 from hawor_pipeline.evaluation.gate import decide, find_champion, find_champion_tables
 from hawor_pipeline.evaluation.registry import Registry
-from hawor_pipeline.evaluation.schemas import ALL_METRICS
 from hawor_pipeline.evaluation.tables import list_runs, read_table
 from hawor_pipeline.reporting.names import short_run_name, title_of
 from hawor_pipeline.reporting.results import Json, RunResults

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
+from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.evaluation.targets import SYNTHETIC
 from hawor_pipeline.inspection.sample_view import RunOnSample, SampleView
 from hawor_pipeline.provenance import atomic_write_text

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
+from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
 
 

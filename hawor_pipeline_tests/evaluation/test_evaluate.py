@@ -13,7 +13,7 @@ from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.convert import convert_subjects
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError, NumericalError
 from hawor_pipeline.evaluation import evaluate, evaluator, tables
-from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
+from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.sample import SampleSpec, ensure_sample
 from hawor_pipeline.shards.store import open_shards
 

@@ -9,6 +9,7 @@ import torch
 
 from hawor_pipeline.core.camera import project_distorted
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
+from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.evaluation.hands import (
     HandTruth,
     PredictedHands,
@@ -17,7 +18,6 @@ from hawor_pipeline.evaluation.hands import (
     predictions_on_true_side,
 )
 from hawor_pipeline.evaluation.measure import measure
-from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
 from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline.sources.hand_models import HandModels
 
@@ -45,8 +45,8 @@ def test_truth_as_prediction_has_no_error_on_any_view_and_hand(
         else:
             # the path of a hand that hardly moves is millimetres long: float32 of its place is a share of that
             assert values.max() <= (1e-4 if name == "rte" else NO_ERROR.get(metric.unit, 1e-6)), name
-    assert measured.mrrpe_mm.max() <= 1e-3
-    assert len(measured.mrrpe_mm) == len(truth) // 2
+    assert measured.of_sequence["mrrpe_mm"].max() <= 1e-3
+    assert len(measured.of_sequence["mrrpe_mm"]) == len(truth) // 2
     assert np.nanmax(measured.joint_error_mm) <= 1e-3
 
 

@@ -13,13 +13,13 @@ import torch
 from hawor_pipeline.core.camera import transform_points
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError
+from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS
 from hawor_pipeline.evaluation.evaluate import Setting, evaluate_checkpoint
 from hawor_pipeline.evaluation.evaluator import evaluate_predictions, write_ground_truth
 from hawor_pipeline.evaluation.hands import HandTruth, PredictedHands, ground_truth_predictions
 from hawor_pipeline.evaluation.measure import measure
 from hawor_pipeline.evaluation.protocols import PROTOCOLS, default_subjects, find_protocol
 from hawor_pipeline.evaluation.rivals import evaluate_rivals
-from hawor_pipeline.evaluation.schemas import ALL_METRICS
 from hawor_pipeline.evaluation.tables import RunIdentity, read_table, table_writer
 from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline.sources.hand_models import HandModels

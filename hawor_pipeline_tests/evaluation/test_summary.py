@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hawor_pipeline.evaluation.summary import ROBUSTNESS_CLEAR, ROBUSTNESS_HIDDEN, Summary
+from hawor_pipeline.evaluation.declared_metrics import CLEAR, HIDDEN
+from hawor_pipeline.evaluation.summary import Summary
 from hawor_pipeline.evaluation.targets import judge
 
 
@@ -73,7 +74,7 @@ def test_robustness_is_the_ratio_of_hidden_to_clear() -> None:
     for number in range(6):
         values = np.array([10.0, 20.0, 30.0]) + number
         hidden, clear = np.array([False, False, True]), np.array([True, False, False])
-        summary.add_sequence({"mpjpe_mm": values}, {ROBUSTNESS_HIDDEN: hidden, ROBUSTNESS_CLEAR: clear})
+        summary.add_sequence({"mpjpe_mm": values}, {HIDDEN: hidden, CLEAR: clear})
     row = rows_of(summary)["all", "sample", "occlusion_robustness"]
     assert row["value"] == pytest.approx(32.5 / 12.5)
     assert row["n"] == 12

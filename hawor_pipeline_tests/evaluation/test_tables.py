@@ -12,6 +12,7 @@ import pytest
 
 from hawor_pipeline.errors import ConfigError, DataError, UnknownRun
 from hawor_pipeline.evaluation import schemas, tables
+from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 
 IDENTITY = tables.RunIdentity("demo-1", "arctic-all-val", "v1", "synthetic", "abc")
 RNG = np.random.default_rng(0)
@@ -148,7 +149,7 @@ def test_every_column_is_documented_also_in_the_file(table: str) -> None:
 
 def test_every_sample_metric_has_a_column_with_its_unit_in_the_name() -> None:
     suffixes = {"mm": "_mm", "px": "_px", "deg": "_deg", "m/s^2": "_m_s2"}
-    for name, metric in schemas.SAMPLE_METRICS.items():
+    for name, metric in SAMPLE_METRICS.items():
         assert name in schemas.arrow_schema("samples").names
         if metric.unit in suffixes:
             assert name.endswith(suffixes[metric.unit]), name

@@ -14,7 +14,7 @@ from hawor_pipeline.definitions import defs
 from hawor_pipeline.evaluation.schemas import SCHEMAS
 from hawor_pipeline.orchestration.build import FOLLOWING, build_defs
 from hawor_pipeline.orchestration.failures import RETRY_POLICY
-from hawor_pipeline.orchestration.metric_tables import MAIN_TABLE, RUN_TABLES, made_from
+from hawor_pipeline.orchestration.metric_tables import MAIN_TABLE, RUN_TABLES
 from hawor_pipeline.orchestration.partitions import PROMOTION_TAG
 from hawor_pipeline.orchestration.schedules import CONFIG_VARIABLE, weekly_retraining
 from hawor_pipeline.orchestration.stage_asset import code_version, stage_asset
@@ -81,7 +81,8 @@ def test_the_published_tables_are_all_checked():
 
 
 def test_measured_columns_name_what_they_are_measured_against():
-    from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS, columns_of
+    from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
+    from hawor_pipeline.evaluation.schemas import columns_of, made_from
     from hawor_pipeline.shards.schema import COLUMNS
 
     for column in columns_of(MAIN_TABLE):

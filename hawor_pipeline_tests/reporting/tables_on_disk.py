@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 
 from hawor_pipeline.core.skeleton import JOINT_NAMES
-from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
-from hawor_pipeline.evaluation.summary import ROBUSTNESS_CLEAR, ROBUSTNESS_HIDDEN, Summary
+from hawor_pipeline.evaluation.declared_metrics import CLEAR, HIDDEN, SAMPLE_METRICS
+from hawor_pipeline.evaluation.summary import Summary
 from hawor_pipeline.evaluation.tables import RunIdentity, partition_dir, table_writer
 
 VERSION = "v-0123456789ab"
@@ -94,7 +94,7 @@ def _write_sequence(rng, scale, number, frames, summary, samples, joints) -> Non
     strata["occlusion"] = np.select(
         [occlusion < 0.1, occlusion < 0.25, occlusion < 0.5], ["0.00-0.10", "0.10-0.25", "0.25-0.50"], "0.50-1.00"
     )
-    strata[ROBUSTNESS_HIDDEN], strata[ROBUSTNESS_CLEAR] = occlusion > 0.5, occlusion < 0.1
+    strata[HIDDEN], strata[CLEAR] = occlusion > 0.5, occlusion < 0.1
     index = summary.add_sequence(metrics, strata)
     for joint, name in enumerate(JOINT_NAMES):
         summary.add(index, f"joint={name}", "joint", "mpjpe_mm", error[:, joint])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
+from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.evaluation.summary import Summary
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
 from hawor_pipeline.reporting.findings import Evidence, _to_collect, find

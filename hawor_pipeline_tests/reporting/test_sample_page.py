@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hawor_pipeline.core.skeleton import JOINT_NAMES
-from hawor_pipeline.evaluation.schemas import SAMPLE_METRICS
+from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.inspection.sample_view import RunOnSample, SampleView
 from hawor_pipeline.reporting.sample_page import write_sample_page
 from hawor_pipeline_tests.reporting.test_report import parsed

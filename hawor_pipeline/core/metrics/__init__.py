@@ -30,6 +30,7 @@ from hawor_pipeline.core.metrics.surface import (
     chamfer_distance,
     edge_length_error,
     f_score,
+    f_score_of_distances,
     normal_consistency,
     point_to_surface,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "detected",
     "edge_length_error",
     "f_score",
+    "f_score_of_distances",
     "fa_mpjpe",
     "field_error",
     "ga_mpjpe",
