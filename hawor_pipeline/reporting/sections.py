@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hawor_pipeline import __version__
-from hawor_pipeline.evaluation.schemas import ALL_METRICS
+from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS
 from hawor_pipeline.evaluation.tables import PART_NAME, partition_dir
 from hawor_pipeline.provenance import sha256_file
 from hawor_pipeline.reporting.comparison import PairedRow
