@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from hawor_pipeline.config import load_config
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.types import HandPrediction, HandTarget
+from hawor_pipeline.models.hawor import with_mano
 from hawor_pipeline.paths import experiment_file
-from hawor_pipeline.training.module import EnhancedHaWoRTrainer, with_mano
+from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 from hawor_pipeline.untrusted.mano_files import load_mano
 
 STEPS, EVERY = 520, 20

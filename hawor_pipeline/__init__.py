@@ -1,10 +1,10 @@
-"""From raw ARCTIC sequences to trained, evaluated and reported RGB-to-hand-mesh models (HaWoR)."""
+"""Training pipeline for 3D hand meshes from RGB video: conversion, training, evaluation and reports (HaWoR)."""
 
 import importlib
 
 __version__ = "0.1.0"
 
-# Public names and the module each lives in; imported on first use, so that `import hawor_pipeline` stays light.
+# Public names by module; imported on first use, so that `import hawor_pipeline` loads no torch.
 _PUBLIC = {
     "EnhancedTrainingLoss": "hawor_pipeline.core.loss",
     "TrainingEvaluator": "hawor_pipeline.evaluation.training_evaluator",

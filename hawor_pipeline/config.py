@@ -1,7 +1,7 @@
-"""One schema for every setting: the source of the YAML files, their JSON schema and the reference in the docs.
+"""One schema for every setting: the source of the YAML files, their JSON schema and the reference documentation.
 
-Keys are flat except the small groups `augmentation_params` and `data_filtering`. Unknown keys fail with the nearest
-known name. What belongs to a machine (roots, devices present) is not configured here.
+Keys are flat except for the small groups `augmentation_params` and `data_filtering`. An unknown key is an error that
+names the nearest known one. Facts about a machine (roots, devices present) are not configured here.
 """
 
 import re
@@ -38,7 +38,7 @@ DEFAULT_LOSS_WEIGHTS: dict[str, float] = {
     "TEMPORAL_CONSISTENCY": 0.005,
     "OCCLUSION_ROBUSTNESS": 0.01,
 }
-# What a run can be judged by; a mixture has the first three for each dataset too, as "val/mpjpe_mm/NAME".
+# Validation metrics that `monitor` accepts; a mixture also has the first three per dataset, as "val/mpjpe_mm/NAME".
 PER_DATASET = ("val/mpjpe_mm", "val/pa_mpjpe_mm", "val/loss")
 MONITORS = (*PER_DATASET, *(f"val/loss/{term}" for term in LOSS_TERMS))
 STATIC_VIEWS = tuple(range(1, 9))
@@ -49,49 +49,52 @@ Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Size = Annotated[int, Field(ge=32)]
+Count = Annotated[int, Field(ge=0)]
+Limit = Annotated[int | float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and strict about names."""
+    """Base class of all settings: frozen, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def changed(self, **values: Any) -> Self:
-        """A copy with some values replaced, validated again.
+        """Return a copy with some values replaced, validated again.
 
         Raises:
-            ConfigError: they do not fit.
+            ConfigError: the new values are not valid.
         """
         return build(type(self), {**self.model_dump(), **values}, origin="changed settings")
 
 
 class AugmentationParams(Settings):
-    """Random changes of a training clip; the same for all frames of the clip, labels follow exactly."""
+    """Random augmentation of a training clip: equal for all its frames, and applied to the labels too."""
 
-    rotation_range: Annotated[float, Field(ge=0.0, le=180.0, description="In-plane roll, +- degrees.")] = 30.0
-    translation_range: Annotated[float, Field(ge=0.0, le=0.5, description="Shift of the box, +- share of it.")] = 0.1
-    scale_range: Annotated[float, Field(ge=0.0, lt=0.5, description="Scale of the box, +- share of it.")] = 0.2
+    rotation_range: Annotated[float, Field(ge=0.0, le=180.0, description="In-plane rotation, +- degrees.")] = 30.0
+    translation_range: Annotated[float, Field(ge=0.0, le=0.5, description="Shift of the box, +- share of side.")] = 0.1
+    scale_range: Annotated[float, Field(ge=0.0, lt=0.5, description="Scale of the box, +- share of its side.")] = 0.2
     color_jitter: Annotated[float, Field(ge=0.0, le=1.0, description="Gain per colour channel, +- share.")] = 0.2
     flip_probability: Share = Field(
         0.0,
-        description="Share of clips mirrored whole: picture, camera, labels and side. The network sees every hand as a "
-        "right one, so a mirrored clip differs by its side alone.",
+        description="Share of clips that are mirrored: images, camera, labels and side. The network receives every "
+        "hand as a right hand, so a mirrored clip differs from the original by its side only.",
     )
 
 
 class DataFiltering(Settings):
-    """Which rows of the shards take part in training."""
+    """Filters on the rows of the shards, for training and validation."""
 
-    min_confidence: Share = Field(0.0, description="Rows below this confidence are left out.")
-    max_occlusion_level: Share = Field(1.0, description="Rows with a larger share of hidden joints are left out.")
-    min_keypoint_visibility: Share = Field(0.0, description="Least share of joints inside the picture.")
-    max_truncation: Share = Field(1.0, description="Largest share of the hand's surface outside the picture.")
+    min_confidence: Share = Field(0.0, description="Smallest confidence of a row.")
+    max_occlusion_level: Share = Field(1.0, description="Largest share of occluded joints.")
+    min_keypoint_visibility: Share = Field(0.0, description="Smallest share of joints inside the image.")
+    max_truncation: Share = Field(1.0, description="Largest share of the hand's surface outside the image.")
     max_blur: Share = Field(1.0, description="Largest blur, from 0 (sharp) to 1.")
     max_fitting_err: NonNegative | None = Field(
-        None, description="Largest error of the fit that made the label, in the data set's own unit; null: any."
+        None, description="Largest fitting error of the label, in the unit of the dataset; null: no limit."
     )
-    views: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        None, description="Only pictures of these cameras train and validate (ARCTIC: 0 egocentric, 1..8 static)."
+    views: tuple[Count, ...] | None = Field(
+        None, description="Cameras to train and validate on (ARCTIC: 0 egocentric, 1..8 static); null: all."
     )
 
 
@@ -99,177 +102,151 @@ class DatasetShare(Settings):
     """One member of a mixture of datasets."""
 
     path: str = Field(description="Folder or URL of its shards.")
-    weight: Annotated[float, Field(gt=0.0, description="Its share of the clips, relative to the others'.")] = 1.0
+    weight: Annotated[float, Field(gt=0.0, description="Its share of the clips, relative to the other members.")] = 1.0
 
 
 class TrainingConfig(Settings):
     """Everything that defines one training run."""
 
-    # picture and network
+    # image and network
     image_size: Annotated[int, Field(multiple_of=64, ge=64)] = Field(
-        256, description="Side of the square crop, px; the network sees the middle 3/4 of its width."
+        256, description="Side of the square crop, px; the network receives the middle 3/4 of its width."
     )
-    backbone_type: Literal["vit"] = Field("vit", description="Kind of backbone; there is one.")
+    backbone_type: Literal["vit"] = Field("vit", description="Backbone architecture.")
     backbone_size: Literal["tiny", "small", "base", "large", "huge"] = Field(
         "base", description="Depth and width of the ViT, from tiny (1.6 M weights) to huge (631 M, as released)."
     )
     patch_embed: Literal["auto", "conv_stem", "patch16"] = Field(
-        "auto", description="How pixels become tokens; auto: conv_stem for tiny and small, patch16 above."
+        "auto", description="Patch embedding; auto: conv_stem for tiny and small, patch16 for larger backbones."
     )
     pretrained_weights: str | None = Field(
-        None,
-        description="Checkpoint to start from, ours or of HaWoR, HaMeR, WiLoR or ViTPose; null: random weights.",
+        None, description="Initial weights: a checkpoint of this project, HaWoR, HaMeR, WiLoR or ViTPose; null: random."
     )
-    from_scratch: bool = Field(False, description="Allow a huge backbone without pretrained weights.")
-    frozen_backbone: bool = Field(False, description="Train only what is behind the backbone; saves memory and time.")
+    from_scratch: bool = Field(False, description="Allow a huge backbone with random weights.")
+    frozen_backbone: bool = Field(False, description="Train only the layers after the backbone; saves memory and time.")
     activation_checkpointing: bool = Field(
-        False,
-        description="Compute the backbone's layers again in the backward pass instead of keeping them: less memory.",
+        False, description="Recompute the backbone's activations in the backward pass: less memory, slower."
     )
-    torch_compile: int = Field(0, ge=0, le=1, description="1 compiles the network.")
-    st_module: bool = Field(True, description="Image attention over time.")
-    motion_module: bool = Field(True, description="Pose attention over time.")
-    st_hdim: PositiveInt = Field(512, description="Width of the image attention over time.")
-    motion_hdim: PositiveInt = Field(384, description="Width of the pose attention over time.")
-    st_nlayer: PositiveInt = Field(6, description="Layers of the image attention over time.")
-    motion_nlayer: PositiveInt = Field(6, description="Layers of the pose attention over time.")
+    torch_compile: int = Field(0, ge=0, le=1, description="1: compile the network with `torch.compile`.")
+    st_module: bool = Field(True, description="Use temporal attention on image features.")
+    motion_module: bool = Field(True, description="Use temporal attention on poses.")
+    st_hdim: PositiveInt = Field(512, description="Width of the temporal image attention.")
+    motion_hdim: PositiveInt = Field(384, description="Width of the temporal pose attention.")
+    st_nlayer: PositiveInt = Field(6, description="Layers of the temporal image attention.")
+    motion_nlayer: PositiveInt = Field(6, description="Layers of the temporal pose attention.")
     clip_length: PositiveInt = Field(16, description="Frames per clip.")
     clip_stride: PositiveInt = Field(8, description="Frames between the starts of training clips.")
     # optimisation
     max_epochs: PositiveInt = Field(
-        100, description="Passes over as many clips as there are; a mixture draws them by weight."
+        100, description="Epochs of as many clips as the dataset has; a mixture draws them by weight."
     )
-    max_steps: int = Field(-1, ge=-1, description="Optimiser steps; -1: no limit besides max_epochs.")
+    max_steps: int = Field(-1, ge=-1, description="Largest number of optimiser steps; -1: no limit besides max_epochs.")
     max_hours: float | None = Field(
-        None,
-        gt=0.0,
-        description="Training stops after this long, over all pieces of an interrupted run; null: no limit.",
+        None, gt=0.0, description="Largest training time, resumed parts included; null: no limit."
     )
     batch_size: PositiveInt = Field(8, description="Clips per step and device.")
     micro_batches: PositiveInt = Field(
-        1, description="Parts that a batch is computed in, to save memory: same clips per optimiser step."
+        1, description="Parts that a batch is split into to save memory; the clips per optimiser step stay the same."
     )
-    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        1e-5, description="Highest learning rate, after the warm-up."
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(1e-5, description="Peak learning rate, after the warm-up.")
+    weight_decay: NonNegative = Field(1e-4, description="Weight decay of the optimiser; norms and biases are excluded.")
+    min_lr: NonNegative = Field(1e-7, description="Smallest learning rate of cosine and plateau.")
+    warmup_epochs: NonNegative = Field(1.0, description="Epochs of linear warm-up; may be a fraction.")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="Optimiser.")
+    scheduler: Literal["cosine", "plateau", "constant"] = Field("cosine", description="Schedule after the warm-up.")
+    plateau_patience: Count = Field(
+        3, description="Scheduler plateau: validations without improvement of `monitor` before the rate is reduced."
     )
-    weight_decay: NonNegative = Field(1e-4, description="Of the optimiser; norms and biases have none.")
-    min_lr: NonNegative = Field(1e-7, description="Least learning rate: where cosine ends, what plateau stops at.")
-    warmup_epochs: NonNegative = Field(1.0, description="May be a fraction of an epoch.")
-    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="The optimiser.")
-    scheduler: Literal["cosine", "plateau", "constant"] = Field(
-        "cosine", description="Course of the learning rate after the warm-up."
-    )
-    plateau_patience: Annotated[int, Field(ge=0)] = Field(
-        3, description="Scheduler plateau: validations without a better `monitor` before the rate falls."
-    )
-    plateau_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.5, description="Scheduler plateau: what the rate is multiplied by, down to min_lr."
+    plateau_factor: Fraction = Field(
+        0.5, description="Scheduler plateau: factor by which the rate is reduced, down to min_lr."
     )
     grad_clip_val: NonNegative = Field(
-        1.0, description="Longest gradient (norm over all weights); longer ones are shortened. 0: never."
+        1.0, description="Largest gradient norm over all weights; larger gradients are clipped. 0: no clipping."
     )
-    accumulate_grad_batches: PositiveInt = Field(1, description="Batches whose gradients one optimiser step averages.")
+    accumulate_grad_batches: PositiveInt = Field(1, description="Batches per optimiser step (gradient average).")
     ema_decay: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="Average the weights with this decay; validation and checkpoints use the average. 0: off."
+        0.0, description="Decay of the weight average that validation and checkpoints use; 0: no average."
     )
-    early_stopping_patience: Annotated[int, Field(ge=0)] = Field(10, description="Validations; 0 switches it off.")
+    early_stopping_patience: Count = Field(10, description="Validations without improvement until the stop; 0: never.")
     early_stopping_min_delta: NonNegative = Field(
-        0.0, description="By how much `monitor` must be better to count, in its unit."
+        0.0, description="Smallest change of `monitor` that counts as improvement, in its unit."
     )
     nonfinite_policy: Literal["stop", "skip"] = Field(
-        "stop",
-        description="A loss that is not finite: stop and name it, or skip the batch (and stop after 10 in a row).",
+        "stop", description="On a non-finite loss: stop, or skip the batch (and stop after 10 in a row)."
     )
-    seed: Annotated[int, Field(ge=0)] = Field(42, description="Of weights, order, augmentation and dropout.")
-    deterministic: bool = Field(
-        True,
-        description="Prefer operations whose result does not vary from run to run; on a GPU those without one warn.",
-    )
+    seed: Count = Field(42, description="Seed of weights, order, augmentation and dropout.")
+    deterministic: bool = Field(True, description="Use deterministic operations; on a GPU, warn where there is none.")
     # losses
-    use_enhanced_loss: bool = Field(
-        True, description="All nine loss terms; false: keypoints, rotations and shape only."
-    )
+    use_enhanced_loss: bool = Field(True, description="Use all nine terms; false: keypoints, rotations and shape.")
     use_adaptive_weights: bool = Field(
-        True, description="Whether weights follow the levels of the losses; `loss_weighting` says how."
+        True, description="Adapt the weights to the levels of the losses by `loss_weighting`; false: static weights."
     )
     temporal_window: PositiveInt = Field(
-        5, description="The temporal term takes velocities and accelerations over 1 to this many less one frames."
+        5, description="The temporal term compares motion over 1 to temporal_window - 1 frames; 1: no temporal term."
     )
     loss_weights: dict[str, Weight] | str | None = Field(
-        None, description="Term to weight (a partial mapping changes only what it names), or the path of a YAML file."
+        None, description="Weight by term, or the path of a YAML file of them; other terms keep their default."
     )
     loss_weighting: Literal["static", "ema", "gradnorm_head"] | None = Field(
-        None, description="null: ema with adaptive weights, static without."
+        None, description="Weighting of the loss terms; null: ema with `use_adaptive_weights`, static without."
     )
     # data
     training_data_dir: str | list[DatasetShare] = Field(
         "data/shards/synthetic",
-        description="Shards to train on: a folder or URL, or a list of `{path, weight}` to mix.",
+        description="Shards to train on: a folder or URL, or a mixture as list of `{path, weight}`.",
     )
     validation_data_dir: str | None = Field(
-        None, description="Shards to validate on; null: part of those of training, see val_subjects and val_fraction."
+        None, description="Shards to validate on; null: a part of the training shards by val_subjects or val_fraction."
     )
-    val_subjects: list[str] | None = Field(None, description="null: the validation subjects of the protocol.")
-    val_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
-        None, description="Validate on this share of whole sequences instead of on subjects."
+    val_subjects: list[str] | None = Field(None, description="Subjects to validate on; null: those of the protocol.")
+    val_fraction: Fraction | None = Field(
+        None, description="Share of whole sequences to validate on, instead of subjects."
     )
-    num_workers: Annotated[int, Field(ge=0)] = Field(
-        4, description="Loader processes; 0 reads in the training process."
-    )
-    pin_memory: bool = Field(True, description="Page-locked batches, which reach a GPU faster.")
-    prefetch_factor: PositiveInt = Field(2, description="Batches that each loader process keeps ready.")
+    num_workers: Count = Field(4, description="Loader processes; 0: load in the training process.")
+    pin_memory: bool = Field(True, description="Use page-locked memory, which is copied to a GPU faster.")
+    prefetch_factor: PositiveInt = Field(2, description="Batches that each loader process loads in advance.")
     persistent_workers: bool = Field(True, description="Keep loader processes between epochs.")
-    use_augmentation: bool = Field(
-        True, description="Whether training crops are changed at random, as `augmentation_params` says."
-    )
+    use_augmentation: bool = Field(True, description="Augment training crops by `augmentation_params`.")
     warp_on: Literal["loader", "device"] = Field(
-        "loader", description="Where training crops are warped and coloured: loader processes, or the device."
+        "loader", description="Where training crops are augmented: loader processes, or the device."
     )
-    augmentation_params: AugmentationParams = Field(
-        AugmentationParams(), description="How far training crops are changed."
-    )
-    data_filtering: DataFiltering = Field(DataFiltering(), description="Which samples train and validate.")
+    augmentation_params: AugmentationParams = Field(AugmentationParams(), description="Ranges of the augmentation.")
+    data_filtering: DataFiltering = Field(DataFiltering(), description="Filters on the samples.")
     mano_model_path: str | None = Field(None, description="Folder or file of the MANO models.")
     # machine
-    devices: int | list[int] | Literal["auto"] = Field(
-        "auto", description="How many, which (a list of numbers), or auto."
-    )
+    devices: int | list[int] | Literal["auto"] = Field("auto", description="Number of devices, or list of them.")
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
-        "auto", description="Kind of device; auto takes a GPU where there is one."
+        "auto", description="Kind of device; auto: a GPU if available."
     )
-    precision: str = Field("32", description="16, bf16, 32, or one of Lightning's names.")
-    strategy: str = Field("auto", description="Lightning's strategy for several devices, e.g. ddp; auto chooses.")
-    num_nodes: PositiveInt = Field(1, description="Machines that train together.")
-    num_threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of torch; 0 leaves it to torch.")
+    precision: str = Field("32", description="16, bf16, 32, or a precision by Lightning's name.")
+    strategy: str = Field("auto", description="Lightning's strategy for several devices, such as ddp.")
+    num_nodes: PositiveInt = Field(1, description="Number of machines.")
+    num_threads: Count = Field(0, description="CPU threads of torch; 0: torch's default.")
     # logging
-    use_tensorboard: bool = Field(True, description="Write TensorBoard's files into the run's folder.")
-    use_wandb: bool = Field(False, description="Log to Weights & Biases; without a key it stays on this machine.")
-    wandb_project: str = Field("hawor-pipeline", description="Project at Weights & Biases.")
-    wandb_entity: str | None = Field(None, description="Team or user at Weights & Biases; null: your default.")
-    experiment_name: str = Field("hawor", description="Beginning of the run's name.")
+    use_tensorboard: bool = Field(True, description="Log to TensorBoard files in the folder of the run.")
+    use_wandb: bool = Field(False, description="Log to Weights & Biases; offline without an API key.")
+    wandb_project: str = Field("hawor-pipeline", description="Project on Weights & Biases.")
+    wandb_entity: str | None = Field(None, description="Team or user on Weights & Biases; null: its default.")
+    experiment_name: str = Field("hawor", description="Prefix of the name of the run.")
     log_every_n_steps: PositiveInt = Field(50, description="Optimiser steps between logged values.")
-    log_images_every_n_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="Draw predictions for a few validation hands this often (optimiser steps); 0: never."
+    log_images_every_n_steps: Count = Field(
+        0, description="Optimiser steps between images of predictions on a few validation hands; 0: no images."
     )
     # validation and checkpoints
     val_check_interval: int | float = Field(1.0, gt=0, description="Epochs (float) or steps (int) between validations.")
-    limit_train_batches: int | float = Field(
-        1.0, gt=0, description="Share (float) or number (int) of an epoch's batches."
+    limit_train_batches: Limit = Field(1.0, description="Share (float) or number (int) of the batches.")
+    limit_val_batches: Limit = Field(1.0, description="Share (float) or number (int) of the batches.")
+    output_dir: str = Field(
+        "data/runs", description="Folder of the runs, one folder per run; under Dagster always the project's own."
     )
-    limit_val_batches: int | float = Field(1.0, gt=0, description="Share (float) or number (int) of the batches.")
-    output_dir: str = Field("data/runs", description="Where runs are written, a folder each.")
-    log_dir: str = Field("logs", description="Folder of the loggers' files, inside the run's.")
-    save_top_k: Annotated[int, Field(ge=0)] = Field(
-        1, description="How many of the best checkpoints are kept, by `monitor`; at least one is."
-    )
-    save_every_n_epochs: PositiveInt = Field(1, description="Epochs between saves of `last` at the end of an epoch.")
-    save_every_n_steps: Annotated[int, Field(ge=0)] = Field(0, description="Also save `last` this often; 0: by epochs.")
+    log_dir: str = Field("logs", description="Folder of the logger files, below the folder of the run.")
+    save_top_k: Count = Field(1, description="Number of best checkpoints by `monitor` to keep; at least one is kept.")
+    save_every_n_epochs: PositiveInt = Field(1, description="Epochs between saves of `last.ckpt`.")
+    save_every_n_steps: Count = Field(0, description="Steps between further saves of `last.ckpt`; 0: none.")
     monitor: str = Field(
-        "val/mpjpe_mm", description="Validation metric that chooses the best checkpoint and stops early."
+        "val/mpjpe_mm", description="Validation metric of the best checkpoint, early stopping and the plateau schedule."
     )
-    mode: Literal["min", "max"] = Field(
-        "min", description="Whether a smaller (min) or a larger (max) `monitor` is better."
-    )
+    mode: Literal["min", "max"] = Field("min", description="min: a smaller `monitor` is better.")
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -290,11 +267,13 @@ class TrainingConfig(Settings):
 
     @field_validator("loss_weights")
     @classmethod
-    def _known_terms(cls, value: dict[str, float] | str | None) -> dict[str, float] | str | None:
-        if isinstance(value, dict):
-            for term in value:
-                if term not in LOSS_TERMS:
-                    raise ValueError(f"unknown loss term {term!r}.{nearest(term, LOSS_TERMS)}")
+    def _known_terms(cls, value: dict[str, float] | str | None) -> dict[str, float] | None:
+        # A path is replaced by its content at once, so that no way to construct the settings can ignore the file.
+        if isinstance(value, str):
+            return load_loss_weights(value)
+        for term in value or {}:
+            if term not in LOSS_TERMS:
+                raise ValueError(f"unknown loss term {term!r}.{nearest(term, LOSS_TERMS)}")
         return value
 
     @model_validator(mode="after")
@@ -323,7 +302,7 @@ class TrainingConfig(Settings):
 
     @property
     def dataset_names(self) -> list[str]:
-        """Names of the members of a mixture, for logging; empty without one."""
+        """Names of the members of a mixture for logging; empty without a mixture."""
         if isinstance(self.training_data_dir, str) or len(self.training_data_dir) < 2:
             return []
         paths = [Path(member.path) for member in self.training_data_dir]
@@ -332,38 +311,39 @@ class TrainingConfig(Settings):
 
     @property
     def passes_per_step(self) -> int:
-        """Forward and backward passes of one optimiser step."""
+        """Forward and backward passes per optimiser step."""
         return self.accumulate_grad_batches * self.micro_batches
 
     @property
     def lightning_precision(self) -> str:
-        """The precision by Lightning's name."""
+        """Precision by Lightning's name."""
         return {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}.get(
             self.precision, self.precision
         )
 
 
 class ConversionConfig(Settings):
-    """What a conversion from raw sequences to shards does. A change of any of these reconverts."""
+    """Settings of the conversion from raw data to shards. Any change causes a new conversion."""
 
-    target_resolution: tuple[Size, Size] = Field((256, 256), description="(height, width) of a crop without margin.")
-    views: tuple[int, ...] = Field(ALL_VIEWS, description="0 is the egocentric view, 1..8 are static.")
+    target_resolution: tuple[Size, Size] = Field(
+        (256, 256), description="(height, width) of a crop without margin, px."
+    )
+    views: tuple[int, ...] = Field(ALL_VIEWS, description="Views to convert: 0 is egocentric, 1..8 are static.")
     box_scale: Annotated[float, Field(ge=1.0)] = Field(
-        1.2, description="Side of the box over max(h, 4w/3) of the hand."
+        1.2, description="Side of the bounding box, relative to max(h, 4w/3) of the hand."
     )
-    crop_margin: Annotated[float, Field(ge=1.0)] = Field(1.5, description="Side of the stored crop over the box.")
-    jpeg_quality: Annotated[int, Field(ge=50, le=100)] = Field(95, description="Of the stored crops.")
-    sequences: tuple[str, ...] | None = Field(None, description="Only these sequence names; null: all.")
-    max_sequences_per_subject: PositiveInt | None = Field(
-        None, description="At most so many sequences of each subject; null: all."
+    crop_margin: Annotated[float, Field(ge=1.0)] = Field(
+        1.5, description="Side of the stored crop over that of the box."
     )
+    jpeg_quality: Annotated[int, Field(ge=50, le=100)] = Field(95, description="JPEG quality of the stored crops.")
+    sequences: tuple[str, ...] | None = Field(None, description="Names of the sequences to convert; null: all.")
+    max_sequences_per_subject: PositiveInt | None = Field(None, description="Sequences per subject at most; null: all.")
     max_left_out_share: Share = Field(
-        0.2,
-        description="A sequence fails when a larger share of its hands, or of a view's frames, is left out.",
+        0.2, description="Largest share of skipped hands, or of skipped frames of a view; beyond it a sequence fails."
     )
-    min_box_px: NonNegative = Field(20.0, description="Hands whose box is smaller are kept but marked invalid.")
+    min_box_px: NonNegative = Field(20.0, description="Hands with a smaller bounding box are marked invalid.")
     min_joints_in_frame: Annotated[int, Field(ge=0, le=21)] = Field(
-        3, description="Hands with fewer joints in the picture are kept but marked invalid."
+        3, description="Hands with fewer joints in the image are marked invalid."
     )
 
     @field_validator("views")
@@ -378,12 +358,12 @@ class ConversionConfig(Settings):
     @classmethod
     def _square(cls, value: tuple[int, int]) -> tuple[int, int]:
         if value[0] != value[1]:
-            raise ValueError(f"found {value}, expected a square: hand boxes are square")
+            raise ValueError(f"found {value}, expected a square: bounding boxes are square")
         return value
 
 
 class _NumberLoader(yaml.SafeLoader):
-    """PyYAML's safe loader that reads 1e-5 as a number, as YAML 1.2 does, and refuses duplicate keys."""
+    """PyYAML's safe loader that reads 1e-5 as a number, as YAML 1.2 does, and rejects duplicate keys."""
 
 
 _NumberLoader.yaml_implicit_resolvers = {
@@ -400,7 +380,7 @@ def _mapping_without_duplicates(loader: yaml.Loader, node: yaml.MappingNode) -> 
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
     for key in keys:
         if keys.count(key) > 1:
-            raise ConfigError(f"{node.start_mark.name}: key {key!r} stands there twice; keep one of them")
+            raise ConfigError(f"{node.start_mark.name}: key {key!r} appears twice; keep one of them")
     loader.flatten_mapping(node)  # type: ignore[attr-defined]
     return dict(loader.construct_pairs(node, deep=True))  # type: ignore[attr-defined]
 
@@ -409,7 +389,7 @@ _NumberLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _m
 
 
 class _LastWinsLoader(_NumberLoader):
-    """As PyYAML itself: of two equal keys the later one counts."""
+    """Loader like PyYAML's own: of duplicate keys the last one wins."""
 
 
 _LastWinsLoader.yaml_constructors = yaml.SafeLoader.yaml_constructors
@@ -419,11 +399,11 @@ def read_yaml(path: Path | str, *, refuse_duplicates: bool = True) -> dict[str, 
     """Read a YAML file that holds a mapping.
 
     Args:
-        path: the file.
-        refuse_duplicates: a key that stands twice is an error; else the later one counts.
+        path: YAML file.
+        refuse_duplicates: raise an error for a duplicate key; otherwise the last one wins.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or holds something else.
+        ConfigError: the file is missing, is not YAML, or does not hold a mapping.
     """
     path = Path(path)
     if not path.is_file():
@@ -440,7 +420,7 @@ def read_yaml(path: Path | str, *, refuse_duplicates: bool = True) -> dict[str, 
 
 
 def parse_value(text: str) -> Any:
-    """Read one value as the YAML files do ("1e-5" is a number, "null" is None)."""
+    """Parse one value by the rules of the YAML files ("1e-5" is a number, "null" is None)."""
     try:
         return yaml.load(text, Loader=_NumberLoader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
@@ -452,11 +432,11 @@ def build(schema: type[Settings], values: Mapping[str, Any], *, origin: str) -> 
 
     Args:
         schema: TrainingConfig, ConversionConfig, ...
-        values: key to value.
-        origin: what to call the source in a message (a path, "command line").
+        values: settings by key.
+        origin: name of the source for messages (a path, "command line").
 
     Raises:
-        ConfigError: one line per problem, unknown keys with the nearest known name.
+        ConfigError: values are not valid; the message explains each problem and names the nearest known key.
     """
     try:
         return schema.model_validate(dict(values))
@@ -465,10 +445,10 @@ def build(schema: type[Settings], values: Mapping[str, Any], *, origin: str) -> 
 
 
 def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) -> TrainingConfig:
-    """Read a training configuration; `overrides` (dotted keys allowed) win over the file.
+    """Read a training configuration; `overrides` (dotted keys allowed) replace values of the file.
 
     Raises:
-        ConfigError: missing file, unknown key, wrong value.
+        ConfigError: the file is missing, a key is unknown, or a value is not valid.
     """
     return resolve_config(read_yaml(path), overrides, origin=str(path))
 
@@ -476,7 +456,7 @@ def load_config(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
 def resolve_config(
     values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, origin: str
 ) -> TrainingConfig:
-    """Validate settings with `overrides` (dotted keys allowed) laid over them; loss weights come from their file."""
+    """Validate settings with `overrides` (dotted keys allowed) applied."""
     merged: dict[str, Any] = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()
     }
@@ -488,17 +468,14 @@ def resolve_config(
             target[parent] = dict(existing) if isinstance(existing, Mapping) else {}
             target = target[parent]
         target[last] = value
-    weights = merged.get("loss_weights")
-    if isinstance(weights, str):
-        merged["loss_weights"] = load_loss_weights(weights)
     return build(TrainingConfig, merged, origin=origin)
 
 
 def load_loss_weights(path: Path | str) -> dict[str, float]:
-    """Read a mapping of loss term to weight from YAML.
+    """Read the weights of loss terms from a YAML file.
 
     Raises:
-        ConfigError: missing file, unknown term, weight that is not a number.
+        ConfigError: the file is missing, a term is unknown, or a weight is not a number of at least 0.
     """
     values = read_yaml(path)
     for term, weight in values.items():
@@ -510,18 +487,20 @@ def load_loss_weights(path: Path | str) -> dict[str, float]:
 
 
 def dump_config(config: Settings) -> str:
-    """The YAML of a configuration, keys in the order of the schema."""
+    """Return settings as YAML, keys in the order of the schema."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def commented_yaml(config: Settings) -> str:
-    """A configuration as YAML with the meaning of each key beside it; every key stands there."""
+    """Return settings as YAML with every key and a comment that explains it."""
     lines = []
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
         choices = _choices(info.annotation)
-        said = " ".join(filter(None, (info.description, f"One of {', '.join(choices)}." if len(choices) > 1 else "")))
-        comment = f"  # {said}" if said else ""
+        meaning = " ".join(
+            filter(None, (info.description, f"One of {', '.join(choices)}." if len(choices) > 1 else ""))
+        )
+        comment = f"  # {meaning}" if meaning else ""
         if isinstance(value, Settings):
             lines.append(f"{name}:{comment}")
             lines += [f"  {line}" if line else line for line in commented_yaml(value).splitlines()]
@@ -534,7 +513,7 @@ def commented_yaml(config: Settings) -> str:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """The words that a setting may be, of those that may be words only."""
+    """Return the values of a setting that accepts a fixed set of words; empty for other settings."""
     if get_origin(annotation) is Literal:
         return [str(value) for value in get_args(annotation)]
     members = [member for member in get_args(annotation) if member is not NoneType]

@@ -1,4 +1,4 @@
-"""What is wrong with settings, said for a person: pydantic's list of problems as one line each."""
+"""Readable messages for invalid settings, one line per problem that pydantic reports."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ Problem = Mapping[str, Any]  # as pydantic's ValidationError.errors() lists them
 
 
 def explain_problems(schema: type[BaseModel], problems: Sequence[Problem]) -> list[str]:
-    """One line per problem: where, what was expected, what was found; unknown keys with the nearest known one.
+    """Describe each problem in one line: key, expected and found value; unknown keys with the nearest known one.
 
     Args:
-        schema: the settings that were validated.
-        problems: what pydantic found.
+        schema: class of the validated settings.
+        problems: errors that pydantic reported.
     """
     lines: list[str] = []
     of_several_types: dict[str, list[Problem]] = {}
@@ -27,8 +27,10 @@ def explain_problems(schema: type[BaseModel], problems: Sequence[Problem]) -> li
             of_several_types.setdefault(str(location[0]), []).append(problem)
         else:
             lines.append(_explain(schema, location, problem))
-    for name, tried in of_several_types.items():  # pydantic tries one type after the other and reports on each
-        inside = [problem for problem in tried if len(problem["loc"]) > 2]  # of the right type, with a mistake in it
+    for name, tried in of_several_types.items():  # pydantic tries one type after the other and reports each failure
+        inside = [
+            problem for problem in tried if len(problem["loc"]) > 2
+        ]  # of the right type, with an invalid value inside
         types = " or ".join(dict.fromkeys(_type_name(str(problem["loc"][1])) for problem in tried))
         lines += [_explain(schema, (name, *problem["loc"][2:]), problem) for problem in inside] or [
             f"{name}: expected {types} (found {tried[0]['input']!r})"
@@ -44,7 +46,7 @@ def _has_several_types(schema: type[BaseModel], name: str) -> bool:
 
 
 def _type_name(label: str) -> str:
-    """A type as a person would write it, from pydantic's label: "literal['auto']" is 'auto'."""
+    """Return the readable name of a type from pydantic's label: 'auto' for "literal['auto']"."""
     return re.sub(r"^literal\[(.*)\]$", r"\1", label).replace("constrained-", "")
 
 
@@ -61,7 +63,7 @@ def _explain(schema: type[BaseModel], location: Sequence[str | int], problem: Pr
 
 
 def _settings_in(annotation: Any) -> type[BaseModel] | None:
-    """The settings that a type is or holds: those of `list[DatasetShare] | str` are DatasetShare."""
+    """Return the settings class that a type is or contains: DatasetShare for `list[DatasetShare] | str`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _settings_in(part))), None)

@@ -1,15 +1,15 @@
-"""The errors a user can meet.
+"""Errors that a user can meet.
 
-HaworError                 something a person can act on; carries the exit code of the command line
-├── ConfigError            wrong usage, configuration, missing path, unknown subject        exit 2
-├── DataError              damaged or contradictory data, full disk                          exit 1
-│   ├── UnknownRun         no results of the run that was named                              exit 2
-│   └── WorkerLost         a worker process died; another try may well succeed               exit 1
-├── CheckpointError        a checkpoint that cannot be read or does not fit                  exit 1
-├── NumericalError         a number that must be finite is not                               exit 1
-└── MemoryShortage         the memory of the accelerator or of the machine does not suffice  exit 1
+HaworError                 an error that the user can act on, with the exit code of the command line
+├── ConfigError            wrong usage or configuration, missing path, unknown subject   exit 2
+├── DataError              corrupt or contradictory data, full disk                      exit 1
+│   ├── UnknownRun         no results of the requested run                               exit 2
+│   └── WorkerLost         a worker process died; a retry may succeed                    exit 1
+├── CheckpointError        a checkpoint that cannot be read or does not fit              exit 1
+├── NumericalError         a value that must be finite is not                            exit 1
+└── MemoryShortage         memory of the accelerator or of the machine ran out           exit 1
 
-A message says what was found, what was expected, and what to do.
+A message states what was found, what was expected, and what to do.
 """
 
 import difflib
@@ -17,29 +17,29 @@ from collections.abc import Iterable
 
 
 class HaworError(Exception):
-    """Base of all errors that are reported as one message without a traceback."""
+    """Base class of errors that are reported as one message without a traceback."""
 
     exit_code = 1
 
 
 class ConfigError(HaworError):
-    """Wrong usage: an unknown key, a bad value, a path or subject that does not exist."""
+    """Wrong usage: an unknown key, an invalid value, a path or subject that does not exist."""
 
     exit_code = 2
 
 
 class DataError(HaworError):
-    """Data that is damaged, refused or contradictory, or a disk that is full."""
+    """Corrupt, rejected or contradictory data, or a full disk."""
 
 
 class UnknownRun(DataError):
-    """There are no results of the run that was named; asking for it is wrong usage."""
+    """No results of the requested run, which is wrong usage."""
 
     exit_code = 2
 
 
 class WorkerLost(DataError):
-    """A worker process died: killed, or out of memory. Finished work is kept, and another try may succeed."""
+    """A dead worker process: killed, or out of memory. Finished work is kept, and a retry may succeed."""
 
 
 class CheckpointError(HaworError):
@@ -51,11 +51,11 @@ class NumericalError(HaworError):
 
 
 class MemoryShortage(HaworError):
-    """The memory of the accelerator, or of the machine, does not suffice."""
+    """Memory of the accelerator, or of the machine, that ran out."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint of the closest known name, ready to append to a message ("" if nothing is close).
+    """Return a hint of the closest known name to append to a message ("" if nothing is close).
 
     >>> nearest("batchsize", ["batch_size", "max_epochs"])
     " Did you mean 'batch_size'?"

@@ -317,3 +317,35 @@ def test_docstrings_are_in_plain_technical_english():
         found += [f"{where}: {word}" for word in HOUSE_WORDS.findall(text)]
     assert len(questions) <= MOST_QUESTIONS, questions
     assert len(found) * 10_000 / words <= MOST_HOUSE_WORDS, found
+
+
+OPENERS = {
+    "open",
+    "read_text",
+    "read_bytes",
+    "write_text",
+    "write_bytes",
+    "memmap",
+    "fromfile",
+    "loadtxt",
+    "read_table",
+}
+FILE_CALLS = {f"{library}.{name}" for library in ("np", "numpy", "torch") for name in ("load", "save", "savez")}
+
+
+def test_core_opens_no_file():
+    """Neither by a call nor by an import of what serves files."""
+    offending = []
+    for path in sorted(REPOSITORY.glob("hawor_pipeline/core/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                found = name in FILE_CALLS or name.rpartition(".")[2] in OPENERS
+            elif isinstance(node, ast.ImportFrom | ast.Import):
+                modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+                name = ", ".join(modules)
+                found = bool({module.partition(".")[0] for module in modules} & {"pathlib", "os", "io", "pickle"})
+            else:
+                continue
+            offending += [f"{path.relative_to(REPOSITORY)}:{node.lineno} {name}"] if found else []
+    assert offending == []

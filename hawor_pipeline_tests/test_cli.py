@@ -232,7 +232,7 @@ def test_training_shows_plain_lines_where_there_is_no_terminal(capsys):
     show({"kind": "warning", "message": "37% of the time is spent waiting for data"})
     show({"kind": "end", "status": "completed", "step": 400, "total_steps": 400, "ended_by": "steps"})
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "400 steps of 32 frames on cpu, going on at step 40: 7 clips train, 2 validate, 3.6 M weights"
+    assert lines[0] == "400 steps of 32 frames on cpu, resumed at step 40: 7 clips train, 2 validate, 3.6 M weights"
     assert 15 <= sum(line.startswith("step ") for line in lines) <= 21
     assert "step 400 of 400, loss not finite, about 0.0 min left" in lines
     assert lines[-3:] == [

@@ -78,8 +78,8 @@ def _add_preflight(commands) -> None:
 def _preflight(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.config import load_config
     from hawor_pipeline.evaluation.predict import choose_device
-    from hawor_pipeline.training.launch import with_recorded_split
     from hawor_pipeline.training.preflight import preflight
+    from hawor_pipeline.training.resolve import with_recorded_split
 
     config = with_recorded_split(load_config(arguments.config, _overrides(arguments)))
     findings = preflight(config, choose_device(config.accelerator))

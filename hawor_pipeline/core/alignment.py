@@ -1,7 +1,7 @@
 """Similarity alignment of point clouds (Procrustes, Umeyama).
 
 Convention: `target ~ s R pred + t`, column vectors, metres, free leading batch dimensions. No gradient flows through an
-alignment: see `hawor_pipeline.core.losses.procrustes_keypoints_loss` for why that is right.
+alignment; `hawor_pipeline.core.losses.procrustes_keypoints_loss` explains why that is exact.
 """
 
 from typing import Any
@@ -12,12 +12,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 _TINY = 1e-24  # m^2: a cloud of this spread is a single point
-_PIECE = 1024  # covariances whose temporaries stay in the cache
+_PIECE = 1024  # covariances per piece: their temporaries stay in the cache
 _LEAST_GAP = 1e-3  # (s1 + s2)(s2 + s3)(s3 + s1) over (s1 + s2 + s3)^3, below which the closed form loses digits
 _NEWTON_STEPS = 12
 _CONVERGED = 1e-8  # relative; a Newton step this small leaves an error of its square
 
-# numpy.ndarray or Tensor. The closed form is plain arithmetic, and numpy's costs a third of torch's on small arrays.
+# numpy.ndarray or Tensor. The closed form is plain arithmetic, and numpy takes a third of torch's time on small arrays.
 Array = Any
 
 
@@ -100,7 +100,7 @@ def aligned_difference(
     mask: Bool[Tensor, "*#batch points"] | None = None,
     allow_reflection: bool = False,
 ) -> Float[Tensor, "*batch points 3"]:
-    """What is left between two clouds after the best similarity: s R pred + t - target.
+    """Compute the difference of two clouds after the best similarity: s R pred + t - target.
 
     Args:
         pred: (*batch, points, 3), metres.
@@ -127,13 +127,13 @@ def aligned_difference(
         transposed, strength = _best_rotations(_product(kept, _kept(b, mask)), allow_reflection)
         scale = strength / _spread(kept)
         turn = (transposed * scale[..., None, None]).to(dtype, memory_format=torch.contiguous_format)
-    if a.ndim == 3 and a.shape == b.shape:
+    if a.ndim == 3 and a.shape == b.shape:  # product and difference in one pass over the points
         return torch.baddbmm(b, a, turn, beta=-1)
     return a @ turn - b
 
 
 def _mean(points: Tensor, mask: Tensor | None) -> Tensor:
-    """(*batch, 1, 3): mean of the points that count; 0 where none does."""
+    """Compute the mean of the masked points, (*batch, 1, 3); 0 for an empty mask."""
     if mask is None:
         return points.mean(-2, keepdim=True)
     keep = mask.unsqueeze(-1)
@@ -141,24 +141,25 @@ def _mean(points: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _kept(points: Tensor, mask: Tensor | None) -> Tensor:
-    """The points, zero where they do not count (also where they are NaN there)."""
+    """Set points outside the mask to zero."""
+    # Not a product with the mask: 0 times NaN is NaN.
     return points if mask is None else torch.where(mask.unsqueeze(-1), points, points.new_zeros(()))
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """(*batch, 3, 3): sum over points of a b^T."""
+    """Sum a b^T over points, (*batch, 3, 3)."""
     return torch.bmm(a.mT, b) if a.ndim == b.ndim == 3 and len(a) == len(b) else a.mT @ b
 
 
 def _spread(centred: Tensor) -> Tensor:
-    """(*batch): sum of squares."""
+    """Sum the squares of a centred cloud, (*batch)."""
     return centred.square().sum((-1, -2)).clamp_min(_TINY)
 
 
 def _best_rotations(covariance: Tensor, allow_reflection: bool) -> tuple[Tensor, Tensor]:
-    """Transposed rotations (*batch, 3, 3), float64, and the traces tr(R K) that they reach (*batch).
+    """Compute transposed rotations (*batch, 3, 3), float64, and the traces tr(R K) that they reach (*batch).
 
-    In closed form; clouds without a clear answer (points, lines, mirror images) go to the SVD.
+    By the closed form; clouds without a clear answer (points, lines, mirror images) go to the SVD.
     """
     if covariance.ndim != 3:
         rotation, strength = _best_rotations(covariance.reshape(-1, 3, 3), allow_reflection)
@@ -168,26 +169,28 @@ def _best_rotations(covariance: Tensor, allow_reflection: bool) -> tuple[Tensor,
         rotations, strengths = zip(*pieces, strict=True)
         return torch.cat(rotations), torch.cat(strengths)
     rotation, strength, clear = _in_closed_form(covariance, allow_reflection)
-    if not clear.all():
+    if not clear.all():  # NaN covariances stay NaN: the SVD would raise on them
         rest = ~clear & covariance.isfinite().flatten(1).all(1)
         rotation[rest], strength[rest] = _by_svd(covariance[rest].double(), allow_reflection)
     return rotation, strength
 
 
 def _by_svd(covariance: Tensor, allow_reflection: bool) -> tuple[Tensor, Tensor]:
-    """Transposed rotations and the traces that they reach, by singular value decomposition."""
+    """Compute transposed rotations and the traces that they reach by singular value decomposition."""
     u, singular, vh = torch.linalg.svd(covariance)
     sign = torch.ones_like(singular)
     if not allow_reflection:
+        # Of all mirrored solutions, flipping the weakest axis gives up the least of the trace.
         sign[..., 2] = torch.where(torch.linalg.det(u @ vh) < 0, -1.0, 1.0).to(sign.dtype)
     return (u * sign.unsqueeze(-2)) @ vh, (singular * sign).sum(-1)
 
 
 def _in_closed_form(covariance: Tensor, allow_reflection: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_by_svd` for one piece (N, 3, 3); the third result (N) is true where all digits are right."""
+    """Compute the same as `_by_svd` for (N, 3, 3); the third result (N) is true where it is accurate."""
+    # The batch goes last, so that every operation below runs over contiguous rows of N numbers.
     rows, shape = covariance.permute(1, 2, 0), (5, 5, len(covariance))
     if covariance.device.type == "cpu":
-        with np.errstate(all="ignore"):  # a cloud without extent divides by zero
+        with np.errstate(all="ignore"):  # a cloud without extent divides by zero; the SVD then replaces it
             wrapped = _wrap(rows.numpy(), np.empty(shape))
             rotation, strength, clear = (torch.from_numpy(x) for x in _closed_form(wrapped, allow_reflection))
     else:
@@ -197,7 +200,7 @@ def _in_closed_form(covariance: Tensor, allow_reflection: bool) -> tuple[Tensor,
 
 
 def _wrap(matrices: Array, out: Array) -> Array:
-    """Write (3, 3, N) into (5, 5, N) so that the first two rows and columns follow the last ones again."""
+    """Write (3, 3, N) into (5, 5, N), the first two rows and columns repeated after the last ones."""
     out[:3, :3] = matrices
     out[3:, :3] = out[:2, :3]
     out[:, 3:] = out[:, :2]
@@ -205,7 +208,7 @@ def _wrap(matrices: Array, out: Array) -> Array:
 
 
 def _closed_form(wrapped: Array, allow_reflection: bool) -> tuple[Array, Array, Array]:
-    """Transposed rotations (3, 3, N), the traces that they reach (N), and where both are accurate (N).
+    """Compute transposed rotations (3, 3, N), the traces that they reach (N), and where both are accurate (N).
 
     With l = s1 + s2 + s3 the trace, F the norm of K, C its cofactors and k = (l^2 - F^2) / 2, the transposed rotation
     is ((k + F^2) K + l C - K K^T K) / (k l - det K). Newton's method finds l as the largest root of
@@ -219,24 +222,29 @@ def _closed_form(wrapped: Array, allow_reflection: bool) -> tuple[Array, Array, 
         Markley 1993, "Attitude determination using vector observations: a fast optimal matrix algorithm".
     """
     k = wrapped[:3, :3]
+    # Cofactor (i, j) is K[i+1, j+1] K[i+2, j+2] - K[i+1, j+2] K[i+2, j+1] with indices modulo 3: on the wrapped matrix
+    # all nine are one expression of four slices.
     cofactors = wrapped[1:4, 1:4] * wrapped[2:5, 2:5] - wrapped[1:4, 2:5] * wrapped[2:5, 1:4]
     det = (k[0] * cofactors[0]).sum(0)
     norm = (k * k).sum((0, 1))  # F^2
     minors = (cofactors * cofactors).sum((0, 1))  # |C|^2
-    sign = 1.0 - 2.0 * (det < 0) if allow_reflection else 1.0
+    sign = 1.0 - 2.0 * (det < 0) if allow_reflection else 1.0  # solve for -K where a reflection is better
     trace, step = _largest_root(norm, det * sign, minors)
     half = (trace * trace - norm) / 2
     gaps = half * trace - det * sign
     square = (k[:, :, None] * k[:, None]).sum(0)  # K^T K
     cube = (k[:, :, None] * square).sum(1)
     rotation = ((half + norm) * k + trace * sign * cofactors - cube) / gaps
+    # `gaps` is (s1 + s2)(s2 + s3)(s3 + s1); where a factor vanishes, several rotations are equally good.
     clear = (gaps > _LEAST_GAP * trace**3) & (abs(step) < _CONVERGED * trace)
     return rotation, trace, clear
 
 
 def _largest_root(norm: Array, det: Array, minors: Array) -> tuple[Array, Array]:
-    """The sum of the signed singular values, and the last Newton step towards it."""
-    # an upper bound, and close unless the third value is negative and large
+    """Find the sum of the signed singular values; return it with the last Newton step."""
+    # All roots are real, so Newton descends monotonically to the largest one from any upper bound. This bound follows
+    # from l^2 = F^2 + 2 q with q = s1 s2 + s2 s3 + s3 s1, q^2 = |C|^2 + 2 l det K, and l <= sqrt(3) F. It is close
+    # unless the third value is negative and large.
     root = (norm + 2 * (minors + 2 * 3**0.5 * abs(det) * norm**0.5) ** 0.5) ** 0.5
     constant = norm * norm - 4 * minors
     for number in range(_NEWTON_STEPS):
@@ -244,6 +252,7 @@ def _largest_root(norm: Array, det: Array, minors: Array) -> tuple[Array, Array]
         first = (square - 2 * norm) * root - 8 * det
         step = (first * root + constant) / (4 * (square - norm) * root - 8 * det)
         root = root - step
+        # The test costs as much as half a step, so the first two steps skip it.
         if number > 1 and not (abs(step) > _CONVERGED * root).any():
             break
     return root, step

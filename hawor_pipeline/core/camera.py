@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hawor_pipeline.core.lens import distort_rational, monotone_radius, undistort_normalized
 
-MIN_DEPTH_M = 0.05  # nearer than this nothing is in focus and the projection explodes
-_RIM = 0.9999
+MIN_DEPTH_M = 0.05  # the projection diverges towards depth 0, and no camera is in focus nearer than this
+_RIM = 0.9999  # share of the one-to-one radius to which points beyond it are clamped
 MIN_CAMERA_SCALE = 0.1  # 1/m: a box that is 20 m wide at the hand; keeps the depth finite and positive
 
 
@@ -108,6 +108,7 @@ def pixels_to_normalized(
         >>> pixels_to_normalized(torch.tensor([[4.0, 3.0]]), torch.tensor([[9.0, 0, 4], [0, 9, 3], [0, 0, 1]])).tolist()
         [[0.0, 0.0]]
     """
+    # y first: x depends on it through the skew, K[0, 1].
     centred = uv - intrinsics[..., :2, 2].unsqueeze(-2)
     y = centred[..., 1] / intrinsics[..., 1, 1].unsqueeze(-1)
     x = (centred[..., 0] - intrinsics[..., 0, 1].unsqueeze(-1) * y) / intrinsics[..., 0, 0].unsqueeze(-1)
@@ -121,7 +122,7 @@ def project_distorted(
     *,
     min_depth_m: float = MIN_DEPTH_M,
 ) -> tuple[Float[Tensor, "*batch points 2"], Bool[Tensor, "*batch points"]]:
-    """Project camera-frame points to pixels through the lens, and say which of them the model holds for.
+    """Project camera-frame points to pixels through the lens, with a mask of the points it is valid for.
 
     Args:
         points_cam: (*batch, points, 3), metres.
@@ -132,7 +133,7 @@ def project_distorted(
     Returns:
         Pixels (*batch, points, 2), always finite, and a mask (*batch, points) that is true where the depth exceeds
         `min_depth_m` and the point lies inside the radius up to which the lens is one-to-one. Points outside that
-        radius are projected as if on it, so that they stay outside the picture instead of folding back into it.
+        radius are projected as if on it, so that they stay outside the image instead of folding back into it.
 
     Source:
         OpenCV `projectPoints`, which has neither guard.
@@ -144,10 +145,11 @@ def project_distorted(
         [True, False]
     """
     xy = _normalize(points_cam, min_depth_m)
+    # Past this radius the polynomial turns back, and a point far outside the view would land inside the image.
     limit = monotone_radius(distortion).unsqueeze(-1)  # (*b, 1)
     radius = torch.linalg.vector_norm(xy, dim=-1)
     inside = (points_cam[..., 2] > min_depth_m) & (radius < limit)
-    # just inside the rim: at the rim itself some lenses have a pole
+    # Clamp to just inside the rim: at the rim itself some lenses have a pole.
     shrink = torch.where(radius < limit, torch.ones_like(radius), _RIM * limit / radius.clamp_min(1e-12))
     return normalized_to_pixels(distort_rational(xy * shrink.unsqueeze(-1), distortion), intrinsics), inside
 
@@ -161,7 +163,7 @@ def undistort_pixels(
     intrinsics: Float[Tensor, "*#batch 3 3"],
     distortion: Float[Tensor, "*#batch 8"],
 ) -> Float[Tensor, "*batch points 2"]:
-    """Find where pixels of a distorted picture would be in a pinhole picture with the same intrinsics.
+    """Map pixels of a distorted image to those of a pinhole image with the same intrinsics.
 
     Args:
         uv: (*batch, points, 2), distorted pixels (x, y).
@@ -180,6 +182,7 @@ def undistort_pixels(
         >>> undistort_pixels(torch.tensor([[60.0, 60.0]]), K, torch.zeros(8)).tolist()
         [[60.0, 60.0]]
     """
+    # float64: the inverse is accepted within 1e-9, which float32 cannot resolve.
     k = intrinsics.double()
     xy = undistort_normalized(pixels_to_normalized(uv.double(), k), distortion)
     return normalized_to_pixels(xy, k).to(uv.dtype)
@@ -217,6 +220,7 @@ def full_translation(
         ...                  torch.tensor(100.0), torch.tensor([50.0, 40])).tolist()
         [0.0, 0.0, 1.0]
     """
+    # Unclamped, an untrained head outputs scales near 0 or below: an infinite depth, or a hand behind the camera.
     scale, shift = camera[..., :1].clamp_min(min_scale), camera[..., 1:]
     per_pixel = 2 / (box_size_px.unsqueeze(-1) * scale)  # metres per pixel at the hand
     return torch.cat((shift + (box_center_px - principal_point_px) * per_pixel, focal_px.unsqueeze(-1) * per_pixel), -1)
@@ -279,60 +283,6 @@ def pixels_to_crop(
     return (uv - box_center_px.unsqueeze(-2)) / box_size_px[..., None, None]
 
 
-def crop_to_pixels(
-    crop: Float[Tensor, "*batch points 2"],
-    box_center_px: Float[Tensor, "*batch 2"],
-    box_size_px: Float[Tensor, "*batch"],
-) -> Float[Tensor, "*batch points 2"]:
-    """Turn crop units into pixels; the inverse of `pixels_to_crop`.
-
-    Args:
-        crop: (*batch, points, 2), crop units.
-        box_center_px: (*batch, 2), pixels.
-        box_size_px: (*batch), pixels.
-
-    Returns:
-        (*batch, points, 2), pixels.
-
-    Source:
-        `pixels_to_crop` solved for the pixels.
-
-    Example:
-        >>> crop_to_pixels(torch.tensor([[0.5, 0.0]]), torch.tensor([50.0, 40]), torch.tensor(20.0)).tolist()
-        [[60.0, 40.0]]
-    """
-    return crop * box_size_px[..., None, None] + box_center_px.unsqueeze(-2)
-
-
-def transform_intrinsics(
-    intrinsics: Float[Tensor, "*#batch 3 3"], target_from_image: Float[Tensor, "*#batch 2 3"]
-) -> Float[Tensor, "*batch 3 3"]:
-    """Intrinsics of a picture that was warped by an affine map: K' = A K.
-
-    Args:
-        intrinsics: (*batch, 3, 3), pixels of the source picture.
-        target_from_image: (*batch, 2, 3), maps source pixels to target pixels.
-
-    Returns:
-        (*batch, 3, 3), pixels of the target picture; the third row is (0, 0, 1). A rotation leaves it no longer upper
-        triangular: `pixels_to_normalized` does not take such a matrix.
-
-    Source:
-        Composition of the two maps.
-
-    Example:
-        >>> half = torch.tensor([[0.5, 0, 0], [0, 0.5, 0]])
-        >>> transform_intrinsics(torch.eye(3), half).diagonal().tolist()
-        [0.5, 0.5, 1.0]
-    """
-    upper = target_from_image[..., :2] @ intrinsics[..., :2, :]
-    shift = torch.cat((torch.zeros_like(target_from_image[..., :2]), target_from_image[..., 2:]), -1)
-    upper = upper + shift
-    last = torch.zeros_like(upper[..., :1, :])
-    last[..., 2] = 1
-    return torch.cat((upper, last), -2)
-
-
 def mirror_points(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
     """Mirror points in the plane x = 0, which turns a left hand into a right one: (x, y, z) -> (-x, y, z).
 
@@ -360,10 +310,10 @@ def mirror_pixels(uv: Float[Tensor, "*batch 2"], image_width: int | float | Tens
         image_width: of the full frame, pixels; a tensor broadcasts against (*batch).
 
     Returns:
-        (*batch, 2), pixels (x, y) of the mirrored picture.
+        (*batch, 2), pixels (x, y) of the mirrored image.
 
     Source:
-        Equals reversing the columns of the picture.
+        Equals reversing the columns of the image.
 
     Example:
         >>> mirror_pixels(torch.tensor([0.0, 7.0]), 100).tolist()
@@ -418,22 +368,3 @@ def where_left(is_right: Bool[Tensor, "*batch"], mirrored: Tensor, value: Tensor
     """
     mask = is_right.reshape(is_right.shape + (1,) * (value.ndim - is_right.ndim))
     return torch.where(mask, value, mirrored)
-
-
-def mirror_distortion(distortion: Float[Tensor, "*batch 8"]) -> Float[Tensor, "*batch 8"]:
-    """Lens coefficients of the mirrored picture: p2 changes its sign.
-
-    Args:
-        distortion: (*batch, 8), order k1 k2 p1 p2 k3 k4 k5 k6.
-
-    Returns:
-        (*batch, 8), same order.
-
-    Source:
-        `distort_rational` at -x.
-
-    Example:
-        >>> mirror_distortion(torch.ones(8)).tolist()
-        [1.0, 1.0, 1.0, -1.0, 1.0, 1.0, 1.0, 1.0]
-    """
-    return distortion * distortion.new_tensor([1, 1, 1, -1, 1, 1, 1, 1])

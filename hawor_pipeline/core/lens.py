@@ -1,4 +1,4 @@
-"""The lens: OpenCV's rational distortion model, the radius up to which it is one-to-one, and its inverse.
+"""Lens distortion: OpenCV's rational model, the radius up to which it is one-to-one, and its inverse.
 
 Convention: normalised image coordinates (x/z, y/z) without unit; coefficients `[k1, k2, p1, p2, k3, k4, k5, k6]`;
 leading batch dimensions are free and broadcast.
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_MAX_UNDISTORTED_RADIUS = 1e3  # tangent of 89.94 degrees
+_MAX_UNDISTORTED_RADIUS = 1e3  # tangent of 89.94 degrees: bounds the search where a lens never turns back
 
 
 def distort_rational(
@@ -48,7 +48,7 @@ def distort_rational(
 
 
 def _radial_polynomials(sq: Tensor, distortion: Tensor) -> tuple[Tensor, Tensor]:
-    """Numerator and denominator of the radial factor at r^2 = sq; distortion broadcasts against sq with 8 last."""
+    """Evaluate numerator and denominator of the radial factor at r^2 = sq; distortion ends with 8 and broadcasts."""
     k1, k2, _, _, k3, k4, k5, k6 = distortion.unbind(-1)
     return 1 + sq * (k1 + sq * (k2 + sq * k3)), 1 + sq * (k4 + sq * (k5 + sq * k6))
 
@@ -78,6 +78,7 @@ def monotone_radius(distortion: Float[Tensor, "*batch 8"]) -> Float[Tensor, "*ba
     one = torch.ones_like(k1)
     n = (one, k1, k2, k3)
     d = (one, k4, k5, k6)
+    # Coefficients of the derivative's sign: s^(i + j) collects N_i D_j (1 + 2 i - 2 j), from (N + 2 s N') D - 2 s N D'.
     slope = [torch.zeros_like(one) for _ in range(7)]
     for i in range(4):
         for j in range(4):
@@ -87,12 +88,13 @@ def monotone_radius(distortion: Float[Tensor, "*batch 8"]) -> Float[Tensor, "*ba
 
 
 def _smallest_positive_root(coefficients: list[Tensor]) -> Tensor:
-    """Smallest s > 0 with 1 + c1 s + c2 s^2 + ... = 0, infinite where there is none; coefficients ascending, c0 = 1."""
+    """Find the smallest s > 0 with 1 + c1 s + c2 s^2 + ... = 0, or infinity; coefficients ascending, c0 = 1."""
     degree = len(coefficients) - 1
     companion = torch.zeros(*coefficients[0].shape, degree, degree, dtype=torch.float64, device=coefficients[0].device)
     companion[..., 0, :] = -torch.stack(coefficients[1:], -1)
     companion[..., range(1, degree), range(degree - 1)] = 1.0
-    inverse = torch.linalg.eigvals(companion)  # roots in 1/s
+    inverse = torch.linalg.eigvals(companion)  # roots in 1/s: the smallest s is the largest of them
+    # A real root comes out of the solver with an imaginary part of rounding size.
     real = (inverse.imag.abs() <= 1e-7 * inverse.abs()) & (inverse.real > 1e-9)
     largest = torch.where(real, inverse.real, torch.zeros_like(inverse.real)).amax(-1)
     return torch.where(largest > 0, 1 / largest, torch.full_like(largest, torch.inf))
@@ -130,9 +132,9 @@ def undistort_normalized(
 
 
 def _undo_radial(goal: Tensor, lens: Tensor, limit: Tensor) -> Tensor:
-    """Undistorted points ignoring the tangential terms: Newton along the radius, halving the bracket where it fails."""
+    """Undistort without the tangential terms: Newton along the radius, bisection where a step leaves the bracket."""
     radius = torch.linalg.vector_norm(goal, dim=-1)
-    low, high = torch.zeros_like(radius), torch.zeros_like(radius) + limit * (1 - 1e-12)  # a pole stays outside
+    low, high = torch.zeros_like(radius), torch.zeros_like(radius) + limit * (1 - 1e-12)  # excludes a pole at the limit
     r = torch.minimum(radius, high)
     coefficients = lens.unsqueeze(-2)
     k1, k2, _, _, k3, k4, k5, k6 = coefficients.unbind(-1)
@@ -150,7 +152,7 @@ def _undo_radial(goal: Tensor, lens: Tensor, limit: Tensor) -> Tensor:
 
 
 def _plane_step(xy: Tensor, goal: Tensor, lens: Tensor) -> Tensor:
-    """One Newton step of distort(xy) = goal."""
+    """Take one Newton step towards distort(xy) = goal."""
     k1, k2, p1, p2, k3, k4, k5, k6 = lens.unsqueeze(-2).unbind(-1)
     x, y = xy.unbind(-1)
     sq = x * x + y * y
@@ -163,6 +165,7 @@ def _plane_step(xy: Tensor, goal: Tensor, lens: Tensor) -> Tensor:
     jyy = factor + 2 * y * y * slope + 6 * p1 * y + 2 * p2 * x
     error = goal - distort_rational(xy, lens)
     determinant = jxx * jyy - jxy * jxy
+    # An infinite determinant makes the step zero where the Jacobian is singular.
     safe = torch.where(determinant.abs() < 1e-12, torch.full_like(determinant, torch.inf), determinant)
     return torch.stack(
         ((jyy * error[..., 0] - jxy * error[..., 1]) / safe, (jxx * error[..., 1] - jxy * error[..., 0]) / safe), -1

@@ -1,4 +1,4 @@
-"""The training loss: nine terms over a prediction and a target, weighted statically or adaptively."""
+"""Training loss: nine terms over a prediction and a target, weighted statically or adaptively."""
 
 from collections.abc import Mapping
 
@@ -17,34 +17,34 @@ from hawor_pipeline.core.losses import (
     topology_loss,
     vertices_loss,
 )
-from hawor_pipeline.core.losses.robust import promote, root_relative
+from hawor_pipeline.core.losses.robust import root_relative
 from hawor_pipeline.core.mesh import MeshTopology, mesh_topology
 from hawor_pipeline.core.skeleton import VERTEX_COUNT
-from hawor_pipeline.core.types import HandPrediction, HandTarget
+from hawor_pipeline.core.types import HandPrediction, HandTarget, promote
 from hawor_pipeline.core.weighting import TERMS, LossWeighting, Mode, resolve_weights
 from hawor_pipeline.errors import ConfigError
 
-ROOT_MOTION_SCALE_M = 0.050  # one unit of the root's motion error: depth from one picture is coarse
+ROOT_MOTION_SCALE_M = 0.050  # one unit of the root's motion error: depth from a single image is coarse
 
 
 class EnhancedTrainingLoss(nn.Module):
-    """Weighted sum of nine terms, each a pure function of `hawor_pipeline.core.losses`.
+    """Weighted sum of nine loss terms, each a pure function of `hawor_pipeline.core.losses`.
 
     KEYPOINTS_3D root-relative joints; KEYPOINTS_2D joints in crop units; GLOBAL_ORIENT and HAND_POSE rotations by their
     chord; BETAS; MESH_VERTICES root-relative; MESH_FACES edges, normals and Laplacian; TEMPORAL_CONSISTENCY velocity
-    and acceleration errors of root-relative joints and of the root; OCCLUSION_ROBUSTNESS joints, hidden ones weighing
-    more.
+    and acceleration errors of root-relative joints and of the root; OCCLUSION_ROBUSTNESS joints, occluded ones with
+    more weight.
 
-    KEYPOINTS_2D compares pose and place apart where the prediction has `joints_crop_apart`. Make it with
-    `core.reprojection.pose_and_place_in_crop` when training from random weights: without it the camera's scale can run
-    away before orientation is learned.
+    KEYPOINTS_2D compares pose and place separately if the prediction has `joints_crop_apart`, from
+    `core.reprojection.pose_and_place_in_crop`. Training from random weights needs it: without it the camera's scale can
+    diverge before the orientation is learned.
 
-    In training mode an adaptive weighting learns from each pass; in evaluation mode the total uses the static weights
-    and nothing is learned. Under gradient accumulation set `accumulate_grad_batches`.
+    In training mode an adaptive weighting updates with each pass; in evaluation mode the total uses the static weights
+    and no state changes. Under gradient accumulation set `accumulate_grad_batches`.
 
     Args:
         loss_weights: weights by term; terms not named keep their default, 0 switches a term off.
-        use_adaptive_weights: False means static weighting, whatever `loss_weighting` says.
+        use_adaptive_weights: False means static weighting for any `loss_weighting`.
         temporal_window: lags 1 to temporal_window - 1 are compared; 1 switches the temporal term off.
         loss_weighting: "static", "ema" or "gradnorm_head"; None is "ema".
         faces: (faces, 3), triangles of the hand; without them (see `set_topology`) there is no MESH_FACES term.
@@ -86,7 +86,7 @@ class EnhancedTrainingLoss(nn.Module):
 
     @property
     def accumulate_grad_batches(self) -> int:
-        """Forward passes per optimiser step."""
+        """Number of forward passes per optimiser step."""
         return self.weighting.accumulate
 
     @accumulate_grad_batches.setter
@@ -94,7 +94,7 @@ class EnhancedTrainingLoss(nn.Module):
         self.weighting.accumulate = passes
 
     def set_topology(self, faces: Int[Tensor, "faces 3"]) -> None:
-        """Give the triangles that MESH_FACES compares.
+        """Set the triangles that MESH_FACES compares.
 
         Args:
             faces: (faces, 3), indices of the 778 vertices.
@@ -107,12 +107,12 @@ class EnhancedTrainingLoss(nn.Module):
         self.weighting.finish_step()
 
     def weights(self) -> dict[str, Tensor]:
-        """Weight of each term in the last pass (before the first: the static weights), without gradient."""
+        """Return the weight of each term in the last pass (before the first: the static weights), without gradient."""
         last = torch.where(self._last_weights.isnan(), self.weighting.static, self._last_weights)
         return dict(zip(TERMS, last.unbind(), strict=True))
 
     def shares(self) -> dict[str, Tensor]:
-        """Share of each term in the total of the last pass, without gradient; NaN for a term that it lacked."""
+        """Return the share of each term in the total of the last pass, without gradient; NaN for a missing term."""
         weighted = self._last_weights * self._last_losses
         return dict(zip(TERMS, (weighted / weighted.nansum()).unbind(), strict=True))
 
@@ -126,13 +126,14 @@ class EnhancedTrainingLoss(nn.Module):
 
         Args:
             pred: prediction, leading dimensions (*batch, time).
-            target: ground truth of the same leading dimensions; `valid` says which frames count.
-            target_vertices_m: (*batch, time, 778, 3), metres, true vertices; without them there are no mesh terms.
+            target: ground truth of the same leading dimensions; only frames with `valid` count.
+            target_vertices_m: (*batch, time, 778, 3), metres, ground-truth vertices; without them there are no mesh
+                terms.
 
         Returns:
             The total (scalar, with gradient, float32), and each term by name (scalars without weight and gradient). A
-            term that is switched off or cannot be computed is not there; a term for which this batch has no sample is
-            NaN there and adds nothing to the total.
+            term that is switched off or cannot be computed is missing; a term without samples in this batch is NaN and
+            adds nothing to the total.
         """
         with torch.autocast(pred.joints_m.device.type, enabled=False):
             losses, present = self._terms(pred, target, target_vertices_m)
@@ -141,6 +142,8 @@ class EnhancedTrainingLoss(nn.Module):
             if learning:
                 self._observe(pred, losses, values)
             weights = self.weighting().to(pred.joints_m.device)
+            # Zero, yet linked to the graph: distributed training waits for a gradient of every parameter, also from a
+            # batch without valid samples.
             total = promote(pred.joints_m).sum() * 0.0
             for index, name in enumerate(TERMS):
                 if name in losses:
@@ -152,7 +155,7 @@ class EnhancedTrainingLoss(nn.Module):
         return total, components
 
     def _values(self, losses: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
-        """All terms in one vector without gradient, NaN where this batch has nothing to say."""
+        """Collect all terms in one vector without gradient; NaN for terms without samples in this batch."""
         nan = self._last_losses.new_full((), torch.nan)
         found = [torch.where(present[n], losses[n].detach().float(), nan) if n in losses else nan for n in TERMS]
         return torch.stack(found)
@@ -167,7 +170,7 @@ class EnhancedTrainingLoss(nn.Module):
     def _terms(
         self, pred: HandPrediction, target: HandTarget, target_vertices_m: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Every term that is on and computable, and whether this batch has a sample for it."""
+        """Compute every term that is on, with a flag for terms that have samples in this batch."""
         valid = target.valid
         joint = valid.unsqueeze(-1)  # (*b, T, 1)
         in_frame = target.joint_in_frame & joint
@@ -199,7 +202,7 @@ class EnhancedTrainingLoss(nn.Module):
         return {name: makers[name]() for name in on}, {name: present[name] for name in on}
 
     def _temporal(self, pred: HandPrediction, target: HandTarget) -> Tensor:
-        """Motion of the hand's shape, plus motion of its root on a coarser scale."""
+        """Compare the motion of the hand's shape, plus the motion of its root on a coarser scale."""
         arguments = (target.valid, target.frame)
         window = self.temporal_window
         shape = temporal_consistency_loss(
@@ -216,7 +219,7 @@ class EnhancedTrainingLoss(nn.Module):
 
 
 def _in_crop(pred: HandPrediction, target: HandTarget, in_frame: Tensor) -> Tensor:
-    """2D error of pose and place: apart where the prediction has them so, else of the joints as they are."""
+    """Compare the joints in the crop, with pose and place separate if the prediction has them."""
     if pred.joints_crop_apart is None:
         return keypoints_2d_loss(pred.joints_crop, target.joints_crop, in_frame)
     twice = torch.cat((target.joints_crop, target.joints_crop), -2)
@@ -228,7 +231,8 @@ def _relative_to(vertices: Tensor, joints: Tensor) -> Tensor:
 
 
 def _gradient_norms(pred: HandPrediction, losses: dict[str, Tensor], values: Tensor) -> Tensor:
-    """Norm of each term's gradient at the outputs of the head; NaN for terms without one."""
+    """Measure the norm of each term's gradient at the outputs of the head; NaN for terms without gradient."""
+    # At the outputs of the head, not at its weights: that spares a backward pass through the network per term.
     heads = [t for t in (pred.rotmats, pred.betas, pred.camera) if t.requires_grad]
     norms = []
     for name in TERMS:

@@ -1,4 +1,4 @@
-"""The MANO hand as a fast differentiable layer that equals smplx.
+"""The MANO hand model as a fast differentiable layer, equal to smplx.
 
 Convention: metres, in the model's own frame; the global rotation turns about the root joint of the rest pose, as in
 smplx, so `vertices_cam = layer(rotmats, betas).vertices + translation`. Rotations are absolute (the mean pose is
@@ -7,7 +7,6 @@ order.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -28,25 +27,26 @@ from hawor_pipeline.errors import ConfigError
 
 Side = Literal["right", "left"]
 
-# Vertices that serve as fingertips (thumb, index, middle, ring, pinky) in the conventions in use.
+# Fingertip vertices (thumb, index, middle, ring, pinky) of the conventions in use.
 TIP_SETS = {
     "smplx": TIP_VERTEX_IDS,  # also HaMeR, HaWoR, ARCTIC
     "freihand": (744, 320, 443, 555, 672),
     "manopth": (745, 317, 444, 556, 673),  # also manotorch, DexYCB
 }
-# Joints by knuckle: the root, the five first knuckles, the five second ones, the five third ones.
+# Joints by knuckle: the root, five first knuckles, five second ones, five third ones. In this order each level of the
+# kinematic tree is one slice, and one batched product advances all five fingers.
 _BY_KNUCKLE = (0, *(1 + 3 * finger + knuckle for knuckle in range(3) for finger in range(5)))
 _POSE_FEATURES = 9 * (MANO_JOINT_COUNT - 1)
-# Hands: the surfaces of larger batches are made in pieces whose temporaries stay in the cache.
+# Hands per piece: 778 vertices x 12 numbers x 4 bytes are 37 KB per hand, so 64 hands (2.4 MB) stay in a core's cache.
+# With gradients the pieces are larger: there the temporaries are kept for the backward pass anyway.
 _PIECE, _PIECE_WITH_GRADIENT = 64, 256
 
 
 @dataclass(slots=True, frozen=True)
 class ManoArrays:
-    """One side of MANO as float64 arrays (metres, radians), checked for shape, kinematic tree and finite values."""
+    """One side of MANO as float64 arrays (metres, radians) of checked shape, kinematic tree and finite values."""
 
     side: Side
-    path: Path
     template: np.ndarray  # (778, 3)
     shape_dirs: np.ndarray  # (778, 3, 10)
     pose_dirs: np.ndarray  # (778, 3, 135)
@@ -65,14 +65,14 @@ class ManoOutput:
 
 
 class ManoLayer(nn.Module):
-    """MANO as a layer: one matrix product for shape and pose, one for skinning.
+    """MANO layer: one matrix product for shape and pose, one for skinning.
 
-    The model's arrays are buffers that move with the module but stay out of its state_dict: they are licensed, and
-    checkpoints must not carry them.
+    The model's arrays are non-persistent buffers: they move with the module, but checkpoints must not contain licensed
+    data.
 
     Args:
         arrays: one side, from `hawor_pipeline.untrusted.mano_files.load_mano`.
-        tips: name in `TIP_SETS` of the vertices that serve as fingertips.
+        tips: name of the fingertip vertices in `TIP_SETS`.
 
     Raises:
         ConfigError: unknown tip set.
@@ -104,16 +104,22 @@ class ManoLayer(nn.Module):
         if tips not in TIP_SETS:
             raise ConfigError(f"found tip set {tips!r}, expected one of {sorted(TIP_SETS)}.")
         self.side = arrays.side
-        shape = arrays.shape_dirs.transpose(2, 1, 0).reshape(SHAPE_COUNT, -1)  # (10, 3*778), x of all vertices first
+        # Coordinates before vertices (x of all vertices, then y, then z): the rows of the result are contiguous, and
+        # skinning below multiplies whole rows.
+        shape = arrays.shape_dirs.transpose(2, 1, 0).reshape(SHAPE_COUNT, -1)  # (10, 3*778)
         pose = arrays.pose_dirs.transpose(2, 1, 0).reshape(_POSE_FEATURES, -1)
         regressor = arrays.joint_regressor[list(_BY_KNUCKLE)]
-        at_rest = np.tile(np.eye(3).reshape(-1), MANO_JOINT_COUNT - 1) @ pose  # so that R, not R - I, is the feature
+        # MANO's pose features are R - I. Moving I @ pose into the template makes R itself the feature, without a
+        # subtraction per call.
+        at_rest = np.tile(np.eye(3).reshape(-1), MANO_JOINT_COUNT - 1) @ pose
         constants = {
             "_template": arrays.template.T.reshape(-1) - at_rest,
             "_directions": np.concatenate((shape, pose)),  # (145, 2334)
             "_joint_template": (regressor @ arrays.template).reshape(-1),
             "_joint_directions": np.einsum("jv,vcs->sjc", regressor, arrays.shape_dirs).reshape(SHAPE_COUNT, -1),
             "_skin": arrays.skin_weights.T[list(_BY_KNUCKLE)],  # (16, 778)
+            # Completes the transposed motions to 4 x 4 (and the appended point, a fifth row, to homogeneous
+            # coordinates).
             "_last_column": np.array([[0.0], [0.0], [0.0], [1.0], [1.0]]),
             "hands_mean": arrays.hands_mean,
         }
@@ -143,30 +149,21 @@ class ManoLayer(nn.Module):
             Vertices (*batch, 778, 3) and joints (*batch, 21, 3) in OpenPose order, metres, without translation. At
             least float32, also under autocast.
         """
+        # Half precision would move vertices by millimetres: bfloat16 resolves 0.5 mm at 10 cm, and errors add up along
+        # the fingers.
         if torch.is_autocast_enabled(rotmats.device.type):
             with torch.autocast(rotmats.device.type, enabled=False):
                 return self._hands(rotmats, betas)
         return self._hands(rotmats, betas)
 
-    def from_axis_angle(
-        self,
-        global_orient: Float[Tensor, "*batch 3"],
-        pose: Float[Tensor, "*batch 45"],
-        betas: Float[Tensor, "*batch 10"],
-        *,
-        mean_included: bool,
-    ) -> ManoOutput:
-        """Pose and shape hands given by axis-angle vectors; see `absolute_rotmats` and `forward`."""
-        return self(self.absolute_rotmats(global_orient, pose, mean_included=mean_included), betas)
-
     def rest_joints(self, betas: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch 16 3"]:
-        """Joints of the unposed hand.
+        """Compute the joints of the unposed hand.
 
         Args:
             betas: (*batch, 10), shape coefficients.
 
         Returns:
-            (*batch, 16, 3), metres, in MANO's joint order; the first is the point that the global rotation turns about.
+            (*batch, 16, 3), metres, in MANO's joint order; the first is the centre of the global rotation.
         """
         flat = betas.reshape(-1, SHAPE_COUNT).to(self._template.dtype)
         joints = torch.addmm(self._joint_template, flat, self._joint_directions)
@@ -209,7 +206,7 @@ class ManoLayer(nn.Module):
         return ManoOutput(vertices.reshape(*batch, VERTEX_COUNT, 3), joints.reshape(*batch, JOINT_COUNT, 3))
 
     def _surfaces(self, features: Tensor, columns: Tensor) -> Tensor:
-        """(B, 145) features and (B, 12, 16) motions of the joints to (B, 778, 3) vertices, in pieces."""
+        """Compute (B, 778, 3) vertices from (B, 145) features and (B, 12, 16) motions of the joints, in pieces."""
         learning = torch.is_grad_enabled() and (features.requires_grad or columns.requires_grad)
         piece = _PIECE_WITH_GRADIENT if learning else _PIECE
         if len(features) <= piece:
@@ -217,6 +214,7 @@ class ManoLayer(nn.Module):
         parts = zip(features.split(piece), columns.split(piece), strict=True)
         if learning:
             return torch.cat([self._surface(*part) for part in parts])
+        # Without gradients each piece is written into place; `torch.cat` would copy everything once more.
         vertices = features.new_empty(len(features), VERTEX_COUNT, 3)
         for target, part in zip(vertices.split(piece), parts, strict=True):
             target.copy_(self._surface(*part))
@@ -228,11 +226,9 @@ class ManoLayer(nn.Module):
         return _moved(blended, shaped).transpose(1, 2)
 
     def _joint_motions(self, rotmats: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-        """How each joint moves the rest pose, all its ancestors included, and where that puts it.
+        """Compute how each joint, with all its ancestors, moves the rest pose, and the resulting place of the joint.
 
-        A joint alone turns about its own place: x -> R x + (j - R j). Motions are transposed, so that points are rows
-        and the root acts on all fingers in one product; each carries the joint itself as a fifth row. The fingers
-        advance together, one knuckle at a time. For one hand the number of calls is what takes the time.
+        A joint alone turns about its own place: x -> R x + (j - R j).
 
         Args:
             rotmats: (B, 16, 3, 3), joints by knuckle: root, five first knuckles, five second ones, five third ones.
@@ -241,12 +237,16 @@ class ManoLayer(nn.Module):
         Returns:
             (B, 16, 4, 3) transposed motions and (B, 16, 3) places.
         """
+        # For a single hand the number of calls dominates the time, so the layout serves few, large products. Motions
+        # are transposed: points are rows, and the rows of all joints of a level can be stacked under one parent. The
+        # joint itself is appended to its motion as a fifth row, so the same product that composes motions also moves
+        # it.
         count = len(rotmats)
         turn, place = rotmats.mT.flatten(0, 1), rest.view(-1, 1, 3)
-        shift = torch.baddbmm(place, place, turn, alpha=-1)
+        shift = torch.baddbmm(place, place, turn, alpha=-1)  # j - j R^T, as a row
         own = torch.cat((turn, shift, place), 1)  # (B 16, 5, 3)
         own = torch.cat((own, self._last_column.expand(len(own), 5, 1)), 2).view(count, 5 * MANO_JOINT_COUNT, 4)
-        firsts = torch.bmm(own[:, 5:30], own[:, :4])
+        firsts = torch.bmm(own[:, 5:30], own[:, :4])  # (B, 25, 4): five fingers of five rows under the root
         seconds = torch.bmm(own[:, 30:55].reshape(-1, 5, 4), firsts.view(-1, 5, 4)[:, :4])  # (B 5, 5, 4)
         thirds = torch.bmm(own[:, 55:].reshape(-1, 5, 4), seconds[:, :4])
         full = torch.cat((own[:, :5], firsts, seconds.view(count, 25, 4), thirds.view(count, 25, 4)), 1)
@@ -255,26 +255,27 @@ class ManoLayer(nn.Module):
 
 
 def _moved(blended: Tensor, shaped: Tensor) -> Tensor:
-    """(B, 4, 3, V) motions and (B, 3, V) vertices to (B, 3, V) moved vertices: R v + t, a coordinate of v at a time."""
+    """Move (B, 3, V) vertices by (B, 4, 3, V) motions: R v + t, one coordinate of v at a time."""
     if torch.is_grad_enabled() and (blended.requires_grad or shaped.requires_grad):
         return _Moved.apply(blended, shaped)
     by_x, by_y, by_z, shift = blended.unbind(1)
     x, y, z = shaped.unsqueeze(2).unbind(1)
+    # Fused multiply-adds in place: an einsum would materialise the (B, 3, 3, V) products.
     return torch.addcmul(shift, by_x, x).addcmul_(by_y, y).addcmul_(by_z, z)
 
 
 class _Moved(torch.autograd.Function):
-    """`_moved` with a backward pass of two products, where autograd would make a dozen."""
+    """`_moved` with a backward pass of two products; autograd would record a dozen."""
 
     @staticmethod
     def forward(ctx, blended: Tensor, shaped: Tensor) -> Tensor:
-        """See `_moved`."""
+        """Move vertices; see `_moved`."""
         ctx.save_for_backward(blended, shaped)
         return _moved(blended, shaped)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of both inputs."""
+        """Compute the gradients of both inputs."""
         blended, shaped = ctx.saved_tensors
         homogeneous = torch.nn.functional.pad(shaped, (0, 0, 0, 1), value=1.0)  # (B, 4, V)
         wide = gradient.contiguous().unsqueeze(1)

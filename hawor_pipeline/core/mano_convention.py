@@ -1,7 +1,7 @@
-"""What the MANO numbers of a data set mean, said once per data set instead of wherever they are used.
+"""Meaning of the MANO parameters of a dataset.
 
-Everything inside this package is absolute: hand poses include the mean pose, and the left model is the one that the
-data set was fitted with. Mirroring to the right is `core.rotations.mirror_rotmat`, and shape is refitted for it.
+Inside this package hand poses are absolute (they include the mean pose), and the left model is the one that the dataset
+was fitted with. `core.rotations.mirror_rotmat` mirrors to the right, and the shape is refitted for it.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class ManoConvention:
-    """How a data set states hand poses and shapes.
+    """Convention of a dataset for hand poses and shapes.
 
     Attributes:
         mean_included: hand poses are absolute (smplx: flat_hand_mean=True); else they are relative to the mean pose.
@@ -23,19 +23,13 @@ class ManoConvention:
     left_shapedirs_fixed: bool
 
     def to_absolute(self, pose: np.ndarray, hands_mean: np.ndarray) -> np.ndarray:
-        """Hand poses (..., 45), axis-angle, as the data set has them, to absolute ones.
+        """Convert hand poses (..., 45), axis-angle, of the dataset to absolute poses.
 
         >>> ARCTIC.to_absolute(np.zeros(45), np.full(45, 0.1))[0].item()
         0.1
         """
         return pose if self.mean_included else pose + hands_mean
 
-    def from_absolute(self, pose: np.ndarray, hands_mean: np.ndarray) -> np.ndarray:
-        """Absolute hand poses (..., 45), axis-angle, to what the data set would say."""
-        return pose if self.mean_included else pose - hands_mean
 
-
-# World-frame parameters relative to the mean pose; fitted with the official left model as it is.
+# World-frame parameters relative to the mean pose; fitted with the unmodified official left model.
 ARCTIC = ManoConvention(mean_included=False, left_shapedirs_fixed=False)
-# What HaMeR, HaWoR and WiLoR predict.
-ABSOLUTE = ManoConvention(mean_included=True, left_shapedirs_fixed=True)

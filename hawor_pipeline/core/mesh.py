@@ -1,4 +1,4 @@
-"""Triangle meshes: who is connected to whom, edge lengths, face normals."""
+"""Triangle meshes: topology, edge lengths, face normals."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from hawor_pipeline.core.units import MM_PER_M
 
 @dataclass(slots=True)
 class MeshTopology:
-    """Who is connected to whom in a triangle mesh."""
+    """Faces, edges and inverse vertex degrees of a triangle mesh."""
 
     faces: Int[Tensor, "faces 3"]
     edges: Int[Tensor, "edges 2"]
@@ -46,7 +46,7 @@ def mesh_topology(faces: Int[Tensor, "faces 3"], vertex_count: int) -> MeshTopol
 def edge_lengths(
     vertices: Float[Tensor, "*batch vertices 3"], edges: Int[Tensor, "edges 2"]
 ) -> Float[Tensor, "*batch edges"]:
-    """Length of each edge, metres."""
+    """Measure the length of each edge, metres."""
     return torch.linalg.vector_norm(
         vertices.index_select(-2, edges[:, 0]) - vertices.index_select(-2, edges[:, 1]), dim=-1
     )
@@ -55,10 +55,8 @@ def edge_lengths(
 def face_normals(
     vertices: Float[Tensor, "*batch vertices 3"], faces: Int[Tensor, "faces 3"]
 ) -> Float[Tensor, "*batch faces 3"]:
-    """Unit normal of each triangle; zero, with zero gradient, for a triangle without area.
-
-    Lengths are taken in millimetres: in metres, areas of a hand's triangles come too close to the smallest numbers.
-    """
+    """Compute the unit normal of each triangle; zero, with zero gradient, for a triangle without area."""
+    # In millimetres: in metres, the areas of a hand's triangles come too close to the smallest numbers.
     first, second, third = (vertices.index_select(-2, corner) * MM_PER_M for corner in faces.unbind(-1))
     cross = torch.linalg.cross(second - first, third - first)
     norm = torch.linalg.vector_norm(cross, dim=-1, keepdim=True)

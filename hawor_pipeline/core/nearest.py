@@ -15,7 +15,7 @@ _MATRIX_ENTRIES = 4_000_000  # pairs of points; with more, trees are faster
 def nearest_indices(
     first: Float[Tensor, "batch points 3"], second: Float[Tensor, "batch others 3"]
 ) -> tuple[Int[Tensor, "batch points"], Int[Tensor, "batch others"]]:
-    """For each point of two clouds, the index of the nearest point of the other.
+    """Find the index of the nearest point of the other cloud, for each point of two clouds.
 
     Args:
         first: (batch, points, 3), metres.
@@ -49,13 +49,13 @@ def nearest_indices(
 def nearest_distances(
     pred: Float[Tensor, "*batch points 3"], target: Float[Tensor, "*batch others 3"], *, enough: float = 0.0
 ) -> tuple[Float[Tensor, "*batch points"], Float[Tensor, "*batch others"]]:
-    """Distance of each point to the nearest point of the other cloud, both ways.
+    """Measure the distance of each point to the nearest point of the other cloud, both ways.
 
     Args:
         pred: (*batch, points, 3), metres.
         target: (*batch, others, 3), metres.
-        enough: in clouds of equal size, a point closer than this to its own partner needs no search: the distance to
-            the partner (never less than the true one) comes back.
+        enough: in clouds of equal size, a point closer than this to its own partner is not searched: its distance is
+            that to the partner (never less than the exact one).
 
     Returns:
         Distances of the predicted points (*batch, points) and of the target's (*batch, others), metres; NaN for clouds
@@ -89,7 +89,7 @@ def nearest_distances(
 def nearest_points(
     points: Float[Tensor, "*batch points 3"], others: Float[Tensor, "*batch others 3"]
 ) -> tuple[Float[Tensor, "*batch points"], Int[Tensor, "*batch points"]]:
-    """For each point of one cloud the nearest of another: its distance and its index.
+    """Find distance and index of the nearest point of another cloud, for each point of one cloud.
 
     Args:
         points: (*batch, points, 3), metres.
@@ -121,17 +121,15 @@ def nearest_points(
 
 
 def _clouds(points: Tensor) -> Tensor:
-    """(B, points, 3) without gradient, in at least float32."""
+    """Flatten to (B, points, 3) without gradient, in at least float32."""
     wide = points.detach().to(torch.promote_types(points.dtype, torch.float32))
     return wide.reshape(-1, *points.shape[-2:])
 
 
 def _matrix_search(pred: Tensor, target: Tensor, enough: float) -> tuple[Tensor, Tensor]:
-    """All distances of one pair of clouds, a few rows at a time, so that they stay in the cache.
-
-    |x - y|^2 less |x|^2 is a product of [-2 x, 1] and [y, |y|^2], and has its minimum at the same y. NumPy's argmin
-    along rows is ten times faster than torch's, so each direction has its own product; its calls cost less, too.
-    """
+    """Search all distances of each pair of clouds, a few rows at a time, so that they stay in the cache."""
+    # |x - y|^2 less |x|^2 is a product of [-2 x, 1] and [y, |y|^2], and has its minimum at the same y. NumPy's argmin
+    # along rows is ten times faster than torch's, so each direction has its own product; its calls cost less, too.
     centre = pred.mean(1, keepdim=True)
     clouds = [torch.nan_to_num((cloud - centre).float()).numpy() for cloud in (pred, target)]
     rows = [np.concatenate((-2 * cloud, np.ones_like(cloud[..., :1])), -1) for cloud in clouds]  # (B, n, 4)
@@ -144,7 +142,7 @@ def _matrix_search(pred: Tensor, target: Tensor, enough: float) -> tuple[Tensor,
     found = []
     for asking, asked in ((0, 1), (1, 0)):
         points = rows[asking].shape[1]
-        index = np.tile(np.arange(points), (len(pred), 1))  # partners, until there is someone nearer
+        index = np.tile(np.arange(points), (len(pred), 1))  # partners, unless a nearer point is found
         for number, column in enumerate(columns[asked]):
             if far is None:
                 _nearest_columns(rows[asking][number], column, tile, index[number])
@@ -158,7 +156,7 @@ def _matrix_search(pred: Tensor, target: Tensor, enough: float) -> tuple[Tensor,
 
 
 def _nearest_columns(rows: np.ndarray, columns: np.ndarray, tile: np.ndarray, index: np.ndarray) -> None:
-    """Write the index of the least entry of each row of rows (n, 4) times columns (4, m); `tile` is overwritten."""
+    """Write the index of the smallest entry per row of rows (n, 4) @ columns (4, m); `tile` is overwritten."""
     width = columns.shape[1]
     for start in range(0, len(rows), _TILE_ROWS):
         part = rows[start : start + _TILE_ROWS]
@@ -170,6 +168,7 @@ def _nearest_columns(rows: np.ndarray, columns: np.ndarray, tile: np.ndarray, in
 def _tree_search(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     clouds = [torch.nan_to_num(cloud).numpy() for cloud in (pred, target)]
     pairs = list(zip(*clouds, strict=True))
+    # Each tree is queried once, so a faster construction pays more than a faster query.
     forward = [cKDTree(t, balanced_tree=False, compact_nodes=False).query(p)[1] for p, t in pairs]
     backward = [cKDTree(p, balanced_tree=False, compact_nodes=False).query(t)[1] for p, t in pairs]
     return (

@@ -1,11 +1,11 @@
-"""Predicted hands in the crop: together, as they are seen, and pose and place apart, as training compares them."""
+"""Projection of hands into the crop: as seen, and with pose and place separated for training."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hawor_pipeline.core.camera import MIN_DEPTH_M, pixels_to_crop, project_pinhole
-from hawor_pipeline.core.losses.robust import promote
+from hawor_pipeline.core.types import promote
 
 
 def joints_in_crop(
@@ -14,7 +14,7 @@ def joints_in_crop(
     box_center_px: Float[Tensor, "*batch 2"],
     box_size_px: Float[Tensor, "*batch"],
 ) -> Float[Tensor, "*batch joints 2"]:
-    """Project joints into the crop, in at least float32 also under autocast: half precision would cost pixels.
+    """Project joints into the crop, in at least float32 also under autocast.
 
     Args:
         joints_m: (*batch, joints, 3), metres, camera frame.
@@ -33,8 +33,10 @@ def joints_in_crop(
         >>> joints_in_crop(torch.tensor([[0.1, 0, 1]]), K, torch.tensor([50.0, 40]), torch.tensor(20.0)).tolist()
         [[0.5, 0.0]]
     """
+    # bfloat16 resolves only every fourth pixel at pixel 1000.
     with torch.autocast(joints_m.device.type, enabled=False):
-        return pixels_to_crop(project_pinhole(promote(joints_m), intrinsics), box_center_px, box_size_px)
+        pixels = project_pinhole(promote(joints_m), promote(intrinsics))
+        return pixels_to_crop(pixels, promote(box_center_px), promote(box_size_px))
 
 
 def pose_and_place_in_crop(
@@ -47,21 +49,21 @@ def pose_and_place_in_crop(
 ) -> Float[Tensor, "*batch twice_joints 2"]:
     """Project the predicted pose at the true wrist, and the true pose at the predicted wrist.
 
-    In one projection of both, a hand that is turned wrongly comes nearest to the truth when it shrinks to a point, and
-    the camera's scale runs away. Apart, each is nearest at the truth, whatever the other does.
+    In one projection of both, a hand with a wrong orientation has its smallest error when it shrinks to a point, and
+    the camera's scale diverges. Separated, each has its smallest error at the ground truth, whatever the other is.
 
     Args:
         joints_m: (*batch, joints, 3), metres, camera frame; the wrist is joint 0.
         true_joints_m: (*batch, joints, 3), metres.
-        valid: (*batch), where the truth may be used; elsewhere the prediction stands in for it, without gradient.
+        valid: (*batch), true where ground truth exists; elsewhere the prediction replaces it, without gradient.
         intrinsics: (*batch, 3, 3), pixels.
         box_center_px: (*batch, 2), pixels.
         box_size_px: (*batch), pixels.
 
     Returns:
         (*batch, 2 joints, 2), crop units: first the joints of the predicted pose, then those of the true pose. Joints
-        of a predicted pose that the true wrist puts nearer than `MIN_DEPTH_M` have no place in a picture: the true
-        joint's stands there, without gradient.
+        of a predicted pose that come nearer than `MIN_DEPTH_M` have no projection: the true joint replaces them,
+        without gradient.
 
     Source:
         Definition; docs/decisions/0022-pose-and-place-apart-in-the-crop.md.

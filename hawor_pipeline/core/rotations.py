@@ -1,4 +1,4 @@
-"""Rotations: axis-angle vectors, 3x3 matrices and the six-number form, with gradients that are finite everywhere.
+"""Rotations: axis-angle vectors, 3x3 matrices and the 6D form, with gradients that are finite everywhere.
 
 Convention: matrices act on column vectors, axis-angle is in radians, leading batch dimensions are free. Half-precision
 inputs are promoted to float32, because a rotation in bfloat16 is wrong by a fifth of a degree.
@@ -10,14 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hawor_pipeline.core.types import promote
+
 Rot6dLayout = Literal["columns", "rows"]
 
 _SMALL_ANGLE_SQ = 1e-4  # rad^2: below it the series is exact to float64 rounding after four terms
 _DEGENERATE_NORM = 1e-6  # norms below it carry no direction in float32
-
-
-def _promote(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def axis_angle_to_rotmat(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
@@ -39,14 +37,14 @@ def axis_angle_to_rotmat(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor,
         >>> axis_angle_to_rotmat(torch.zeros(3)).diagonal().tolist()
         [1.0, 1.0, 1.0]
     """
-    w = _promote(axis_angle)
+    w = promote(axis_angle)
     sq = (w * w).sum(-1, keepdim=True)  # (*b, 1)
     small = sq < _SMALL_ANGLE_SQ
-    t = torch.where(small, torch.ones_like(sq), sq).sqrt()
+    t = torch.where(small, torch.ones_like(sq), sq).sqrt()  # the unused branch of a where must be finite in backward
     series_a = 1 - sq / 6 * (1 - sq / 20 * (1 - sq / 42))
     series_b = 0.5 - sq / 24 * (1 - sq / 30 * (1 - sq / 56))
     a = torch.where(small, series_a, t.sin() / t)
-    # 1 - cos t = 2 sin^2(t/2): no cancellation at small angles
+    # 1 - cos t = 2 sin^2(t/2), without cancellation at small angles.
     b = torch.where(small, series_b, 2 * (t / 2).sin().square() / (t * t))
     x, y, z = (w * a).unbind(-1)
     zero = torch.zeros_like(x)
@@ -72,7 +70,7 @@ def rotmat_to_quaternion(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "
         >>> rotmat_to_quaternion(torch.eye(3)).tolist()
         [1.0, 0.0, 0.0, 0.0]
     """
-    m = _promote(rotmat)
+    m = promote(rotmat)
     m00, m01, m02, m10, m11, m12, m20, m21, m22 = m.flatten(-2).unbind(-1)
     squares = torch.stack((1 + m00 + m11 + m22, 1 + m00 - m11 - m22, 1 - m00 + m11 - m22, 1 - m00 - m11 + m22), -1)
     candidates = torch.stack(
@@ -84,7 +82,7 @@ def rotmat_to_quaternion(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "
         ),
         -2,
     )  # (*b, 4, 4): row i is the quaternion times four times its component i
-    best = squares.detach().argmax(-1)
+    best = squares.detach().argmax(-1)  # at least 1 of 4, so the division by its root is safe
     chosen = candidates.gather(-2, best[..., None, None].expand(*best.shape, 1, 4)).squeeze(-2)
     quaternion = chosen / torch.linalg.vector_norm(chosen, dim=-1, keepdim=True).clamp_min(_DEGENERATE_NORM)
     return torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
@@ -120,8 +118,8 @@ def rot6d_to_rotmat(rot6d: Float[Tensor, "*batch 6"], layout: Rot6dLayout = "col
 
     Convention: the two 3-vectors become the first two columns of the matrix. With layout "columns" they are stored one
     after the other (HaMeR, HaWoR heads); with "rows" the six numbers are a 3x2 matrix in row order (SPIN, HaWoR
-    infiller). A zero or collinear pair has no rotation: a constant direction replaces the missing one, so the result is
-    a proper rotation with finite gradients even there.
+    infiller). A zero or collinear pair has no rotation: a constant direction replaces the missing one, so the result
+    is always a proper rotation with finite gradients.
 
     Args:
         rot6d: (*batch, 6), no unit.
@@ -140,7 +138,7 @@ def rot6d_to_rotmat(rot6d: Float[Tensor, "*batch 6"], layout: Rot6dLayout = "col
         >>> rot6d_to_rotmat(torch.tensor([2.0, 0, 0, 5, 3, 0])).diagonal().tolist()
         [1.0, 1.0, 1.0]
     """
-    x = _promote(rot6d)
+    x = promote(rot6d)
     if layout == "columns":
         first, second = x[..., :3], x[..., 3:]
     elif layout == "rows":
@@ -150,7 +148,7 @@ def rot6d_to_rotmat(rot6d: Float[Tensor, "*batch 6"], layout: Rot6dLayout = "col
     axes = torch.eye(3, dtype=x.dtype, device=x.device)
     b1 = _normalize_or(first, axes[0])
     rest = second - (b1 * second).sum(-1, keepdim=True) * b1
-    # the coordinate axis least aligned with b1, made perpendicular to it: always well defined
+    # The coordinate axis least aligned with b1, made perpendicular to it, is well defined for every b1.
     helper = axes[b1.detach().abs().argmin(-1)]
     helper = helper - (b1.detach() * helper).sum(-1, keepdim=True) * b1.detach()
     b2 = _normalize_or(rest, helper / torch.linalg.vector_norm(helper, dim=-1, keepdim=True))
@@ -160,7 +158,7 @@ def rot6d_to_rotmat(rot6d: Float[Tensor, "*batch 6"], layout: Rot6dLayout = "col
 
 
 def _normalize_or(vector: Tensor, replacement: Tensor) -> Tensor:
-    """Unit vectors; where the norm carries no direction, the replacement (with zero gradient)."""
+    """Normalise vectors; a vector without direction becomes the replacement, with zero gradient."""
     norm = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
     degenerate = norm < _DEGENERATE_NORM
     return torch.where(degenerate, replacement, vector / torch.where(degenerate, torch.ones_like(norm), norm))
@@ -214,7 +212,7 @@ def geodesic_angle(pred: Float[Tensor, "*batch 3 3"], target: Float[Tensor, "*ba
         >>> round(geodesic_angle(torch.eye(3), torch.diag(torch.tensor([1.0, -1, -1]))).item(), 4)
         3.1416
     """
-    a, b = _promote(pred), _promote(target)
+    a, b = promote(pred), promote(target)
     delta = a.transpose(-1, -2) @ b
     vee = torch.stack(
         (
@@ -269,22 +267,3 @@ def mirror_rotmat(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 
     """
     sign = rotmat.new_tensor([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]])
     return rotmat * sign
-
-
-def mirror_axis_angle(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
-    """Mirror axis-angle vectors in the plane x = 0: (x, y, z) -> (x, -y, -z).
-
-    Args:
-        axis_angle: (*batch, 3), radians.
-
-    Returns:
-        (*batch, 3), radians.
-
-    Source:
-        The axis of a rotation is a pseudovector; equals `mirror_rotmat` on matrices.
-
-    Example:
-        >>> mirror_axis_angle(torch.tensor([1.0, 2.0, 3.0])).tolist()
-        [1.0, -2.0, -3.0]
-    """
-    return axis_angle * axis_angle.new_tensor([1, -1, -1])

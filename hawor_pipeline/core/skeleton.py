@@ -6,10 +6,6 @@ vertices are appended; the OpenPose order (wrist, then thumb to pinky, root to t
 
 # MANO's 16 joints, parent of each (-1: root). Order: wrist, index, middle, pinky, ring, thumb.
 MANO_PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
-MANO_JOINT_NAMES = (
-    "wrist",
-    *(f"{finger}_{bone}" for finger in ("index", "middle", "pinky", "ring", "thumb") for bone in ("1", "2", "3")),
-)
 # Vertices that serve as fingertips: thumb, index, middle, ring, pinky (the ids smplx and HaMeR use).
 TIP_VERTEX_IDS = (744, 320, 443, 554, 671)
 # OPENPOSE_FROM_MANO[i] = index, among MANO's 16 joints followed by the five tips, of OpenPose joint i.

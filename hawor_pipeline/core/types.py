@@ -1,6 +1,6 @@
-"""Typed structs of tensors that travel between the parts.
+"""Typed structs of tensors that the rooms exchange.
 
-Convention: every hand is mirrored to a RIGHT hand before it gets here; `is_right` keeps the true side. Leading
+Convention: every hand is mirrored to a RIGHT hand before; `is_right` keeps its true side. Leading
 dimensions are (B, T): clips and frames. Lengths are metres, camera frame: x right, y down, z forward; pixels are
 (x, y) with the centre of the first pixel at 0. S is the side of the network crop in pixels.
 """
@@ -12,7 +12,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def _moved(struct, device: torch.device | str, non_blocking: bool):
+def promote(x: Tensor) -> Tensor:
+    """Convert half precision to float32, as needed before any difference of metres or any rotation."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _on_device(struct, device: torch.device | str, non_blocking: bool):
     changes = {}
     for field in fields(struct):
         value = getattr(struct, field.name)
@@ -21,7 +26,7 @@ def _moved(struct, device: torch.device | str, non_blocking: bool):
 
 
 def take_clips(struct, clips: Int[Tensor, " chosen"]):
-    """The same struct with only these clips of the batch; structs inside it likewise."""
+    """Select clips of a batch struct, and of the structs inside it."""
     changes = {}
     for field in fields(struct):
         value = getattr(struct, field.name)
@@ -49,13 +54,13 @@ class HandTarget:
     frame: Int[Tensor, "B T"]
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "HandTarget":
-        """The same struct with every tensor on `device`."""
-        return _moved(self, device, non_blocking)
+        """Move every tensor to a device."""
+        return _on_device(self, device, non_blocking)
 
 
 @dataclass(slots=True)
 class HandPrediction:
-    """What the network says of a batch of clips, with MANO applied (right-hand convention, camera frame)."""
+    """Prediction for a batch of clips, with MANO applied (right-hand convention, camera frame)."""
 
     rotmats: Float[Tensor, "B T 16 3 3"]
     betas: Float[Tensor, "B T 10"]
@@ -64,17 +69,17 @@ class HandPrediction:
     joints_m: Float[Tensor, "B T 21 3"]
     vertices_m: Float[Tensor, "B T 778 3"]
     joints_crop: Float[Tensor, "B T 21 2"]
-    # what training compares in the crop, from `core.reprojection.pose_and_place_in_crop`
+    # compared in the crop while training, from `core.reprojection.pose_and_place_in_crop`
     joints_crop_apart: Float[Tensor, "B T 42 2"] | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "HandPrediction":
-        """The same struct with every tensor on `device`."""
-        return _moved(self, device, non_blocking)
+        """Move every tensor to a device."""
+        return _on_device(self, device, non_blocking)
 
 
 @dataclass(slots=True)
 class ClipBatch:
-    """A batch of clips as the network and the loss take it. Only tensors; names stay in the table."""
+    """Batch of clips for the network and the loss. It holds only tensors; names stay in the table."""
 
     images: Float[Tensor, "B T 3 S S"]  # ImageNet-normalised RGB
     box_center_px: Float[Tensor, "B T 2"]  # full frame, undistorted
@@ -84,11 +89,11 @@ class ClipBatch:
     intrinsics: Float[Tensor, "B T 3 3"]
     target: HandTarget
     sample_index: Int[Tensor, "B T"]  # row in the reader's table; -1 marks padding
-    is_right: Bool[Tensor, "B T"]  # the true side, before mirroring
+    is_right: Bool[Tensor, "B T"]  # side before mirroring
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "ClipBatch":
-        """The same struct with every tensor on `device` (Lightning calls this)."""
-        return _moved(self, device, non_blocking)
+        """Move every tensor to a device (Lightning calls this)."""
+        return _on_device(self, device, non_blocking)
 
     def __len__(self) -> int:
         return self.images.shape[0]

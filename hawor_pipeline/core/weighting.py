@@ -1,7 +1,7 @@
-"""How much each loss term counts: as given, by normalised loss scales, or by balanced gradients.
+"""Weights of the loss terms: static, by normalised loss levels, or by balanced gradients.
 
-Convention: terms come as one vector in the fixed order of `TERMS`; weights are float32, without gradient, on the device
-of the losses, and no step waits for the device. All state is in buffers, so a resumed run continues bit for bit.
+Convention: terms are one vector in the fixed order of `TERMS`; weights are float32, without gradient, on the device of
+the losses, and no step synchronises with the device. All state is in buffers, so a resumed run is equal bit for bit.
 """
 
 import math
@@ -18,9 +18,9 @@ from hawor_pipeline.errors import CheckpointError, ConfigError, nearest
 Mode = Literal["static", "ema", "gradnorm_head"]
 
 TERMS = tuple(DEFAULT_WEIGHTS)
-# Share of the total that each term is to have under adaptive weighting. A share of the value is not one of the
-# gradient: per unit of value the terms in the crop and over time pull ten times as hard on the head as the others,
-# hence their small shares (docs/decisions/0014-shares-of-the-loss-terms.md).
+# Share of each term in the total under adaptive weighting. A share of the value is not a share of the gradient: per
+# unit of value the terms in the crop and over time have ten times the gradient of the others at the head, hence their
+# small shares (docs/decisions/0014-shares-of-the-loss-terms.md).
 SHARES = {
     "KEYPOINTS_3D": 0.26,
     "KEYPOINTS_2D": 0.10,
@@ -34,11 +34,11 @@ SHARES = {
 }
 
 DECAY = 0.98  # of the running means, per optimiser step
-CALIBRATION_STEPS = 100  # after which the reference level of each term is kept
-DRIFT_LIMIT = 4.0  # how far a term's weight may move from its calibrated value, against the others
-FLOOR = 1e-3  # of the calibrated level: a term that has reached zero gets no infinite weight
+CALIBRATION_STEPS = 100  # the reference level of each term is fixed after these
+DRIFT_LIMIT = 4.0  # largest factor between a term's weight and its calibrated value, relative to the other terms
+LOWEST_LEVEL = 1e-3  # of the calibrated level: bounds the weight of a term that reaches zero
 GRADIENT_EVERY = 10  # optimiser steps between two measurements of gradient norms
-_VERSION = 3  # of the shares, the rule and the terms; a run goes on only under its own
+_VERSION = 3  # of the shares, the rule and the terms; a run resumes only under its own version
 
 
 def resolve_weights(given: Mapping[str, float] | None) -> dict[str, float]:
@@ -70,17 +70,17 @@ def resolve_weights(given: Mapping[str, float] | None) -> dict[str, float]:
 
 
 class LossWeighting(nn.Module):
-    """Weights of the loss terms, from what the terms have been so far.
+    """Weights of the loss terms from their values so far.
 
     Modes:
-        static: the weights exactly as given.
+        static: the given weights.
         ema: w_i = share_i / level_i, level_i the running mean of term i. Relative to the level at the end of
             calibration and to the geometric mean over terms, no weight moves by more than a factor of 4, and the
             weighted sum of the levels stays at what the static weights gave at calibration, so learning rate, clipping
             threshold and AMP scale keep their meaning.
         gradnorm_head: the same with the norm of each term's gradient at the head's output in place of its level.
 
-    Under both adaptive modes a term's share is its preset times given over default weight, renormalised to sum 1.
+    In both adaptive modes a term's share is its preset times given over default weight, renormalised to sum 1.
 
     Args:
         weights: a weight per term, from `resolve_weights`.
@@ -124,39 +124,45 @@ class LossWeighting(nn.Module):
 
     @property
     def wants_gradients(self) -> bool:
-        """Whether this pass should measure gradient norms."""
+        """True if this pass is to measure gradient norms."""
         return self.mode == "gradnorm_head" and self.training and self._steps % GRADIENT_EVERY == 0
 
     @torch.no_grad()
     def forward(self) -> Float[Tensor, " terms"]:
-        """Weights for this pass, from the steps before it; in the first step from what it has shown so far.
+        """Compute the weights of this pass from the steps before it; in the first step, from its passes so far.
 
         Returns:
-            (terms), 0 for terms that are switched off. The static weights for terms not seen so far, and in evaluation
-            mode, so that validation losses are comparable over a run and between runs.
+            (terms), 0 for terms that are switched off. Static weights for terms without a value so far, and in
+            evaluation mode, so that validation losses are comparable over a run and between runs.
         """
         if self.mode == "static" or not self.training:
             return self.static
-        # the first step must not differ in scale from the next: Adam would remember it for a thousand steps
+        # The first step has no earlier one to learn from, yet its scale must equal that of the next: Adam's second
+        # moment would remember the difference for a thousand steps. So it also uses the passes of its own, still open
+        # step.
         level, reference, updates = self._moved() if self._steps == 0 else (self.level, self.reference, self.updates)
         total = (self.static * reference).sum()  # what the static weights gave at calibration
         active = (updates > 0) & (reference > 0) & (self.share > 0)
+        # Inactive terms get reference and level 1, so that no 0 / 0 reaches the sums below.
         reference = torch.where(active, reference, torch.ones_like(reference))
-        level = torch.where(active, torch.maximum(level, FLOOR * reference), reference)
+        level = torch.where(active, torch.maximum(level, LOWEST_LEVEL * reference), reference)
+        # Subtracting the mean log is dividing by the geometric mean: if all terms fall alike, no weight moves.
         drift = (reference / level).log()
         drift = drift - drift.sum() / active.sum().clamp_min(1)
         factor = drift.clamp(-math.log(DRIFT_LIMIT), math.log(DRIFT_LIMIT)).exp()
         raw = torch.where(active, self.share * factor / reference, torch.zeros_like(level))
+        # Rescale so that the weighted levels sum to their static total at calibration: learning rate, gradient clipping
+        # and the AMP scale keep their meaning.
         adaptive = raw * (total / (raw * level).sum().clamp_min(1e-30))
         return torch.where(active, adaptive, self.static)
 
     @torch.no_grad()
     def observe(self, magnitudes: Float[Tensor, " terms"], present: Bool[Tensor, " terms"]) -> None:
-        """Take in what one forward pass of training found.
+        """Add the values of one forward pass of training.
 
         Args:
             magnitudes: (terms), the losses or, for gradnorm_head, the gradient norms.
-            present: (terms), terms that this batch could compute. Absent and non-finite terms leave no trace.
+            present: (terms), terms that this batch could compute. Missing and non-finite terms are skipped.
         """
         usable = present & magnitudes.isfinite()
         self.pending += torch.where(usable, magnitudes.float(), torch.zeros_like(self.pending))
@@ -171,10 +177,10 @@ class LossWeighting(nn.Module):
 
     @torch.no_grad()
     def finish_step(self) -> None:
-        """Close an optimiser step: move the running means, with one reduction over all processes.
+        """Close an optimiser step: update the running means, with one reduction over all processes.
 
-        Called by `end_pass` after `accumulate` passes; call it also where a step ends early, as at the end of an epoch.
-        Without an open pass it does nothing.
+        `end_pass` calls it after `accumulate` passes; call it where a step ends early, as at the end of an epoch. It
+        does nothing without an open pass.
         """
         if self._passes == 0:
             return
@@ -190,13 +196,14 @@ class LossWeighting(nn.Module):
         self.clock[1] = 0
 
     def _moved(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Running means, their calibrated values and update counts, with the open step's passes taken in."""
+        """Return running means, calibrated values and update counts with the passes of the open step included."""
         total, count = _summed_over_processes(self.pending, self.pending_count)
         seen = count > 0
         updates = self.updates + seen
-        # the plain average at first, the exponential one later: that is what bias correction amounts to
+        # A plain average at first, an exponential one later: the effect of bias correction.
         pace = (1 / updates.clamp_min(1)).clamp_min(1 - DECAY)
         level = torch.where(seen, self.level + pace * (total / count.clamp_min(1) - self.level), self.level)
+        # Gradients are measured every few steps only, so their calibration takes as many steps but fewer updates.
         calibration = CALIBRATION_STEPS // (GRADIENT_EVERY if self.mode == "gradnorm_head" else 1)
         return level, torch.where(seen & (updates <= calibration), level, self.reference), updates
 
@@ -208,7 +215,7 @@ class LossWeighting(nn.Module):
                 f"{self._signature().decode()!r}; resume with the settings of that run or start a new one."
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._steps, self._passes = (int(value) for value in self.clock.tolist())
+        self._steps, self._passes = (int(value) for value in self.clock.tolist())  # the only read from the device
 
 
 def _summed_over_processes(total: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

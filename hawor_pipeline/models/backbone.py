@@ -1,8 +1,8 @@
-"""The vision transformer that turns hand crops into a grid of tokens.
+"""Vision transformer from hand crops to a grid of tokens.
 
 `patch16` is ViTPose's embedding (16 px patches with a padding of 2), as in the released HaMeR and HaWoR networks.
-`conv_stem` reaches the same stride by 3x3 convolutions: small networks that start from random weights learn with it in
-minutes, and with plain patches they do not.
+`conv_stem` reaches the same stride by 3x3 convolutions: with it, small networks learn from random weights in minutes,
+unlike with plain patches.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from hawor_pipeline.models.layers import Attention, FeedForward
 
 PATCH = 16
-PATCH_PADDING = 2  # of ViTPose's patch embedding, kept so that released weights see the pixels they were trained on
+PATCH_PADDING = 2  # of ViTPose's patch embedding: released weights were trained with it
 LAYER_NORM_EPS = 1e-6
 
 
@@ -40,19 +40,19 @@ SIZES = {
 
 
 class PatchEmbed(nn.Module):
-    """Cut the picture into 16 px patches and project each to a token."""
+    """Patch embedding: 16 px patches, each projected to a token."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.projection = nn.Conv2d(3, dim, PATCH, stride=PATCH, padding=PATCH_PADDING)
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
-        """Images to a grid of tokens at stride 16."""
+        """Embed images as a grid of tokens at stride 16."""
         return self.projection(images)
 
 
 class ConvStem(nn.Module):
-    """Two 3x3 convolutions per halving, four halvings: the grid of `PatchEmbed` with a prior that learns quickly."""
+    """Convolutional stem: two 3x3 convolutions per halving, four halvings to the grid of `PatchEmbed`."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -65,15 +65,15 @@ class ConvStem(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
-        """Images to a grid of tokens at stride 16."""
+        """Embed images as a grid of tokens at stride 16."""
         return self.layers(images.contiguous(memory_format=torch.channels_last))
 
 
 class Block(nn.Module):
     """Pre-norm transformer block with stochastic depth.
 
-    Each branch skips a share `drop_path` of the pictures while training: it is computed for the others only, which
-    saves their time and memory, and scaled so that its expectation stays.
+    While training, each branch is computed for a share 1 - `drop_path` of the images only, which saves time and memory,
+    and scaled so that its expectation is unchanged.
     """
 
     def __init__(self, dim: int, heads: int, drop_path: float):
@@ -85,7 +85,7 @@ class Block(nn.Module):
         self.feedforward = FeedForward(dim, 4 * dim)
 
     def forward(self, tokens: Float[Tensor, "N L C"]) -> Float[Tensor, "N L C"]:
-        """Tokens to tokens."""
+        """Transform tokens."""
         tokens = self._add(tokens, self.attention, self.attention_norm)
         return self._add(tokens, self.feedforward, self.feedforward_norm)
 
@@ -106,7 +106,7 @@ class VisionTransformer(nn.Module):
         size: width, depth, heads.
         window: (height, width) of the input in px, multiples of 16.
         patch_embed: "patch16" or "conv_stem".
-        activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        activation_checkpointing: recompute the activations of each block in the backward pass.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class VisionTransformer(nn.Module):
         self.activation_checkpointing = activation_checkpointing
         tokens = self.grid[0] * self.grid[1]
         self.patch_embed = PatchEmbed(size.dim) if patch_embed == "patch16" else ConvStem(size.dim)
-        # Row 0 is a leftover of a class token: the released networks add it to every token.
+        # Row 0 belonged to a class token in pretraining; the released networks add it to every token instead.
         self.positions = nn.Parameter(torch.zeros(1, tokens + 1, size.dim))
         rates = [size.drop_path * index / max(size.depth - 1, 1) for index in range(size.depth)]
         self.blocks = nn.ModuleList(Block(size.dim, size.heads, rate) for rate in rates)
@@ -131,7 +131,7 @@ class VisionTransformer(nn.Module):
         nn.init.trunc_normal_(self.positions, std=0.02)
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N L C"]:
-        """Windows to tokens, row by row of the grid."""
+        """Embed and transform windows to tokens, row by row of the grid."""
         grid = self.patch_embed(images)  # (N, C, h, w)
         tokens = grid.flatten(2).transpose(1, 2).contiguous()  # (N, L, C)
         tokens = tokens + self.positions[:, 1:] + self.positions[:, :1]

@@ -1,7 +1,7 @@
-"""Weights into networks: whether a file fits, key by key, and the networks that come out.
+"""Networks from files of weights, matched key by key.
 
-Nothing is taken over by half: every weight of the network must be in the file with its shape, and every name of the
-file must be a weight or known to be none. Tensors of the licensed body model (`mano.*`) are never taken over.
+There is no partial loading: every weight of the network must be in the file with its shape, and every name in the file
+must be a weight or a known non-weight. Tensors of the licensed body model (`mano.*`) are never loaded.
 """
 
 import math
@@ -21,12 +21,12 @@ from hawor_pipeline.models.mano_head import HEAD_DIM
 from hawor_pipeline.models.weight_files import BACKBONE_ONLY, WeightFile, read_weights
 
 PARTS = ("backbone", "st_module", "motion_module", "mano_head")
-TOKENS_PER_SQUARE = 1024 / 3  # image_size^2 per token: 16 px patches over a window that is 3/4 as wide as high
+TOKENS_PER_SQUARE = 1024 / 3  # image_size^2 per token: 16 px patches over a window with 3/4 of the crop's width
 
 
 @dataclass(slots=True)
 class KeyReport:
-    """What became of every key of a file."""
+    """Match of the keys of a file with those of a network."""
 
     used: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
@@ -36,15 +36,15 @@ class KeyReport:
 
     @property
     def fits(self) -> bool:
-        """Whether every weight has its place and every place its weight."""
+        """True if file and network have the same weights."""
         return not (self.missing or self.unexpected or self.wrong_shape)
 
     def has(self, part: str) -> bool:
-        """Whether the file holds that part of the network."""
+        """Test if the file contains a part of the network."""
         return any(name.startswith(f"{part}.") for name in self.used)
 
     def explain(self) -> str:
-        """One line: how many of each kind, with the first few names of what does not fit."""
+        """Describe the match in one line: counts, and the first few names that do not fit."""
         parts = [f"{len(self.used)} used", f"{len(self.ignored)} ignored"]
         kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("of wrong shape", self.wrong_shape))
         for kind, names in kinds:
@@ -55,10 +55,10 @@ class KeyReport:
 
 
 def infer_network(state: Mapping[str, Any]) -> NetworkConfig:
-    """The sizes of a network, read off the shapes of its parameters (our names); parts that are absent stay default.
+    """Infer the sizes of a network from the shapes of its parameters (our names); missing parts get the defaults.
 
     Raises:
-        CheckpointError: a parameter that every backbone has is absent.
+        CheckpointError: a parameter of every backbone is missing.
     """
 
     def shape(name: str) -> tuple[int, ...]:
@@ -96,7 +96,7 @@ def infer_network(state: Mapping[str, Any]) -> NetworkConfig:
 
 
 def match_keys(model: HaworModel, file: WeightFile) -> KeyReport:
-    """Compare the names and shapes of a file with those of a network; of some files only the backbone is wanted."""
+    """Match the names and shapes of a file with those of a network; of some files, with its backbone only."""
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if file.kind in BACKBONE_ONLY:
         expected = {name: shape for name, shape in expected.items() if name.startswith("backbone.")}
@@ -115,20 +115,20 @@ def match_keys(model: HaworModel, file: WeightFile) -> KeyReport:
 
 
 def load_hawor(path: str | Path) -> HaworModel:
-    """Load a network: a checkpoint of this project, or one in HaWoR's naming (with or without `mano.*`).
+    """Load a network from a checkpoint of this project or in HaWoR's naming (with or without `mano.*`).
 
     Returns:
         The network in eval mode on the CPU.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: the file is missing.
         CheckpointError: it cannot be read safely, or its weights do not fit exactly.
     """
     file = read_weights(path)
     if file.kind in BACKBONE_ONLY:
         raise CheckpointError(
             f"{path}: a {file.kind} file, of which this network can use the backbone only; found no mano_head, "
-            "expected a whole network. Train from it with pretrained_weights instead."
+            "expected a complete network. Train from it with pretrained_weights instead."
         )
     with torch.device("meta"):
         model = HaworModel(file.network or infer_network(file.tensors))
@@ -140,13 +140,13 @@ def load_hawor(path: str | Path) -> HaworModel:
 
 
 def build_for_training(config: TrainingConfig) -> tuple[HaworModel, KeyReport | None]:
-    """A network to train, with `pretrained_weights` in it if the configuration names a file.
+    """Build a network to train, with the configured `pretrained_weights` if any.
 
-    A part that the file lacks altogether keeps its initial weights: the modules over time of HaMeR's files (which
-    change nothing at first), and all but the backbone of ViTPose's and WiLoR's. Everything else must fit.
+    A part that is missing from the file as a whole keeps its initial weights: the temporal modules with HaMeR's files
+    (they start as the identity), and all but the backbone with those of ViTPose and WiLoR. Everything else must fit.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: the file is missing.
         CheckpointError: it cannot be read safely, or does not fit the configured sizes.
     """
     network = NetworkConfig.of_training(config)

@@ -1,8 +1,7 @@
-"""Weights in and out: files of other projects checked and imported, our networks exported for HaWoR's own code."""
+"""Import of weights of other projects, and export of networks for HaWoR's own code."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -13,15 +12,13 @@ from hawor_pipeline.models.weight_files import Kind, read_weights, write_release
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
 from hawor_pipeline.versions import EXPORT_VERSION
 
-ExportFormat = Literal["hawor", "safetensors"]
-
 
 @dataclass(slots=True)
 class ImportedWeights:
-    """What an import found and wrote."""
+    """Result of an import."""
 
     kind: Kind
-    network: NetworkConfig  # of the parts that the file has
+    network: NetworkConfig  # of the parts in the file
     report: KeyReport
     path: Path
 
@@ -31,12 +28,12 @@ def import_checkpoint(source: Path | str, output: Path | str, *, partial: bool =
 
     Args:
         source: a file of HaWoR, HaMeR, WiLoR or ViTPose, or of this project.
-        output: where the weights go, as safetensors or a checkpoint by its ending; `mano.*` is left behind.
-        partial: take what fits where something is missing, unexpected or of the wrong shape.
+        output: file of the weights, safetensors or a checkpoint by its suffix; `mano.*` is excluded.
+        partial: accept missing, unexpected or misshaped entries, and take the others.
 
     Raises:
         ConfigError: there is no such file.
-        CheckpointError: it cannot be read safely, or does not fit and `partial` is not set.
+        CheckpointError: it cannot be read safely, or does not fit and `partial` is false.
     """
     file = read_weights(source)
     network = file.network or infer_network(file.tensors)
@@ -45,22 +42,22 @@ def import_checkpoint(source: Path | str, output: Path | str, *, partial: bool =
     report = match_keys(model, file)
     if not (report.fits or partial):
         raise CheckpointError(
-            f"{source}: a {file.kind} file that does not fit: {report.explain()}; get the file again, or take what "
-            "fits with --partial"
+            f"{source}: a {file.kind} file that does not fit: {report.explain()}; download the file again, or import "
+            "the matching entries with --partial"
         )
     write_released(Path(output), {name: file.tensors[name] for name in report.used}, file.network)
     return ImportedWeights(file.kind, network, report, Path(output))
 
 
 def export_checkpoint(checkpoint: Path | str, output: Path | str) -> list[str]:
-    """Write a network in HaWoR's naming, as safetensors or a Lightning checkpoint by the ending of `output`.
+    """Write a network in HaWoR's naming, as safetensors or a Lightning checkpoint by the suffix of `output`.
 
     Returns:
-        What HaWoR's own code will not do as this network does; empty: it loads the file and computes the same.
+        Differences from HaWoR's own code; empty: that code loads the file and computes the same.
 
     Raises:
         ConfigError: there is no such checkpoint.
-        CheckpointError: it cannot be read safely, or is no whole network.
+        CheckpointError: it cannot be read safely, or is not a complete network.
     """
     model = load_hawor(checkpoint)
     write_released(Path(output), model.state_dict(), model.network)
@@ -68,7 +65,7 @@ def export_checkpoint(checkpoint: Path | str, output: Path | str) -> list[str]:
 
 
 def differences_from_hawor(network: NetworkConfig) -> list[str]:
-    """What HaWoR's own code has no setting for: one line per difference."""
+    """List the variants of a network that HaWoR's own code lacks, one line per difference."""
     released = NetworkConfig()
     differences = []
     if network.patch_embed != released.patch_embed:
@@ -87,15 +84,15 @@ def differences_from_hawor(network: NetworkConfig) -> list[str]:
 
 
 def export_run(checkpoint: Path | str, sha256: str, output: Path) -> StageResult:
-    """Both formats of one checkpoint in a folder, made once per checkpoint.
+    """Write both formats of a checkpoint into a folder, once per checkpoint.
 
     Args:
         checkpoint: of a training run.
-        sha256: its hash, as recorded by training.
-        output: the folder, replaced as a whole.
+        sha256: hash recorded by training.
+        output: folder, replaced as a whole.
 
     Returns:
-        info holds the number of weights, the hashes of the files, and the differences from HaWoR.
+        The result; its info holds the number of weights, the hashes of the files, and the differences from HaWoR.
 
     Raises:
         CheckpointError: the checkpoint is not the recorded one, or cannot be read.

@@ -1,7 +1,7 @@
-"""HaWoR: hands of a video clip as MANO parameters, frame by frame with attention over time.
+"""The HaWoR network: MANO parameters of the hands in a video clip, per frame with attention over time.
 
 window of the crop -> ViT tokens -> image attention over time -> MANO decoder head -> pose attention over time.
-Right hands only: left hands come in mirrored (see `data.mirror`).
+Right hands only: left hands are mirrored before (see `hawor_pipeline.loading.mirror`).
 """
 
 import math
@@ -13,14 +13,17 @@ from torch import Tensor, nn
 
 from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.core.camera import MIN_CAMERA_SCALE, full_translation
+from hawor_pipeline.core.mano import ManoLayer
+from hawor_pipeline.core.reprojection import joints_in_crop, pose_and_place_in_crop
 from hawor_pipeline.core.rotations import rot6d_to_rotmat
+from hawor_pipeline.core.types import ClipBatch, HandPrediction
 from hawor_pipeline.models.backbone import SIZES, BackboneSize, VisionTransformer
 from hawor_pipeline.models.mano_head import POSE_SIZE, ManoHead
 from hawor_pipeline.models.temporal import TemporalAttention
 
 BOX_INFO = 3
-# Image attention keeps much and computes little beside a large backbone: below this share of the backbone's parameters
-# its layers are computed again in the backward pass (at most 3 % more work).
+# Beside a large backbone, image attention needs much memory and little computation: below this share of the backbone's
+# parameters its layers are recomputed in the backward pass (at most 3 % more work).
 RECOMPUTE_BELOW = 0.1
 # Mean and spread of box size over focal length, and the scale of the offset, as in the released network.
 BOX_SIZE_MEAN, BOX_SIZE_SPREAD, BOX_OFFSET_SCALE = 0.24, 0.06, 2.8
@@ -28,7 +31,7 @@ BOX_SIZE_MEAN, BOX_SIZE_SPREAD, BOX_OFFSET_SCALE = 0.24, 0.06, 2.8
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """Everything that fixes the names and shapes of a network's parameters; stored in its checkpoints."""
+    """Sizes and variants that determine the names and shapes of a network's parameters; stored in checkpoints."""
 
     image_size: int = 256
     dim: int = 1280
@@ -48,24 +51,24 @@ class NetworkConfig:
     motion_residual: bool = False
     temporal_feedforward: int = 1024
     temporal_dropout: float = 0.1
-    bounded_camera: bool = False  # keep the camera's scale above 0.1/m, so that early training stays finite
+    bounded_camera: bool = False  # clamp the camera's scale to 0.1/m, so that early training stays finite
     activation_checkpointing: bool = False
 
     @property
     def window(self) -> tuple[int, int]:
-        """(height, width) of what the network sees: the middle 3/4 of the square crop."""
+        """(height, width) of the network's input: the middle 3/4 of the square crop."""
         return self.image_size, self.image_size * 3 // 4
 
     def to_dict(self) -> dict[str, int | float | str | bool]:
-        """Plain values for a checkpoint."""
+        """Return plain values for a checkpoint."""
         return asdict(self)
 
     @classmethod
     def of_training(cls, config: TrainingConfig) -> "NetworkConfig":
-        """The network that a training configuration describes.
+        """Return the network of a training configuration.
 
-        Tiny and small networks have a head and temporal modules to match, a query that starts from the grid and no
-        dropout over time; from `base` on, everything but the sizes named in the configuration is the released network.
+        Tiny and small networks have a smaller head and smaller temporal modules, a query that starts from the grid, and
+        no temporal dropout. From `base` on, everything but the configured sizes equals the released network.
         """
         size = SIZES[config.backbone_size]
         patch_embed = config.patch_embed
@@ -115,7 +118,7 @@ def box_info(
     focal_px: Float[Tensor, "*batch"],
     principal_point_px: Float[Tensor, "*batch 2"],
 ) -> Float[Tensor, "*batch 3"]:
-    """Where the box lies in the full picture, normalised by the focal length.
+    """Encode the position and size of the bounding box in the full image, normalised by the focal length.
 
     Source:
         CLIFF (Li et al. 2022), with the constants of the released network.
@@ -126,7 +129,7 @@ def box_info(
 
 
 class HaworModel(nn.Module):
-    """The network at any size.
+    """The HaWoR network at any size.
 
     Args:
         network: sizes and variants.
@@ -186,17 +189,18 @@ class HaworModel(nn.Module):
 
         Args:
             images: ImageNet-normalised RGB crops of the boxes, left hands mirrored.
-            box_center_px, box_size_px: the square boxes in the full pinhole picture (mirrored alike).
-            focal_px, principal_point_px: of that picture.
+            box_center_px, box_size_px: the square bounding boxes in the full pinhole image (mirrored too).
+            focal_px, principal_point_px: of that image.
         """
         clips, frames = images.shape[:2]
         margin = images.shape[-1] // 8
         window = images.flatten(0, 1)[..., margin:-margin]  # (N, 3, S, 3/4 S)
         info = box_info(box_center_px, box_size_px, focal_px, principal_point_px)  # (B, T, 3)
         tokens = self.backbone(window)  # (N, L, C)
-        if self.st_module is not None:  # every cell of the grid is a track
+        if self.st_module is not None:  # every cell of the grid attends over time by itself
             tokens = self.st_module(tokens.unflatten(0, (clips, frames)), info).flatten(0, 1)
         pose, betas, camera = (part.unflatten(0, (clips, frames)) for part in self.mano_head(tokens))
+        # Rotations and metres need float32: half precision would cost degrees and centimetres.
         with torch.autocast(images.device.type, enabled=False):
             if self.motion_module is not None:
                 pose = self.motion_module(pose[:, :, None], info)[:, :, 0]
@@ -212,11 +216,29 @@ class HaworModel(nn.Module):
 
 
 def parameter_count(module: nn.Module) -> int:
-    """How many numbers a module learns."""
+    """Count the trainable and frozen parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def build_model(config: TrainingConfig | NetworkConfig) -> HaworModel:
-    """A network with random weights, as the configuration describes it."""
+    """Build a network with random weights."""
     network = config if isinstance(config, NetworkConfig) else NetworkConfig.of_training(config)
     return HaworModel(network)
+
+
+def with_mano(model: HaworModel, mano: ManoLayer, batch: ClipBatch) -> HandPrediction:
+    """Predict the hands of a batch: run the network, then pose the body model by its output."""
+    output = model(batch.images, batch.box_center_px, batch.box_size_px, batch.focal_px, batch.principal_point_px)
+    hand = mano(output.rotmats, output.betas)
+    joints = hand.joints + output.translation_m[..., None, :]
+    target, boxes = batch.target, (batch.intrinsics, batch.box_center_px, batch.box_size_px)
+    return HandPrediction(
+        rotmats=output.rotmats,
+        betas=output.betas,
+        camera=output.camera,
+        translation_m=output.translation_m,
+        joints_m=joints,
+        vertices_m=hand.vertices + output.translation_m[..., None, :],
+        joints_crop=joints_in_crop(joints, *boxes),
+        joints_crop_apart=pose_and_place_in_crop(joints, target.joints_m, target.valid, *boxes),
+    )

@@ -1,8 +1,8 @@
-"""Building blocks of the transformers, written so that little is kept for the backward pass.
+"""Building blocks of the transformers, with few activations kept for the backward pass.
 
-A linear layer keeps its input, and so do LayerNorm and GELU: in a transformer block nearly half of what is kept can be
-computed again from the other half at almost no cost. `norm_linear` and `gelu_linear` keep the input of the cheap layer
-only. Attention is scaled-dot-product attention without the matrix of weights.
+A linear layer keeps its input, and so do LayerNorm and GELU: in a transformer block nearly half of the activations can
+be recomputed from the other half at almost no cost. `norm_linear` and `gelu_linear` keep only the input of the cheap
+layer. Attention is scaled-dot-product attention without the matrix of weights.
 """
 
 from typing import Any
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CPU_TOKENS = 2048
+CPU_TOKENS = 2048  # per part: the recomputed activations then stay in the cache
 
 
 def norm_linear(tokens: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
-    """`linear(norm(tokens))`, keeping for the backward pass only the tokens and their mean and spread."""
-    if torch.compiler.is_compiling():  # the compiler makes the same choice itself, and fuses more
+    """Compute `linear(norm(tokens))`; the backward pass keeps only the tokens and their mean and spread."""
+    if torch.compiler.is_compiling():  # the compiler recomputes by itself, and fuses more
         return linear(norm(tokens))
     return _NormLinear.apply(tokens, norm.weight, norm.bias, norm.eps, linear.weight, linear.bias)
 
 
 def gelu_linear(hidden: Tensor, linear: nn.Linear) -> Tensor:
-    """`linear(gelu(hidden))` with the exact GELU, keeping for the backward pass only `hidden`."""
+    """Compute `linear(gelu(hidden))` with the exact GELU; the backward pass keeps only `hidden`."""
     if torch.compiler.is_compiling():
         return linear(F.gelu(hidden))
     return _GeluLinear.apply(hidden, linear.weight, linear.bias)
@@ -48,7 +48,7 @@ class _NormLinear(torch.autograd.Function):
         if ctx.needs_input_grad[4]:
             normed = F.layer_norm(tokens, tokens.shape[-1:], scale, shift, ctx.eps)
             by_weight, by_bias = _linear_gradients(gradient, normed, weight, ctx.needs_input_grad[5])
-            del normed
+            del normed  # before the next product, which needs as much memory
         by_normed = (gradient @ weight.to(gradient.dtype)).to(tokens.dtype)
         wanted = [ctx.needs_input_grad[index] for index in (0, 1, 2)]
         by_tokens, by_scale, by_shift = torch.ops.aten.native_layer_norm_backward(
@@ -78,20 +78,20 @@ class _GeluLinear(torch.autograd.Function):
             by_bias = by_out.sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None
         if ctx.needs_input_grad[0]:
             by_hidden = (by_out @ weight.to(by_out.dtype)).to(hidden.dtype)
-            torch.ops.aten.gelu_backward.grad_input(by_hidden, rows, grad_input=by_hidden)  # in place
+            torch.ops.aten.gelu_backward.grad_input(by_hidden, rows, grad_input=by_hidden)  # in place: no third copy
             by_hidden = by_hidden.unflatten(0, hidden.shape[:-1])
         return by_hidden, by_weight, by_bias
 
 
 def in_parts(rows: Tensor, tokens_per_row: int = 1) -> tuple[Tensor, ...]:
-    """On the CPU a few thousand tokens at a time: what is computed again is small and stays in the cache."""
+    """Split rows into parts of a few thousand tokens on the CPU, so that recomputed activations stay in the cache."""
     return rows.split(max(CPU_TOKENS // tokens_per_row, 1)) if rows.device.type == "cpu" else (rows,)
 
 
 def _linear_gradients(
     gradient: Tensor, inputs: Tensor, weight: Tensor, with_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of a linear layer's weight and bias, in its own type however short the computation."""
+    """Compute the gradients of a linear layer's weight and bias, in the weight's own type also under autocast."""
     rows = gradient.flatten(0, -2)  # (tokens, C_out)
     by_weight = rows.T @ inputs.flatten(0, -2).to(gradient.dtype)
     return by_weight.to(weight.dtype), rows.sum(0).to(weight.dtype) if with_bias else None
@@ -102,7 +102,7 @@ class Attention(nn.Module):
 
     Args:
         dim: width of the tokens.
-        heads: how many; `dim` is a multiple.
+        heads: number of heads; `dim` is a multiple of it.
         dropout: of the attention weights while training.
     """
 
@@ -114,7 +114,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(dim, dim)
 
     def forward(self, tokens: Float[Tensor, "N L C"], norm: nn.LayerNorm | None = None) -> Float[Tensor, "N L C"]:
-        """Tokens to tokens; `norm` normalises them first."""
+        """Transform tokens; `norm` normalises them first."""
         n, length, dim = tokens.shape
         packed = self.query_key_value(tokens) if norm is None else norm_linear(tokens, norm, self.query_key_value)
         query, key, value = packed.view(n, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
@@ -130,7 +130,7 @@ class FeedForward(nn.Module):
     Args:
         dim: width of the tokens.
         hidden: width between the layers.
-        dropout: behind the GELU while training.
+        dropout: after the GELU while training.
     """
 
     def __init__(self, dim: int, hidden: int, dropout: float = 0.0):
@@ -140,8 +140,8 @@ class FeedForward(nn.Module):
         self.contract = nn.Linear(hidden, dim)
 
     def forward(self, tokens: Float[Tensor, "N L C"], norm: nn.LayerNorm | None = None) -> Float[Tensor, "N L C"]:
-        """Tokens to tokens; `norm` normalises them first."""
+        """Transform tokens; `norm` normalises them first."""
         hidden = self.expand(tokens) if norm is None else norm_linear(tokens, norm, self.expand)
-        if self.training and self.dropout > 0.0:
+        if self.training and self.dropout > 0.0:  # recomputing would need the same random mask again
             return self.contract(F.dropout(F.gelu(hidden), self.dropout))
         return gelu_linear(hidden, self.contract)

@@ -1,13 +1,13 @@
-"""The transformer decoder that reads MANO parameters and a camera off the image tokens.
+"""Transformer decoder from image tokens to MANO parameters and a camera.
 
 One query token passes through self-attention, cross-attention to the tokens and a feed-forward layer per level; three
-linear layers read pose (6D rotations by columns), shape and camera as offsets from a mean. In the released network the
-query starts from nothing (`query="zero"`); with `query="grid"` it starts from a projection of all image tokens at once,
-which a small network without pretraining needs to learn quickly.
+linear layers predict pose (6D rotations by columns), shape and camera as offsets from a mean. In the released network
+the query starts at zero (`query="zero"`); with `query="grid"` it starts from a projection of all image tokens, which a
+small network without pretraining needs to learn quickly.
 
-A single query allows two short cuts that change no result: it can only attend to itself, so self-attention is its
-value; and keys and values need not be made for every image token, because the projections can be moved to the side of
-the query: (W_k c) . q = c . (W_k' q), and sum a_l W_v c_l = W_v sum a_l c_l.
+A single query allows two shortcuts without effect on the result: it can only attend to itself, so self-attention is its
+value; and no keys and values per image token are needed, because the projections can be moved to the side of the query:
+(W_k c) . q = c . (W_k' q), and sum a_l W_v c_l = W_v sum a_l c_l.
 """
 
 import torch
@@ -24,9 +24,9 @@ INITIAL_GAIN = 0.01
 
 
 class QuerySelfAttention(nn.Module):
-    """Self-attention of one token: the softmax over one entry is 1, so only the value counts.
+    """Self-attention of one token: the softmax over one entry is 1, so only the value matters.
 
-    The rows for query and key are parameters because released networks have them; their gradient is zero.
+    The rows for query and key exist because released networks have them; their gradient is zero.
     """
 
     def __init__(self, dim: int, inner: int):
@@ -35,12 +35,12 @@ class QuerySelfAttention(nn.Module):
         self.output = nn.Linear(inner, dim)
 
     def forward(self, query: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
-        """One token per picture to the same."""
+        """Transform one token per image."""
         return self.output(nn.functional.linear(query, self.query_key_value.weight.chunk(3)[2]))
 
 
 class CrossAttention(nn.Module):
-    """Attention of one token per picture to its image tokens, which are not normalised."""
+    """Attention of one token per image to the image tokens, which are not normalised."""
 
     def __init__(self, dim: int, inner: int, context_dim: int):
         super().__init__()
@@ -49,17 +49,18 @@ class CrossAttention(nn.Module):
         self.output = nn.Linear(inner, dim)
 
     def forward(self, query: Float[Tensor, "N C"], context: Float[Tensor, "N L D"]) -> Float[Tensor, "N C"]:
-        """One token per picture to the same."""
+        """Transform one token per image."""
         for_key, for_value = self.key_value.weight.view(2, -1, HEAD_DIM, context.shape[-1])  # (heads, head_dim, D)
-        asked = self.query(query).unflatten(-1, (-1, HEAD_DIM))  # (N, heads, head_dim)
-        asked = torch.einsum("nhd,hdc->nhc", asked, for_key) * HEAD_DIM**-0.5
-        weights = torch.softmax(asked @ context.transpose(1, 2), dim=-1)  # (N, heads, L)
-        seen = weights.to(context.dtype) @ context  # (N, heads, D)
-        return self.output(torch.einsum("nhc,hdc->nhd", seen, for_value).flatten(1))
+        # The projections are applied to one query instead of L tokens: L times less work, and no (N, L, inner) tensors.
+        queries = self.query(query).unflatten(-1, (-1, HEAD_DIM))  # (N, heads, head_dim)
+        queries = torch.einsum("nhd,hdc->nhc", queries, for_key) * HEAD_DIM**-0.5
+        weights = torch.softmax(queries @ context.transpose(1, 2), dim=-1)  # (N, heads, L)
+        mixed = weights.to(context.dtype) @ context  # (N, heads, D)
+        return self.output(torch.einsum("nhc,hdc->nhd", mixed, for_value).flatten(1))
 
 
 class DecoderLayer(nn.Module):
-    """One level: self-attention, cross-attention and feed-forward, each behind a LayerNorm and with a residual."""
+    """Decoder level: self-attention, cross-attention and feed-forward, each after a LayerNorm and with a residual."""
 
     def __init__(self, dim: int, inner: int, context_dim: int, feedforward: int):
         super().__init__()
@@ -71,18 +72,18 @@ class DecoderLayer(nn.Module):
         self.feedforward = FeedForward(dim, feedforward)
 
     def forward(self, query: Float[Tensor, "N C"], context: Float[Tensor, "N L D"]) -> Float[Tensor, "N C"]:
-        """One token per picture to the same."""
+        """Transform one token per image."""
         query = query + self.self_attention(self.self_attention_norm(query))
         query = query + self.cross_attention(self.cross_attention_norm(query), context)
         return query + self.feedforward(query, self.feedforward_norm)
 
 
 class ManoHead(nn.Module):
-    """Reads pose, shape and camera off the tokens of a picture.
+    """Prediction head for pose, shape and camera from the tokens of an image.
 
     Args:
         context_dim: width of the tokens.
-        tokens: how many there are (used by `query="grid"` only).
+        tokens: number of tokens (used by `query="grid"` only).
         dim, depth, heads, feedforward: of the decoder.
         query: "zero" (released network) or "grid".
     """
@@ -115,24 +116,23 @@ class ManoHead(nn.Module):
         identity_columns = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
         self.register_buffer("mean_pose", identity_columns.repeat(16)[None])  # (1, 96)
         self.register_buffer("mean_betas", torch.zeros(1, BETAS))
-        self.register_buffer("mean_camera", torch.tensor([[9.0, 0.0, 0.0]]))
+        self.register_buffer("mean_camera", torch.tensor([[9.0, 0.0, 0.0]]))  # 1/m: a box of 0.22 m at the hand
 
     def set_mean(self, pose_6d: Float[Tensor, "96"], betas: Float[Tensor, "10"], camera: Float[Tensor, "3"]) -> None:
-        """Set the parameters that the head predicts offsets from (pose as 6D by columns)."""
+        """Set the mean that the head predicts offsets from (pose as 6D by columns)."""
         for buffer, value in ((self.mean_pose, pose_6d), (self.mean_betas, betas), (self.mean_camera, camera)):
             buffer.copy_(value[None])
 
     def forward(
         self, tokens: Float[Tensor, "N L C"]
     ) -> tuple[Float[Tensor, "N 96"], Float[Tensor, "N 10"], Float[Tensor, "N 3"]]:
-        """Tokens to (6D pose by columns, betas, camera (s, tx, ty))."""
+        """Predict (6D pose by columns, betas, camera (s, tx, ty)) from tokens."""
         start = tokens.flatten(1) if self.query == "grid" else tokens.new_zeros(tokens.shape[0], 1)
         query = self.query_embedding(start) + self.query_position[0]  # (N, dim)
         for layer in self.layers:
             query = layer(query, tokens)
-        with torch.autocast(
-            tokens.device.type, enabled=False
-        ):  # three small layers; a short type would cost millimetres
+        # Three small layers in full precision: half precision would cost millimetres.
+        with torch.autocast(tokens.device.type, enabled=False):
             query = query.to(self.mean_pose.dtype)
             return (
                 self.pose_output(query) + self.mean_pose,

@@ -1,10 +1,10 @@
-"""The names of parameters: ours inside, HaWoR's in files that others read.
+"""Names of parameters: ours in this package, HaWoR's in files for other projects.
 
-HaWoR's names and shapes were read off its released checkpoint (hawor.ckpt, 671 entries; sizes ST_HDIM 512, ST_NLAYER 6,
+HaWoR's names and shapes are those of its released checkpoint (hawor.ckpt, 671 entries; sizes ST_HDIM 512, ST_NLAYER 6,
 MOTION_HDIM 384, MOTION_NLAYER 6); HaMeR's and ViTPose's are the same where they have the same part. `{n}` is the index
 of a block or layer, `{m}` the name of a temporal module.
 
-What belongs here: names, and the one tensor that is stored in another shape. What does not: files.
+Belongs here: names, and the one tensor that is stored in another shape. Does not: files.
 """
 
 import re
@@ -86,9 +86,10 @@ def _rules(table: Mapping[str, str]) -> list[tuple[re.Pattern[str], str]]:
     rules = []
     for source, target in table.items():
         pattern = re.escape(source)
-        for name, group in _PLACEHOLDERS.items():
+        for name, group in _PLACEHOLDERS.items():  # an index or module name is carried over as it is
             pattern = pattern.replace(re.escape(name), group)
             target = target.replace(name, rf"\g<{name[1]}>")
+        # A source that ends in "." is the prefix of a module (weight and bias follow); any other is a whole name.
         rules.append((re.compile(pattern if source.endswith(".") else pattern + r"\Z"), target))
     return rules
 
@@ -105,7 +106,7 @@ def _renamed(name: str, rules: list[tuple[re.Pattern[str], str]]) -> str:
 
 
 def released_name(name: str) -> str:
-    """HaWoR's name of one of our parameters; parts that HaWoR lacks (the convolutional stem) keep theirs.
+    """Return HaWoR's name of one of our parameters; parts that HaWoR lacks (the convolutional stem) keep their names.
 
     >>> released_name("backbone.blocks.3.attention.output.bias")
     'backbone.blocks.3.attn.proj.bias'
@@ -114,7 +115,7 @@ def released_name(name: str) -> str:
 
 
 def our_name(name: str) -> str:
-    """Our name of one of HaWoR's parameters; a name that is no parameter of HaWoR's stays.
+    """Return our name of one of HaWoR's parameters; any other name is unchanged.
 
     >>> our_name("motion_module.pos_embedding.pe")
     'motion_module.positions'
@@ -123,9 +124,9 @@ def our_name(name: str) -> str:
 
 
 def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors under HaWoR's names, with its `initialized` flag, so that its code finds every entry it has.
+    """Rename our tensors to HaWoR's names, and add its `initialized` flag: its code requires every entry.
 
-    The licensed buffers `mano.*` are not ours to pass on; HaWoR fills them from its user's MANO files.
+    The buffers `mano.*` are licensed and not exported; HaWoR fills them from its user's MANO files.
     """
     renamed = {released_name(name): value for name, value in state.items()}
     tables = {name: value[:, None] for name, value in renamed.items() if name.endswith("pos_embedding.pe")}
@@ -133,7 +134,7 @@ def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a file in HaWoR's naming under our names; what is no part of our network keeps its name."""
+    """Rename tensors from HaWoR's names to ours; tensors that are no part of our network keep their names."""
     renamed = {our_name(name): value for name, value in state.items()}
     stored = [name for name, value in renamed.items() if name.endswith("_module.positions") and value.ndim == 3]
     tables = {name: renamed[name][:, 0] for name in stored}

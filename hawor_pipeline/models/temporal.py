@@ -1,8 +1,8 @@
-"""Attention over the frames of a clip: on image features, and on poses.
+"""Attention over the frames of a clip, on image features and on poses.
 
-Both modules have one form: a linear layer in, sinusoidal positions, a post-norm transformer over time, a linear layer
-out. The image module adds its output to the features; the pose module of the released network replaces the pose by its
-output, and of a network trained here adds to it.
+Both modules have the same form: a linear layer in, sinusoidal positions, a post-norm transformer over time, a linear
+layer out. The image module adds its output to the features. The pose module of the released network replaces the pose
+by its output; that of a network trained here adds to it.
 """
 
 import math
@@ -16,12 +16,12 @@ from torch.utils.checkpoint import checkpoint
 from hawor_pipeline.models.layers import Attention, FeedForward, in_parts
 
 HEADS = 4
-STORED_POSITIONS = 100  # rows of the table in released checkpoints; longer clips compute theirs
+STORED_POSITIONS = 100  # rows of the table in released checkpoints; longer clips compute their own
 INITIAL_GAIN = 0.01
 
 
 def sinusoidal_positions(length: int, dim: int) -> Float[Tensor, "L C"]:
-    """Sine and cosine position table of the original transformer (Vaswani et al. 2017, section 3.5)."""
+    """Compute the sine and cosine position table of the original transformer (Vaswani et al. 2017, section 3.5)."""
     position = torch.arange(length, dtype=torch.float32)[:, None]
     rate = torch.exp(torch.arange(0, dim, 2, dtype=torch.float32) * (-math.log(10000.0) / dim))
     table = torch.zeros(length, dim)
@@ -31,12 +31,13 @@ def sinusoidal_positions(length: int, dim: int) -> Float[Tensor, "L C"]:
 
 
 class TemporalLayer(nn.Module):
-    """Post-norm transformer layer; its formula and initial weights are those of `torch.nn.TransformerEncoderLayer`."""
+    """Post-norm transformer layer with the formula and initial weights of `torch.nn.TransformerEncoderLayer`."""
 
     def __init__(self, dim: int, feedforward: int, dropout: float):
         super().__init__()
         self.dropout = dropout
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
+        # The weights drawn here are replaced below; the fork keeps them from advancing the random generator.
+        with torch.random.fork_rng(devices=[]):
             self.attention = Attention(dim, HEADS, dropout)
             self.attention_norm = nn.LayerNorm(dim)
             self.feedforward = FeedForward(dim, feedforward, dropout)
@@ -49,7 +50,7 @@ class TemporalLayer(nn.Module):
         self.feedforward.contract.reset_parameters()
 
     def forward(self, frames: Float[Tensor, "N T C"]) -> Float[Tensor, "N T C"]:
-        """Tracks of frames to tracks of frames."""
+        """Transform tracks of frames."""
         frames = self.attention_norm(frames + self._dropped(self.attention(frames)))
         return self.feedforward_norm(frames + self._dropped(self.feedforward(frames)))
 
@@ -58,14 +59,14 @@ class TemporalLayer(nn.Module):
 
 
 class TemporalAttention(nn.Module):
-    """Attention over time for tracks of features, told where in the picture each frame's box lies.
+    """Attention over time for tracks of features, with the position of each frame's bounding box as input.
 
     Args:
         dim: width of the features, in and out.
-        where_dim: width of the box information.
+        where_dim: width of the box encoding.
         hidden: width inside.
         layers: depth.
-        residual: add the input (then the last layer starts at zero: a new module changes nothing at first).
+        residual: add the input; the last layer then starts at zero, so a new module is the identity.
         feedforward: width of the feed-forward layers.
         dropout: of positions and layers.
     """
@@ -79,7 +80,7 @@ class TemporalAttention(nn.Module):
         self.dims = (dim, where_dim)
         self.residual = residual
         self.dropout = dropout
-        self.recompute = False  # compute the layers again in the backward pass instead of keeping what is inside
+        self.recompute = False  # recompute the activations of the layers in the backward pass
         self.input = nn.Linear(dim + where_dim, hidden)
         self.output = nn.Linear(hidden, dim)
         self.register_buffer("positions", sinusoidal_positions(STORED_POSITIONS, hidden))
@@ -91,9 +92,9 @@ class TemporalAttention(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, features: Float[Tensor, "B T K C"], where: Float[Tensor, "B T W"]) -> Float[Tensor, "B T K C"]:
-        """K tracks of features per clip to the same; every track of a clip has its box information."""
+        """Transform K tracks of features per clip; all tracks of a clip share its box encoding."""
         clips, frames, tracks, _ = features.shape
-        # The box information is the same for all tracks: its share of the first layer is computed once.
+        # All tracks share the box encoding, so its part of the first layer is computed once, not K times.
         for_features, for_where = self.input.weight.split(self.dims, dim=1)
         at = F.linear(where.to(features.dtype), for_where, self.input.bias)[:, :, None]
         hidden = F.linear(features, for_features) + at

@@ -1,10 +1,10 @@
-"""Files of weights: what is in one, by our names, and how one is written so that it is whole or absent.
+"""Files of weights: reading them under our names, and writing them atomically.
 
-Read: checkpoints of this project's runs, files that it exported or imported, and checkpoints of HaWoR, HaMeR, WiLoR and
-ViTPose as downloaded. Which it is, is told from the names in it. Files are opened by `core.safe_load` and
-`core.foreign_checkpoint` only.
+Supported are checkpoints of this project's runs, files that it exported or imported, and checkpoints of HaWoR, HaMeR,
+WiLoR and ViTPose as downloaded; the kind is recognised by the names in a file. Files are opened by
+`hawor_pipeline.untrusted` only.
 
-What belongs here: one file and its names. What does not: whether the weights fit a network (`checkpoints`).
+Belongs here: one file and its names. Does not: the match of weights and network (`checkpoints`).
 """
 
 import json
@@ -24,12 +24,12 @@ from hawor_pipeline.provenance import explain_disk_errors, fsync_path
 from hawor_pipeline.untrusted.foreign_checkpoint import load_foreign_checkpoint
 
 Kind = Literal["own", "hawor", "hamer", "wilor", "vitpose"]
-BACKBONE_ONLY: tuple[Kind, ...] = ("wilor", "vitpose")  # of these files the network can take the backbone
+BACKBONE_ONLY: tuple[Kind, ...] = ("wilor", "vitpose")  # files of which only the backbone fits this network
 OWN_PREFIX = "model."  # of parameters in this project's Lightning checkpoints
-CARD = "hawor_pipeline"  # key of what this project says about a file that it wrote
+CARD = "hawor_pipeline"  # key of the metadata in files that this project wrote
 SAFETENSORS = ".safetensors"
 _BARE_BACKBONE = ("blocks.", "patch_embed.", "pos_embed", "last_norm.")
-# What stands in released files and is no weight of this network: the licensed body model, the discriminator of HaMeR's
+# Entries of released files that are no weights of this network: the licensed body model, the discriminator of HaMeR's
 # training, a flag of Lightning; WiLoR's tokens and refinement; ViTPose's keypoint heads.
 _IGNORED = ("mano.", "discriminator.", "initialized")
 _IGNORED_OF: dict[Kind, tuple[str, ...]] = {
@@ -43,12 +43,12 @@ _IGNORED_OF: dict[Kind, tuple[str, ...]] = {
 
 @dataclass(slots=True)
 class WeightFile:
-    """The tensors of a file by our names.
+    """Tensors of a file by our names.
 
     Args:
-        kind: whose file it is.
-        tensors: every tensor in it; what is no part of our network keeps its name.
-        network: the sizes that a file of this project states; None: to be read off the shapes.
+        kind: project of the file.
+        tensors: all its tensors; those that are no part of our network keep their names.
+        network: sizes recorded in a file of this project; None: to be inferred from the shapes.
     """
 
     kind: Kind
@@ -56,7 +56,7 @@ class WeightFile:
     network: NetworkConfig | None = None
 
     def is_ignored(self, name: str) -> bool:
-        """Whether a name is known to be no weight of this network."""
+        """Test if a name is a known entry without a weight of this network."""
         return name.startswith(_IGNORED + _IGNORED_OF.get(self.kind, ()))
 
 
@@ -64,8 +64,8 @@ def read_weights(path: str | Path) -> WeightFile:
     """Read a file of weights.
 
     Raises:
-        ConfigError: there is no such file.
-        CheckpointError: it cannot be read safely, or is of no known kind.
+        ConfigError: the file is missing.
+        CheckpointError: it cannot be read safely, or its kind is unknown.
     """
     path = Path(path)
     if path.suffix == SAFETENSORS:
@@ -95,7 +95,7 @@ def _network(path: Path, values: Mapping[str, Any]) -> NetworkConfig:
     try:
         return NetworkConfig(**values)
     except TypeError as error:
-        raise CheckpointError(f"{path}: was written by another version of this project ({error})") from error
+        raise CheckpointError(f"{path}: written by another version of this project ({error})") from error
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
@@ -107,11 +107,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(CARD)  # noqa: SIM118
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: damaged or not a {SAFETENSORS} file ({error}).") from None
+        raise CheckpointError(f"{path}: corrupt or not a {SAFETENSORS} file ({error}).") from None
 
 
 def _plain_name(name: str) -> str:
-    """Without the marks of wrappers (parallel training, compilation) and with the prefix that bare backbones lack."""
+    """Remove the prefixes of wrappers (parallel training, compilation), and add the prefix that bare backbones lack."""
     name = name.removeprefix("module.").replace("_orig_mod.", "")
     return f"backbone.{name}" if name.startswith(_BARE_BACKBONE) else name
 
@@ -133,12 +133,12 @@ def _recognise(path: Path, names: Iterable[str]) -> Kind:
 
 
 def write_released(path: Path, state: Mapping[str, Tensor], network: NetworkConfig | None) -> None:
-    """Write tensors in HaWoR's naming, as safetensors or (any other ending) as a Lightning checkpoint.
+    """Write tensors in HaWoR's naming, as safetensors or (any other suffix) as a Lightning checkpoint.
 
     Args:
-        path: replaced only once the new file is whole.
-        state: by our names; `mano.*` must not be among them.
-        network: stated in the file, so that this project reads it back exactly; None where the shapes say all.
+        path: replaced once the new file is complete.
+        state: tensors by our names, without `mano.*`.
+        network: sizes to record in the file; None: the shapes determine them.
 
     Raises:
         DataError: the disk is full.
@@ -152,7 +152,7 @@ def write_released(path: Path, state: Mapping[str, Tensor], network: NetworkConf
             if path.suffix == SAFETENSORS:
                 from safetensors.torch import save_file
 
-                temporary.touch()  # its mode follows the umask; a file of safetensors is its owner's alone
+                temporary.touch()  # its mode follows the umask; safetensors would write a file for its owner only
                 mode = temporary.stat().st_mode
                 save_file(named, temporary, metadata={"format": "pt", CARD: card})
                 temporary.chmod(mode)
@@ -165,7 +165,7 @@ def write_released(path: Path, state: Mapping[str, Tensor], network: NetworkConf
 
 
 def _as_lightning(state: dict[str, Tensor], card: str) -> dict[str, Any]:
-    """The least that `LightningModule.load_from_checkpoint` asks for, which is how HaWoR's code loads its weights."""
+    """Build the minimal checkpoint for `LightningModule.load_from_checkpoint`, which HaWoR's code calls."""
     return {
         "state_dict": state, CARD: card, "epoch": 0, "global_step": 0, "pytorch-lightning_version": "2.2.4",
         "loops": {}, "callbacks": {}, "optimizer_states": [], "lr_schedulers": [],

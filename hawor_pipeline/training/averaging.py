@@ -1,6 +1,6 @@
-"""The exponential moving average of the weights, which is what validation sees and what checkpoints hold to use.
+"""Exponential moving average of the weights, used by validation and stored in checkpoints as the weights to use.
 
-Training goes on with the raw weights; a checkpoint carries them beside the average, so that a run resumes exactly.
+Training continues with the raw weights. A checkpoint holds both, so that a run resumes exactly.
 """
 
 import itertools
@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+Checkpoint = dict[str, Any]  # as Lightning passes it to its hooks
 PREFIX = "model."  # of the network's tensors in a checkpoint's state_dict
-RAW_KEY = "raw_weights"  # of a checkpoint: the weights that training goes on with
-AVERAGE_KEY = "average"  # while a checkpoint is being loaded: the averaged weights
+RAW_KEY = "raw_weights"  # key of the weights that training continues with
+AVERAGE_KEY = "average"  # key of the averaged weights while a checkpoint is loaded
 COUNT_KEY = "averaged_steps"
-WARM_UP = 10.0  # the decay after n steps is at most (1 + n) / (WARM_UP + n): early weights are soon forgotten
+WARM_UP = 10.0  # the decay after n steps is at most (1 + n) / (WARM_UP + n), so that early weights fade quickly
 
 
 def decay_after(steps: int, decay: float) -> float:
-    """Decay of the average after that many steps.
+    """Return the decay of the average after a number of steps.
 
     Source: the warm-up of `tf.train.ExponentialMovingAverage(num_updates=...)`.
     """
@@ -27,10 +28,10 @@ def decay_after(steps: int, decay: float) -> float:
 
 
 class WeightAverage(pl.Callback):
-    """Averages weights and batch statistics after every optimiser step. Goes before what saves checkpoints.
+    """Callback that averages weights and batch statistics after every optimiser step; precedes those that save.
 
     Args:
-        decay: of the average, in (0, 1); it remembers about 1 / (1 - decay) steps.
+        decay: of the average, in (0, 1); its memory is about 1 / (1 - decay) steps.
     """
 
     def __init__(self, decay: float):
@@ -39,35 +40,37 @@ class WeightAverage(pl.Callback):
         self._seen_step = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """The average begins with the first step's weights."""
+        """Start the average at the current weights."""
         self._average = AveragedModel(_network(pl_module), multi_avg_fn=self._blend, use_buffers=True)
         self._average.eval()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Live where the network lives; the count stays on the CPU, where reading it costs nothing."""
+        """Move the average to the device of the network."""
+        # Only the weights: the count stays on the CPU, where reading it needs no synchronisation.
         self._average.module.to(pl_module.device)
         self._seen_step = trainer.global_step
 
     def _blend(self, averaged: Any, current: Any, count: Tensor | int) -> None:
+        # torch has no public fused update of a list of tensors; one call per tensor costs a multiple.
         if torch.is_floating_point(averaged[0]):
             torch._foreach_lerp_(averaged, current, 1 - decay_after(int(count), self.decay))
-        else:  # counters
+        else:  # counters of the batch statistics
             torch._foreach_copy_(averaged, current)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take up the weights of a finished optimiser step."""
+        """Add the weights of a finished optimiser step."""
         if trainer.global_step != self._seen_step:
             self._seen_step = trainer.global_step
             self._average.update_parameters(_network(pl_module))
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validation sees the average."""
+        """Validate with the average."""
         self._swap(pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Training goes on with the raw weights."""
+        """Return to the raw weights."""
         self._swap(pl_module)
 
     @torch.no_grad()
@@ -80,14 +83,12 @@ class WeightAverage(pl.Callback):
             current.copy_(kept)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Who gets the network after training gets the average."""
+        """Leave the average in the network, for the caller."""
         if self._average.n_averaged:
             _network(pl_module).load_state_dict(self._average.module.state_dict())
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """The weights to use are the average; those to go on with stand beside them."""
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Checkpoint) -> None:
+        """Store the average as the weights to use, and the raw weights beside it."""
         count = int(self._average.n_averaged)
         checkpoint[COUNT_KEY] = count
         if not count:
@@ -97,17 +98,15 @@ class WeightAverage(pl.Callback):
         averaged = {PREFIX + name: value for name, value in self._average.module.state_dict().items()}
         checkpoint["state_dict"] = {**state, **averaged}
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Go on averaging; a checkpoint without an average starts one."""
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Checkpoint) -> None:
+        """Restore the average; without one in the checkpoint a new average starts."""
         if AVERAGE_KEY in checkpoint:
             self._average.module.load_state_dict(checkpoint[AVERAGE_KEY])
             self._average.n_averaged.fill_(checkpoint[COUNT_KEY])
 
 
-def split_weights(checkpoint: dict[str, Any]) -> None:
-    """Before a checkpoint is loaded to go on training: the raw weights to their place, the average aside."""
+def split_weights(checkpoint: Checkpoint) -> None:
+    """Prepare a checkpoint for resuming: raw weights into the state_dict, the average under its own key."""
     raw = checkpoint.get(RAW_KEY)
     if raw is None:
         return

@@ -1,8 +1,9 @@
-"""What is measured around the steps, and where it is written."""
+"""Callbacks that measure steps and record metrics."""
 
 import math
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,11 +16,11 @@ from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 from hawor_pipeline.training.progress import Progress, RunClock
 
 PROGRESS_EVERY_SECONDS = 2.0
-DATA_WAIT_LIMIT = 0.2  # share of time waiting for data above which the settings to change are named
+DATA_WAIT_LIMIT = 0.2  # share of time waiting for data above which a warning names the settings to change
 
 
 class StepTimer(pl.Callback):
-    """Measures how fast steps are and how long they wait for data. Goes last among the callbacks."""
+    """Callback that measures the speed of steps and the time they wait for data; the last of the callbacks."""
 
     def __init__(self) -> None:
         self._ended: float | None = None
@@ -29,17 +30,17 @@ class StepTimer(pl.Callback):
         self.frames = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The time between epochs is not waiting for data."""
+        """Exclude the time between epochs from the waiting time."""
         self._ended = None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Nor is validation."""
+        """Exclude validation from the waiting time."""
         self._ended = None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """A batch has arrived."""
+        """Record the arrival of a batch."""
         self._started = time.perf_counter()
         if self._ended is not None:
             self.waiting += self._started - self._ended
@@ -47,13 +48,13 @@ class StepTimer(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """A step is done."""
+        """Record the end of a step."""
         self._ended = time.perf_counter()
         self.working += self._ended - self._started
         self.frames += batch.images.shape[0] * batch.images.shape[1] * trainer.world_size
 
     def take(self) -> dict[str, float]:
-        """Speed since the last call."""
+        """Return the speed since the last call."""
         total = self.waiting + self.working
         values = {
             "samples_per_second": self.frames / total if total else math.nan,
@@ -64,36 +65,36 @@ class StepTimer(pl.Callback):
 
 
 class MetricsRecorder(pl.Callback):
-    """Writes what a step and a validation measured to the table, the loggers and the progress file.
+    """Callback that writes metrics of steps and validations to the table, the loggers and the progress file.
 
     Args:
-        config: how often.
-        table: of the run.
+        config: with the intervals.
+        table: metrics table of the run.
         timer: of the same trainer.
         clock: of the run.
-        report: called with a dict per line of progress.
+        report: called with each progress line.
     """
 
     def __init__(
         self, config: TrainingConfig, table: TrainingTable, timer: StepTimer, clock: RunClock, report: Progress
     ):
         self.config, self.table, self.timer, self.clock, self.report = config, table, timer, clock, report
-        self.validated: dict[str, float] = {}  # what the last validation found
+        self.validated: dict[str, float] = {}  # metrics of the last validation
         self._reported = 0.0
         self._step = -1
         self._warned = False
 
-    def state_dict(self) -> dict[str, Any]:
-        """How long the run has trained, and what the last validation found."""
+    def state_dict(self) -> dict[str, float | dict[str, float]]:
+        """Return the training time and the metrics of the last validation."""
         return {"seconds": self.clock.seconds(), "validated": self.validated}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore the training time and the metrics of the last validation."""
         self.clock.before = state_dict["seconds"]
         self.validated = state_dict["validated"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over the curves of the run so far, and say what a step is."""
+        """Load the metrics of the run so far, and report its sizes."""
         self.clock.start()
         self._step = trainer.global_step
         if not trainer.is_global_zero:
@@ -117,7 +118,7 @@ class MetricsRecorder(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Every `log_every_n_steps` optimiser steps."""
+        """Record metrics every `log_every_n_steps` optimiser steps."""
         step = trainer.global_step
         if step == self._step or not trainer.is_global_zero:
             return
@@ -147,15 +148,10 @@ class MetricsRecorder(pl.Callback):
         self._log(trainer, "train", values)
         if values["data_wait_share"] > DATA_WAIT_LIMIT and not self._warned:
             self._warned = True
-            self.report(
-                {
-                    "kind": "warning",
-                    "message": data_wait_advice(values["data_wait_share"], self.config),
-                }
-            )
+            self.report({"kind": "warning", "message": data_wait_advice(values["data_wait_share"], self.config)})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """After every validation."""
+        """Record the metrics of a validation."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         self.validated = metrics
         if not trainer.is_global_zero:
@@ -172,7 +168,7 @@ class MetricsRecorder(pl.Callback):
 
 
 def data_wait_advice(share: float, config: TrainingConfig) -> str:
-    """What to change where training waits for its data, with the values that stand now."""
+    """Return advice against waiting for data, with the current values of the settings to change."""
     cores = len(os.sched_getaffinity(0))
     workers = f"num_workers (now {config.num_workers}, usable cores {cores})"
     return (
@@ -182,7 +178,7 @@ def data_wait_advice(share: float, config: TrainingConfig) -> str:
 
 
 def memory_mb() -> dict[str, float]:
-    """Memory of this process, and the most that the accelerator has held."""
+    """Return the memory of this process and the peak memory of the accelerator, MB."""
     values = {"memory_mb": psutil.Process().memory_info().rss / 1e6}
     if torch.cuda.is_available():
         values["accelerator_memory_mb"] = torch.cuda.max_memory_allocated() / 1e6

@@ -1,14 +1,14 @@
 """One training run from a configuration: `python -m hawor_pipeline.training.fit --config FILE --run-dir DIR`.
 
 The run directory holds config.yaml, checkpoints/{last,best}.ckpt, training.parquet, progress.jsonl and result.json. A
-directory with a `last.ckpt` is resumed. Exit 0 done, 1 failed, 2 wrong configuration, 128 + n stopped by signal n with
-a checkpoint kept.
+directory with a `last.ckpt` is resumed. Exit codes: 0 done, 1 failed, 2 invalid configuration, 128 + n stopped by
+signal n with a checkpoint.
 """
 
 import os
 
-# Read when the thread pool starts, so before torch: threads that spin while they wait starve the machine's other work,
-# and on two shared cores this has cost a factor of four to ten.
+# OpenMP reads this when its thread pool starts, so it is set before torch is imported. Threads that spin while they
+# wait starve the other processes of the machine: on two shared cores training was four to ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
@@ -22,13 +22,12 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
-from hawor_pipeline.config import TrainingConfig, dump_config, load_config
+from hawor_pipeline.config import TrainingConfig, dump_config
 from hawor_pipeline.errors import CheckpointError, ConfigError, HaworError
 from hawor_pipeline.provenance import atomic_write_json, atomic_write_text
 from hawor_pipeline.training.averaging import WeightAverage
@@ -39,6 +38,7 @@ from hawor_pipeline.training.loggers import TrainingTable, build_loggers, close_
 from hawor_pipeline.training.memory import explain_out_of_memory
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 from hawor_pipeline.training.progress import Progress, ProgressFile, RunClock
+from hawor_pipeline.training.resolve import ConfigSource, as_config
 from hawor_pipeline.training.stopping import Stopper
 
 CONFIG_FILE = "config.yaml"
@@ -46,42 +46,42 @@ RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.jsonl"
 TABLE_FILE = "training.parquet"
 IMAGES_DIR = "pictures"
-LOCK_WAIT_SECONDS = 30.0  # a process that was asked to stop needs time to write its checkpoint
+LOCK_WAIT_SECONDS = 30.0  # a process that is being stopped needs time to write its checkpoint
 
 
 class TrainingPipeline:
     """A training run.
 
     Args:
-        config_path: a YAML, or a TrainingConfig.
-        run_dir: where it goes; None: `output_dir`/`experiment_name` of the configuration.
-        on_progress: called with a dict per line of progress (start, step, validation, warning, end).
+        config_path: path of a YAML file, a TrainingConfig, or a mapping of its values.
+        run_dir: directory of the run; None: `output_dir`/`experiment_name` of the configuration.
+        on_progress: called with each progress line (start, step, validation, warning, end).
         echo: print these lines.
     """
 
     def __init__(
         self,
-        config_path: str | Path | TrainingConfig,
+        config_path: ConfigSource,
         run_dir: str | Path | None = None,
         on_progress: Progress | None = None,
         *,
         echo: bool = False,
     ):
-        self.config = config_path if isinstance(config_path, TrainingConfig) else load_config(config_path)
+        self.config = as_config(config_path)
         self.run_dir = Path(run_dir or Path(self.config.output_dir) / self.config.experiment_name)
         self.report = ProgressFile(self.run_dir / PROGRESS_FILE, echo=echo, also=on_progress)
         self.stopped_by: int | None = None
 
     @property
     def last_checkpoint(self) -> Path:
-        """Where a resumed run starts from."""
+        """Path of the checkpoint that a resumed run starts from."""
         return self.run_dir / "checkpoints" / "last.ckpt"
 
     def train(self, resume: str | Path | None = "auto") -> tuple[pl.Trainer, EnhancedHaWoRTrainer]:
-        """Train to the end, or until a signal.
+        """Train to the end, or until a signal arrives.
 
         Args:
-            resume: "auto" goes on from `last.ckpt` if it is there; a path goes on from that file; None starts anew.
+            resume: "auto" resumes from `last.ckpt` if it exists; a path resumes from that file; None starts a new run.
 
         Raises:
             HaworError: see `hawor_pipeline.errors`.
@@ -91,17 +91,12 @@ class TrainingPipeline:
             return self._train(resume)
 
     def _train(self, resume: str | Path | None) -> tuple[pl.Trainer, EnhancedHaWoRTrainer]:
-        config = self.config
         checkpoint = self._resumed_from(resume)
         _silence_lightning()
-        if config.num_threads:
-            torch.set_num_threads(config.num_threads)
+        prepare_torch(self.config)
+        module = EnhancedHaWoRTrainer(self.config)
+        config = module.config
         atomic_write_text(self.run_dir / CONFIG_FILE, dump_config(config))
-        module = EnhancedHaWoRTrainer(
-            config, use_enhanced_loss=config.use_enhanced_loss, use_adaptive_weights=config.use_adaptive_weights
-        )
-        if config.torch_compile:
-            module.model.compile()
         table, clock, timer = TrainingTable(self.run_dir / TABLE_FILE), RunClock(), StepTimer()
         keeper = CheckpointKeeper(self.run_dir / "checkpoints", config, table)
         recorder = MetricsRecorder(config, table, timer, clock, self.report)
@@ -129,7 +124,7 @@ class TrainingPipeline:
         if not path.is_file():
             raise ConfigError(f"checkpoint {path} to resume from does not exist")
         if not zipfile.is_zipfile(path):
-            raise CheckpointError(f"{path} is damaged; remove it to start anew, or resume from another checkpoint")
+            raise CheckpointError(f"{path} is corrupt; remove it to start a new run, or resume from another checkpoint")
         return str(path)
 
     def _finish(
@@ -144,7 +139,7 @@ class TrainingPipeline:
         if trainer.global_step < module.total_steps():
             self.stopped_by = stopper.received
             ended_by = "signal" if self.stopped_by else "max_hours" if stopper.out_of_time else "early_stopping"
-        result: dict[str, Any] = {
+        result = {
             "status": "completed" if self.stopped_by is None else "interrupted",
             "ended_by": ended_by,
             "step": trainer.global_step,
@@ -166,7 +161,7 @@ class TrainingPipeline:
 
 @contextmanager
 def _only_writer(run_dir: Path) -> Iterator[None]:
-    """Hold the run's folder; the kernel lets go of it when this process ends, however it ends."""
+    """Lock the directory of the run; the kernel releases the lock when this process ends, for any reason."""
     if int(os.environ.get("LOCAL_RANK", "0")) != 0:
         yield
         return
@@ -180,7 +175,7 @@ def _only_writer(run_dir: Path) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise CheckpointError(
-                        f"another process trains in {run_dir}; wait for it or end it, then run this again"
+                        f"another process trains in {run_dir}; wait for it or stop it, then run this again"
                     ) from None
                 time.sleep(0.5)
         yield
@@ -188,8 +183,16 @@ def _only_writer(run_dir: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def prepare_torch(config: TrainingConfig) -> None:
+    """Set the CPU threads and the determinism of this process as configured."""
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    # Some GPU operations have no deterministic form: a warning lets the run proceed.
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=torch.cuda.is_available())
+
+
 def build_trainer(config: TrainingConfig, run_dir: Path, callbacks: list[Callback]) -> pl.Trainer:
-    """Lightning's trainer as configured. Batches, checkpoints, logging and signals are this project's own."""
+    """Build Lightning's trainer as configured; this project loads, saves, logs and handles signals itself."""
     if config.early_stopping_patience:
         early = EarlyStopping(
             config.monitor,
@@ -227,15 +230,17 @@ def build_trainer(config: TrainingConfig, run_dir: Path, callbacks: list[Callbac
 
 
 def _silence_lightning() -> None:
-    """Advice of Lightning's that does not apply: loaders, logging and resuming are handled here."""
+    """Hide Lightning's advice on loaders, logging and resuming, which does not apply here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry of the training process."""
+    """Run the training process and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m hawor_pipeline.training.fit", description=__doc__)
     parser.add_argument("--config", required=True, type=Path, help="resolved configuration (YAML)")
-    parser.add_argument("--run-dir", required=True, type=Path, help="directory of the run; resumed if it was begun")
+    parser.add_argument(
+        "--run-dir", required=True, type=Path, help="directory of the run; resumed if it holds a checkpoint"
+    )
     parser.add_argument("--resume", default="auto", help='"auto", "never", or the path of a checkpoint')
     parser.add_argument("--quiet", action="store_true", help="do not print the progress lines")
     options = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
-"""Pictures of predictions while a network trains: the same few validation hands, again and again.
+"""Images of predictions during training, always on the same few validation hands.
 
-Left the crop with the true and the predicted skeleton, right the predicted mesh over it. Hands are as the network sees
-them: mirrored to right.
+Left: the crop with the ground-truth and predicted skeletons; right: the predicted mesh over the crop. Left hands are
+mirrored, as in the input of the network.
 """
 
 from pathlib import Path
@@ -34,11 +34,11 @@ PER_ROW = 3
 
 
 class PredictionImages(pl.Callback):
-    """Draws predictions every few optimiser steps; changes no number of the run.
+    """Callback that draws predictions every few optimiser steps; it changes no number of the run.
 
     Args:
-        folder: gets `step-NNNNNNNN.png`; the loggers get the same picture.
-        every_n_steps: optimiser steps between two pictures.
+        folder: for `step-NNNNNNNN.png`; the loggers receive the same image.
+        every_n_steps: optimiser steps between two images.
     """
 
     def __init__(self, folder: Path, every_n_steps: int):
@@ -48,7 +48,7 @@ class PredictionImages(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draw where it is due, on one process."""
+        """Draw predictions if due, on the first process."""
         step = trainer.global_step
         if step % self.every_n_steps or between_steps(trainer) or not trainer.is_global_zero:
             return
@@ -66,7 +66,7 @@ class PredictionImages(pl.Callback):
 
 
 def draw_hands(module: EnhancedHaWoRTrainer, clips: ClipBatch) -> np.ndarray:
-    """The middle frame of every clip, two panels each, three hands in a row: (height, width, 3) BGR, 8 bit."""
+    """Draw the middle frame of every clip, two panels each, three hands per row: (height, width, 3) BGR, 8 bit."""
     was_training = module.training
     module.eval()
     with torch.no_grad():
@@ -93,7 +93,7 @@ def _panels(clips: ClipBatch, prediction: HandPrediction, at: tuple[int, int], f
 
 
 def _view(clips: ClipBatch, at: tuple[int, int]) -> ImageView:
-    """The network's crop as a picture of PANEL_PX: its camera is a pinhole."""
+    """Return the view of the network's crop, resized to PANEL_PX; its camera is a pinhole."""
     scale = PANEL_PX / float(clips.box_size_px[at])
     offset = (PANEL_PX - 1) / 2 - scale * clips.box_center_px[at].double().numpy()
     image_from_full = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]])

@@ -1,9 +1,10 @@
-"""Which checkpoints a run keeps, and when they are written."""
+"""Checkpoints of a run: which are kept, and when they are written."""
 
 import math
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,18 @@ from hawor_pipeline.provenance import explain_disk_errors, fsync_path
 from hawor_pipeline.training.loggers import TrainingTable
 from hawor_pipeline.training.stopping import between_steps, validation_follows
 
-LAST_EVERY_SECONDS = 60.0  # at least this often `last` is written, whatever the steps
+LAST_EVERY_SECONDS = 60.0  # longest time between two saves of `last`, whatever the steps
 
 
 class CheckpointKeeper(pl.Callback):
-    """Keeps `last.ckpt` to resume from, `best.ckpt` to use, and on request the best few by step.
+    """Callback that keeps `last.ckpt` to resume from, `best.ckpt` to use, and on request the best few by step.
 
-    Each file appears by one rename, and the metrics table is written just before it.
+    Each file appears by one rename, just after the metrics table is written.
 
     Args:
         folder: of the checkpoints.
-        config: how often, and what is best.
-        table: of the run.
+        config: with the intervals and the monitored metric.
+        table: metrics table of the run.
     """
 
     def __init__(self, folder: Path, config: TrainingConfig, table: TrainingTable):
@@ -34,22 +35,22 @@ class CheckpointKeeper(pl.Callback):
         self._saved_at = time.perf_counter()
         self._saved_step = -1
 
-    def state_dict(self) -> dict[str, Any]:
-        """The best values so far."""
+    def state_dict(self) -> dict[str, list[list[float]]]:
+        """Return the best values so far."""
         return {"best": [list(entry) for entry in self.best]}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on comparing with them."""
-        self.best = [(value, step) for value, step in state_dict["best"]]
+    def load_state_dict(self, state_dict: Mapping[str, list[list[float]]]) -> None:
+        """Restore the best values."""
+        self.best = [(value, int(step)) for value, step in state_dict["best"]]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save `last` when it is time, or when the run is told to stop."""
+        """Save `last` when it is due, or when the run is stopping."""
         if between_steps(trainer) or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            return  # between optimiser steps there is nothing to resume from; the end of an epoch saves by itself
+            return  # accumulated gradients cannot be resumed; the end of an epoch saves in its own hook
         if validation_follows(trainer):
-            return  # it saves, with what it found
+            return  # the end of the validation saves, with its result
         step, every = trainer.global_step, self.config.save_every_n_steps
         due = every > 0 and step % every == 0 and step != self._saved_step
         late = time.perf_counter() - self._saved_at > LAST_EVERY_SECONDS and trainer.world_size == 1
@@ -57,7 +58,7 @@ class CheckpointKeeper(pl.Callback):
             self.save_last(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save `last` every few epochs, and at the end."""
+        """Save `last` every few epochs, and at the end of training."""
         ending = trainer.should_stop or trainer.fit_loop.done
         if trainer.global_step == self._saved_step:
             return
@@ -65,7 +66,7 @@ class CheckpointKeeper(pl.Callback):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save `best` when the monitored value is better than ever, and `last`."""
+        """Save `best` when the monitored value improves, and `last`."""
         self._keep_best(trainer)
         if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and trainer.global_step != self._saved_step:
             self.save_last(trainer)
@@ -113,11 +114,11 @@ class CheckpointKeeper(pl.Callback):
                 raise
 
     def best_value(self) -> float | None:
-        """The best value of the monitored metric."""
+        """Return the best value of the monitored metric."""
         return self.best[0][0] if self.best else None
 
     def ensure_best(self) -> None:
-        """Where nothing was ever validated, the last checkpoint is the best there is."""
+        """Copy `last` to `best` if the run was never validated."""
         best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
         if not best.exists() and last.exists():
             shutil.copyfile(last, best)

@@ -1,7 +1,7 @@
-"""Training from the command line: the same run folders, keys and resuming as under Dagster.
+"""Training from the command line, with the same run folders, keys and resuming as under Dagster.
 
-One device trains in this process, several in a process each. On several machines, start `torchrun` with
-`-m hawor_pipeline.training.fit` on each of them, as its documentation says.
+One device trains in this process, several devices in one process each. On several machines, start
+`torchrun -m hawor_pipeline.training.fit` on each of them, as described in its documentation.
 """
 
 import signal
@@ -13,62 +13,37 @@ from typing import Any
 from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.errors import CheckpointError
 from hawor_pipeline.provenance import StageResult, hash_json
-from hawor_pipeline.remote import local_copy
-from hawor_pipeline.shards.splits import held_out_subjects, recorded_protocols
 from hawor_pipeline.shards.store import shards_version
 from hawor_pipeline.training.progress import Progress
+from hawor_pipeline.training.resolve import with_recorded_split
 from hawor_pipeline.training.runs import RunPlan, finish_run, plan_run, prepare_run
 
 
 def dataset_version_of(config: TrainingConfig) -> str:
-    """The version of the shards that a configuration trains on (of a mixture: of all members and their weights)."""
+    """Return the version of the training shards; for a mixture, of all its members and their weights."""
     if isinstance(config.training_data_dir, str):
         return shards_version(config.training_data_dir)
     return hash_json([[shards_version(member.path), member.weight] for member in config.training_data_dir])
 
 
-def with_recorded_split(config: TrainingConfig) -> TrainingConfig:
-    """The configuration with the validation subjects of the protocols that the shards were prepared under.
-
-    Only where the configuration leaves the choice open and something is recorded; of a mixture those of every member.
-    Where no member has its validation subjects, it stays as it is.
-
-    Raises:
-        DataError: a recorded protocol is damaged.
-    """
-    if config.val_subjects or config.val_fraction or config.validation_data_dir:
-        return config
-    members = config.training_data_dir
-    folders = [members] if isinstance(members, str) else [member.path for member in members]
-    if not any(recorded_protocols(local_copy(folder)) for folder in folders):
-        return config
-    present = [
-        subject
-        for folder in folders
-        for subject in held_out_subjects(folder)[0]
-        if (local_copy(folder) / subject).is_dir()
-    ]
-    return config.model_copy(update={"val_subjects": list(dict.fromkeys(present))}) if present else config
-
-
 def plan(config: TrainingConfig, start: Path | None = None) -> RunPlan:
-    """The run folder that a configuration means; with `start` that of the run which goes on from this checkpoint."""
+    """Find the run of a configuration; with `start`, of the run that continues from this checkpoint."""
     return plan_run(config, dataset_version_of(config), Path(config.output_dir), start=start)
 
 
 def train(
     config: TrainingConfig, *, resume: str = "auto", on_progress: Progress | None = None
 ) -> tuple[StageResult | None, int]:
-    """Train, or find the finished run.
+    """Train, or reuse the finished run.
 
     Args:
         config: resolved configuration.
-        resume: "auto" continues an unfinished run of the same settings and data; a path goes on from that checkpoint in
-            a folder of its own, and continues there after an interruption.
-        on_progress: called with a dict per line of progress; several processes print theirs as JSON instead.
+        resume: "auto" resumes an unfinished run of the same settings and data; a path continues from that checkpoint in
+            a folder of its own, and resumes there after an interruption.
+        on_progress: called with each progress line; several processes print them as JSON instead.
 
     Returns:
-        The result (None where a signal stopped training; its checkpoint is kept), and the exit code.
+        The result (None if a signal stopped training; its checkpoint is kept) and the exit code.
 
     Raises:
         HaworError: see `hawor_pipeline.errors`.
@@ -90,7 +65,7 @@ def train(
 
 
 def processes_of(config: TrainingConfig) -> int:
-    """How many processes train on this machine: one per device."""
+    """Return the number of training processes on this machine: one per device."""
     if isinstance(config.devices, list):
         return len(config.devices)
     if isinstance(config.devices, int):
@@ -102,7 +77,7 @@ def processes_of(config: TrainingConfig) -> int:
 
 
 def _run_here(config: TrainingConfig, run: RunPlan, start: Path | None, on_progress: Progress | None) -> int | None:
-    """Train in this process; returns the signal that stopped it."""
+    """Train in this process; return the signal that stopped it."""
     from hawor_pipeline.training.fit import TrainingPipeline
 
     pipeline = TrainingPipeline(config, run.run_dir, on_progress)
@@ -111,7 +86,7 @@ def _run_here(config: TrainingConfig, run: RunPlan, start: Path | None, on_progr
 
 
 def _run_on_all(config_path: Path, run: RunPlan, start: Path | None, processes: int) -> int | None:
-    """Train in a process per device, started by torchrun; returns the signal that stopped them."""
+    """Train in one process per device with torchrun; return the signal that stopped them."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "hawor_pipeline.training.fit", "--config", str(config_path), "--run-dir", str(run.run_dir)]
     command += ["--resume", str(start or "auto")]
@@ -130,7 +105,7 @@ def _run_on_all(config_path: Path, run: RunPlan, start: Path | None, processes: 
                 signal.signal(number, handler)
     if code and not stopped_by:
         raise CheckpointError(
-            f"training in {processes} processes failed with exit code {code}; the message of the process that failed "
-            "first stands above. The last checkpoint is kept; the same command continues"
+            f"training in {processes} processes failed with exit code {code}; see the first error message above. The "
+            "last checkpoint is kept; the same command resumes"
         )
     return stopped_by[0] if stopped_by and code else None

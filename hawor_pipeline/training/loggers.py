@@ -1,4 +1,4 @@
-"""Where numbers go while a network trains: a table that survives interruptions, TensorBoard, Weights & Biases."""
+"""Records of a run's metrics: a table that survives interruptions, TensorBoard, Weights & Biases."""
 
 import io
 import logging
@@ -26,15 +26,15 @@ SCHEMA = pa.schema(
         ("value", pa.float64()),
     ]
 )
-WANDB_LINK_FILE = "wandb.json"  # where the run is on Weights & Biases, or the folder to send there
+WANDB_LINK_FILE = "wandb.json"  # address of the run on Weights & Biases, or the folder to upload
 log = logging.getLogger(__name__)
 
 
 class TrainingTable:
     """Metrics of a run as rows (step, epoch, split, metric, value).
 
-    The file is replaced as a whole, together with each checkpoint: what a killed run logged past its last checkpoint is
-    logged again by the run that goes on, so no step is there twice.
+    The file is replaced as a whole with each checkpoint. Steps that a killed run logged after its last checkpoint are
+    logged again by the resumed run, so no step appears twice.
 
     Args:
         path: of the Parquet file.
@@ -46,10 +46,10 @@ class TrainingTable:
         self._rows: list[tuple[int, int, str, str, float]] = []
 
     def resume(self, step: int) -> None:
-        """Take over the rows of an earlier process up to the step that its checkpoint holds.
+        """Load the rows of an earlier process, up to the step of its checkpoint.
 
         Raises:
-            DataError: the file is damaged.
+            DataError: the file is corrupt.
         """
         self._rows = []
         if not self.path.exists():
@@ -58,7 +58,7 @@ class TrainingTable:
             table = pq.read_table(self.path, schema=SCHEMA)
         except (OSError, pa.ArrowException) as error:
             raise DataError(
-                f"{self.path} is damaged ({error}); remove it to go on without the earlier curves"
+                f"{self.path} is corrupt ({error}); remove it to resume without the earlier curves"
             ) from error
         self._kept = table.filter(pc.less_equal(table["step"], step)).combine_chunks()
 
@@ -67,7 +67,7 @@ class TrainingTable:
         self._rows += [(step, epoch, split, name, float(value)) for name, value in values.items()]
 
     def flush(self) -> None:
-        """Write all rows; without new ones the file stays as it is."""
+        """Write all rows; without new rows the file is unchanged."""
         if not self._rows and self.path.exists():
             return
         new = pa.Table.from_arrays(
@@ -84,7 +84,7 @@ class TrainingTable:
 
 
 def build_loggers(config: TrainingConfig, run_dir: Path) -> list[Logger]:
-    """The loggers that the configuration asks for; none of them prompts or needs an account."""
+    """Build the configured loggers; none of them prompts or needs an account."""
     loggers: list[Logger] = []
     folder = run_dir / config.log_dir
     if config.use_tensorboard:
@@ -95,7 +95,7 @@ def build_loggers(config: TrainingConfig, run_dir: Path) -> list[Logger]:
 
 
 def close_loggers(loggers: Iterable[Logger]) -> None:
-    """Let each write what it still holds; another run of this process then begins a log of its own."""
+    """Flush and close loggers, so that another run in this process starts logs of its own."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()
@@ -106,10 +106,10 @@ def _wandb(config: TrainingConfig, run_dir: Path, folder: Path) -> WandbLogger:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("WANDB_SILENT", "true")
     if offline:
-        log.warning("no Weights & Biases key: logging offline; send it later with `wandb sync %s/wandb/*`", folder)
+        log.warning("no Weights & Biases key: logging offline; upload later with `wandb sync %s/wandb/*`", folder)
     logger = WandbLogger(
         name=config.experiment_name,
-        id=run_dir.name,  # a run that goes on after an interruption stays one run there
+        id=run_dir.name,  # a resumed run stays one run there
         resume="allow",
         project=config.wandb_project,
         entity=config.wandb_entity,
@@ -117,7 +117,7 @@ def _wandb(config: TrainingConfig, run_dir: Path, folder: Path) -> WandbLogger:
         offline=offline,
         log_model=False,
     )
-    run = logger.experiment  # on the first process only; elsewhere a stand-in without address
+    run = logger.experiment  # a stand-in without address on all processes but the first
     if address := getattr(run, "url", None) or offline:
         link = {"url": None if offline else address, "folder": str(folder / "wandb")}
         atomic_write_json(run_dir / WANDB_LINK_FILE, link)
@@ -134,5 +134,5 @@ def _wandb_key() -> bool:
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Without the values that are not finite (terms that a batch has no sample for)."""
+    """Return the finite values; terms for which a batch has no sample are NaN."""
     return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -1,4 +1,4 @@
-"""Out of memory: recognising it, and what to change by how much."""
+"""Detection of memory shortage, and advice on the settings to change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +10,15 @@ from hawor_pipeline.errors import MemoryShortage
 from hawor_pipeline.models.backbone import SIZES
 from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
 
-# Of a weight that is trained, besides itself: its gradient and Adam's two moments, in float32.
+# Per trained weight, besides the weight: its gradient and Adam's two moments, in float32.
 BYTES_PER_TRAINED_WEIGHT = 12
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory", "DefaultCPUAllocator")
 
 
 def is_memory_shortage(error: BaseException) -> bool:
-    """Whether an exception says that memory did not suffice.
+    """Test if an exception means that memory ran out.
 
-    Torch has no common type for it: devices raise one, the CPU's allocator a plain RuntimeError.
+    Torch has no common type for this: devices raise OutOfMemoryError, the CPU's allocator a plain RuntimeError.
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError, MemoryShortage)):
         return True
@@ -27,7 +27,7 @@ def is_memory_shortage(error: BaseException) -> bool:
 
 @contextmanager
 def explain_out_of_memory(config: TrainingConfig) -> Iterator[None]:
-    """Turn a lack of memory into an error that names the settings to change.
+    """Turn memory shortage into an error that names the settings to change.
 
     Raises:
         MemoryShortage: memory ran out in this block.
@@ -39,13 +39,13 @@ def explain_out_of_memory(config: TrainingConfig) -> Iterator[None]:
             raise
         found = str(error).split("\n")[0]
         raise MemoryShortage(
-            f"out of memory ({found}). Change one of these, the first first: {'; '.join(memory_advice(config))}. The "
-            "last checkpoint is kept: with another micro_batches the same command goes on from it."
+            f"out of memory ({found}). Settings to change, in this order: {'; '.join(memory_advice(config))}. "
+            "The last checkpoint is kept: with another micro_batches the same command resumes from it."
         ) from error
 
 
 def memory_advice(config: TrainingConfig) -> list[str]:
-    """What to change and by how much, gentlest first: what leaves the result as it is stands before what changes it."""
+    """Return the settings to change and by how much; changes that keep the result come first."""
     advice = []
     parts = [n for n in range(config.micro_batches + 1, config.batch_size + 1) if config.batch_size % n == 0]
     if parts:

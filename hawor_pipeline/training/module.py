@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import lightning.pytorch as pl
 import numpy as np
@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hawor_pipeline.config import DatasetShare, TrainingConfig, build, load_config
+from hawor_pipeline.config import DatasetShare, TrainingConfig
 from hawor_pipeline.core.loss import EnhancedTrainingLoss
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.metrics import mpjpe, pa_mpjpe
-from hawor_pipeline.core.reprojection import joints_in_crop, pose_and_place_in_crop
 from hawor_pipeline.core.types import ClipBatch, HandPrediction, take_clips
 from hawor_pipeline.core.units import MM_PER_M
 from hawor_pipeline.errors import CheckpointError, NumericalError
@@ -23,92 +22,145 @@ from hawor_pipeline.loading.datamodule import ClipSampler, HandData
 from hawor_pipeline.loading.stored_crops import StoredBatch
 from hawor_pipeline.locate import hand_models_of
 from hawor_pipeline.models.checkpoints import build_for_training
-from hawor_pipeline.models.hawor import HaworModel
-from hawor_pipeline.training.averaging import split_weights
+from hawor_pipeline.models.hawor import with_mano
+from hawor_pipeline.training.averaging import Checkpoint, split_weights
 from hawor_pipeline.training.optimisation import Plateau, build_optimizer, learning_rate_factor
-from hawor_pipeline.training.sums import MetricSums
+from hawor_pipeline.training.resolve import ConfigSource, as_config, with_recorded_split
 from hawor_pipeline.untrusted.mano_files import load_mano
 
 MAX_SKIPPED_IN_A_ROW = 10
-# Without the enhanced loss: HaMeR's terms only, weighted as configured.
+# Terms that are off without the enhanced loss, which leaves those of HaMeR.
 BASIC_LOSS_OFF = ("MESH_VERTICES", "MESH_FACES", "TEMPORAL_CONSISTENCY", "OCCLUSION_ROBUSTNESS")
 
 
-def with_mano(model: HaworModel, mano: ManoLayer, batch: ClipBatch) -> HandPrediction:
-    """Run the network on a batch and pose the body model by what it says."""
-    output = model(batch.images, batch.box_center_px, batch.box_size_px, batch.focal_px, batch.principal_point_px)
-    hand = mano(output.rotmats, output.betas)
-    joints = hand.joints + output.translation_m[..., None, :]
-    target, boxes = batch.target, (batch.intrinsics, batch.box_center_px, batch.box_size_px)
-    return HandPrediction(
-        rotmats=output.rotmats,
-        betas=output.betas,
-        camera=output.camera,
-        translation_m=output.translation_m,
-        joints_m=joints,
-        vertices_m=hand.vertices + output.translation_m[..., None, :],
-        joints_crop=joints_in_crop(joints, *boxes),
-        joints_crop_apart=pose_and_place_in_crop(joints, target.joints_m, target.valid, *boxes),
-    )
+class MetricSums:
+    """Means over all samples of a validation, over all batches and processes.
+
+    Sums and counts are kept by name: a mean of batch means would be wrong because batches differ in size.
+    """
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, Tensor] = {}  # (sum, count)
+
+    def add_frames(self, values: Mapping[str, Tensor], use: Tensor, suffix: str = "") -> None:
+        """Add the values of the frames selected by `use`; `suffix` is appended to their names."""
+        for name, value in values.items():
+            self._add(name + suffix, torch.stack((value[use].double().sum(), use.sum().double())))
+
+    def add_means(self, means: Mapping[str, Tensor], count: Tensor) -> None:
+        """Add means over `count` frames; NaN means are skipped."""
+        for name, mean in means.items():
+            seen = torch.where(mean.isnan(), 0, count).double()
+            self._add(name, torch.stack((mean.nan_to_num().double() * seen, seen)))
+
+    def _add(self, name: str, pair: Tensor) -> None:
+        self._pairs[name] = self._pairs[name] + pair if name in self._pairs else pair
+
+    def means(self) -> dict[str, Tensor]:
+        """Return the mean of each name over all processes; NaN if it has no samples."""
+        # One gather of named pairs, not a reduction: a process may lack a name (a member of a mixture).
+        parts = [{name: pair.cpu() for name, pair in self._pairs.items()}]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            gathered: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(gathered, parts[0])
+            parts = gathered
+        totals = {
+            name: torch.stack([part[name] for part in parts if name in part]).sum(0)
+            for name in sorted({name for part in parts for name in part})
+        }
+        return {name: (total / count).float() for name, (total, count) in totals.items()}
+
+
+class _Position(TypedDict):
+    """The place in the epoch where a checkpoint was saved, in parts of batches."""
+
+    epoch: int
+    batch: int
+    micro_batches: NotRequired[int]  # absent in checkpoints of earlier versions
+    clips: NotRequired[int]  # per batch over all devices
 
 
 class EnhancedHaWoRTrainer(pl.LightningModule):
-    """Trains a HaWoR network; usable with any Lightning Trainer (`use_distributed_sampler=False`).
+    """LightningModule that trains a HaWoR network, under any Lightning Trainer with `use_distributed_sampler=False`.
+
+    Arguments besides `config` override it, and the result is stored in `self.config` and in checkpoints: a module
+    loaded from a checkpoint equals the one that saved it. The settings of the Lightning Trainer and its callbacks
+    (epochs, precision, devices, early stopping, averaging, checkpoints, loggers) are applied by `TrainingPipeline`.
 
     Args:
-        config: a TrainingConfig, its values as a mapping, or the path of a YAML.
-        training_data_dir: shards, or several {path, weight}.
-        validation_data_dir: shards to validate on; None: the validation subjects of the training shards.
-        use_enhanced_loss: all nine terms; False: keypoints, rotations and shape only.
-        use_adaptive_weights: let the weights of the terms follow their levels, unless `loss_weighting` says otherwise.
+        config: a TrainingConfig, a mapping of its values, or the path of a YAML file.
+        training_data_dir: shards, or several {path, weight}; None: as configured.
+        validation_data_dir: shards to validate on; None: as configured.
+        use_enhanced_loss: use all nine loss terms, or (False) keypoints, rotations and shape only; None: as configured.
+        use_adaptive_weights: adapt the weights of the terms to their levels; None: as configured.
 
     Raises:
-        ConfigError: something named in the configuration does not exist.
+        ConfigError: the configuration is not valid, or names something that does not exist.
     """
 
     def __init__(
         self,
-        config: TrainingConfig | Mapping[str, Any] | str | Path,
+        config: ConfigSource,
         training_data_dir: str | Path | Sequence[DatasetShare] | None = None,
         validation_data_dir: str | Path | None = None,
-        use_enhanced_loss: bool = True,
-        use_adaptive_weights: bool = True,
+        use_enhanced_loss: bool | None = None,
+        use_adaptive_weights: bool | None = None,
     ):
         super().__init__()
-        config = _validated(config)
+        given = {
+            "training_data_dir": str(training_data_dir) if isinstance(training_data_dir, Path) else training_data_dir,
+            "validation_data_dir": None if validation_data_dir is None else str(validation_data_dir),
+            "use_enhanced_loss": use_enhanced_loss,
+            "use_adaptive_weights": use_adaptive_weights,
+        }
+        changes = {key: value for key, value in given.items() if value is not None}
+        config = as_config(config)
+        config = with_recorded_split(config.changed(**changes) if changes else config)
         self.config = config
         self.save_hyperparameters({"config": config.model_dump(mode="json")})
-        self.data = HandData(config, training_data_dir, validation_data_dir)
+        self.data = HandData(config)
         torch.manual_seed(config.seed)  # initial weights are a function of the seed
         self.model, self.pretrained = build_for_training(config)
         if self.pretrained is None or not self.pretrained.has("mano_head"):
             self.model.mano_head.set_mean(*self.data.mean_parameters())
         if config.frozen_backbone:
             self.model.backbone.requires_grad_(False).eval()
+        if config.torch_compile:
+            self.model.compile()
         self.mano = ManoLayer(load_mano(hand_models_of(self.data.folders, config.mano_model_path), "right"))
-        self.loss = self._build_loss(use_enhanced_loss, use_adaptive_weights)
-        self.epoch_position = (0, 0)  # epoch and batch that training goes on with
+        self.loss = self._build_loss()
+        self.processes = 1  # that train together; known from `setup` on
+        self.epoch_position = (0, 0)  # epoch and batch at which training resumes
         self.step_values: dict[str, Tensor] = {}  # of the last batch, for the metrics table
-        self.plateau = Plateau(config)  # stays at 1 under every other schedule
+        self.plateau = Plateau(config)  # its factor stays 1 under every other schedule
         self.skipped_in_a_row = 0
         self.skipped_batches = 0
         self._batch: ClipBatch
         self._sampler: ClipSampler
         self._sums = MetricSums()
 
-    def _build_loss(self, enhanced: bool, adaptive: bool) -> EnhancedTrainingLoss:
+    def _build_loss(self) -> EnhancedTrainingLoss:
         config = self.config
-        weights = dict(config.loss_weights) if isinstance(config.loss_weights, dict) else {}
-        if not enhanced:
+        assert not isinstance(config.loss_weights, str)  # the configuration has replaced a path by its content
+        weights = dict(config.loss_weights or {})
+        if not config.use_enhanced_loss:
             weights.update(dict.fromkeys(BASIC_LOSS_OFF, 0.0))
         loss = EnhancedTrainingLoss(
-            weights, adaptive, config.temporal_window, loss_weighting=config.loss_weighting, faces=self.mano.faces
+            weights,
+            config.use_adaptive_weights,
+            config.temporal_window,
+            loss_weighting=config.loss_weighting,
+            faces=self.mano.faces,
         )
         loss.accumulate_grad_batches = config.passes_per_step
         return loss
 
+    def setup(self, stage: str) -> None:
+        """Record how many processes train together, before a checkpoint is loaded."""
+        self.processes = self.trainer.world_size
+
     def train(self, mode: bool = True) -> "EnhancedHaWoRTrainer":
-        """A frozen backbone stays in eval: no stochastic depth, no batch statistics."""
+        """Set the training mode; a frozen backbone stays in eval mode (no stochastic depth, no batch statistics)."""
         super().train(mode)
         if self.config.frozen_backbone:
             self.model.backbone.eval()
@@ -117,7 +169,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
     # data
 
     def train_dataloader(self) -> DataLoader:
-        """Training batches from where the run stands."""
+        """Return the training batches from the position of the run on."""
         epoch, batch = self.epoch_position
         loader = self.data.training_loader(epoch, batch, self.global_rank, self.trainer.world_size)
         assert isinstance(loader.sampler, ClipSampler)
@@ -125,29 +177,29 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         return loader
 
     def on_train_epoch_start(self) -> None:
-        """Each epoch has its own order; the one that the loader was made for goes on where it stands."""
+        """Reorder the clips for a new epoch; a resumed epoch continues from its position."""
         self._sampler.go_to(self.current_epoch)
 
     def val_dataloader(self) -> DataLoader:
-        """Validation batches."""
+        """Return the validation batches."""
         return self.data.validation_loader(self.global_rank, self.trainer.world_size)
 
     def transfer_batch_to_device(
         self, batch: ClipBatch | StoredBatch, device: torch.device, dataloader_idx: int
     ) -> ClipBatch:
-        """Move a batch, and make its pictures where that was left to the device."""
+        """Move a batch to a device; stored crops are decoded and warped there."""
         if isinstance(batch, ClipBatch) and device.type == "cpu":
-            return batch  # it is already where it belongs
+            return batch
         return batch.to(device)
 
     # steps
 
     def predict_batch(self, batch: ClipBatch) -> HandPrediction:
-        """The network's hands in a batch, with the body model applied."""
+        """Predict the hands of a batch and apply the body model."""
         return with_mano(self.model, self.mano, batch)
 
     def losses(self, prediction: HandPrediction, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss and its terms; outside training the weights are static."""
+        """Compute the total loss and its terms; outside training the weights are static."""
         with torch.no_grad():
             vertices = self.mano(batch.target.rotmats, batch.target.betas).vertices
             vertices = vertices + batch.target.translation_m[..., None, :]
@@ -155,13 +207,16 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
             return self.loss(prediction, batch.target, vertices)
 
     def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:
-        """Random numbers inside a step (dropout) are a function of seed, epoch and batch: nothing to restore."""
+        """Seed the random numbers of the step (dropout).
+
+        They are a function of seed, epoch and batch, so a resumed run has no generator state to restore.
+        """
         state = np.random.SeedSequence((self.config.seed, self.current_epoch, batch_idx, self.global_rank))
         torch.manual_seed(int(state.generate_state(1)[0]))
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor | None:
-        """Loss of one batch; None where it is not finite and such batches are skipped."""
-        self._batch = batch  # named in the message if its gradient is not finite
+        """Compute the loss of a batch; None if it is not finite and such batches are skipped."""
+        self._batch = batch  # for the message if its gradient is not finite
         prediction = self.predict_batch(batch)
         total, terms = self.losses(prediction, batch)
         if not self._finite_everywhere(total):
@@ -173,13 +228,13 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         return total
 
     def _finite_everywhere(self, total: Tensor) -> bool:
-        """Whether the loss is finite on all processes: they skip together, or one would wait for the others."""
+        """Test if the loss is finite on all processes. They skip together: one alone would wait for the others."""
         finite = bool(torch.isfinite(total))
         return finite if self.trainer.world_size == 1 else self.trainer.strategy.reduce_boolean_decision(finite)
 
     @torch.no_grad()
     def _measure_datasets(self, prediction: HandPrediction, batch: ClipBatch) -> None:
-        """Error of each member of a mixture in this batch; a mean over all of them would hide the small ones."""
+        """Measure the error per member of a mixture; a mean over all members would hide the small ones."""
         use = batch.target.valid & (batch.sample_index >= 0)
         for dataset, clips in self.data.clips_by_dataset(batch).items():
             error = MM_PER_M * mpjpe(prediction.joints_m[clips], batch.target.joints_m[clips])[use[clips]]
@@ -208,7 +263,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the total norm; norms of each part of the network are kept for the table."""
+        """Clip gradients by their total norm; the norm of each part of the network goes to the table."""
         norms: dict[str, Tensor] = {}
         for name, part in self.model.named_children():
             gradients = [p.grad for p in part.parameters() if p.grad is not None]
@@ -218,7 +273,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
             return
         total = torch.linalg.vector_norm(torch.stack(list(norms.values())))
         if not bool(torch.isfinite(total)):
-            if self.trainer.precision != "16-mixed":  # there the scaler skips the step itself
+            if self.trainer.precision != "16-mixed":  # its gradient scaler skips the step itself
                 self._not_finite(self._batch, norms)
                 optimizer.zero_grad(set_to_none=True)
             return
@@ -230,11 +285,11 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         self.step_values.update({f"grad_norm/{name}": norm for name, norm in norms.items()})
 
     def on_train_epoch_end(self) -> None:
-        """An epoch may end before the last gradients were accumulated."""
+        """Close the last optimiser step: an epoch may end with fewer batches than it accumulates."""
         self.loss.finish_step()
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
-        """Add a batch to the sums behind the validation metrics."""
+        """Add a batch to the validation metrics."""
         prediction = self.predict_batch(batch)
         total, terms = self.losses(prediction, batch)
         use = batch.target.valid & (batch.sample_index >= 0)
@@ -251,11 +306,11 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
             self._sums.add_frames(values, use[clips], f"/{dataset}")
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the sums of the validation before."""
+        """Reset the validation metrics."""
         self._sums = MetricSums()
 
     def on_validation_epoch_end(self) -> None:
-        """Turn sums over all samples and processes into means."""
+        """Log the means over all samples and processes."""
         for name, mean in self._sums.means().items():
             self.log(f"val/{name}", mean, rank_zero_only=False, logger=False)
             if self.config.scheduler == "plateau" and self.config.monitor == f"val/{name}":
@@ -264,31 +319,31 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
     # optimisation
 
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in one epoch."""
+        """Return the number of optimiser steps per epoch."""
         batches = len(self.data.training_loader(world=self.trainer.world_size))
         return max(math.ceil(batches / self.config.passes_per_step), 1)
 
     def total_steps(self) -> int:
-        """Optimiser steps of the whole run."""
+        """Return the number of optimiser steps of the whole run."""
         planned = self.config.max_epochs * self.steps_per_epoch()
         return min(planned, self.config.max_steps) if self.config.max_steps > 0 else planned
 
     def configure_optimizers(self) -> Any:
-        """Optimiser, and a schedule that moves with every optimiser step."""
+        """Return the optimiser and its schedule, which advances with every optimiser step."""
         config = self.config
         optimizer = build_optimizer(config, self.model)
         total = self.total_steps()
         warmup = min(round(config.warmup_epochs * self.steps_per_epoch()), total // 2)
-        floor = config.min_lr / config.learning_rate if config.scheduler == "cosine" else 1.0
+        lowest = config.min_lr / config.learning_rate if config.scheduler == "cosine" else 1.0
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.plateau.factor * learning_rate_factor(step, warmup, total, floor)
+            optimizer, lambda step: self.plateau.factor * learning_rate_factor(step, warmup, total, lowest)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # checkpoints
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what names the network, and where in the epoch the run stands."""
+    def on_save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Add the network's configuration, the split, and the position in the epoch."""
         checkpoint["network"] = self.model.network.to_dict()
         checkpoint["split"] = self.data.split.to_dict()
         checkpoint["skipped_batches"] = self.skipped_batches
@@ -303,37 +358,37 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
             "clips": self._clips_of_a_batch(),
         }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is of this network, and take up its position.
+    def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Check that the checkpoint fits this network, and restore its position.
 
         Raises:
-            CheckpointError: it is of another network.
+            CheckpointError: it belongs to another network.
         """
         found, expected = checkpoint.get("network"), self.model.network.to_dict()
         if found != expected:
             differing = sorted(k for k in expected if not isinstance(found, dict) or found.get(k) != expected[k])
             raise CheckpointError(
-                f"cannot resume: the checkpoint is of another network (differs in {', '.join(differing)}); "
+                f"cannot resume: the checkpoint belongs to another network (differs in {', '.join(differing)}); "
                 "use the configuration it was trained with, or another output directory"
             )
         split_weights(checkpoint)
         if "plateau" in checkpoint:
             self.plateau.load_state_dict(checkpoint["plateau"])
-        self._in_parts_of_now(checkpoint)
+        self._restate_position(checkpoint)
         self.epoch_position = (checkpoint["position"]["epoch"], checkpoint["position"]["batch"])
         self.skipped_batches = checkpoint.get("skipped_batches", 0)
 
     def _clips_of_a_batch(self) -> int:
-        """Over all devices; without a trainer there is one."""
-        return self.config.batch_size * (self._trainer.world_size if self._trainer is not None else 1)
+        return self.config.batch_size * self.processes
 
-    def _in_parts_of_now(self, checkpoint: dict[str, Any]) -> None:
-        """Positions count parts of batches; restate them where batches have other parts or, over all devices, clips.
+    def _restate_position(self, checkpoint: Checkpoint) -> None:
+        """Convert a position to the current number of parts per batch, and of clips per batch over all devices.
 
-        Where the clips seen are no whole number of the batches of now, those of the last, unfinished one come again.
+        Positions count parts of batches. If the clips seen so far are no whole number of the current batches, those of
+        the last, unfinished batch are repeated.
         """
-        position, parts = checkpoint["position"], self.config.micro_batches
-        clips = self._clips_of_a_batch()
+        position: _Position = checkpoint["position"]
+        parts, clips = self.config.micro_batches, self._clips_of_a_batch()
         before = position.get("micro_batches", 1), position.get("clips", clips)
         if before == (parts, clips):
             return
@@ -345,11 +400,3 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["total"], progress["current"]):
             counts.update({name: restated(count) for name, count in counts.items()})
-
-
-def _validated(config: TrainingConfig | Mapping[str, Any] | str | Path) -> TrainingConfig:
-    if isinstance(config, TrainingConfig):
-        return config
-    if isinstance(config, (str, Path)):
-        return load_config(config)
-    return build(TrainingConfig, config, origin="EnhancedHaWoRTrainer")

@@ -1,7 +1,7 @@
-"""Optimiser and learning rate of a configuration."""
+"""Optimiser and learning rate schedule of a configuration."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from hawor_pipeline.config import TrainingConfig
 
 
 def build_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over what is trained; biases and norms are not decayed."""
+    """Build the optimiser of the trainable parameters; biases and norms have no weight decay."""
     trained = [p for p in network.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -22,21 +22,21 @@ def build_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.O
     return kind(groups, lr=config.learning_rate, fused=True)
 
 
-def learning_rate_factor(step: int, warmup: int, total: int, floor: float) -> float:
-    """Linear warm-up to 1, then half a cosine down to `floor`."""
+def learning_rate_factor(step: int, warmup: int, total: int, lowest: float) -> float:
+    """Return the factor of the learning rate: linear warm-up to 1, then half a cosine down to `lowest`."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     progress = min((step - warmup) / max(total - warmup, 1), 1.0)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    return lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class Plateau:
-    """A factor of the learning rate that falls when the monitored value stops getting better.
+    """Factor of the learning rate that is reduced when the monitored value stops improving.
 
-    The decision is torch's `ReduceLROnPlateau`, kept apart from the optimiser so that it can follow a warm-up.
+    The decision is that of torch's `ReduceLROnPlateau`, on an optimiser of its own so that it combines with a warm-up.
 
     Args:
-        config: mode, patience, factor, min_lr.
+        config: with mode, plateau_patience, plateau_factor and min_lr.
     """
 
     def __init__(self, config: TrainingConfig):
@@ -51,19 +51,19 @@ class Plateau:
 
     @property
     def factor(self) -> float:
-        """Of the learning rate, in (0, 1]."""
+        """Factor of the learning rate, in (0, 1]."""
         return float(self._holder.param_groups[0]["lr"])
 
     def observe(self, value: float) -> None:
-        """Take in the value of one validation; one that is not finite says nothing."""
+        """Add the value of one validation; a value that is not finite is skipped."""
         if math.isfinite(value):
             self._schedule.step(value)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
+    def state_dict(self) -> dict[str, float]:
+        """Return plain values for a checkpoint."""
         return {"factor": self.factor, "best": float(self._schedule.best), "bad": self._schedule.num_bad_epochs}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Restore the values of a checkpoint."""
         self._holder.param_groups[0]["lr"] = state["factor"]
-        self._schedule.best, self._schedule.num_bad_epochs = state["best"], state["bad"]
+        self._schedule.best, self._schedule.num_bad_epochs = state["best"], int(state["bad"])

@@ -1,4 +1,4 @@
-"""Before a long run: does it fit, is it fed, does it learn, and how long will it take?"""
+"""Checks before a long run: memory, data loading, learning and duration."""
 
 import itertools
 import math
@@ -14,25 +14,26 @@ from hawor_pipeline.core.metrics import mpjpe
 from hawor_pipeline.core.types import ClipBatch
 from hawor_pipeline.core.units import MM_PER_M
 from hawor_pipeline.training.callbacks import DATA_WAIT_LIMIT, data_wait_advice
+from hawor_pipeline.training.fit import prepare_torch
 from hawor_pipeline.training.launch import processes_of
 from hawor_pipeline.training.memory import is_memory_shortage, memory_advice
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 from hawor_pipeline.training.trial import BatchSize, Pace, Trial, find_batch_size, find_learning_rate
 
 MEASURED_STEPS = 8
-CLIP_STEPS = 80  # on one clip, for the question whether the network learns at all
-CLIP_RATE = 1e-3  # at most; a network that starts from released weights takes its own rate
-LEARNED = 0.5  # of the first error of that clip that may be left
-LEARNED_MM = 5.0  # or this little
+CLIP_STEPS = 80  # on one clip, to check that the network learns at all
+CLIP_RATE = 1e-3  # learning rate of these steps; a network with pretrained weights uses the configured rate
+LEARNED = 0.5  # largest share of the initial error that may remain
+LEARNED_MM = 5.0  # an error below this passes too
 SEARCH_STEPS = 40
-LARGER = 4  # times the configured batch size is the most that is tried
-RATE_RATIO = 10.0  # a configured rate this far above the one found is worth a warning
+LARGER = 4  # largest batch size to try, relative to the configured one
+RATE_RATIO = 10.0  # a configured rate above this multiple of the found rate gives a warning
 BYTES_PER_WEIGHT_KEPT = 16  # in a checkpoint: weight, average, two moments
 
 
 @dataclass(slots=True)
 class Findings:
-    """What was measured, what to mind, and what speaks against starting."""
+    """Result of a preflight: facts, warnings, and reasons to refuse the run."""
 
     facts: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -44,14 +45,13 @@ def preflight(config: TrainingConfig, device: torch.device) -> Findings:
 
     Args:
         config: resolved.
-        device: as the run would use.
+        device: of the run.
 
     Raises:
-        HaworError: the configuration or its data are wrong; see `EnhancedHaWoRTrainer`.
+        HaworError: the configuration or its data are not valid; see `EnhancedHaWoRTrainer`.
     """
-    module = EnhancedHaWoRTrainer(
-        config, use_enhanced_loss=config.use_enhanced_loss, use_adaptive_weights=config.use_adaptive_weights
-    )
+    prepare_torch(config)
+    module = EnhancedHaWoRTrainer(config)
     findings = Findings()
     _describe(findings, module, device)
     trial = Trial(module, device)
@@ -69,7 +69,7 @@ def preflight(config: TrainingConfig, device: torch.device) -> Findings:
 
 
 def endless(module: EnhancedHaWoRTrainer) -> Iterator[ClipBatch]:
-    """Training batches, epoch after epoch, as the run would load them."""
+    """Yield training batches, epoch after epoch, as the run would load them."""
     for epoch in itertools.count():
         yield from module.data.training_loader(epoch)
 
@@ -82,7 +82,7 @@ def _describe(findings: Findings, module: EnhancedHaWoRTrainer, device: torch.de
     findings.facts["network"] = f"{weights / 1e6:.1f} M weights, {trained / 1e6:.1f} M of them trained"
     findings.facts["data"] = f"{len(data.training_clips)} clips train, {len(data.validation_clips)} validate"
     findings.facts["split"] = f"{data.split.rule}: {', '.join(data.split.validation) or config.validation_data_dir}"
-    kept = config.save_top_k + 2  # and last, and the one being written
+    kept = config.save_top_k + 2  # plus last.ckpt, and the file being written
     needed, free = weights * BYTES_PER_WEIGHT_KEPT * kept, _free_bytes(Path(config.output_dir))
     findings.facts["checkpoints"] = f"about {needed / 1e9:.1f} GB in all; {free / 1e9:.1f} GB are free"
     if needed > free:
@@ -97,7 +97,7 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _judge_pace(findings: Findings, module: EnhancedHaWoRTrainer, trial: Trial, pace: Pace) -> None:
-    """Speed, memory, waiting, and the hours to the end."""
+    """Report speed, memory, waiting time, and the hours to the end."""
     config, facts = module.config, findings.facts
     if not math.isfinite(pace.loss):
         findings.refusals.append("the loss is not finite in the first steps: lower learning_rate, or set precision: 32")
@@ -121,7 +121,7 @@ def _judge_pace(findings: Findings, module: EnhancedHaWoRTrainer, trial: Trial, 
 
 
 def _judge_learning(findings: Findings, module: EnhancedHaWoRTrainer, trial: Trial) -> None:
-    """Whether the error of one clip falls when nothing but that clip is trained on."""
+    """Check that the error of one clip falls when the network trains on that clip only."""
     clip = module.data.some_training_clips(1)
     trial.restart(max(CLIP_RATE, module.config.learning_rate) if module.pretrained is None else None)
     before = _error_mm(trial, clip)
@@ -140,17 +140,18 @@ def _judge_learning(findings: Findings, module: EnhancedHaWoRTrainer, trial: Tri
 
 @torch.no_grad()
 def _error_mm(trial: Trial, clip: ClipBatch) -> float:
-    """Root-relative error of the frames that count."""
-    clip = trial.module.transfer_batch_to_device(clip, trial.device, 0)
+    """Return the root-relative error of the valid frames, mm."""
+    clip = trial.place(clip)
     use = clip.target.valid & (clip.sample_index >= 0)
     trial.module.eval()
-    error = MM_PER_M * mpjpe(trial.module.predict_batch(clip).joints_m, clip.target.joints_m)[use]
+    with trial.precision.forward_context():
+        error = MM_PER_M * mpjpe(trial.module.predict_batch(clip).joints_m, clip.target.joints_m)[use]
     trial.module.train()
     return float(error.mean())
 
 
 def _search(findings: Findings, module: EnhancedHaWoRTrainer, trial: Trial) -> None:
-    """A learning rate and a batch size to compare the configured ones with."""
+    """Search a learning rate and a batch size to compare with the configured ones."""
     config = module.config
     rate = find_learning_rate(trial, endless(module), SEARCH_STEPS)
     findings.facts["learning rate"] = f"{config.learning_rate:g} configured, {rate:.1e} where the loss falls fastest"

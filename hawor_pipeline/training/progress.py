@@ -1,4 +1,4 @@
-"""Lines of progress: a file that another process can follow, and the terminal."""
+"""Progress lines of a run: a file that another process can follow, and the terminal."""
 
 import json
 import math
@@ -8,38 +8,40 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Progress = Callable[[dict[str, Any]], None]
+# A JSON object: "kind" (start, step, validation, warning or end), and the values of that kind.
+ProgressLine = dict[str, Any]
+Progress = Callable[[ProgressLine], None]
 
 
 class RunClock:
-    """Seconds that a run has trained, all its processes together."""
+    """Training time of a run, over all interruptions and resumes."""
 
     def __init__(self) -> None:
-        self.before = 0.0  # of earlier processes
+        self.before = 0.0  # seconds of the processes before a resume
         self._begun = time.perf_counter()
 
     def start(self) -> None:
-        """This process begins to train now."""
+        """Start the time of this process."""
         self._begun = time.perf_counter()
 
     def seconds(self) -> float:
-        """So far."""
+        """Return the training time so far, s."""
         return self.before + time.perf_counter() - self._begun
 
 
 class ProgressFile:
-    """Appends lines of JSON that another process can follow; with `echo` they also go to the terminal.
+    """Writer of progress lines as JSON.
 
     Args:
-        path: of the file; None writes none.
-        echo: print each line.
-        also: called with each line's dict.
+        path: file to append to; None: no file.
+        echo: print each line too.
+        also: called with each line too.
     """
 
     def __init__(self, path: Path | None, *, echo: bool = False, also: Progress | None = None):
         self.path, self.echo, self.also = path, echo, also
 
-    def __call__(self, line: dict[str, Any]) -> None:
+    def __call__(self, line: ProgressLine) -> None:
         line = {name: _plain(value) for name, value in line.items()}
         text = json.dumps(line)
         if self.path is not None:
@@ -56,11 +58,11 @@ def _plain(value: Any) -> Any:
 
 
 def show_training() -> Progress:
-    """A callback for a run's lines of progress: one line that is rewritten on a terminal, few plain lines elsewhere."""
+    """Return a callback that prints progress: one line that is rewritten on a terminal, few plain lines elsewhere."""
     terminal = sys.stderr.isatty()
     begun: dict[str, float] = {}
 
-    def progress(line: dict) -> None:
+    def progress(line: ProgressLine) -> None:
         text = _training_line(line, begun)
         if line["kind"] != "step":
             print(("\r\033[K" if terminal else "") + text, file=sys.stderr, flush=True)
@@ -73,14 +75,14 @@ def show_training() -> Progress:
     return progress
 
 
-def _training_line(line: dict, begun: dict[str, float]) -> str:
-    """One line of progress for people; remembers in `begun` where this process began."""
+def _training_line(line: ProgressLine, begun: dict[str, float]) -> str:
+    """Return a progress line as text; stores the start of this process in `begun`."""
     kind = line["kind"]
     if kind == "start":
         begun.update(step=line["step"], time=time.monotonic(), tenth=-1)
-        going_on = f", going on at step {line['step']}" if line["step"] else ""
+        resumed = f", resumed at step {line['step']}" if line["step"] else ""
         return (
-            f"{line['total_steps']} steps of {line['frames_per_step']} frames on {line['device']}{going_on}: "
+            f"{line['total_steps']} steps of {line['frames_per_step']} frames on {line['device']}{resumed}: "
             f"{line['training_clips']} clips train, {line['validation_clips']} validate, "
             f"{line['parameters'] / 1e6:.1f} M weights"
         )

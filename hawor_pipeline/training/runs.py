@@ -1,16 +1,15 @@
-"""Training runs on disk: which run a configuration means, and whether it is new, unfinished or done. Loads no torch.
+"""Training runs on disk: the run of a configuration, and its state (new, unfinished or finished). Loads no torch.
 
-A run's key is a hash of everything that decides its numbers: the configuration without machine matters, the content of
-the files it names (pretrained weights, validation shards, the checkpoint it goes on from), the dataset version, and the
-version of the training code. The same key always means the same folder, so that an interrupted run
-is found again and continued.
+The key of a run is a hash of everything that determines its numbers: the configuration without machine settings, the
+content of the files it names (pretrained weights, validation shards, the checkpoint it continues from), the dataset
+version, and the version of the training code. Equal keys mean the same folder, so an interrupted run is resumed.
 """
 
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from hawor_pipeline.config import TrainingConfig, dump_config
 from hawor_pipeline.errors import CheckpointError, ConfigError
@@ -24,7 +23,7 @@ from hawor_pipeline.provenance import (
 )
 from hawor_pipeline.versions import TRAINING_VERSION
 
-# Settings that say where and how fast a run is made, but not what comes out of it; of files their content counts.
+# Settings without effect on the numbers of a run. Of the files that they name, the content is part of the key.
 MACHINE_KEYS = frozenset(
     {
         "accelerator",
@@ -61,7 +60,7 @@ BEST_CHECKPOINT = Path("checkpoints") / "best.ckpt"
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """The folder of a run and what to do with it."""
+    """Folder and state of a run."""
 
     run_id: str
     run_dir: Path
@@ -71,12 +70,12 @@ class RunPlan:
 
 
 def run_key(config: TrainingConfig, dataset_version: str, start: Path | str | None = None) -> str:
-    """Hash of what decides a run's numbers.
+    """Hash everything that determines the numbers of a run.
 
     Args:
         config: resolved configuration.
-        dataset_version: of the shards it trains on.
-        start: checkpoint of another run that this one goes on from.
+        dataset_version: of the training shards.
+        start: checkpoint of another run that this run continues from.
 
     Raises:
         ConfigError: a file or directory that it names does not exist.
@@ -112,10 +111,10 @@ def plan_run(
 
     Args:
         config: resolved configuration.
-        dataset_version: of the shards it trains on.
-        runs_dir: folder that holds a folder per run.
-        when_unchanged: `retrain` starts a further run where one with the same key is finished.
-        start: checkpoint of another run to go on from; such a run has a key and a folder of its own.
+        dataset_version: of the training shards.
+        runs_dir: folder with one folder per run.
+        when_unchanged: `retrain` starts another run if one with the same key is finished.
+        start: checkpoint of another run to continue from; such a run has a key and a folder of its own.
 
     Raises:
         ConfigError: a file or directory that the configuration names does not exist.
@@ -131,7 +130,7 @@ def plan_run(
         if info is None:
             unfinished = (run_dir / LAST_CHECKPOINT).is_file()
             state: Literal["new", "unfinished"] = "unfinished" if unfinished else "new"
-            reason = "an unfinished run with the same settings and data is there; it continues" if unfinished else why
+            reason = "an unfinished run with the same settings and data exists; it resumes" if unfinished else why
             return RunPlan(run_id, run_dir, key, state, reason)
         if when_unchanged == "reuse":
             return RunPlan(run_id, run_dir, key, "finished", why)
@@ -139,17 +138,17 @@ def plan_run(
 
 
 def prepare_run(plan: RunPlan, config: TrainingConfig) -> Path:
-    """Write the resolved configuration into the run's folder; returns its path."""
+    """Write the resolved configuration into the folder of the run; return its path."""
     path = plan.run_dir / CONFIG_FILE
     atomic_write_text(path, dump_config(config))
     return path
 
 
 def finish_run(plan: RunPlan) -> StageResult:
-    """Record a run whose training process ended well, and say which checkpoint it produced.
+    """Record a run whose training process succeeded.
 
     Returns:
-        info holds the numbers of the training process and `checkpoint_sha256` of the best checkpoint.
+        The result, with the numbers of the training process and `checkpoint_sha256` of the best checkpoint as info.
 
     Raises:
         CheckpointError: the training process left no result or no checkpoint.
@@ -157,7 +156,6 @@ def finish_run(plan: RunPlan) -> StageResult:
     info, why = find_done(plan.run_dir, plan.key)
     if info is not None:
         return StageResult(plan.run_dir, True, why, plan.key, info)
-    result: dict[str, Any]
     try:
         result = json.loads((plan.run_dir / RESULT_FILE).read_text())
         status = result["status"]

@@ -1,4 +1,4 @@
-"""What ends a run before its last step: a signal, or the hours it was given."""
+"""Ends of a run before its last step: a signal, or the time limit."""
 
 import os
 import signal
@@ -13,27 +13,36 @@ SAME_STOP_SECONDS = 10.0  # signals this close together ask for one stop
 
 
 def between_steps(trainer: pl.Trainer) -> bool:
-    """Whether the batch that just ended has not ended an optimiser step (gradients are being accumulated)."""
-    return trainer.fit_loop.epoch_loop._should_accumulate()
+    """Test if the batch that just ended only accumulated gradients, without an optimiser step."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    if progress.is_last_batch or progress.current.ready == trainer.num_training_batches:
+        return False  # an epoch ends with an optimiser step, however few batches it accumulated
+    return progress.current.ready % trainer.accumulate_grad_batches != 0
 
 
 def validation_follows(trainer: pl.Trainer) -> bool:
-    """Whether Lightning validates right after the batch that just ended."""
-    fetcher = trainer.fit_loop._data_fetcher
-    assert fetcher is not None  # it delivered this batch
-    return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    """Test if Lightning validates right after the batch that just ended, in a trainer of `build_trainer`."""
+    if not trainer.enable_validation:
+        return False
+    if trainer.should_stop:  # Lightning validates before it stops
+        return True
+    loop = trainer.fit_loop.epoch_loop
+    by_steps = trainer.check_val_every_n_epoch is None
+    batch = loop.total_batch_idx if by_steps else loop.batch_idx
+    assert trainer.val_check_batch is not None  # validation goes by batches, not by time
+    return (batch + 1) % trainer.val_check_batch == 0
 
 
 class Stopper(pl.Callback):
-    """Ends the run after an optimiser step, on all processes alike. Goes before what saves checkpoints.
+    """Callback that ends the run after an optimiser step, on all processes alike; precedes those that save checkpoints.
 
-    A signal (SIGTERM, SIGINT) ends it with a checkpoint and without a validation that an uninterrupted run would not
-    have made there; one that is due or under way is finished first. A second signal ends it at once. When `max_hours`
-    are over, the run is complete: it validates a last time.
+    A signal (SIGTERM, SIGINT) ends the run with a checkpoint, and without a validation that an uninterrupted run would
+    not have made; a validation that is due or in progress is finished first. A second signal ends the process at once.
+    A run that exceeds `max_hours` is complete: it validates a last time.
 
     Args:
         clock: of the run.
-        max_hours: None: no limit.
+        max_hours: time limit; None: no limit.
     """
 
     def __init__(self, clock: RunClock, max_hours: float | None = None):
@@ -44,17 +53,17 @@ class Stopper(pl.Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals over from Lightning, which would leave without a checkpoint."""
+        """Replace Lightning's signal handlers, which would exit without a checkpoint."""
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._before[number] = signal.signal(number, self._receive)
-            except ValueError:  # not in the main thread: whoever started it handles signals
+            except ValueError:  # not in the main thread: the caller handles signals
                 return
 
     def _receive(self, number: int, _frame: Any) -> None:
         if self.received is not None:
             if time.monotonic() - self._since < SAME_STOP_SECONDS:
-                return  # one Ctrl-C reaches this process from the terminal and from whoever started it
+                return  # one Ctrl-C arrives twice: from the terminal, and from the parent process
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.received, self._since = number, time.monotonic()
@@ -62,32 +71,32 @@ class Stopper(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """End after this step where that was asked for; a validation that is due comes first."""
+        """Stop after this step if requested, unless a validation is due first."""
         if between_steps(trainer) or validation_follows(trainer):
             return
-        if self._anywhere(trainer, self.received is not None):
-            trainer.limit_val_batches = 0  # Lightning validates whenever it is told to stop
+        if self._on_any_process(trainer, self.received is not None):
+            trainer.limit_val_batches = 0  # otherwise Lightning validates before it stops
             trainer.should_stop = True
         elif self._is_late(trainer):
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """End after a validation within training."""
-        if self._anywhere(trainer, self.received is not None) or self._is_late(trainer):
+        """Stop after a validation if requested."""
+        if self._on_any_process(trainer, self.received is not None) or self._is_late(trainer):
             trainer.should_stop = True
 
     def _is_late(self, trainer: pl.Trainer) -> bool:
         if self.max_hours is None:
             return False
-        self.out_of_time = self._anywhere(trainer, self.clock.seconds() > self.max_hours * 3600)
+        self.out_of_time = self._on_any_process(trainer, self.clock.seconds() > self.max_hours * 3600)
         return self.out_of_time
 
-    def _anywhere(self, trainer: pl.Trainer, here: bool) -> bool:
-        """What is true of one process holds for all, or they would wait for each other for ever."""
+    def _on_any_process(self, trainer: pl.Trainer, here: bool) -> bool:
+        # All processes must decide alike: one that stops alone leaves the others waiting for its gradients.
         return here if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(here, all=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

@@ -1,4 +1,4 @@
-"""Real optimiser steps outside a run: how fast, how large, how well fed, at which learning rate and batch size.
+"""Optimiser steps outside a run, to measure speed, memory and data loading, and to search learning rate and batch size.
 
 The steps are those of training: the same network, losses, augmentation, precision and optimiser, on one device.
 """
@@ -6,11 +6,11 @@ The steps are those of training: the same network, losses, augmentation, precisi
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import psutil
 import torch
+from lightning.pytorch.plugins import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 
 from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.core.types import ClipBatch, take_clips
@@ -19,79 +19,90 @@ from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 from hawor_pipeline.training.optimisation import build_optimizer
 
 LOWEST_RATE, HIGHEST_RATE = 1e-7, 1.0
-DIVERGED = 4.0  # times the least smoothed loss: the search is over
+DIVERGED = 4.0  # the search ends at this multiple of the smallest smoothed loss
 SMOOTHING = 0.9
 MEMORY_SHARE = 0.9  # of a device or machine that a run may fill
-FASTER = 1.05  # a larger batch must be this much faster per clip to be worth going on
+FASTER = 1.05  # the search continues while a larger batch is faster per clip by this factor
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a few steps took."""
+    """Speed and memory of a few steps."""
 
     seconds_per_step: float
-    wait_share: float  # of the time, waiting for data
-    peak_bytes: int  # of memory, by the network's work
+    wait_share: float  # share of the time spent waiting for data
+    peak_bytes: int  # of memory
     frames_per_step: int
     loss: float  # of the last step
 
     @property
     def crops_per_second(self) -> float:
-        """Frames that go through, waiting included."""
+        """Frames per second, waiting time included."""
         return self.frames_per_step / self.seconds_per_step
 
 
+def precision_plugin(config: TrainingConfig, device: torch.device) -> Precision:
+    """Return Lightning's plugin of the configured precision, as its Trainer would choose it."""
+    match config.lightning_precision:
+        case "64-true":
+            return DoublePrecision()
+        case "16-true" | "bf16-true" as kind:
+            return HalfPrecision(kind)
+        case "16-mixed" | "bf16-mixed" as kind:
+            return MixedPrecision(kind, device.type)
+    return Precision()
+
+
 class Trial:
-    """A network that may be trained and thrown away.
+    """A network to train and throw away.
 
     Args:
-        module: of the configuration; its weights change, and come back with `restart`.
-        device: where the steps run.
+        module: of the configuration; its weights change, and `restart` restores them.
+        device: of the steps.
     """
 
     def __init__(self, module: EnhancedHaWoRTrainer, device: torch.device):
         self.config: TrainingConfig = module.config
-        self.module = module.to(device)
         self.device = device
+        self.precision = precision_plugin(self.config, device)
+        self.module = module.to(device)
+        self.precision.convert_module(self.module)
         self._begin = {name: value.cpu().clone() for name, value in module.state_dict().items()}
         self.restart()
 
     def restart(self, learning_rate: float | None = None) -> None:
-        """Back to the initial weights, with a fresh optimiser."""
+        """Restore the initial weights, with a new optimiser."""
         self.module.load_state_dict(self._begin)
         self.module.train()
         self.optimizer = build_optimizer(self.config, self.module.model)
         self.set_rate(learning_rate or self.config.learning_rate)
 
     def set_rate(self, learning_rate: float) -> None:
-        """Take this learning rate from now on."""
+        """Set the learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
+    def place(self, batch: ClipBatch) -> ClipBatch:
+        """Move a batch to the device, in the configured precision."""
+        return self.precision.convert_input(self.module.transfer_batch_to_device(batch, self.device, 0))
+
     def step(self, batch: ClipBatch) -> float:
-        """One optimiser step on one batch; returns its loss."""
-        batch = self.module.transfer_batch_to_device(batch, self.device, 0)
+        """Take one optimiser step on one batch; return its loss."""
+        batch = self.place(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
+        with self.precision.forward_context():
             total, _ = self.module.losses(self.module.predict_batch(batch), batch)
         total.backward()
         self._clip()
         self.optimizer.step()
         return float(total.detach())
 
-    def _autocast(self) -> AbstractContextManager:
-        precision = self.config.lightning_precision
-        if precision.startswith(("32", "64")):
-            return nullcontext()
-        kind = torch.bfloat16 if precision.startswith("bf16") else torch.float16
-        return torch.autocast(self.device.type, dtype=kind)
-
     def _clip(self) -> None:
         if self.config.grad_clip_val:
             torch.nn.utils.clip_grad_norm_(self.module.model.parameters(), self.config.grad_clip_val)
 
     def measure(self, batches: Iterator[ClipBatch], steps: int) -> Pace:
-        """Take steps, the first of them unmeasured (it fills caches and allocators)."""
+        """Measure some steps after an unmeasured one, which fills caches and allocators."""
         self._reset_peak()
         loss = self.step(next(batches))
         waited = frames = 0.0
@@ -110,28 +121,28 @@ class Trial:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def _peak(self) -> int:
-        """The most memory held: of the device, or of this process."""
+        """Return the peak memory of the device, or the memory of this process."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return psutil.Process().memory_info().rss
 
     def room_bytes(self) -> int:
-        """Memory that this device, or machine, has for a run in all."""
+        """Return the memory of the device, or of the machine, that a run can use."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_properties(self.device).total_memory
         return psutil.virtual_memory().available + psutil.Process().memory_info().rss
 
 
 def find_learning_rate(trial: Trial, batches: Iterator[ClipBatch], steps: int = 60) -> float:
-    """The learning rate at which the loss falls fastest while the rate is raised from step to step.
+    """Find the learning rate at which the loss falls fastest while the rate rises from step to step.
 
     Args:
         trial: starts and ends at its initial weights.
         batches: at least `steps`.
-        steps: between LOWEST_RATE and HIGHEST_RATE, equal ratios apart.
+        steps: number of rates from LOWEST_RATE to HIGHEST_RATE, at equal ratios.
 
     Source:
-        Smith, Cyclical Learning Rates (2017), section 3.3; smoothing and stopping as fastai made them common.
+        Smith, Cyclical Learning Rates (2017), section 3.3; smoothing and stopping as in fastai.
     """
     trial.restart()
     rates, losses, smooth, least = [], [], 0.0, math.inf
@@ -142,7 +153,7 @@ def find_learning_rate(trial: Trial, batches: Iterator[ClipBatch], steps: int = 
         if not math.isfinite(loss):
             break
         smooth = SMOOTHING * smooth + (1 - SMOOTHING) * loss
-        level = smooth / (1 - SMOOTHING ** (index + 1))
+        level = smooth / (1 - SMOOTHING ** (index + 1))  # bias correction: the mean starts at 0
         least = min(least, level)
         rates.append(rate)
         losses.append(level)
@@ -153,7 +164,7 @@ def find_learning_rate(trial: Trial, batches: Iterator[ClipBatch], steps: int = 
 
 
 def steepest(rates: list[float], losses: list[float]) -> float:
-    """The rate where the loss falls fastest per factor of the rate; it lies before the lowest loss.
+    """Return the rate where the loss falls fastest per factor of the rate, before its lowest value.
 
     >>> steepest([1e-4, 1e-3, 1e-2, 1e-1], [4.0, 3.8, 2.0, 9.0])
     0.001
@@ -165,7 +176,7 @@ def steepest(rates: list[float], losses: list[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class BatchSize:
-    """One batch size that was tried."""
+    """Speed and memory of one batch size."""
 
     clips: int
     seconds_per_clip: float
@@ -173,15 +184,15 @@ class BatchSize:
 
 
 def find_batch_size(trial: Trial, batch: ClipBatch, most: int) -> list[BatchSize]:
-    """Try 1, 2, 4, ... clips per step until memory ends, or a larger batch is no faster per clip.
+    """Try 1, 2, 4, ... clips per step until memory runs out, or a larger batch is no faster per clip.
 
     Args:
         trial: ends at its initial weights.
-        batch: whose clips are used, repeated as needed.
-        most: clips at most.
+        batch: its clips are used, repeated as needed.
+        most: largest number of clips.
 
     Returns:
-        What fitted, smallest first; empty where not even one clip does.
+        The sizes that fit, smallest first; empty if a single clip does not fit.
     """
     tried: list[BatchSize] = []
     clips = 1
@@ -205,7 +216,7 @@ def find_batch_size(trial: Trial, batch: ClipBatch, most: int) -> list[BatchSize
 
 
 def _would_not_fit(tried: list[BatchSize], room_bytes: int) -> bool:
-    """Whether twice the clips would fill more of the memory than a run may, by how it grew."""
+    """Test if twice the clips would exceed the memory share of a run, by linear extrapolation."""
     if len(tried) < 2:
         return False
     growth = max(tried[-1].peak_bytes - tried[-2].peak_bytes, 0)

@@ -95,7 +95,6 @@ def load_mano(path: str | Path, side: Side, *, fix_left_shapedirs: bool = False)
         raise DataError(f"{file}: face indices reach from {faces.min()} to {faces.max()}, expected 0 to 777.")
     return ManoArrays(
         side=side,
-        path=file,
         template=arrays["v_template"],
         shape_dirs=shape_dirs,
         pose_dirs=arrays["posedirs"],

@@ -49,7 +49,8 @@ def test_gradients_equal_those_through_smplx(mano_dir: Path, side: Side) -> None
     theirs = reference(mano_dir, side, flat_hand_mean=True)(global_orient=orient, hand_pose=hand, betas=betas)
     weights = torch.randn_like(theirs.vertices)
     expected = torch.autograd.grad((weights * theirs.vertices).sum(), (orient, hand, betas))
-    ours = ManoLayer(load_mano(mano_dir, side)).from_axis_angle(orient, hand, betas, mean_included=True)
+    layer = ManoLayer(load_mano(mano_dir, side))
+    ours = layer(layer.absolute_rotmats(orient, hand, mean_included=True), betas)
     found = torch.autograd.grad((weights * ours.vertices).sum(), (orient, hand, betas))
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other, atol=2e-4, rtol=1e-4)

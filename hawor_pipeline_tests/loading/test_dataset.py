@@ -23,7 +23,7 @@ from hawor_pipeline.provenance import atomic_write_json
 from hawor_pipeline.shards.schema import as_numpy, to_arrow
 from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SplitProtocol
 from hawor_pipeline.shards.store import open_shards
-from hawor_pipeline.training.launch import with_recorded_split
+from hawor_pipeline.training.resolve import with_recorded_split
 from hawor_pipeline.untrusted.mano_files import load_mano
 from hawor_pipeline_tests.training.hand_shards import STORED, TIPS, write_mano, write_shards
 

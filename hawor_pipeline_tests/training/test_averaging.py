@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from hawor_pipeline.models import load_hawor
+from hawor_pipeline.models.hawor import with_mano
 from hawor_pipeline.training import fit
 from hawor_pipeline.training.averaging import AVERAGE_KEY, RAW_KEY, split_weights
 from hawor_pipeline.training.fit import TrainingPipeline
-from hawor_pipeline.training.module import EnhancedHaWoRTrainer, with_mano
+from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 from hawor_pipeline.untrusted.safe_load import load_checkpoint
 
 DECAY = 0.6

@@ -16,10 +16,10 @@ from hawor_pipeline.core.metrics import mpjpe
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.errors import ConfigError, NumericalError
 from hawor_pipeline.models import load_hawor
-from hawor_pipeline.models.hawor import HaworOutput
+from hawor_pipeline.models.hawor import HaworOutput, with_mano
 from hawor_pipeline.training.fit import TrainingPipeline, main
 from hawor_pipeline.training.loggers import TrainingTable
-from hawor_pipeline.training.module import EnhancedHaWoRTrainer, with_mano
+from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 from hawor_pipeline.training.optimisation import learning_rate_factor
 from hawor_pipeline.untrusted.safe_load import load_checkpoint
 

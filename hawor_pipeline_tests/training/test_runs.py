@@ -7,7 +7,8 @@ import pytest
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import atomic_write_json
 from hawor_pipeline.shards.splits import SplitProtocol, recorded_protocols
-from hawor_pipeline.training.launch import plan, train, with_recorded_split
+from hawor_pipeline.training.launch import plan, train
+from hawor_pipeline.training.resolve import with_recorded_split
 from hawor_pipeline.training.runs import run_key
 from hawor_pipeline.untrusted.safe_load import load_checkpoint
 from hawor_pipeline_tests.training.conftest import tiny_config

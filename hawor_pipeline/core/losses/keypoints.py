@@ -11,10 +11,10 @@ from hawor_pipeline.core.losses.robust import (
     difference,
     masked_mean,
     mixed_penalty,
-    promote,
     root_relative,
     safe_norm,
 )
+from hawor_pipeline.core.types import promote
 
 
 def keypoints_3d_loss(
@@ -65,7 +65,7 @@ def keypoints_2d_loss(
     Args:
         pred: (*batch, joints, 2), crop units (the crop spans -0.5 to 0.5).
         target: (*batch, joints, 2), crop units.
-        mask: (*batch, joints), joints inside the picture.
+        mask: (*batch, joints), joints inside the image.
         scale: the distance that counts as 1, in box sides.
 
     Returns:
@@ -88,7 +88,7 @@ def procrustes_keypoints_loss(
     *,
     scale_m: float = KEYPOINT_SCALE_M,
 ) -> Float[Tensor, ""]:
-    """Penalise the squared distance of joints that is left after the best similarity alignment.
+    """Penalise the squared distance of joints after the best similarity alignment.
 
     The alignment is a constant in the backward pass. For a squared residual that is the exact gradient (the derivative
     by the alignment vanishes at its optimum), and it stays finite for collinear and zero clouds, where that of an SVD

@@ -9,11 +9,11 @@ from hawor_pipeline.core.losses.robust import (
     difference,
     masked_mean,
     mixed_penalty,
-    promote,
     safe_norm,
 )
 from hawor_pipeline.core.mesh import MeshTopology
 from hawor_pipeline.core.nearest import nearest_indices
+from hawor_pipeline.core.types import promote
 
 EDGE_SCALE_M = 0.001  # one unit of edge or Laplacian error
 SLIVER_SHARE = 0.1  # a triangle with less than this share of its true area has a normal shorter than 1
@@ -96,7 +96,7 @@ def topology_loss(
     return masked_mean(edges + normals + smooth, flat_mask)
 
 
-# Below, points are (3, points, B): whole rows move at once, which halves the time of a layout with 3 last.
+# Below, points are (3, points, B): gathers copy whole rows of B numbers, in half the time of a layout with 3 last.
 
 
 def _by_component(points: Tensor, scale_m: float) -> Tensor:
@@ -104,7 +104,7 @@ def _by_component(points: Tensor, scale_m: float) -> Tensor:
 
 
 def _length(vector: Tensor) -> Tensor:
-    """Length over the first dimension, never below `_TINY`; gradient 0 there."""
+    """Compute the length over the first dimension, at least `_TINY`; the gradient is 0 at this bound."""
     x, y, z = vector.unbind(0)
     return (x * x + y * y + z * z).clamp_min(_TINY**2).sqrt()
 
@@ -121,7 +121,7 @@ def _crosses(points: Tensor, faces: Tensor) -> Tensor:
 
 
 def _laplacian(values: Tensor, topology: MeshTopology) -> Tensor:
-    """Each vertex minus the mean of its neighbours."""
+    """Subtract the mean of its neighbours from each vertex."""
     first, second = topology.edges.unbind(-1)
     total = torch.zeros_like(values)
     total = total.index_add(1, first, values.index_select(1, second))
@@ -139,8 +139,8 @@ def chamfer_loss(
 ) -> Float[Tensor, ""]:
     """Penalise the distance to the nearest point, both ways; for surfaces without correspondence.
 
-    The nearest points are searched without gradient, a few meshes at a time; distances to them are then taken exactly,
-    so the memory that the backward pass keeps is linear in the number of points.
+    The nearest points are searched without gradient, a few meshes at a time, and the distances to them then computed
+    exactly: the memory of the backward pass is linear in the number of points.
 
     Formula: mean over i of min_j |x_i - y_j| / scale + mean over j of min_i |x_i - y_j| / scale; squared on request.
 
@@ -171,7 +171,7 @@ def chamfer_loss(
 
 
 def _flat(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Both point sets as (B, points, 3) and the mask as (B); samples that do not count become zeros."""
+    """Flatten both point sets to (B, points, 3) and the mask to (B); masked samples become zeros."""
     p = promote(pred).reshape(-1, *pred.shape[-2:])
     t = promote(target).reshape(-1, *target.shape[-2:])
     if mask is None:

@@ -1,4 +1,4 @@
-"""Occlusion terms: hidden joints count more, and covering part of the picture must not change the answer."""
+"""Occlusion terms: more weight on hidden joints, and consistency under erasing part of the image."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -23,10 +23,10 @@ def occlusion_robustness_loss(
     *,
     scale_m: float = KEYPOINT_SCALE_M,
 ) -> Float[Tensor, ""]:
-    """Penalise root-relative joint errors with more weight on joints that the picture does not show.
+    """Penalise root-relative joint errors with more weight on joints that are hidden in the image.
 
-    Formula: sum(w m e) / sum(w m) with w = 1 + 3 (1 - visible). Dividing by the weights keeps the level the same in
-    clear and in crowded pictures, so the term measures errors and not how much is hidden.
+    Formula: sum(w m e) / sum(w m) with w = 1 + 3 (1 - visible). Dividing by the weights keeps the level independent of
+    the share of hidden joints, so the term measures errors only.
 
     Args:
         pred: (*batch, joints, 3), metres.
@@ -60,15 +60,15 @@ def erasing_consistency_loss(
     *,
     scale_m: float = KEYPOINT_SCALE_M,
 ) -> Float[Tensor, ""]:
-    """Penalise how far the joints move when part of the picture is erased.
+    """Penalise the motion of the joints when part of the image is erased.
 
-    The prediction from the whole picture is the teacher: no gradient flows into it.
+    The prediction from the whole image is the teacher: no gradient flows into it.
 
     Formula: mean over joints of rho(|p_erased - p_clean| / scale), root-relative, rho the `mixed_penalty`.
 
     Args:
-        pred_erased: (*batch, joints, 3), metres, from the picture with a part erased.
-        pred_clean: (*batch, joints, 3), metres, from the whole picture.
+        pred_erased: (*batch, joints, 3), metres, from the image with a part erased.
+        pred_clean: (*batch, joints, 3), metres, from the whole image.
         mask: (*batch, joints) or (*batch, 1), joints that count.
         scale_m: the distance that counts as 1, metres.
 

@@ -1,11 +1,13 @@
-"""What all loss terms share: the mixed robust penalty and masked means that survive empty masks."""
+"""Parts of all loss terms: the mixed robust penalty, and masked means that allow empty masks."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-# Shares of the three parts of the penalty. The square pulls in far outliers early in training without drowning the
-# rest, the absolute value keeps the pull on the last millimetres, Huber joins them smoothly.
+from hawor_pipeline.core.types import promote
+
+# Shares of the three parts of the penalty. The square reduces large errors early in training without dominating the
+# rest, the absolute value keeps a gradient at the last millimetres, Huber joins them smoothly.
 SQUARE_SHARE, ABSOLUTE_SHARE, HUBER_SHARE = 0.1, 0.5, 0.4
 
 KEYPOINT_SCALE_M = 0.010  # one unit of 3D error
@@ -27,7 +29,7 @@ def mixed_penalty(distance: Float[Tensor, "*batch"], scale: float) -> Float[Tens
         (*batch), no unit; 0 at distance 0.
 
     Source:
-        Huber 1964 for h. In metres the square of 10 mm is 1e-4 and dead beside the absolute value: hence the scale.
+        Huber 1964 for h. In metres the square of 10 mm is 1e-4, negligible beside the absolute value: hence the scale.
 
     Example:
         >>> round(mixed_penalty(torch.tensor(0.01), 0.01).item(), 6)
@@ -39,7 +41,7 @@ def mixed_penalty(distance: Float[Tensor, "*batch"], scale: float) -> Float[Tens
 
 
 def safe_norm(vector: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
-    """Euclidean norm over the last dimension with gradient 0 at 0, in at least float32.
+    """Compute the Euclidean norm over the last dimension with gradient 0 at 0, in at least float32.
 
     Args:
         vector: (*batch, dim).
@@ -58,7 +60,7 @@ def safe_norm(vector: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
 
 
 def masked_mean(values: Float[Tensor, "*batch"], mask: Bool[Tensor, "*#batch"] | Float[Tensor, "*#batch"] | None):
-    """Mean of the values that a mask selects; 0, still linked to the graph, where it selects none.
+    """Compute the mean of the values that a mask selects; 0, linked to the graph, for an empty mask.
 
     Formula: sum(m v) / sum(m).
 
@@ -86,8 +88,7 @@ def masked_mean(values: Float[Tensor, "*batch"], mask: Bool[Tensor, "*#batch"] |
 def difference(
     pred: Float[Tensor, "*batch dim"], target: Float[Tensor, "*batch dim"], mask: Bool[Tensor, "*#batch"] | None
 ) -> Float[Tensor, "*batch dim"]:
-    """Prediction minus target in at least float32; 0 where the mask is, so that nothing there reaches value or
-    gradient.
+    """Subtract the target from the prediction in at least float32; masked entries are 0, in value and gradient.
 
     Args:
         pred: (*batch, dim).
@@ -109,13 +110,8 @@ def difference(
     return error if mask is None else torch.where(mask.unsqueeze(-1), error, torch.zeros_like(error))
 
 
-def promote(x: Tensor) -> Tensor:
-    """Half precision to float32, before any difference of metres is taken."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def root_relative(points: Float[Tensor, "*batch points 3"], root: int = 0) -> Float[Tensor, "*batch points 3"]:
-    """Points relative to one of them.
+    """Express points relative to one of them.
 
     Args:
         points: (*batch, points, 3), metres.

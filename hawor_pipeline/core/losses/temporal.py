@@ -1,4 +1,4 @@
-"""Temporal term: errors of motion within a clip. Stillness earns nothing; only moving as the truth moves does."""
+"""Temporal term: errors of motion within a clip, against the ground-truth motion (not towards stillness)."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,14 +8,14 @@ from hawor_pipeline.core.losses.robust import KEYPOINT_SCALE_M, difference, mask
 
 
 def frame_step(frame: Int[Tensor, "*batch time"], valid: Bool[Tensor, "*batch time"]) -> Int[Tensor, "*batch 1"]:
-    """Distance in frame numbers between neighbours of a clip without gaps.
+    """Find the distance in frame numbers between neighbours of a clip without gaps.
 
     Args:
         frame: (*batch, time), original frame numbers.
         valid: (*batch, time), frames that count.
 
     Returns:
-        (*batch, 1): the smallest positive step between neighbouring valid frames; 1 where there is none.
+        (*batch, 1): the smallest positive step between neighbouring valid frames; 1 if there is none.
 
     Source:
         Definition.
@@ -36,7 +36,7 @@ def frame_step(frame: Int[Tensor, "*batch time"], valid: Bool[Tensor, "*batch ti
 def lag_mask(
     valid: Bool[Tensor, "*batch time"], frame: Int[Tensor, "*batch time"], lag: int
 ) -> Bool[Tensor, "*batch pairs"]:
-    """Say which pairs (t, t + lag) of a clip may be differenced: both frames valid, and no gap between them.
+    """Select the pairs (t, t + lag) of a clip with both frames valid and no gap between them.
 
     Args:
         valid: (*batch, time), frames that count.
@@ -81,7 +81,7 @@ def temporal_consistency_loss(
         scale_m: the error that counts as 1, metres.
 
     Returns:
-        Scalar without unit; 0, linked to the graph, where nothing may be differenced.
+        Scalar without unit; 0, linked to the graph, without any allowed pair.
 
     Source:
         Velocity and acceleration errors as in VIBE's evaluation, taken as a loss.
@@ -91,7 +91,7 @@ def temporal_consistency_loss(
         >>> temporal_consistency_loss(still, still, torch.ones(4, dtype=torch.bool), torch.arange(4)).item()
         0.0
     """
-    # differences are linear: the motion of the error is the error of the motion
+    # Differences are linear: the motion of the error is the error of the motion.
     error = difference(pred, target, valid.unsqueeze(-1))
     time = error.shape[-3]
     velocity: list[tuple[Tensor, Tensor]] = []
