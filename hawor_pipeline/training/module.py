@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hawor_pipeline.config import DatasetShare, TrainingConfig
+from hawor_pipeline.config import DatasetShare
 from hawor_pipeline.core.loss import EnhancedTrainingLoss
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.metrics import mpjpe, pa_mpjpe
