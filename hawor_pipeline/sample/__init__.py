@@ -8,7 +8,6 @@ import importlib
 _PUBLIC = {
     "SampleSpec": "hawor_pipeline.sample.spec",
     "ensure_sample": "hawor_pipeline.sample.write",
-    "write_sample": "hawor_pipeline.sample.write",
 }
 __all__ = list(_PUBLIC)
 

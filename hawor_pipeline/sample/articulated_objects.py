@@ -1,9 +1,8 @@
 """Articulated objects of the synthetic source, in ARCTIC's canonical form.
 
 Each object has a bottom and a top part. Units are millimetres; the hinge is the z axis through the origin and the top
-part turns about (0, 0, -1) by the articulation angle, as ARCTIC's official code does. Parts are unions of rounded boxes
-and cylinders, so that the same description gives a mesh to draw and an exact signed distance to rest fingers on.
-Nothing here moves or draws anything.
+part turns about (0, 0, -1) by the articulation angle, as in ARCTIC's official code. Parts are unions of rounded boxes
+and cylinders, so that one description gives both a mesh to draw and an exact signed distance for fingers to rest on.
 """
 
 from dataclasses import dataclass
@@ -27,7 +26,8 @@ class Primitive:
     cylinder: bool = False
 
     def distance_mm(self, points_mm: np.ndarray) -> np.ndarray:
-        """Signed distance (..., 3) -> (...), negative inside."""
+        """Compute the signed distance (..., 3) -> (...), negative inside."""
+        # Constants take the type of the points, or NumPy would compute float32 points in float64.
         x, y, z = (points_mm[..., k] - points_mm.dtype.type(self.centre_mm[k]) for k in range(3))
         a, b, c = (points_mm.dtype.type(half - self.round_mm) for half in self.half_mm)
         if self.cylinder:
@@ -41,7 +41,7 @@ class Primitive:
         return outside + np.minimum(inside, 0) - points_mm.dtype.type(self.round_mm)
 
     def mesh(self) -> tuple[np.ndarray, np.ndarray]:
-        """(vertices_mm (N, 3), faces (F, 3)), outward oriented."""
+        """Return (vertices_mm (N, 3), faces (F, 3)), outward oriented."""
         vertices, faces = _cylinder(self) if self.cylinder else _rounded_box(self)
         return vertices + np.asarray(self.centre_mm), faces
 
@@ -64,23 +64,23 @@ class ObjectModel:
 
     @property
     def diameter_m(self) -> float:
-        """Largest distance between two corners of the closed object's bounding box, in metres."""
+        """Diagonal of the closed object's bounding box, in metres."""
         return float(np.linalg.norm(np.ptp(self.vertices_mm, axis=0)) / MM_PER_M)
 
     def part_mesh(self, part: int) -> tuple[np.ndarray, np.ndarray]:
-        """Vertices in mm and faces of one part alone."""
+        """Return vertices in mm and faces of one part alone."""
         keep = np.flatnonzero(self.parts == part)
         renumber = np.full(len(self.parts), -1)
         renumber[keep] = np.arange(len(keep))
         return self.vertices_mm[keep], renumber[self.faces[self.parts[self.faces[:, 0]] == part]]
 
     def distance_mm(self, points_mm: np.ndarray, articulation: np.ndarray | float) -> np.ndarray:
-        """Signed distance of points (*b, N, 3) in the canonical frame, with the top turned by `articulation` (*b)."""
+        """Compute the distance of points (*b, N, 3) in the canonical frame, the top turned by `articulation` (*b)."""
         turned = hinge(points_mm, -np.asarray(articulation))
         return np.minimum(self.part_distance_mm(turned, TOP_PART), self.part_distance_mm(points_mm, BOTTOM_PART))
 
     def part_distance_mm(self, points_mm: np.ndarray, part: int) -> np.ndarray:
-        """Signed distance to one part of points (*b, 3) in that part's own frame."""
+        """Compute the signed distance to one part of points (*b, 3) in that part's own frame."""
         distances = [p.distance_mm(points_mm) for p in self.primitives[part]]
         nearest = distances[0]
         for other in distances[1:]:
@@ -88,7 +88,7 @@ class ObjectModel:
         return nearest
 
     def articulated_mm(self, articulation: np.ndarray) -> np.ndarray:
-        """Vertices (*b, N, 3) in the canonical frame for articulation angles (*b)."""
+        """Return vertices (*b, N, 3) in the canonical frame for articulation angles (*b)."""
         articulation = np.asarray(articulation, float)
         still = np.broadcast_to(self.vertices_mm, (*articulation.shape, *self.vertices_mm.shape))
         return np.where((self.parts == TOP_PART)[:, None], hinge(still, articulation), still)
@@ -103,14 +103,14 @@ def hinge(points: np.ndarray, angle: np.ndarray | float) -> np.ndarray:
 
 
 def _axis_grid(half: float, round_mm: float, step_mm: float) -> np.ndarray:
-    """Sample positions along one axis of a rounded box: dense where it bends."""
+    """Return sample positions along one axis of a rounded box, dense where it bends."""
     flat = half - round_mm
     inner = np.linspace(-flat, flat, 2 + int(2 * flat // step_mm))
     return np.concatenate([[-half], inner, [half]]) if round_mm else inner
 
 
 def grid_faces(rows: int, columns: int) -> np.ndarray:
-    """Triangles (F, 3) int32 over a grid of points in rows; they turn from the first axis to the second."""
+    """Return triangles (F, 3) int32 over a grid of points in rows, wound from the first axis to the second."""
     index = np.arange(rows * columns).reshape(rows, columns)
     a, b, c, d = (part.ravel() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]))
     return np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)]).astype(np.int32)
@@ -129,6 +129,7 @@ def _rounded_box(shape: Primitive, step_mm: float = 40.0) -> tuple[np.ndarray, n
             points[..., axis] = sign * half[axis]
             points[..., first], points[..., second] = rows[:, None], columns[None, :]
             if round_mm:
+                # Points of the sharp box are projected onto a sphere around the nearest point of the inner box.
                 core = np.clip(points, -(half - round_mm), half - round_mm)
                 offset = points - core
                 points = core + round_mm * offset / np.linalg.norm(offset, axis=-1, keepdims=True)
@@ -159,7 +160,7 @@ def _cylinder(shape: Primitive, sides: int = 28) -> tuple[np.ndarray, np.ndarray
 
 
 def _slab(x: tuple, y: tuple, z: tuple, colour: tuple, round_mm: float = 3.0) -> Primitive:
-    """A rounded box between bounds in mm."""
+    """Build a rounded box between bounds in mm."""
     low, high = np.array([x[0], y[0], z[0]]), np.array([x[1], y[1], z[1]])
     half = (high - low) / 2
     return Primitive(tuple((low + high) / 2), tuple(half), colour, min(round_mm, float(half.min()) * 0.95))
@@ -183,7 +184,7 @@ def _box() -> tuple:
 
 
 def _folding(w: float, d: float, thick: tuple, colours: tuple, most: float, panel: tuple, keys: tuple) -> tuple:
-    """Two slabs on a hinge: laptop, notebook, phone, waffle iron. Panels lie on the inner faces."""
+    """Build two slabs on a hinge, with panels on the inner faces: laptop, notebook, phone, waffle iron."""
     lower, upper = thick
     inset = min(w, d) * 0.07
     bottom = (
@@ -243,7 +244,7 @@ OBJECT_NAMES = tuple(_MAKERS)
 
 @cache
 def build_object(name: str) -> ObjectModel:
-    """The object of that name (one of `OBJECT_NAMES`)."""
+    """Build the object of a name in `OBJECT_NAMES`."""
     top, bottom, reach = _MAKERS[name]()
     vertices, faces, parts, colours, count = [], [], [], [], 0
     for part, primitives in ((TOP_PART, top), (BOTTOM_PART, bottom)):

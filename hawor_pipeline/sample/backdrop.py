@@ -1,4 +1,4 @@
-"""What is behind the action (the empty room and the standing body, drawn once), and the sensor's grain over it all."""
+"""Backdrops (the empty room and the standing body, drawn once per static view) and the sensor's grain."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,7 +32,7 @@ Region = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, the last two exc
 
 
 class Backdrop(Protocol):
-    """What a view is painted on."""
+    """Background of a view that moving meshes are drawn over."""
 
     gain: np.ndarray
 
@@ -44,20 +44,20 @@ class Backdrop(Protocol):
 
 
 def _between(coarse: np.ndarray, step: int, camera: Camera) -> np.ndarray:
-    """Values at every pixel from values at every `step`-th pixel."""
+    """Interpolate values at every pixel from values at every `step`-th pixel."""
     warp = np.array([[1 / step, 0, 0], [0, 1 / step, 0]], np.float32)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(coarse, warp, (camera.width, camera.height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def camera_gain(rng: np.random.Generator) -> np.ndarray:
-    """Exposure and white balance of one camera: factors (3,) on sRGB values."""
+    """Draw the exposure and white balance of one camera: factors (3,) on sRGB values."""
     return np.minimum(rng.uniform(0.85, 1.0) * (1 + rng.normal(0, 0.02, 3)), 1.0).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A mesh that does not move, lit: vertices (N, 3), faces (F, 3), sRGB colours (N, 3)."""
+    """A lit mesh that does not move: vertices (N, 3), faces (F, 3), sRGB colours (N, 3)."""
 
     vertices: np.ndarray
     faces: np.ndarray
@@ -65,7 +65,7 @@ class Standing:
 
     @classmethod
     def lit(cls, mesh: AlbedoMesh, look: Look) -> "Standing":
-        """Under the light of the subject's room."""
+        """Light a mesh as in the subject's room."""
         normals = vertex_normals(mesh.vertices[None], mesh.faces)
         open_sky = np.full(normals.shape[:2], 0.85, np.float32)
         colours = shade_srgb(mesh.albedo, normals, Shade(open_sky, open_sky), look, skin=False)
@@ -80,7 +80,7 @@ class Standing:
 
 
 class StaticBackdrop:
-    """Room and body before a camera that does not move."""
+    """Room and body in front of a camera that does not move."""
 
     def __init__(self, camera: Camera, room: Room, look: Look, rng: np.random.Generator) -> None:
         assert camera.cam_from_world is not None
@@ -92,7 +92,7 @@ class StaticBackdrop:
         fine = enlarge(_between(coarse, _ROOM_STEP_PX, camera)) * self.gain
         self.depth = np.full(fine.shape[:2], FAR_M, np.float32)
         sides, top = table_meshes(room.table_low, room.table_high, room.table_colour)
-        # The top is painted already, with its texture; it only has to hide what is behind and below it.
+        # The room's image has the textured table top already: here it only hides what is behind and below it.
         Standing.lit(top, look).draw(camera, self.pose, self.gain, (fine.copy(), self.depth), (0, 0))
         for mesh in (sides, body_mesh(look, body_rotation(look), head=True)):
             Standing.lit(mesh, look).draw(camera, self.pose, self.gain, (fine, self.depth), (0, 0))
@@ -100,29 +100,29 @@ class StaticBackdrop:
         self.image = shrink(fine)
 
     def poses(self, count: int) -> np.ndarray:
-        """World-to-camera transforms (count, 4, 4)."""
+        """Return the world-to-camera transforms (count, 4, 4)."""
         return np.tile(self.pose, (count, 1, 1))
 
     def at(self, frame: int) -> np.ndarray:
-        """The picture behind the action, (H, W, 3) uint8; the same in every frame."""
+        """Return the background image (H, W, 3) uint8, the same in every frame."""
         return self.image
 
     def buffers(self, image: np.ndarray, frame: int, region: Region) -> tuple[np.ndarray, np.ndarray]:
-        """Fresh supersampled colour and depth of a region."""
+        """Return new supersampled colour and depth buffers of a region."""
         x0, y0, x1, y1 = (SUPERSAMPLING * v for v in region)
         return self.fine[y0:y1, x0:x1] * np.float32(1 / 255), self.depth[y0:y1, x0:x1].copy()
 
 
 class HeadBackdrop:
-    """The room before the moving ego camera, from one picture around its mean place and direction.
+    """The room in front of the moving ego camera, from one image around its mean position and direction.
 
-    The picture is azimuthal (distance from the middle = angle), so it has no seam and no pole in the field of view.
+    The image is azimuthal (distance from the centre = angle), so it has no seam and no pole in the field of view.
     """
 
     def __init__(self, camera: Camera, poses: np.ndarray, room: Room, look: Look, rng: np.random.Generator) -> None:
         self.camera, self.path, self.gain = camera, poses, camera_gain(rng)
         rotation = poses[:, :3, :3]
-        u, _, vt = np.linalg.svd(rotation.mean(axis=0))
+        u, _, vt = np.linalg.svd(rotation.mean(axis=0))  # the rotation nearest to the mean matrix
         self.mean_rotation = (u @ vt).astype(np.float32)
         origin = -np.einsum("tji,tj->ti", rotation, poses[:, :3, 3]).mean(axis=0)
         axis = ((np.arange(_MAP_SIZE_PX, dtype=np.float32) + 0.5) / _MAP_SIZE_PX * 2 - 1) * np.float32(_MAP_REACH)
@@ -133,15 +133,15 @@ class HeadBackdrop:
         image = room.image(origin, rays)
         self.map = cv2.convertScaleAbs(cv2.GaussianBlur(image, (0, 0), 0.6) * self.gain)
         self.rays = pixel_rays(camera, _EGO_STEP_PX)
-        # Its own eyes do not see the head they are in.
+        # The camera is inside the head, which would hide everything.
         self.body = Standing.lit(body_mesh(look, body_rotation(look), head=False), look)
 
     def poses(self, count: int) -> np.ndarray:
-        """World-to-camera transforms (count, 4, 4)."""
+        """Return the world-to-camera transforms (count, 4, 4)."""
         return self.path[:count]
 
     def at(self, frame: int) -> np.ndarray:
-        """The room as the camera sees it in one frame, (H, W, 3) uint8."""
+        """Return the room as the camera sees it in one frame, (H, W, 3) uint8."""
         rays = self.rays @ (self.mean_rotation @ self.path[frame, :3, :3].T).T
         across = np.hypot(rays[..., 0], rays[..., 1])
         scale = np.arctan2(across, rays[..., 2]) / np.maximum(across, np.float32(1e-6)) / np.float32(_MAP_REACH)
@@ -151,7 +151,7 @@ class HeadBackdrop:
         return cv2.remap(self.map, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
     def buffers(self, image: np.ndarray, frame: int, region: Region) -> tuple[np.ndarray, np.ndarray]:
-        """Fresh supersampled colour and depth of a region of `at(frame)`, the body included."""
+        """Return new supersampled colour and depth buffers of a region of `at(frame)`, with the body."""
         x0, y0, x1, y1 = region
         colour = enlarge(image[y0:y1, x0:x1])
         depth = np.full(colour.shape[:2], FAR_M, np.float32)
@@ -161,7 +161,7 @@ class HeadBackdrop:
 
 @lru_cache(maxsize=4)
 def grain(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sensor noise as what is to be added and what is to be taken away, uint8, larger than the picture by the shift."""
+    """Draw sensor noise as its positive and negative part, uint8, larger than the image by the shift."""
     rng = np.random.default_rng(7)
     noise = rng.standard_normal((height + GRAIN_SHIFT_PX, width + GRAIN_SHIFT_PX, 3), np.float32)
     mixed = GRAIN * (0.75 * noise + 1.3 * cv2.blur(noise, (2, 2)))
@@ -169,7 +169,7 @@ def grain(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def add_grain(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """The picture with sensor noise; `shift` (2,) in 0..GRAIN_SHIFT_PX picks the pattern."""
+    """Add sensor noise to an image; `shift` (2,) in 0..GRAIN_SHIFT_PX selects the pattern."""
     height, width = image.shape[:2]
     more, less = (g[shift[0] : shift[0] + height, shift[1] : shift[1] + width] for g in grain(height, width))
     return cv2.subtract(cv2.add(image, more), less)

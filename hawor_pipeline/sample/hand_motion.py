@@ -1,9 +1,9 @@
-"""What moves: two hands that pick up, turn, open and close an articulated object, and the head that watches them.
+"""Motion of two hands that pick up, turn, open and close an articulated object, and of the head above them.
 
-Times are seconds, places metres, in the world frame (z up). A sequence is drawn from one random generator: object,
-where it is held, how it turns, how often each hand lets go and takes hold again. The stored parameters are exactly
-those the meshes are made from, so that ground truth and pictures cannot differ. Nothing here knows about cameras that
-stand still, or about looks.
+Times are seconds, positions metres, in the world frame (z up). A sequence is drawn from one random generator: the
+grasps, the object's path, the times at which each hand releases and grasps again. The stored parameters are exactly
+those that the meshes are built from, so that ground truth and images cannot differ. Nothing here depends on static
+cameras or on looks.
 """
 
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ from hawor_pipeline.sample.hand_pose import GRASP_ANGLES, JOINT_LIMITS
 SHOULDER_M = np.array([0.185, -0.02, 1.36])  # right; body frame: x to the right, y forward, z up
 WORKSPACE_M = np.array([0.0, 0.34, 1.08])
 HEAD_M = np.array([0.0, 0.07, 1.60])
-LIFT_M = 0.095  # how far a hand moves off the object between two grasps
-# Columns: the body-frame directions of the object's axes when it lies before the person (front to the person, top up).
+LIFT_M = 0.095  # largest distance of a hand from the object between two grasps
+# Columns: body-frame directions of the object's axes at rest in front of the person (front to the person, top up).
 OBJECT_AT_REST = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
 @dataclass(frozen=True)
 class HandTrack:
-    """One hand over time: MANO parameters as ARCTIC stores them, and the meshes they give (world frame, metres)."""
+    """One hand over time: MANO parameters as ARCTIC stores them, and the resulting meshes (world frame, metres)."""
 
     orient: np.ndarray  # (T, 3) axis-angle
     pose: np.ndarray  # (T, 45) relative to the mean pose
@@ -58,7 +58,7 @@ class Motion:
 
 
 class Wobble:
-    """A smooth random function of time with values (…, size): a few sinusoids of human speed."""
+    """A smooth random function of time with values (T, size): three sinusoids at the speed of human motion."""
 
     def __init__(self, rng: np.random.Generator, size: int, amplitude, hertz: tuple[float, float] = (0.15, 0.8)):
         self.amplitude = np.broadcast_to(np.asarray(amplitude, float), (size,))
@@ -72,7 +72,7 @@ class Wobble:
 
 
 class ObjectPath:
-    """How the object moves in the body frame."""
+    """Path of the object in the body frame."""
 
     def __init__(self, model: ObjectModel, action: str, rng: np.random.Generator) -> None:
         lively = 1.0 if action == "grab" else 0.7
@@ -90,7 +90,7 @@ class ObjectPath:
         self.opening_centre = low + centre * (high - low)
 
     def __call__(self, time: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rotation (T, 3, 3), translation (T, 3) in the body frame and articulation (T,)."""
+        """Compute rotation (T, 3, 3), translation (T, 3) in the body frame and articulation (T,)."""
         rotation = Rotation.from_rotvec(self.turn(time)).as_matrix() @ self.base
         middle = self.place + self.shift(time)
         articulation = np.clip(self.opening_centre + self.opening(time)[:, 0], self.low, self.high)
@@ -99,7 +99,7 @@ class ObjectPath:
 
 @dataclass(frozen=True)
 class Hold:
-    """A grasp between two times; outside them the hand is on its way."""
+    """A grasp between two times; outside them the hand moves to or from it."""
 
     start: float
     end: float
@@ -107,7 +107,7 @@ class Hold:
 
 
 def _episodes(rng: np.random.Generator, begin: float, end: float, steady: bool) -> list[tuple[float, float]]:
-    """Times of holding, from before `begin` to after `end`; a steady hand rarely lets go."""
+    """Draw the times of holding, from before `begin` to after `end`; a steady hand rarely releases."""
     spans, time = [], begin - rng.uniform(0.1, 1.5)
     while time < end + 0.1:
         length = rng.uniform(1.2, 2.2) if steady else rng.uniform(0.4, 0.8)
@@ -118,14 +118,14 @@ def _episodes(rng: np.random.Generator, begin: float, end: float, steady: bool) 
 
 
 def _part_motion(part: int, rotation, translation, articulation) -> tuple[np.ndarray, np.ndarray]:
-    """Body-frame motion (T, 3, 3), (T, 3) of one part's canonical frame."""
+    """Compute the body-frame motion (T, 3, 3), (T, 3) of one part's canonical frame."""
     if part == TOP_PART:
         rotation = rotation @ np.moveaxis(hinge(np.eye(3)[None].repeat(len(articulation), 0), articulation), -1, -2)
     return rotation, translation
 
 
 def _plan_holds(model, rigs, path: ObjectPath, time: np.ndarray, action: str, rng) -> dict[str, list[Hold]]:
-    """Grasps of both hands over the whole sequence."""
+    """Choose the grasps of both hands over the whole sequence."""
     steady = str(rng.choice(SIDES))
     holds: dict[str, list[Hold]] = {}
     for side in sorted(SIDES, key=lambda s: s != steady):
@@ -150,12 +150,13 @@ def _plan_holds(model, rigs, path: ObjectPath, time: np.ndarray, action: str, rn
 
 
 def _smooth(u: np.ndarray) -> np.ndarray:
+    """Ease from 0 to 1 by the quintic 6 u^5 - 15 u^4 + 10 u^3: velocity and acceleration vanish at both ends."""
     u = np.clip(u, 0, 1)
     return u * u * u * (u * (6 * u - 15) + 10)
 
 
 def _hand_path(holds: list[Hold], time, rotation, translation, articulation, rng) -> tuple:
-    """Body-frame hand rotation (T, 3, 3), wrist (T, 3) and joint angles (T, 15, 3)."""
+    """Compute the body-frame hand rotation (T, 3, 3), wrist (T, 3) and joint angles (T, 15, 3)."""
     placed = []
     for hold in holds:
         part_rotation, part_translation = _part_motion(hold.grasp.part, rotation, translation, articulation)
@@ -185,7 +186,7 @@ def _hand_path(holds: list[Hold], time, rotation, translation, articulation, rng
 
 
 def _finger_path(before: Grasp, after: Grasp, gesture: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """Fingers while the hand moves from one grasp to the next: open, make a gesture for a while, open, close."""
+    """Interpolate the fingers from one grasp to the next: open, hold a gesture, open, close."""
     keys = np.stack([before.angles, before.open_angles, gesture, gesture, after.open_angles, after.angles])
     times = np.array([0.0, 0.18, 0.4, 0.62, 0.82, 1.0])
     k = np.clip(np.searchsorted(times, u, side="right") - 1, 0, len(times) - 2)
@@ -197,7 +198,7 @@ def make_motion(
     rigs: Mapping[str, HandRig], object_name: str, action: str, first: int, count: int, rng: np.random.Generator,
     heading: float, step_s: float = 1.0 / ARCTIC_FPS,
 ) -> Motion:  # fmt: skip
-    """One sequence of `count` frames `step_s` apart, the first being ground-truth index `first` (may be negative)."""
+    """Draw `count` frames `step_s` apart, the first being ground-truth index `first` (may be negative)."""
     model = build_object(object_name)
     time = (first + np.arange(count)) * step_s
     path = ObjectPath(model, action, rng)
@@ -250,7 +251,7 @@ def _track(
 
 
 def _ego_path(time: np.ndarray, to_world: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """World-to-camera transforms (T, 4, 4) of a camera on a head that follows the hands loosely."""
+    """Draw the world-to-camera transforms (T, 4, 4) of a camera on a head that loosely follows the hands."""
     eye = HEAD_M + Wobble(rng, 3, np.array([0.02, 0.025, 0.015]), (0.1, 0.5))(time)
     target = WORKSPACE_M + Wobble(rng, 3, np.array([0.04, 0.04, 0.04]), (0.1, 0.5))(time) + rng.normal(0, 0.015, 3)
     forward = target - eye

@@ -1,8 +1,8 @@
-"""Light on surfaces: normals, two soft lights under a sky, and the shade that hands and object throw on each other.
+"""Light on surfaces: normals, two soft lights under a sky, and the shade that hands and object cast on each other.
 
-Shade is measured in a field of distances: where a short step from the surface, outwards or towards the light, ends
-nearer to something than the step was long, that something is in the way (Evans 2006, "Fast approximations for global
-illumination"). Arrays are (T, N, ...), world frame, metres, linear RGB unless a name says sRGB.
+Shade is measured in a distance field: where a short step from the surface, outwards or towards the light, ends nearer
+to something than the step is long, that thing blocks the light (Evans 2006, "Fast approximations for global
+illumination"). Arrays are (T, N, ...), world frame, metres, linear RGB unless a name contains sRGB.
 """
 
 from dataclasses import dataclass
@@ -25,10 +25,11 @@ _LIGHT_STEPS_M = (0.02, 0.055)
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Area-weighted unit normals (T, N, 3) of meshes (T, N, 3)."""
+    """Compute area-weighted unit normals (T, N, 3) of meshes (T, N, 3)."""
     corners = vertices[:, faces]
     normal = np.cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0])
     count = vertices.shape[1]
+    # One sparse product sums the faces around each vertex for all frames at once.
     rows, columns = faces.T.ravel(), np.tile(np.arange(len(faces)), 3)
     gather = csr_matrix((np.ones(len(rows), vertices.dtype), (rows, columns)), shape=(count, len(faces)))
     flat = np.moveaxis(normal, 1, 0).reshape(len(faces), -1)
@@ -38,14 +39,14 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shade:
-    """How much light reaches each vertex (T, N): from the sky all round, and from the main light."""
+    """Share of light that reaches each vertex (T, N): from the whole sky, and from the main light."""
 
     sky: np.ndarray
     sun: np.ndarray
 
 
 class Surroundings:
-    """Distance to the nearest hand or object at every time."""
+    """Distance field of both hands and the object at every `EVERY`-th frame (S of them)."""
 
     def __init__(self, motion: Motion, look: Look) -> None:
         count = len(motion.articulation)
@@ -59,11 +60,12 @@ class Surroundings:
         joints = np.stack([track.joints[self.frames] for track in motion.hands.values()], axis=1)  # (S, 2, 21, 3)
         start, end = (joints[:, :, [b[k] for b in BONES]].reshape(len(self.frames), -1, 3) for k in (0, 1))
         self.start, self.bone = start, end - start
+        # Radii of the 20 bones as capsules, thumb first; half widths of an adult hand, metres.
         radius = np.array([0.012, 0.0105, 0.009, 0.0075] + 4 * [0.0115, 0.009, 0.008, 0.0068])
         self.radius = np.tile(radius, 2).astype(np.float32)
 
     def _distance(self, points: np.ndarray, *, from_object: bool) -> np.ndarray:
-        """Distance (S, N) in metres from points (S, N, 3) to the hands and, unless on it, to the object."""
+        """Compute the distance (S, N) in metres of points (S, N, 3) to the hands and, if not on it, to the object."""
         nearest = np.full(points.shape[:2], 1.0, np.float32)
         length_sq = np.maximum((self.bone**2).sum(-1), 1e-8)
         for k in range(self.start.shape[1]):
@@ -78,14 +80,14 @@ class Surroundings:
         return nearest
 
     def shade(self, vertices: np.ndarray, normals: np.ndarray, *, from_object: bool) -> Shade:
-        """Shade on a mesh (T, N, 3) with unit normals."""
+        """Compute the shade on a mesh (T, N, 3) with unit normals."""
         points, outward = vertices[self.frames].astype(np.float32), normals[self.frames].astype(np.float32)
         sky = np.ones(points.shape[:2], np.float32)
         sun = np.ones_like(sky)
         for step in _OUTWARD_STEPS_M:
             near = self._distance(points + np.float32(step) * outward, from_object=from_object)
             sky -= 0.42 * np.clip(1 - near / step, 0, 1.2)
-        base = points + np.float32(0.006) * outward
+        base = points + np.float32(0.006) * outward  # off the surface, which would otherwise shade itself
         for step in _LIGHT_STEPS_M:
             near = self._distance(base + np.float32(step) * self.light, from_object=from_object)
             sun = np.minimum(sun, np.clip(0.25 + near / (0.55 * step), 0, 1))
@@ -99,7 +101,7 @@ class Surroundings:
 
 
 def shade_srgb(albedo: np.ndarray, normals: np.ndarray, shade: Shade, look: Look, *, skin: bool) -> np.ndarray:
-    """sRGB colours 0..1 (T, N, 3); on skin, red light bleeds past the shadow's edge."""
+    """Compute sRGB colours 0..1 (T, N, 3); on skin, red light bleeds past the shadow's edge."""
     wrap = np.array([0.42, 0.2, 0.14] if skin else [0.1] * 3, np.float32)
     up = (0.5 + 0.5 * normals[..., 2:]).astype(np.float32)
     above, below = look.ambient.astype(np.float32)

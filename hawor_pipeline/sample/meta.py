@@ -1,4 +1,4 @@
-"""ARCTIC's `meta` and `splits_json` for a sample: calibration, objects, protocols."""
+"""ARCTIC's `meta` and `splits_json` of a sample: calibration, objects, protocols."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ _PART_NAMES = {TOP_PART: "top", BOTTOM_PART: "bottom"}
 
 
 def write_meta(arctic: Path, spec: SampleSpec) -> None:
-    """Write `meta/` and `splits_json/`; calibrations of all ten subjects, as in ARCTIC's own file."""
+    """Write `meta/` and `splits_json/`, with calibrations of all ten subjects as in ARCTIC's own file."""
     meta = arctic / "meta"
     _write_json(meta / "misc.json", {subject: _misc(subject, spec) for subject in SUBJECTS})
     models = [build_object(name) for name in OBJECT_NAMES]
@@ -49,7 +49,7 @@ def _misc(subject: str, spec: SampleSpec) -> dict:
 
 
 def _write_object(folder: Path, model: ObjectModel) -> None:
-    """Meshes, parts and boxes of one object, in millimetres."""
+    """Write meshes, parts and bounding boxes of one object, in millimetres."""
     _write_obj(folder / "mesh.obj", model.vertices_mm, model.faces)
     parameters: dict = {"source": "synthetic"}
     for part, name in _PART_NAMES.items():

@@ -1,7 +1,7 @@
-"""The rest of the person: arms that grow out of the hands' wrist rims, and a body that stands still.
+"""Meshes of the person and the table: arms that continue the hands' wrist rims, and a body that stands still.
 
 Meshes are metres in the world frame; albedo is linear RGB. None of it is ground truth: it gives the hands the context,
-the occlusion and the silhouettes that real pictures have.
+the occlusion and the silhouettes of real images.
 """
 
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hawor_pipeline.sample.articulated_objects import grid_faces
-from hawor_pipeline.sample.hand_motion import SHOULDER_M, HandTrack
+from hawor_pipeline.sample.hand_motion import HandTrack
 from hawor_pipeline.sample.studio import Look
 
 ARM_RINGS = 17
+_FOREARM_RINGS = 10  # of the arm's rings, from the wrist to the elbow
 _SIDES = 18
 
 
@@ -26,9 +27,10 @@ class AlbedoMesh:
 
 
 def wrist_rim(faces: np.ndarray) -> np.ndarray:
-    """Vertex ids of the hand mesh's only boundary loop, in order."""
+    """Return the vertex ids of the hand mesh's only boundary loop, in order."""
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     present = {(int(a), int(b)) for a, b in edges}
+    # Inside the mesh every edge runs both ways, once for each of its faces; along the rim it runs one way only.
     following = {a: b for a, b in present if (b, a) not in present}
     start = min(following)
     loop, here = [start], following[start]
@@ -46,24 +48,26 @@ def _ring_faces(rings: int, sides: int) -> np.ndarray:
 
 
 def _curve(track: HandTrack, wrist: np.ndarray, away: np.ndarray) -> np.ndarray:
-    """Centre line (T, ARM_RINGS, 3) from the wrist rim over the elbow to the shoulder."""
+    """Return the centre line (T, ARM_RINGS, 3) from the wrist rim over the elbow to the shoulder."""
     elbow, shoulder = track.elbow, np.broadcast_to(track.shoulder, track.elbow.shape)
     reach = np.linalg.norm(elbow - wrist, axis=-1, keepdims=True)
-    u = np.linspace(0, 1, 10)[None, :, None]
+    u = np.linspace(0, 1, _FOREARM_RINGS)[None, :, None]
+    # A cubic Bezier curve: it leaves the wrist along the hand and arrives at the elbow along the forearm.
     control = [wrist, wrist + 0.3 * reach * away, elbow + 0.45 * (wrist - elbow), elbow]
     p0, p1, p2, p3 = (c[:, None] for c in control)
     forearm = (1 - u) ** 3 * p0 + 3 * (1 - u) ** 2 * u * p1 + 3 * (1 - u) * u**2 * p2 + u**3 * p3
-    v = np.linspace(0, 1, ARM_RINGS - 10 + 1)[None, 1:, None]
+    v = np.linspace(0, 1, ARM_RINGS - _FOREARM_RINGS + 1)[None, 1:, None]
     upper = elbow[:, None] * (1 - v) + shoulder[:, None] * v
     line = np.concatenate([forearm, upper], axis=1)
-    line[:, 9] = 0.5 * line[:, 9] + 0.25 * (line[:, 8] + line[:, 10])
+    elbow_ring = _FOREARM_RINGS - 1
+    line[:, elbow_ring] = 0.5 * line[:, elbow_ring] + 0.25 * (line[:, elbow_ring - 1] + line[:, elbow_ring + 1])
     return line
 
 
 def arm_mesh(track: HandTrack, rim: np.ndarray, rim_albedo: np.ndarray, look: Look) -> AlbedoMesh:
-    """Skin from the wrist rim up, then a short sleeve.
+    """Build an arm: skin from the wrist rim up, then a short sleeve.
 
-    The second ring coincides with the rim, in place and colour; the first lies inside the hand and hides the seam.
+    The second ring equals the rim in position and colour; the first lies inside the hand and hides the seam.
     """
     loop = track.vertices[:, rim].astype(np.float64)
     wrist = loop.mean(axis=1)
@@ -83,7 +87,7 @@ def arm_mesh(track: HandTrack, rim: np.ndarray, rim_albedo: np.ndarray, look: Lo
     for k in range(1, ARM_RINGS):
         current, flat = (_transport(tangent[:, k - 1], tangent[:, k], o) for o in (current, flat))
         skin = np.broadcast_to(look.skin * 0.97, rim_albedo.shape)
-        for sleeve in (False, True) if k == hem else (k > hem,):  # the hem is doubled: a step in width and colour
+        for sleeve in (False, True) if k == hem else (k > hem,):  # two rings at the hem: a step in width and colour
             rings.append(line[:, k, None] + (girth[k] + 0.32 * sleeve) * (current + flat * max(0.0, 1 - k / 6)))
             blend = min(k / 4, 1.0)
             bare = blend * skin + (1 - blend) * rim_albedo
@@ -95,13 +99,16 @@ def arm_mesh(track: HandTrack, rim: np.ndarray, rim_albedo: np.ndarray, look: Lo
     vertices = np.stack(rings, axis=1).reshape(len(loop), -1, 3)
     faces = _ring_faces(len(rings), len(rim))
     spin = np.einsum("tk,tk->t", np.cross(offsets[:, 0], offsets[:, 1]), track.away)
-    if spin[0] < 0:  # the rim runs the other way round on the other hand
+    if spin[0] < 0:  # the rim of a mirrored hand runs the other way
         faces = faces[:, ::-1]
     return AlbedoMesh(vertices.astype(np.float32), faces, np.concatenate(albedo))
 
 
 def _transport(before: np.ndarray, after: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Turn offsets (T, K, 3) by the smallest rotation that takes tangent `before` (T, 3) to `after`."""
+    """Rotate offsets (T, K, 3) by the smallest rotation that takes tangent `before` (T, 3) to `after`.
+
+    Rodrigues' formula with the unnormalised axis: v + a x v + a x (a x v) / (1 + cos).
+    """
     axis = np.cross(before, after)
     cosine = (before * after).sum(-1)[:, None, None]
     axis, turned = axis[:, None], offsets
@@ -118,7 +125,7 @@ _TORSO = (  # height, half width, half depth, middle y
 
 
 def table_meshes(low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> tuple[AlbedoMesh, AlbedoMesh]:
-    """A table between two corners of its top (high[2] is the height): its sides and legs, and its top."""
+    """Build a table between two corners of its top, high[2] being the height: sides with legs, and top."""
     top = high[2]
     boxes = [(np.array([low[0], low[1], top - 0.035]), np.array([high[0], high[1], top - 0.002]))]
     for x in (low[0] + 0.03, high[0] - 0.08):
@@ -140,7 +147,7 @@ def table_meshes(low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> tuple
 
 
 def body_mesh(look: Look, world_from_body: np.ndarray, *, head: bool) -> AlbedoMesh:
-    """Torso and head of a person who looks down at its hands."""
+    """Build torso and, unless `head` is False, the head of a person who looks down at their hands."""
     profile = np.array(_TORSO)
     angle = np.linspace(0, 2 * np.pi, _SIDES, endpoint=False)
     c, s = np.cos(angle), np.sin(angle)
@@ -182,6 +189,3 @@ def _head(look: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     albedo = np.where(band[..., None], 0.02, albedo).reshape(-1, 3)
     points = points.reshape(-1, 3) @ turn.T + np.array([0.0, 0.005, 1.615])
     return points, _ring_faces(13, 20), albedo
-
-
-__all__ = ["ARM_RINGS", "SHOULDER_M", "AlbedoMesh", "arm_mesh", "body_mesh", "table_meshes", "wrist_rim"]

@@ -1,8 +1,8 @@
-"""From a sequence's motion to its pictures.
+"""Rendering of a sequence's motion to images.
 
-A `SequencePainter` holds what all views of a sequence share: the meshes over time and their colours. A `ViewPainter`
-holds what all frames of a view share, and paints single frames; only the region that moves is drawn again. Pictures are
-sRGB uint8 (H, W, 3), RGB order.
+A `SequencePainter` holds the part that all views of a sequence share: the meshes over time and their colours. A
+`ViewPainter` holds the part that all frames of a view share, and paints single frames; only the region that moves is
+drawn again. Images are sRGB uint8 (H, W, 3), RGB order.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,23 @@ from hawor_pipeline.sample.projection import RASTERIZER, project, shrink, to_fin
 from hawor_pipeline.sample.skin import FineMesh, skin_albedo
 from hawor_pipeline.sample.studio import Camera, Look
 
-EXPOSURE_S = 0.01  # how long the shutter is open
+EXPOSURE_S = 0.01  # time that the shutter is open
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One moving mesh: vertices, normals, colours (T, N, 3), faces (F, 3), gloss (T, N, 1)."""
+
+    vertices: np.ndarray
+    normals: np.ndarray
+    faces: np.ndarray
+    colours: np.ndarray
+    gloss: np.ndarray
 
 
 @dataclass
 class SequencePainter:
-    """Everything of one sequence that moves, as one mesh with its colours."""
+    """All moving meshes of one sequence, joined to one mesh with its colours."""
 
     vertices: np.ndarray  # (T, N, 3)
     normals: np.ndarray  # (T, N, 3)
@@ -42,26 +53,37 @@ class SequencePainter:
     def prepare(cls, motion: Motion, rigs: Mapping[str, HandRig], look: Look, rng: np.random.Generator) -> Self:
         """Join hands, arms and object, and light them."""
         around = Surroundings(motion, look)
-        pieces = {}
+        pieces: dict[str, _Piece] = {}
         for side, track in motion.hands.items():
             pieces.update(_hand_pieces(side, track, rigs[side], look, around, rng))
         model = build_object(motion.object_name)
         normals = vertex_normals(motion.object_vertices, model.faces)
         shade = around.shade(motion.object_vertices, normals, from_object=True)
         colours = shade_srgb(model.colours, normals, shade, look, skin=False)
-        pieces["object"] = (motion.object_vertices, normals, model.faces, colours, 0.16 * shade.sun[..., None])
+        pieces["object"] = _Piece(motion.object_vertices, normals, model.faces, colours, 0.16 * shade.sun[..., None])
         parts, faces, count = {}, [], 0
         for name, piece in pieces.items():
-            parts[name] = slice(count, count + piece[0].shape[1])
-            faces.append(piece[2] + count)
+            parts[name] = slice(count, count + piece.vertices.shape[1])
+            faces.append(piece.faces + count)
             count = parts[name].stop
-        joined = [np.concatenate([p[k] for p in pieces.values()], axis=1).astype(np.float32) for k in (0, 1, 3, 4)]
-        return cls(joined[0], joined[1], np.concatenate(faces).astype(np.int32), joined[2], joined[3], parts,
-                   look.light_direction[0].astype(np.float32), EXPOSURE_S / motion.step_s)  # fmt: skip
+
+        def joined(field: str) -> np.ndarray:
+            return np.concatenate([getattr(piece, field) for piece in pieces.values()], axis=1).astype(np.float32)
+
+        return cls(
+            vertices=joined("vertices"),
+            normals=joined("normals"),
+            faces=np.concatenate(faces).astype(np.int32),
+            colours=joined("colours"),
+            gloss=joined("gloss"),
+            parts=parts,
+            light=look.light_direction[0].astype(np.float32),
+            shutter=EXPOSURE_S / motion.step_s,
+        )
 
 
-def _hand_pieces(side: str, track: HandTrack, rig: HandRig, look: Look, around: Surroundings, rng) -> dict[str, tuple]:
-    """A hand and its arm: (vertices, normals, faces, colours, gloss)."""
+def _hand_pieces(side: str, track: HandTrack, rig: HandRig, look: Look, around: Surroundings, rng) -> dict[str, _Piece]:
+    """Build a hand and its arm."""
     fine = FineMesh.of(rig.faces)
     normals = vertex_normals(track.vertices, rig.faces)
     shade = around.shade(track.vertices, normals, from_object=False)
@@ -69,7 +91,7 @@ def _hand_pieces(side: str, track: HandTrack, rig: HandRig, look: Look, around: 
     albedo = skin_albedo(rig.arrays, fine, look.skin, rng)
     arm = arm_mesh(track, rim, albedo[rim], look)
     arm_normals = vertex_normals(arm.vertices, arm.faces)
-    # One surface: hand and arm share the normals along the rim.
+    # Hand and arm share the normals along the rim, so that no seam shows between the two meshes.
     inside, edge = slice(0, len(rim)), slice(len(rim), 2 * len(rim))
     seam = normals[:, rim] + arm_normals[:, edge]
     seam /= np.linalg.norm(seam, axis=-1, keepdims=True)
@@ -84,13 +106,13 @@ def _hand_pieces(side: str, track: HandTrack, rig: HandRig, look: Look, around: 
     gloss = 0.13 * fine_shade.sun[..., None] * fine_shade.sky[..., None]
     surface = fine.rounded(track.vertices, normals)
     return {
-        side: (surface, fine_normals, fine.faces, colours, gloss),
-        f"{side}_arm": (arm.vertices, arm_normals, arm.faces, arm_colours, np.full((*still.shape, 1), 0.04)),
+        side: _Piece(surface, fine_normals, fine.faces, colours, gloss),
+        f"{side}_arm": _Piece(arm.vertices, arm_normals, arm.faces, arm_colours, np.full((*still.shape, 1), 0.04)),
     }
 
 
 class ViewPainter:
-    """Paints the frames of one view."""
+    """Painter of the frames of one view."""
 
     def __init__(self, scene: SequencePainter, camera: Camera, backdrop: Backdrop, rng: np.random.Generator) -> None:
         self.scene, self.camera, self.backdrop = scene, camera, backdrop
@@ -102,7 +124,7 @@ class ViewPainter:
         self.grain_shift = rng.integers(0, GRAIN_SHIFT_PX, (count, 2))
 
     def _with_highlights(self) -> np.ndarray:
-        """The scene's colours (T, N, 3) with the main light's reflection as this camera sees it."""
+        """Return the scene's colours (T, N, 3) with the main light's reflection as seen by this camera."""
         scene = self.scene
         eye = -np.einsum("tji,tj->ti", self.poses[:, :3, :3], self.poses[:, :3, 3])
         toward = eye[:, None] - scene.vertices
@@ -124,7 +146,7 @@ class ViewPainter:
         return x0, y0, x1, y1
 
     def buffers(self, frame: int, behind: np.ndarray) -> tuple[np.ndarray, np.ndarray, Region]:
-        """Supersampled colour and depth (m) of the region that moves, before `behind`, without blur and grain."""
+        """Draw the region that moves over `behind`: supersampled colour and depth (m), without blur and grain."""
         region = self._region(frame)
         colour, depth = self.backdrop.buffers(behind, frame, region)
         faces = self.scene.faces
@@ -136,11 +158,11 @@ class ViewPainter:
         return colour, depth, region
 
     def object_uv(self, frame: int) -> np.ndarray:
-        """Pixels (N, 2) of the object's vertices."""
+        """Return the pixels (N, 2) of the object's vertices."""
         return self.uv[frame][self.scene.parts["object"]]
 
     def paint(self, frame: int) -> np.ndarray:
-        """The finished picture of one frame."""
+        """Render the image of one frame."""
         behind = self.backdrop.at(frame)
         image = behind.copy()
         x0, y0, x1, y1 = self._region(frame)
@@ -151,7 +173,7 @@ class ViewPainter:
         return add_grain(image, self.grain_shift[frame])
 
     def _blur_motion(self, image: np.ndarray, frame: int) -> None:
-        """Smear each hand along its way while the shutter is open."""
+        """Blur each hand along its path while the shutter is open."""
         before, after = max(frame - 1, 0), min(frame + 1, len(self.uv) - 1)
         for side in ("right", "left"):
             here = self.scene.parts[side]
@@ -175,7 +197,7 @@ class ViewPainter:
 
 
 def _streak(step: np.ndarray) -> np.ndarray:
-    """A blur kernel: a line along `step` (x, y) in pixels, antialiased."""
+    """Build a blur kernel: an antialiased line along `step` (x, y) in pixels."""
     reach = int(np.ceil(max(np.abs(step)) / 2)) + 1
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
     for share in np.linspace(-0.5, 0.5, 9):

@@ -1,4 +1,4 @@
-"""Makes one sequence: draws the motion, paints every view, and returns the ground truth as ARCTIC stores it."""
+"""One sequence: its motion, the images of every view, and the ground truth as ARCTIC stores it."""
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -30,7 +30,7 @@ JPEG_QUALITY = 90
 JPEG_COMMENT = b"synthetic: rendered by hawor_pipeline, not part of ARCTIC"
 SKIN_STREAM, BACKDROP_STREAM = 4, 10
 FIRST_SEQUENCE_STREAM = 100  # random streams below it belong to the subject
-LARGEST_KEPT_PX = 1000  # wider pictures' backdrops are made again for every sequence
+LARGEST_KEPT_PX = 1000  # backdrops of wider images are rendered again for every sequence
 CROP_SIDE_PX = 1000
 EGO_CROP_SCALE = 0.3
 CROP_RENDER_SCALE = 0.5  # full frames behind the crops are drawn at this scale, about the crops' resolution
@@ -47,7 +47,7 @@ def _room(subject: str, seed: int) -> Room:
 
 
 def _static_backdrop(subject: str, spec: SampleSpec, view: int) -> StaticBackdrop:
-    """Shared by the sequences of a subject, unless pictures are so large that keeping eight would fill the memory."""
+    """Return a view's backdrop, shared by the sequences of a subject unless eight of them would fill the memory."""
     small = drawn_camera(subject, spec, view).width <= LARGEST_KEPT_PX
     return _kept_backdrop(subject, spec, view) if small else _make_backdrop(subject, spec, view)
 
@@ -62,7 +62,7 @@ _kept_backdrop = lru_cache(maxsize=8)(_make_backdrop)
 
 
 def drawn_camera(subject: str, spec: SampleSpec, view: int) -> Camera:
-    """The camera that is drawn: the one in the files, or for crops the one they are cut from."""
+    """Return the rendered camera: the one in the files, or for crops the one they are cut from."""
     camera = make_cameras(subject, spec.seed, spec.image_scale)[view]
     return _crop_camera(camera) if spec.image_source == "cropped_images" else camera
 
@@ -70,7 +70,7 @@ def drawn_camera(subject: str, spec: SampleSpec, view: int) -> Camera:
 def view_painter(
     scene: SequencePainter, motion: Motion, spec: SampleSpec, plan: SequencePlan, view: int
 ) -> ViewPainter:
-    """What paints one view of a sequence; frame i is picture i + 1."""
+    """Build the painter of one view of a sequence; frame i is image i + 1."""
     camera = drawn_camera(plan.subject, spec, view)
     rng = np.random.default_rng([spec.seed, int(plan.subject[1:]), plan.number, view])
     backdrop: Backdrop
@@ -83,7 +83,7 @@ def view_painter(
 
 
 def build_motion(mano: Path, spec: SampleSpec, plan: SequencePlan) -> tuple[Motion, dict[str, HandRig]]:
-    """The motion of a sequence over all pictures and all ground-truth frames."""
+    """Build the motion of a sequence over all images and all ground-truth frames."""
     look = make_look(plan.subject, spec.seed)
     rigs = {side: HandRig(_models(mano)[side], side, look.betas[side]) for side in SIDES}
     rng = subject_generator(spec.seed, plan.subject, FIRST_SEQUENCE_STREAM + plan.number)
@@ -94,7 +94,7 @@ def build_motion(mano: Path, spec: SampleSpec, plan: SequencePlan) -> tuple[Moti
 
 
 def write_sequence(folder: Path, mano: Path, spec: SampleSpec, plan: SequencePlan) -> dict[str, object]:
-    """Write `folder/{view}/%05d.jpg` and return the ground truth by file suffix (empty where it is withheld)."""
+    """Write `folder/{view}/%05d.jpg` and return the ground truth by file suffix, empty where it is withheld."""
     motion, rigs = build_motion(mano, spec, plan)
     for view, images in paint_views(motion, rigs, spec, plan, range(1, plan.image_count + 1)):
         (folder / str(view)).mkdir()
@@ -106,7 +106,7 @@ def write_sequence(folder: Path, mano: Path, spec: SampleSpec, plan: SequencePla
 def paint_views(
     motion: Motion, rigs: dict[str, HandRig], spec: SampleSpec, plan: SequencePlan, numbers: Iterable[int]
 ) -> Iterator[tuple[int, Iterator[tuple[int, np.ndarray]]]]:
-    """Each view with its pictures by number, full frames or crops as the specification says."""
+    """Yield each view with its images by number, full frames or crops according to the specification."""
     blotches = subject_generator(spec.seed, plan.subject, SKIN_STREAM)
     painter = SequencePainter.prepare(motion, rigs, make_look(plan.subject, spec.seed), blotches)
     for view in spec.views:
@@ -128,14 +128,15 @@ def _paint(
 
 
 def encode(image: np.ndarray) -> bytes:
-    """JPEG bytes with a comment that says where the picture comes from."""
+    """Encode as JPEG, with a comment that marks the image as synthetic."""
     data = simplejpeg.encode_jpeg(image, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420")
+    # A COM segment right after the two bytes of SOI; its length counts the two length bytes.
     comment = b"\xff\xfe" + (len(JPEG_COMMENT) + 2).to_bytes(2, "big") + JPEG_COMMENT
     return data[:2] + comment + data[2:]
 
 
 def _crop_camera(camera: Camera) -> Camera:
-    """The camera whose full frames the crops are cut from; the ego view's crop is the whole frame, smaller."""
+    """Return the camera whose full frames the crops are cut from; the ego view's crop is the whole frame, smaller."""
     if camera.view > 0:
         return scale_camera(camera, CROP_RENDER_SCALE)
     intrinsics = np.diag([EGO_CROP_SCALE, EGO_CROP_SCALE, 1]) @ camera.intrinsics
@@ -144,9 +145,9 @@ def _crop_camera(camera: Camera) -> Camera:
 
 
 def crop_window(object_uv: np.ndarray, drawn: Camera, full: Camera) -> np.ndarray:
-    """ARCTIC's crop of a static view as a map (2, 3) from pixels of the drawn picture to pixels of the crop.
+    """Return ARCTIC's crop of a static view as a map (2, 3) from pixels of the drawn image to pixels of the crop.
 
-    The box is 1.7 times the object's larger side (at least 600 px), the crop 1.5 times the box, 1000 pixels wide.
+    The bounding box is 1.7 times the object's larger side (at least 600 px), the crop 1.5 times that, 1000 pixels wide.
     """
     scale = full.width / drawn.width
     uv = (object_uv + 0.5) * scale - 0.5
@@ -164,7 +165,7 @@ def _crop(image: np.ndarray, window: np.ndarray) -> np.ndarray:
 
 
 def ground_truth(motion: Motion, spec: SampleSpec, plan: SequencePlan) -> dict[str, object]:
-    """Arrays of the frames 0..frames-1 as `raw_seqs` hold them: `mano`, `object`, `egocam.dist`."""
+    """Return arrays of the frames 0..frames-1 as in `raw_seqs`: `mano`, `object`, `egocam.dist`."""
     ego = make_cameras(plan.subject, spec.seed, spec.image_scale)[0]
     keep = slice(-motion.first, -motion.first + plan.frames)
     rng = np.random.default_rng([spec.seed, int(plan.subject[1:]), plan.number, 99])
@@ -196,10 +197,11 @@ def ground_truth(motion: Motion, spec: SampleSpec, plan: SequencePlan) -> dict[s
 
 
 def _fitting_error(frames: int, rng: np.random.Generator) -> np.ndarray:
-    """A residual per frame (metres) that drifts around 3 mm and now and then jumps, as fits to markers do."""
+    """Draw a residual per frame (metres) that drifts around 3 mm with occasional jumps, as fits to markers do."""
     noise = rng.normal(0, 1, frames)
     drift = np.empty(frames)
     value = rng.normal()
+    # A first-order autoregression of variance 0.43^2 / (1 - 0.9^2), about 1: exp of it makes a log-normal drift.
     for i in range(frames):
         value = 0.9 * value + 0.43 * noise[i]
         drift[i] = value

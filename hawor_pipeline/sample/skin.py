@@ -1,7 +1,7 @@
-"""The hand's surface as it is drawn: a finer mesh through the same vertices, and the colour of its skin.
+"""The rendered surface of the hand: a finer mesh through the same vertices, and the colour of its skin.
 
 The finer mesh splits every triangle in four; new vertices are lifted onto the smooth surface that the normals describe
-(Phong tessellation, Boubekeur and Alexa 2008), so the model's own vertices stay exactly where ground truth has them.
+(Phong tessellation, Boubekeur and Alexa 2008). The model's own vertices keep their ground-truth positions.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ROUNDING = 0.7  # 0: flat triangles, 1: fully rounded
 
 @dataclass(frozen=True)
 class FineMesh:
-    """Edges (E, 2) whose middles become vertices, after the original ones, and the finer faces (4F, 3)."""
+    """Edges (E, 2) whose midpoints become vertices, after the original ones, and the finer faces (4F, 3)."""
 
     edges: np.ndarray
     inner: np.ndarray  # (E, 1) 1 where an edge has two faces, 0 along the rim, which stays straight
@@ -36,15 +36,16 @@ class FineMesh:
         return cls(edges, (uses > 1).astype(np.float32)[:, None], fine.astype(np.int32))
 
     def average(self, values: np.ndarray) -> np.ndarray:
-        """Values (*b, N, C) at the original vertices to all vertices (*b, N + E, C)."""
+        """Extend values (*b, N, C) at the original vertices to all vertices (*b, N + E, C)."""
         first, second = values[..., self.edges[:, 0], :], values[..., self.edges[:, 1], :]
         return np.concatenate([values, 0.5 * (first + second)], axis=-2)
 
     def rounded(self, vertices: np.ndarray, normals: np.ndarray) -> np.ndarray:
-        """Vertices (T, N, 3) to (T, N + E, 3) on the rounded surface."""
+        """Extend vertices (T, N, 3) to (T, N + E, 3) on the rounded surface."""
         a, b = vertices[:, self.edges[:, 0]], vertices[:, self.edges[:, 1]]
         na, nb = normals[:, self.edges[:, 0]], normals[:, self.edges[:, 1]]
         half = 0.5 * (b - a)
+        # The mean of the midpoint's projections onto both tangent planes is half of this away from it.
         lift = (half * nb).sum(-1, keepdims=True) * nb - (half * na).sum(-1, keepdims=True) * na
         return np.concatenate([vertices, 0.5 * (a + b) + (0.5 * ROUNDING) * self.inner * lift], axis=1)
 
@@ -55,7 +56,7 @@ def _ease(value: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def skin_albedo(arrays: ManoArrays, fine: FineMesh, tone: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Linear RGB (N, 3) of the fine mesh: paler palm, redder tips and knuckles, nails, fine blotches."""
+    """Draw linear RGB (N, 3) of the fine mesh: paler palm, redder tips and knuckles, nails, fine blotches."""
     mirror = np.array([1.0 if arrays.side == "right" else -1.0, 1.0, 1.0])
     template = arrays.template * mirror
     normals = vertex_normals(template[None], arrays.faces if mirror[0] > 0 else arrays.faces[:, ::-1])
@@ -78,7 +79,7 @@ def skin_albedo(arrays: ManoArrays, fine: FineMesh, tone: np.ndarray, rng: np.ra
 
 
 def _nails(points: np.ndarray, facing: np.ndarray) -> np.ndarray:
-    """Share of nail (N,) at rest-pose points of a right hand."""
+    """Return the share of nail (N,) at rest-pose points of a right hand."""
     skeleton = rest_skeleton()
     share = np.zeros(len(points))
     for digit in range(len(DIGITS)):

@@ -1,4 +1,4 @@
-"""What a sample consists of, decided before anything is drawn: subjects, sequences, frame counts and their oddities.
+"""The specification of a sample and its sequences: subjects, frame counts and the irregularities of ARCTIC.
 
 Light to import: no torch, no OpenCV.
 """
@@ -12,31 +12,31 @@ from hawor_pipeline.sample.articulated_objects import OBJECT_NAMES
 
 SUBJECTS = tuple(f"s{i:02d}" for i in range(1, 11))
 VALIDATION_SUBJECT, WITHHELD_SUBJECT = "s05", "s03"
-RETAKE_SUBJECTS = ("s01", "s06")  # the last sequence of each was filmed again
+RETAKE_SUBJECTS = ("s01", "s06")  # the last sequence of each is a retake
 IOI_OFFSETS = dict(zip(SUBJECTS, (2, 1, 3, 1, 2, 4, 1, 3, 2, 1), strict=True))
 IMAGE_SOURCES = ("images", "cropped_images")
-# Pictures past the last ground-truth frame; negative where the cameras stopped first.
+# Images past the last ground-truth frame; negative where the cameras stopped first.
 EXTRA_IMAGES = (2, -1, 0, 1, -3)
 SYNTHETIC_NOTE = """\
-This folder was generated. It has the layout of the ARCTIC data set, but it is not ARCTIC: no person was filmed, the
-hands are a procedural model with the format of MANO, and every picture is a rendering. Use it to try, test and watch
-the pipeline; results on it say nothing about real hands."""
+This folder was generated. It has the layout of the ARCTIC dataset, but it is not ARCTIC: no person was filmed, the
+hands are a procedural model with the format of MANO, and every image is a rendering. Use it to try, test and watch
+the pipeline; results on it do not carry over to real hands."""
 
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """What to generate.
+    """Specification of a sample.
 
     Attributes:
         subjects: some of s01..s10; the val and test subjects are s05 and s03, whose ground truth is withheld.
         sequences_per_subject: recordings of each subject.
-        frames: ground-truth frames per sequence at 30 frames per second; pictures are a few more or fewer.
-        views: 0 the head-mounted camera, 1..8 the static ones.
+        frames: ground-truth frames per sequence at 30 frames per second; images are a few more or fewer.
+        views: 0 is the head-mounted camera, 1..8 are the static ones.
         image_source: `images` (full frames) or `cropped_images` (ARCTIC's smaller download).
-        image_scale: size of pictures and intrinsics relative to 2800 x 2000; 1 for `cropped_images`.
-        seed: everything follows from it.
-        tempo: speed of all motion, 1 is natural. Above it a short sequence holds more poses; the exposure stays that of
-            a real camera, as if the pictures were further apart in time.
+        image_scale: size of images and intrinsics relative to 2800 x 2000; 1 for `cropped_images`.
+        seed: seed of every random generator.
+        tempo: speed of all motion, 1 is natural. Above 1 a short sequence holds more poses; the exposure stays that
+            of a real camera, as if the images were further apart in time.
     """
 
     subjects: tuple[str, ...] = SUBJECTS
@@ -49,7 +49,7 @@ class SampleSpec:
     tempo: float = 1.0
 
     def check(self) -> None:
-        """Raise ConfigError where the specification is impossible."""
+        """Raise ConfigError if the specification is impossible."""
         for name in self.subjects:
             if name not in SUBJECTS:
                 raise ConfigError(
@@ -72,13 +72,13 @@ class SampleSpec:
         if self.image_source == "cropped_images" and self.image_scale != 1:
             raise ConfigError(
                 f"found image scale {self.image_scale} with cropped_images, expected 1: their sizes are fixed by "
-                "ARCTIC. Leave the scale out, or choose images."
+                "ARCTIC. Omit the scale, or choose images."
             )
 
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """One sequence: pictures 1..image_count, of which number n shows ground-truth frame n - ioi_offset."""
+    """One sequence: images 1..image_count, of which number n shows ground-truth frame n - ioi_offset."""
 
     subject: str
     name: str
@@ -92,12 +92,12 @@ class SequencePlan:
 
     @property
     def has_ground_truth(self) -> bool:
-        """Whether `raw_seqs` are published for the subject."""
+        """True where `raw_seqs` of the subject are published."""
         return self.subject != WITHHELD_SUBJECT
 
 
 def plan_sequences(spec: SampleSpec) -> list[SequencePlan]:
-    """All sequences, by subject in the order given."""
+    """List all sequences, by subject in the order given."""
     plans = []
     for subject in spec.subjects:
         place = SUBJECTS.index(subject)

@@ -1,7 +1,7 @@
-"""What stands still: the subjects' looks, their rooms, the eight cameras around them and the lens on their head.
+"""The recording studio of each subject: looks, room, eight cameras around the subject and one lens on the head.
 
 World frame: metres, z up, the person near the origin facing +y. Every subject has its own room, light, skin, clothes
-and calibration, all drawn from the subject's generator. Colours are linear RGB in 0..1 unless a name says sRGB.
+and calibration, all drawn from the subject's generator. Colours are linear RGB in 0..1 unless a name contains sRGB.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,8 @@ from hawor_pipeline.sample.hand_motion import WORKSPACE_M
 from hawor_pipeline.sample.spec import SUBJECTS
 
 GENDERS = dict.fromkeys(SUBJECTS, "male") | dict.fromkeys(("s01", "s02", "s05", "s08", "s09"), "female")
-STATIC_VIEWS = tuple(range(1, 9))
 FULL_WIDTH, FULL_HEIGHT = 2800, 2000
-PORTRAIT = ("s04", 6)  # one camera is mounted upright, so that nobody can take all pictures for equal
+PORTRAIT = ("s04", 6)  # one camera is mounted upright, so that code cannot assume one image size
 # A wide lens: barrel distortion that grows to 12 % at the corners, one-to-one far beyond them.
 EGO_DISTORTION = np.array([0.3172, 0.0213, 0.00042, -0.00031, 0.00011, 0.5514, 0.0613, 0.00073])
 EGO_FOCAL_PX = 1480.0
@@ -23,7 +22,7 @@ EGO_FOCAL_PX = 1480.0
 
 @dataclass(frozen=True)
 class Camera:
-    """One camera of a rig: `intrinsics` for a picture of (height, width); `cam_from_world` is None for the ego view."""
+    """One camera of a rig: `intrinsics` of images of (height, width); `cam_from_world` is None for the ego view."""
 
     view: int
     height: int
@@ -35,7 +34,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Look:
-    """How one subject and the light around it look."""
+    """Appearance of one subject and of the light around it."""
 
     skin: np.ndarray
     shirt: np.ndarray
@@ -50,7 +49,7 @@ class Look:
 
 
 def subject_generator(seed: int, subject: str, stream: int) -> np.random.Generator:
-    """The random stream of one subject; `stream` separates looks, cameras, room and sequences."""
+    """Return the random generator of one subject; `stream` separates looks, cameras, room and sequences."""
     return np.random.default_rng([seed, SUBJECTS.index(subject), stream])
 
 
@@ -69,12 +68,12 @@ _CLOTHES_SRGB = ((36, 42, 60), (150, 40, 44), (60, 96, 70), (196, 190, 178), (30
 
 
 def to_linear(srgb) -> np.ndarray:
-    """sRGB 0..255 to linear 0..1."""
+    """Convert sRGB 0..255 to linear 0..1."""
     return (np.asarray(srgb, float) / 255.0) ** 2.2
 
 
 def make_look(subject: str, seed: int) -> Look:
-    """The looks of one subject."""
+    """Draw the looks of one subject."""
     rng = subject_generator(seed, subject, 0)
     number = SUBJECTS.index(subject)
     azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.9, 2.2)
@@ -100,7 +99,7 @@ def make_look(subject: str, seed: int) -> Look:
 
 
 def look_at(eye: np.ndarray, target: np.ndarray, roll: float = 0.0) -> np.ndarray:
-    """cam_from_world (4, 4) of a camera at `eye` that sees `target` in its middle, upright."""
+    """Return cam_from_world (4, 4) of an upright camera at `eye` with `target` in the image centre."""
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
@@ -113,7 +112,7 @@ def look_at(eye: np.ndarray, target: np.ndarray, roll: float = 0.0) -> np.ndarra
 
 
 def make_cameras(subject: str, seed: int, scale: float) -> list[Camera]:
-    """Nine cameras, index = view; picture sizes and intrinsics are those of ARCTIC times `scale`."""
+    """Draw nine cameras, index = view; image sizes and intrinsics are those of ARCTIC times `scale`."""
     rng = subject_generator(seed, subject, 1)
     cameras = []
     heading = make_look(subject, seed).heading
@@ -140,18 +139,19 @@ def make_cameras(subject: str, seed: int, scale: float) -> list[Camera]:
 
 
 def scale_camera(camera: Camera, scale: float) -> Camera:
-    """The camera with pictures `scale` times as large; pixel centres stay at integers."""
+    """Return the camera with images `scale` times as large; pixel centres stay at integers."""
     width, height = round(camera.width * scale), round(camera.height * scale)
     intrinsics = camera.intrinsics.copy()
     intrinsics[0] *= width / camera.width
     intrinsics[1] *= height / camera.height
+    # With pixel centres at integers u + 0.5 scales, not u: u' = s (u + 0.5) - 0.5 moves the centre by (s - 1) / 2.
     intrinsics[0, 2] += (width / camera.width - 1) / 2
     intrinsics[1, 2] += (height / camera.height - 1) / 2
     return Camera(camera.view, height, width, intrinsics, camera.cam_from_world, camera.distortion)
 
 
 def body_rotation(look: Look) -> np.ndarray:
-    """World-from-body rotation (3, 3): the person turns by its heading."""
+    """Return the world-from-body rotation (3, 3), a turn by the person's heading."""
     return _turn_z(look.heading)
 
 
@@ -166,7 +166,7 @@ _TILE = 512  # pixels of one surface in the atlas
 
 @dataclass(frozen=True)
 class Room:
-    """A box with a table in it, as one texture atlas (sRGB uint8): floor, ceiling, four walls, table."""
+    """A box with a table in it, as one texture atlas (sRGB uint8): four walls, ground, ceiling, table."""
 
     low: np.ndarray  # (3,)
     high: np.ndarray  # (3,)
@@ -176,14 +176,14 @@ class Room:
     atlas: np.ndarray  # (512, 7 * 512, 3)
 
     def image(self, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
-        """The empty room along world-frame rays (H, W, 3) from `origin` (3,): sRGB (H, W, 3) uint8."""
+        """Render the empty room along world-frame rays (H, W, 3) from `origin` (3,): sRGB (H, W, 3) uint8."""
         rays = np.where(np.abs(rays) < 1e-6, np.float32(1e-6), rays.astype(np.float32))
         origin = origin.astype(np.float32)
         distance = (np.where(rays > 0, self.high.astype(np.float32), self.low.astype(np.float32)) - origin) / rays
         axis = np.argmin(distance, axis=-1)
         nearest = np.take_along_axis(distance, axis[..., None], -1)
         ahead = np.take_along_axis(rays, axis[..., None], -1)[..., 0] > 0
-        surface = 2 * axis + ahead  # x-, x+, y-, y+, floor, ceiling
+        surface = 2 * axis + ahead  # x-, x+, y-, y+, ground, ceiling
         share = (origin + nearest * rays - self.low.astype(np.float32)) / (self.high - self.low).astype(np.float32)
         u = np.where(axis == 0, share[..., 1], share[..., 0])
         v = np.where(axis == 2, share[..., 1], share[..., 2])
@@ -199,7 +199,7 @@ class Room:
 
 
 def _noise(rng: np.random.Generator, cells: tuple[int, int], amplitude: float) -> np.ndarray:
-    """Smooth noise (tile, tile, 1) from a coarse random grid."""
+    """Draw smooth noise (tile, tile, 1) from a coarse random grid."""
     grid = rng.normal(0, 1, cells).astype(np.float32)
     return amplitude * cv2.resize(grid, (_TILE, _TILE), interpolation=cv2.INTER_CUBIC)[..., None]
 
@@ -224,7 +224,7 @@ def _wall(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
         x, y = int(rng.integers(0, _TILE - w)), int(rng.integers(40, _TILE - h - 10))
         panel = to_linear(np.clip(rng.uniform(30, 215) + rng.normal(0, 28, 3), 8, 235)) * rng.uniform(0.5, 1)
         image[y : y + h, x : x + w] = panel * (0.8 + 0.4 * np.linspace(0, 1, h)[:, None, None])
-        for _ in range(int(rng.integers(0, 9))):  # books on a shelf, pictures in a frame
+        for _ in range(int(rng.integers(0, 9))):  # books on a shelf, prints in a frame
             a, b = sorted(rng.integers(0, w, 2))
             tint = rng.uniform(0.45, 1.5) * rng.uniform(0.8, 1.2, 3)
             image[y + 4 : y + h - 4, x + a : x + b] *= tint.astype(np.float32)
@@ -233,7 +233,7 @@ def _wall(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
 
 
 def _table_top(image: np.ndarray, low: np.ndarray, high: np.ndarray, heading: float) -> np.ndarray:
-    """Soften the weave of the table top and lay the soft shadow of the hands on it."""
+    """Soften the texture of the table top and add the soft shadow of the hands."""
     centre = _turn_z(heading) @ WORKSPACE_M
     x = low[0] + (np.arange(_TILE) + 0.5) / _TILE * (high[0] - low[0]) - centre[0]
     y = high[1] - (np.arange(_TILE) + 0.5) / _TILE * (high[1] - low[1]) - centre[1]
@@ -243,7 +243,7 @@ def _table_top(image: np.ndarray, low: np.ndarray, high: np.ndarray, heading: fl
 
 
 def make_room(subject: str, seed: int) -> Room:
-    """The room of one subject."""
+    """Draw the room of one subject."""
     rng = subject_generator(seed, subject, 2)
     low = np.array([-rng.uniform(2.0, 3.0), -rng.uniform(2.0, 3.0), 0.0])
     high = np.array([rng.uniform(2.0, 3.0), rng.uniform(2.0, 3.0), rng.uniform(2.5, 2.9)])
@@ -269,19 +269,3 @@ def make_room(subject: str, seed: int) -> Room:
         table_colour=top,
         atlas=atlas,
     )
-
-
-__all__ = [
-    "STATIC_VIEWS",
-    "Camera",
-    "Look",
-    "Room",
-    "body_rotation",
-    "look_at",
-    "make_cameras",
-    "make_look",
-    "make_room",
-    "scale_camera",
-    "subject_generator",
-    "to_linear",
-]  # fmt: skip

@@ -1,8 +1,8 @@
-"""Writes the built-in sample: ARCTIC's raw layout with everything in it made here, and marked so.
+"""Writing the built-in sample in ARCTIC's raw layout, marked as synthetic.
 
-`ensure_sample` is the stage (finds its finished work, resumes, runs in parallel); `write_sample` does one run of the
-work. A sequence is made as a whole beside its place and appears there by renames, so a killed run leaves finished
-sequences and nothing else. Bytes depend on the specification alone, never on the number of workers.
+`ensure_sample` is the stage (reuses finished work, resumes, runs in parallel); `write_sample` does one run of the work.
+A sequence is written to a staging directory and published by renames, so a killed run leaves finished sequences and
+nothing else. Bytes depend on the specification alone, never on the number of workers.
 """
 
 import fcntl
@@ -42,11 +42,11 @@ Progress = Callable[[int, int], None]
 def ensure_sample(
     root: Path, spec: SampleSpec, *, workers: int | None = None, progress: Progress | None = None
 ) -> StageResult:
-    """Make the sample below `root` unless it is already there.
+    """Write the sample below `root` unless it is already there.
 
     Args:
-        root: gets `arctic/` and `body_models/mano/`. An older sample there is replaced; anything else is refused.
-        spec: what to make.
+        root: receives `arctic/` and `body_models/mano/`. An older sample there is replaced; anything else is refused.
+        spec: specification of the sample.
         workers: processes; default one per usable core, 1 works in this process.
         progress: called with (finished sequences, all sequences).
 
@@ -54,8 +54,8 @@ def ensure_sample(
         StageResult with info: source, subjects, sequences, frames, seconds, frames_per_second.
 
     Raises:
-        ConfigError: the specification is impossible, or `root/arctic` holds something that this did not write.
-        DataError: the disk is full; finished sequences stay, nothing half-written does.
+        ConfigError: the specification is impossible, or `root/arctic` holds files that are not a sample.
+        DataError: the disk is full; finished sequences stay, partial ones are removed.
     """
     root = Path(root)
     spec.check()
@@ -79,7 +79,7 @@ def _generator() -> str:
 def write_sample(
     root: Path, spec: SampleSpec, *, key: str, workers: int | None = None, progress: Progress | None = None
 ) -> dict:
-    """Write everything that is not there yet; returns the info of `ensure_sample`."""
+    """Write the missing files and return the info of `ensure_sample`."""
     begin = time.perf_counter()
     with explain_disk_errors(root):
         _clear_other(root, key)
@@ -106,7 +106,7 @@ def write_sample(
 
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """One writer at a time; others wait and then find the work done."""
+    """Hold the lock of one writer; others wait and then reuse its work."""
     with explain_disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -118,12 +118,12 @@ def _locked(root: Path) -> Iterator[None]:
 
 
 def _clear_other(root: Path, key: str) -> None:
-    """Remove an older sample and leftovers of killed runs; refuse to touch what is not ours."""
+    """Remove an older sample and leftovers of killed runs; refuse a directory that is not a sample."""
     arctic, marker = root / "arctic", root / "arctic" / "SYNTHETIC"
     if arctic.exists() and any(arctic.iterdir()) and not marker.exists():
         raise ConfigError(
             f"{arctic} exists but has no file SYNTHETIC, so it is not a sample written by this program. "
-            "Expected an empty place or an older sample; choose another --root."
+            "Expected an empty directory or an older sample; choose another --root."
         )
     trash = root / ".staging"
     shutil.rmtree(trash, ignore_errors=True)
@@ -136,7 +136,7 @@ def _clear_other(root: Path, key: str) -> None:
 
 
 def _write_shared(root: Path, spec: SampleSpec, key: str) -> None:
-    """Everything that is not a sequence: marker, hand models, meta, splits."""
+    """Write everything but the sequences: marker, hand models, meta, splits."""
     from hawor_pipeline.sample.hand import write_mano_models
     from hawor_pipeline.sample.meta import write_meta
 
@@ -164,7 +164,7 @@ def _is_finished(root: Path, spec: SampleSpec, ledger: Path, plan: SequencePlan)
 
 
 def _run(root: Path, spec: SampleSpec, plans: list[SequencePlan], workers: int) -> Iterator[SequencePlan]:
-    """Make sequences, yielding each as it is published."""
+    """Write sequences and yield each as it is published."""
     workers = min(workers, len(plans))
     if workers <= 1:
         for plan in plans:
@@ -176,7 +176,7 @@ def _run(root: Path, spec: SampleSpec, plans: list[SequencePlan], workers: int) 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hawor_pipeline.sample.render"])
     with single_threaded_environment(), ProcessPoolExecutor(workers, context, start_worker) as pool:
-        # Sequences of one subject share their rooms, so they go to one process where that leaves none idle.
+        # Sequences of one subject share backdrops, so they run in one process if that leaves no process idle.
         subjects = list(dict.fromkeys(p.subject for p in plans))
         groups = [[p] for p in plans]
         if len(subjects) >= 2 * workers:
@@ -197,7 +197,7 @@ def _make_sequences(root: Path, spec: SampleSpec, plans: list[SequencePlan]) -> 
 
 
 def make_sequence(root: Path, spec: SampleSpec, plan: SequencePlan) -> None:
-    """Make one sequence in a staging directory and publish it: pictures first, then ground truth."""
+    """Write one sequence to a staging directory and publish it: images first, then ground truth."""
     from hawor_pipeline.sample.sequence import write_sequence
 
     staged = root / ".staging" / f"{plan.subject}.{plan.name}.{os.getpid()}"
@@ -215,6 +215,3 @@ def make_sequence(root: Path, spec: SampleSpec, plan: SequencePlan) -> None:
                 atomic_write_bytes(arctic / "raw_seqs" / plan.subject / f"{plan.name}.{suffix}.npy", buffer.getvalue())
         finally:
             shutil.rmtree(staged, ignore_errors=True)
-
-
-__all__ = ["ensure_sample", "make_sequence", "usable_cores", "write_sample"]

@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_finished_sequences_and_nothing_else(tiny: Path, tmp_
         ({"views": (0, 9)}, "views"),
         ({"frames": 3}, "frames"),
         ({"image_source": "crops"}, "cropped_images"),
-        ({"image_source": "cropped_images", "image_scale": 0.25}, "Leave the scale out"),
+        ({"image_source": "cropped_images", "image_scale": 0.25}, "Omit the scale"),
         ({"image_scale": 2.0}, "image scale"),
     ],
 )
