@@ -20,18 +20,18 @@ PACKAGE = REPOSITORY / "hawor_pipeline"
 MAP = REPOSITORY / "docs" / "rooms.md"
 
 # Upper limits of what the package has. Lower them when the code gets better; never raise them.
-MOST_LINES = 37_400
+MOST_LINES = 36_800
 MOST_LINES_OF_A_ROOM = 0.15  # share of the package
 MOST_FILES_OF_A_ROOM = 40
 MOST_LINES_OF_A_FUNCTION = 88
 MOST_PARAMETERS = 14
-MOST_SMALL_MODULES = 16  # below 60 lines with a single importer: candidates to merge
-MOST_UNTYPED_RECORDS = 217  # lines with dict[str, Any]
-MOST_MODULES_ON_CIRCLES = 6
-MOST_SHARED_MODULE_NAMES = 7
-MOST_SHARED_PUBLIC_NAMES = 15
-MOST_QUESTIONS = 228  # docstrings that begin with a question word
-MOST_HOUSE_WORDS = 98  # in 10,000 words of docstrings
+MOST_SMALL_MODULES = 8  # below 60 lines with a single importer: candidates to merge
+MOST_UNTYPED_RECORDS = 145  # lines with dict[str, Any]
+MOST_MODULES_ON_CIRCLES = 2
+MOST_SHARED_MODULE_NAMES = 3
+MOST_SHARED_PUBLIC_NAMES = 0
+MOST_QUESTIONS = 144  # docstrings that begin with a question word
+MOST_HOUSE_WORDS = 56  # in 10,000 words of docstrings
 
 QUESTION = re.compile(r"(What|Which|How|Where|Whether|Who|Whom|Why|When)\b")
 HOUSE_WORDS = re.compile(r"\b(says?|said|saying|tells?|told|knocks?|broom|pictures?|floors?|left out)\b", re.IGNORECASE)
