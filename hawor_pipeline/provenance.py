@@ -181,7 +181,7 @@ def remove_leftovers(final: Path) -> None:
 
 
 def pid_alive(pid: int) -> bool:
-    """Whether a process with this id exists on this machine."""
+    """Return whether a process with this id exists on this machine."""
     try:
         os.kill(pid, 0)  # signal 0 is never delivered, only checked
     except ProcessLookupError:

@@ -46,7 +46,7 @@ _Index = dict[str, _FileEntry]  # by name relative to the published folder
 
 
 def is_url(place: str | Path) -> bool:
-    """Whether a place has a scheme, such as s3://."""
+    """Return whether a place has a scheme, such as s3://."""
     return "://" in str(place)
 
 

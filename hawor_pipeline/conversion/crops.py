@@ -146,6 +146,6 @@ def encode_crop(crop: np.ndarray, quality: int) -> bytes:
 
 
 def is_black(image: np.ndarray) -> bool:
-    """Whether an image is black, as ARCTIC's first and last frames sometimes are."""
+    """Return whether an image is black, as ARCTIC's first and last frames sometimes are."""
     steps = (8 * _BLACK_STEP, _BLACK_STEP)  # the few pixels of the coarse grid decide nearly every image
     return all(max(image[::step, ::step].tobytes(), default=0) < _BLACK_LEVEL for step in steps)

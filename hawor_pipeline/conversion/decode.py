@@ -59,7 +59,7 @@ class Decoder:
 
     @property
     def decodes_regions(self) -> bool:
-        """Whether this decoder can decode less than a whole image."""
+        """Return whether this decoder can decode less than a whole image."""
         return self._cutter is not None
 
     def decode(
@@ -130,7 +130,7 @@ class Decoder:
         return self._buffer
 
     def _cuts(self, regions: Sequence[Region], shrunk: tuple[int, int], shrink: int) -> bool:
-        """Whether cutting is possible and faster: blocks of the regions are read twice, those above them once."""
+        """Return whether cutting is possible and faster: blocks of regions are read twice, those above them once."""
         height, width = shrunk
         return (
             self._cutter is not None
@@ -161,7 +161,7 @@ class Decoder:
 
 
 def has_end(data: bytes) -> bool:
-    """Whether a JPEG, or the last END_WITHIN bytes of one, has an end marker where a complete file has it."""
+    """Return whether a JPEG, or the last END_WITHIN bytes of one, has an end marker where a complete file has it."""
     return data.rfind(_END, -END_WITHIN) >= 0
 
 
@@ -180,7 +180,7 @@ def _around(regions: Sequence[Region]) -> Region:
 
 
 def _better_apart(regions: Sequence[Region], together: Region) -> bool:
-    """Whether regions are decoded faster one by one than all at once."""
+    """Return whether regions are decoded faster one by one than all at once."""
     return sum(map(_area, regions)) + _EACH_PX * len(regions) < _area(together)
 
 

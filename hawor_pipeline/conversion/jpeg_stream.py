@@ -320,7 +320,7 @@ def _copy(stream, start, end, out, to):
 def _first_mcu(stream, at, last, sums, coded, mcu, out, to):
     """Copy the first MCU of a row of a region.
 
-    Its left neighbour is not in the region. So the first difference of each component is coded anew, relative to the
+    Its left neighbour is not in the region. So the first difference of each component is recoded relative to the
     last block that was copied; all other bits stay as they are.
 
     Args:

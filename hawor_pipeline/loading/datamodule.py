@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,33 +31,11 @@ from hawor_pipeline.shards.store import ShardSet, open_shards
 CACHE_BYTES = 600_000_000  # of decoded crops, in a training process without loader processes
 # Columns that training reads; the others are not loaded.
 COLUMNS = [
-    "sample_id",
-    "subject",
-    "sequence",
-    "view",
-    "side",
-    "frame",
-    "is_right",
-    "image_width",
-    "box_center_px",
-    "box_size_px",
-    "crop_from_image",
-    "intrinsics",
-    "distortion",
-    "global_orient",
-    "hand_pose",
-    "betas_as_right",
-    "translation_m",
-    "joints_cam_m",
-    "joint_in_frame",
-    "joint_visible",
-    "occlusion",
-    "truncation",
-    "blur",
-    "fitting_err",
-    "confidence",
-    "valid",
-]
+    "sample_id", "subject", "sequence", "view", "side", "frame", "is_right", "image_width", "box_center_px",
+    "box_size_px", "crop_from_image", "intrinsics", "distortion", "global_orient", "hand_pose", "betas_as_right",
+    "translation_m", "joints_cam_m", "joint_in_frame", "joint_visible", "occlusion", "truncation", "blur",
+    "fitting_err", "confidence", "valid",
+]  # fmt: skip
 
 
 class ClipSampler(Sampler[list[tuple[int, int]]]):
@@ -302,10 +279,6 @@ class HandData:
 
     def _loader(self, dataset: ClipDataset, sampler: Sampler | Sequence[list]) -> DataLoader:
         config = self.config
-        workers: dict[str, Any] = {
-            "prefetch_factor": config.prefetch_factor,
-            "persistent_workers": config.persistent_workers,
-        }
         return DataLoader(
             dataset,
             batch_size=None,
@@ -313,7 +286,9 @@ class HandData:
             collate_fn=keep_batch,  # type: ignore[arg-type]
             num_workers=config.num_workers,
             pin_memory=config.pin_memory and torch.cuda.is_available(),
-            **(workers if config.num_workers else {}),
+            # torch refuses both without worker processes
+            prefetch_factor=config.prefetch_factor if config.num_workers else None,
+            persistent_workers=config.persistent_workers and config.num_workers > 0,
         )
 
     def clips_by_dataset(self, batch: ClipBatch, *, validation: bool = False) -> dict[str, Tensor]:

@@ -1,13 +1,14 @@
 """Metadata of a whole dataset: manifest over all shards, splits and protocols, data card, dataset version."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import (
+    Info,
     StageResult,
     atomic_write_json,
     atomic_write_text,
@@ -87,7 +88,7 @@ def _check_settings(shards: Path, manifests: dict[str, Manifest]) -> None:
         raise DataError(f"{shards}: subjects were converted with different settings ({found}); convert them again.")
 
 
-def _info(manifests: dict[str, Manifest], protocols: dict[str, SplitProtocol], version: str) -> dict[str, Any]:
+def _info(manifests: dict[str, Manifest], protocols: dict[str, SplitProtocol], version: str) -> Info:
     main = main_protocol(protocols)
     sources = sorted({manifest.source for manifest in manifests.values()})
     valid = {name: manifest.valid_rows for name, manifest in manifests.items()}
@@ -121,9 +122,7 @@ def _info(manifests: dict[str, Manifest], protocols: dict[str, SplitProtocol], v
     }
 
 
-def _data_card(
-    shards: Path, manifests: dict[str, Manifest], protocols: dict[str, SplitProtocol], info: dict[str, Any]
-) -> str:
+def _data_card(shards: Path, manifests: dict[str, Manifest], protocols: dict[str, SplitProtocol], info: Info) -> str:
     """Describe the contents of the dataset, and what was skipped, in Markdown."""
     lines = [f"# Data card: {info['source']} hands, version {info['dataset_version'][:12]}", ""]
     if "synthetic" in info["sources"]:
@@ -172,12 +171,13 @@ def _data_card(
     ]
     if missing:
         lines += ["", "Whole sequences:", "", *missing]
-    settings: dict[str, Any] = next((manifest.settings for manifest in manifests.values() if manifest.rows), {})
+    settings = next((manifest.settings for manifest in manifests.values() if manifest.rows), {})
     lines += ["", "## Settings", "", *_markdown([{"setting": k, "value": str(v)} for k, v in settings.items()]), ""]
     return "\n".join(lines)
 
 
-def _markdown(rows: list[dict[str, Any]]) -> list[str]:
+def _markdown(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Lay out rows with equal keys as a Markdown table."""
     if not rows:
         return ["None."]
     names = list(rows[0])

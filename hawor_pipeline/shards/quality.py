@@ -22,24 +22,9 @@ from hawor_pipeline.versions import QUALITY_VERSION
 
 CONTACT_M = 0.005  # a hand closer to the object than this touches it, within the accuracy of motion capture
 _COLUMNS = [
-    "sample_id",
-    "subject",
-    "object",
-    "view",
-    "side",
-    "joints_cam_m",
-    "global_orient",
-    "hand_pose",
-    "box_size_px",
-    "joint_in_frame",
-    "joint_visible",
-    "occlusion",
-    "truncation",
-    "confidence",
-    "blur",
-    "fitting_err",
-    "valid",
-]
+    "sample_id", "subject", "object", "view", "side", "joints_cam_m", "global_orient", "hand_pose", "box_size_px",
+    "joint_in_frame", "joint_visible", "occlusion", "truncation", "confidence", "blur", "fitting_err", "valid",
+]  # fmt: skip
 _STRATA = ("subject", "object", "view", "side")
 _PERCENTILES = (5, 25, 50, 75, 95)
 # Measure -> its bad end, for the outliers.
