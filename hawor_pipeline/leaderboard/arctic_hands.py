@@ -8,18 +8,15 @@ server's computation.
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, rotmat_to_axis_angle
 from hawor_pipeline.core.units import m_to_mm
 from hawor_pipeline.errors import NumericalError
 from hawor_pipeline.evaluation.hands import PredictedHands, predicted_mesh
 from hawor_pipeline.sources.hand_models import HandModels
 
-_MIRROR = np.array([-1.0, 1.0, 1.0])
 _ROTATION_TOLERANCE = 1e-4  # largest entry by which the server's rotations may differ
 
 
@@ -48,7 +45,7 @@ def to_arctic(models: HandModels, hands: PredictedHands, side: str) -> ArcticHan
     mean = layer.hands_mean.reshape(15, 3)
     relative = rotmat_to_axis_angle(hands.rotmats[:, 1:]) - mean  # (N, 15, 3)
     pose = torch.cat((hands.rotmats[:, :1], axis_angle_to_rotmat(relative)), 1)
-    beta = hands.betas if side == "right" else left_betas(models, hands.betas)
+    beta = hands.betas if side == "right" else torch.from_numpy(models.mirrored_betas("right", hands.betas.numpy())[0])
     # Both models turn about their root joint, which must land on the predicted wrist.
     cam_t = hands.joints_m[:, 0] - layer.rest_joints(beta)[:, 0]
     absolute = posed_by_server(pose, mean)
@@ -71,34 +68,3 @@ def posed_by_server(pose: Tensor, mean: Tensor) -> Tensor:
     """Compute the absolute rotations (N, 16, 3, 3) that the server poses; `mean` is (15, 3), rad."""
     fingers = axis_angle_to_rotmat(rotmat_to_axis_angle(pose[:, 1:]) + mean)
     return torch.cat((pose[:, :1], fingers), 1)
-
-
-def left_betas(models: HandModels, betas: Tensor) -> Tensor:
-    """Fit the shape of the left model to the mirrored right model, in the rest pose.
-
-    Args:
-        models: the two MANO models.
-        betas: (N, 10) of the right model.
-
-    Returns:
-        (N, 10).
-
-    Source: linear least squares over the 778 rest-pose vertices; vertex i of one side is vertex i of the other.
-    """
-    right_template, right_shapes = _rest_surface(models.layers["right"])
-    left_template, left_shapes = _rest_surface(models.layers["left"])
-    mirrored = (right_template + np.einsum("vcs,ns->nvc", right_shapes, betas.numpy())) * _MIRROR
-    goal = (mirrored - left_template).reshape(len(betas), -1)
-    basis = left_shapes.reshape(-1, left_shapes.shape[2])
-    return torch.from_numpy(np.linalg.lstsq(basis, goal.T, rcond=None)[0].T.copy())
-
-
-def _rest_surface(layer: ManoLayer) -> tuple[np.ndarray, np.ndarray]:
-    """Return template (778, 3) and shape directions (778, 3, 10).
-
-    The surface is linear in the shape, so posing with zero and with each unit shape gives both.
-    """
-    straight = torch.eye(3, dtype=torch.float64).expand(11, 16, 3, 3)
-    shapes = torch.cat((torch.zeros(1, 10, dtype=torch.float64), torch.eye(10, dtype=torch.float64)))
-    surface = layer(straight, shapes).vertices.numpy()
-    return surface[0], np.moveaxis(surface[1:] - surface[0], 0, -1)

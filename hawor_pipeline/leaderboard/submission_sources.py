@@ -10,7 +10,7 @@ import torch
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.evaluation.evaluate import clip_length_of
-from hawor_pipeline.evaluation.hands import read_predictions
+from hawor_pipeline.evaluation.hands import PredictedHands, read_predictions
 from hawor_pipeline.evaluation.predict import choose_device
 from hawor_pipeline.evaluation.tables import read_identity, read_table
 from hawor_pipeline.leaderboard.submission import FIRST_FRAME, UploadInfo, ViewPredictions, task_views, write_upload
@@ -28,54 +28,31 @@ from hawor_pipeline.untrusted.safe_load import load_npy
 
 @dataclass(frozen=True, slots=True)
 class UploadRequest:
-    """An upload to write: its task, and the origin of predictions, cameras and hand models.
+    """An upload to write: its task, and the origin of predictions, cameras and hand models."""
 
-    Attributes:
-        output: the zip file.
-        task: one of `submission.TASK_VIEWS`.
-        split: one of `submission.SPLITS`.
-        run_id: run whose stored predictions are uploaded, or
-        checkpoint: network that is applied to the images, with `boxes`.
-        boxes: CSV file as described in `prediction.boxes`.
-        arctic_root: raw data; None: found by `locate`.
-        mano_dir: folder of the MANO models; None: found by `locate`.
-        ego_camera: an `.egocam.dist.npy` file, for the egocentric view: that of a withheld subject is not published.
-        metrics_dir: metric tables of `run_id`; None: those of the project.
-        hold_missing: fill a hand without a prediction with the one nearest in time.
-        device: "auto", "cpu", "cuda", ...
-    """
-
-    output: Path
-    task: str = "pose_p1"
-    split: str = "test"
-    run_id: str | None = None
-    checkpoint: Path | None = None
-    boxes: Path | None = None
-    arctic_root: Path | None = None
-    mano_dir: Path | None = None
-    ego_camera: Path | None = None
-    metrics_dir: Path | None = None
-    hold_missing: bool = False
+    output: Path  # the zip file
+    task: str = "pose_p1"  # one of `submission.TASK_VIEWS`
+    split: str = "test"  # one of `submission.SPLITS`
+    run_id: str | None = None  # run whose stored predictions are uploaded, or
+    checkpoint: Path | None = None  # network that is applied to the images, with
+    boxes: Path | None = None  # a CSV file as described in `prediction.boxes`
+    arctic_root: Path | None = None  # None: found by `locate`
+    mano_dir: Path | None = None  # None: found by `locate`
+    ego_camera: Path | None = None  # `.egocam.dist.npy`, for the ego view: that of a withheld subject is not published
+    metrics_dir: Path | None = None  # metric tables of `run_id`; None: those of the project
+    hold_missing: bool = False  # fill a hand without a prediction with the one nearest in time
     device: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class BoxedNetwork:
-    """A network for images with bounding boxes.
-
-    Attributes:
-        checkpoint: of the network.
-        models: the two MANO models.
-        clip_length: frames that the network sees together, as it was trained.
-        device: "auto", "cpu", "cuda", ...
-        settings: of the conversion that the network was trained on.
-    """
+    """A network for images with bounding boxes."""
 
     checkpoint: Path | str
     models: HandModels
-    clip_length: int
+    clip_length: int  # frames that the network sees together, as it was trained
     device: str = "auto"
-    settings: ConversionConfig = field(default_factory=ConversionConfig)
+    settings: ConversionConfig = field(default_factory=ConversionConfig)  # that the network was trained on
 
 
 def export_upload(request: UploadRequest) -> tuple[UploadInfo, list[str]]:
@@ -171,11 +148,8 @@ def from_run(
             own = (parts[:, 0] == subject) & (parts[:, 1] == name) & (parts[:, 2] == str(view))
             if not own.any():
                 raise DataError(f"run {run_id!r} has no prediction for {sequence} in view {view}; evaluate it there.")
-            rows = {side: np.flatnonzero(own & (parts[:, 4] == side)) for side in SIDES}
-            wanted = list(range(FIRST_FRAME, int(frames[own].max()) + 1))
-            if wanted:
-                found = {side: (frames[index], hands.take(torch.from_numpy(index))) for side, index in rows.items()}
-                yield ViewPredictions(subject, name, view, wanted, found)
+            sides = np.where(own, parts[:, 4], "")
+            yield from _view_predictions((subject, name, view), frames, sides, hands, int(frames[own].max()))
 
 
 def from_boxes(
@@ -219,12 +193,18 @@ def from_boxes(
             frames = cut_frames(place, images, own, cameras[subject, view], network.settings)
             hands = predict_boxed(model, frames, network.models, clip_length=network.clip_length, device=device)
             sides = np.array(frames.table["side"].to_pylist())
-            numbers = frames.table["frame"].to_numpy()
-            rows = {side: np.flatnonzero(sides == side) for side in SIDES}
-            wanted = list(range(FIRST_FRAME, max(images) + 1))
-            if wanted:
-                found = {side: (numbers[index], hands.take(torch.from_numpy(index))) for side, index in rows.items()}
-                yield ViewPredictions(subject, name, view, wanted, found)
+            yield from _view_predictions(place, frames.table["frame"].to_numpy(), sides, hands, max(images))
+
+
+def _view_predictions(
+    place: tuple[str, str, int], frames: np.ndarray, sides: np.ndarray, hands: PredictedHands, last_frame: int
+) -> Iterator[ViewPredictions]:
+    """Yield the predictions of one view from rows (N,) of it, unless it ends before the first frame of an upload."""
+    rows = {side: np.flatnonzero(sides == side) for side in SIDES}
+    wanted = list(range(FIRST_FRAME, last_frame + 1))
+    if wanted:
+        found = {side: (frames[index], hands.take(torch.from_numpy(index))) for side, index in rows.items()}
+        yield ViewPredictions(*place, wanted, found)
 
 
 def _boxes_of(boxes: Mapping[str, Mapping[str, HandBox]], prefix: str) -> dict[int, Mapping[str, HandBox]]:

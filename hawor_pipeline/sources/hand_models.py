@@ -49,24 +49,27 @@ class HandModels:
         return np.asarray(self.layers["right"].faces)
 
     def betas_as_right(self, side: str, betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Shape coefficients with which the right model is closest to the mirrored hand, in its rest pose.
+        """Return right hands as they are, and left ones as mirrored right hands; see `mirrored_betas`."""
+        return (betas, np.zeros(len(betas))) if side == "right" else self.mirrored_betas(side, betas)
+
+    def mirrored_betas(self, side: str, betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fit the other side's model to the mirrored hand, in its rest pose.
 
         Args:
-            side: the hand's true side.
+            side: true side of the hand.
             betas: (T, 10) of that side's model.
 
         Returns:
-            (T, 10), and the mean distance of the vertices that is left over, (T,) millimetres.
+            Shape coefficients (T, 10) of the other side's model, and the mean distance of the vertices that remains,
+            (T,) millimetres.
 
         Source: linear least squares over the 778 rest-pose vertices; vertex i of one side is vertex i of the other.
         """
-        if side == "right":
-            return betas, np.zeros(len(betas))
-        right, own = self.arrays["right"], self.arrays[side]
+        own, other = self.arrays[side], self.arrays["left" if side == "right" else "right"]
         different, back = np.unique(betas, axis=0, return_inverse=True)
         mirrored = (own.template + np.einsum("vcs,ts->tvc", own.shape_dirs, different)) * _MIRROR
-        basis = right.shape_dirs.reshape(-1, right.shape_dirs.shape[2])
-        goal = (mirrored - right.template).reshape(len(different), -1)
+        basis = other.shape_dirs.reshape(-1, other.shape_dirs.shape[2])
+        goal = (mirrored - other.template).reshape(len(different), -1)
         fitted = np.linalg.lstsq(basis, goal.T, rcond=None)[0].T
         rest = (goal - fitted @ basis.T).reshape(len(different), -1, 3)
         return fitted[back.ravel()], m_to_mm(np.linalg.norm(rest, axis=-1).mean(-1))[back.ravel()]
