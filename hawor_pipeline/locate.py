@@ -63,14 +63,14 @@ def find_raw_root(given: Path | str | None = None) -> ArcticRoot:
     return ArcticRoot.locate(given or os.environ.get(ARCTIC_VARIABLE) or DataPaths.default().sample / "arctic")
 
 
-def find_raw_data(given: Path | str | None = None, mano_dir: Path | str | None = None) -> RawLocation:
-    """Find raw data in ARCTIC's layout and their hand models.
+def find_raw_data() -> RawLocation:
+    """Find the raw data that the environment names, and their hand models.
 
     Raises:
         ConfigError: either is missing.
     """
-    root = find_raw_root(given)
-    return RawLocation(root.path, find_hand_models(root.source, mano_dir, root.path), root.source)
+    root = find_raw_root()
+    return RawLocation(root.path, find_hand_models(root.source, None, root.path), root.source)
 
 
 def find_raw_root_of(shards_dir: Path | str, given: Path | str | None = None) -> ArcticRoot:
@@ -149,17 +149,12 @@ def shards_source(shards_dir: Path | str) -> str:
     return sources[0]
 
 
-def hand_models_of(
-    shards: Path | str | Sequence[Path | str],
-    given: Path | str | None = None,
-    raw_root: Path | str | None = None,
-) -> Path:
+def hand_models_of(shards: Path | str | Sequence[Path | str], given: Path | str | None = None) -> Path:
     """Find the hand models that belong to shards, and check that they do.
 
     Args:
         shards: a shards folder or URL, or several that are used together.
         given: folder of the models; None searches.
-        raw_root: raw data that the shards were converted from, where known.
 
     Returns:
         The folder of MANO_RIGHT and MANO_LEFT.
@@ -173,7 +168,7 @@ def hand_models_of(
     if SYNTHETIC in sources and len(sources) > 1:
         found = ", ".join(f"{folder} ({source})" for source, folder in sources.items())
         raise DataError(f"found shards of {found}; the sample has a hand model of its own and cannot be mixed in.")
-    models = find_hand_models(next(iter(sources)), given, raw_root)
+    models = find_hand_models(next(iter(sources)), given)
     for folder in folders:
         check_hand_models(folder, models)
     return models
@@ -213,19 +208,18 @@ def find_hand_models(source: str, given: Path | str | None = None, raw_root: Pat
         ConfigError: none were found; the message names what was searched.
     """
     if given:
-        _is_procedural(Path(given))  # raises where there is no model
-        return Path(given).expanduser().absolute()
+        folder = Path(given).expanduser().absolute()
+        _is_procedural(folder)  # raises where there is no model
+        return folder
     searched = []
     for folder in _places(source, raw_root):
         if _is_procedural(folder) == (source == SYNTHETIC):
             return folder.absolute()
         other = "MANO, not the sample's hand" if source == SYNTHETIC else "the sample's hand, not MANO"
         searched.append(f"{folder} (holds {other})")
-    advice = (
-        "the built-in sample has its own beside its raw data, `hawor-pipeline sample-data` writes it"
-        if source == SYNTHETIC
-        else "register at https://mano.is.tue.mpg.de to download mano_v1_2.zip"
-    )
+    advice = "`hawor-pipeline sample-data` writes the sample's hand beside its raw data"
+    if source != SYNTHETIC:
+        advice = "register at https://mano.is.tue.mpg.de to download mano_v1_2.zip"
     named = f"${MANO_VARIABLE}" + ("" if os.environ.get(MANO_VARIABLE) else " (not set)")
     raise ConfigError(
         f"MANO models for {source} data not found: searched {named} and body_models/mano beside the raw data"
@@ -235,19 +229,19 @@ def find_hand_models(source: str, given: Path | str | None = None, raw_root: Pat
 
 
 def hand_models_for_footage(given: Path | str | None = None) -> tuple[Path, bool]:
-    """Find hand models for footage that belongs to no dataset: as for ARCTIC, else those of the built-in sample.
+    """Find hand models for footage that belongs to no dataset: as given, `$MANO_DIR`, ARCTIC's, else the sample's hand.
 
     Returns:
-        The folder, and True for the sample's procedural hand.
+        The folder, and True for the sample's hand.
 
     Raises:
         ConfigError: none were found.
     """
     try:
-        folder = find_hand_models("arctic", given)
+        folder = find_hand_models("arctic", given or os.environ.get(MANO_VARIABLE))
     except ConfigError:
         sample = next(iter(_places(SYNTHETIC, None)), None)
-        if given or sample is None:
+        if given or os.environ.get(MANO_VARIABLE) or sample is None:
             raise
         folder = sample.absolute()
     return folder, _is_procedural(folder)

@@ -17,6 +17,7 @@ from hawor_pipeline.locate import (
     find_raw_data,
     find_raw_root_of,
     find_shards,
+    hand_models_for_footage,
     hand_models_of,
     shards_source,
 )
@@ -109,7 +110,7 @@ class TestRule:
         change_manifests(shards, source="arctic", hand_models=None)
         with pytest.raises(ConfigError):
             hand_models_of(shards)
-        assert hand_models_of(shards, raw_root=raw_copy) == beside
+        assert find_hand_models("arctic", raw_root=raw_copy) == beside
         monkeypatch.setenv("ARCTIC_ROOT", str(raw_copy))
         assert hand_models_of(shards) == beside
         monkeypatch.setenv("MANO_DIR", str(licensed_mano))
@@ -121,6 +122,20 @@ class TestRule:
         monkeypatch.setenv("MANO_DIR", str(tmp_path))
         with pytest.raises(ConfigError, match="no MANO_RIGHT"):
             find_hand_models("arctic")
+
+    def test_footage_without_a_dataset_takes_the_sample_s_hand_last(
+        self, sample_root, licensed_mano, mano_dir, tmp_path, monkeypatch
+    ):
+        with pytest.raises(ConfigError, match="MANO models for arctic data not found"):
+            hand_models_for_footage()
+        own = install_sample(sample_root)
+        assert hand_models_for_footage() == (own, True)
+        monkeypatch.setenv("MANO_DIR", str(licensed_mano))
+        assert hand_models_for_footage() == (licensed_mano, False)
+        assert hand_models_for_footage(mano_dir) == (mano_dir, True)
+        monkeypatch.setenv("MANO_DIR", str(tmp_path / "nowhere"))
+        with pytest.raises(ConfigError, match="no MANO_RIGHT"):
+            hand_models_for_footage()
 
 
 class TestDigests:
