@@ -17,29 +17,28 @@ def add(commands) -> None:
 
 def _add_sample(commands) -> None:
     parser = commands.add_parser("sample-data", help="write the built-in synthetic sample in ARCTIC's raw layout")
-    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder for arctic/ and body_models/")
-    parser.add_argument("--subjects", nargs="+", metavar="s01", help="subjects, s01 to s10 (default: all)")
-    parser.add_argument("--sequences-per-subject", type=int, metavar="N", help="sequences of each subject (default: 2)")
-    parser.add_argument(
-        "--frames", type=int, metavar="N", help="frames of ground truth per sequence, at 30 fps (default: 36)"
-    )
-    parser.add_argument(
+    option = parser.add_argument
+    option("--root", type=Path, required=True, metavar="DIR", help="folder for arctic/ and body_models/")
+    option("--subjects", nargs="+", metavar="s01", help="subjects, s01 to s10 (default: all)")
+    option("--sequences-per-subject", type=int, metavar="N", help="sequences of each subject (default: 2)")
+    option("--frames", type=int, metavar="N", help="frames of ground truth per sequence, at 30 fps (default: 36)")
+    option(
         "--views", type=int, nargs="+", metavar="V", help="cameras: 0 is egocentric, 1 to 8 are static (default: all)"
     )
-    parser.add_argument(
+    option(
         "--image-source",
         choices=["images", "cropped_images"],
         help="full frames (default), or crops as in ARCTIC's smaller download",
     )
-    parser.add_argument(
+    option(
         "--image-scale",
         type=float,
         metavar="F",
         help="scale of image sizes and intrinsics, only with images (default: 0.25)",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="random seed of all contents (default: 0)")
-    parser.add_argument("--tempo", type=float, metavar="F", help="speed of motion (default: 1, natural)")
-    parser.add_argument("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
+    option("--seed", type=int, metavar="N", help="random seed of all contents (default: 0)")
+    option("--tempo", type=float, metavar="F", help="speed of motion (default: 1, natural)")
+    option("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
     parser.set_defaults(execute=_sample)
 
 
@@ -60,18 +59,19 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 def _add_prepare(commands) -> None:
     parser = commands.add_parser("prepare", help="convert ARCTIC or another dataset to training shards")
-    parser.add_argument("--arctic-root", type=Path, metavar="DIR", help="ARCTIC, any folder level of its download")
-    parser.add_argument("--dataset", metavar="NAME", help="another dataset: freihand, ho3d, dexycb or interhand")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="folder that --dataset is unpacked in")
-    parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="folder for the shards")
-    parser.add_argument("--subjects", nargs="+", metavar="s01", help="default: all")
-    parser.add_argument("--sequences", nargs="+", metavar="NAME", help="default: all")
-    parser.add_argument("--max-sequences-per-subject", type=int, metavar="N", help="default: no limit")
-    parser.add_argument("--target-resolution", type=int, nargs=2, metavar=("H", "W"), help="default: 256 256")
-    parser.add_argument("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
-    parser.add_argument("--views", type=int, nargs="+", metavar="V", help="cameras of ARCTIC (default: all)")
+    option = parser.add_argument
+    option("--arctic-root", type=Path, metavar="DIR", help="ARCTIC, any folder level of its download")
+    option("--dataset", metavar="NAME", help="another dataset: freihand, ho3d, dexycb or interhand")
+    option("--root", type=Path, metavar="DIR", help="folder that --dataset is unpacked in")
+    option("--output-dir", type=Path, required=True, metavar="DIR", help="folder for the shards")
+    option("--subjects", nargs="+", metavar="s01", help="default: all")
+    option("--sequences", nargs="+", metavar="NAME", help="default: all")
+    option("--max-sequences-per-subject", type=int, metavar="N", help="default: no limit")
+    option("--target-resolution", type=int, nargs=2, metavar=("H", "W"), help="default: 256 256")
+    option("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
+    option("--views", type=int, nargs="+", metavar="V", help="cameras of ARCTIC (default: all)")
     add_hand_models(parser)
-    parser.add_argument(
+    option(
         "--dry-run",
         action="store_true",
         help="only estimate crops, disk and hours from some of the images (ARCTIC only)",
@@ -120,10 +120,11 @@ def _add_export_webdataset(commands) -> None:
     parser = commands.add_parser(
         "export-webdataset", help="write shards as WebDataset tars that HaMeR's training reads"
     )
+    option = parser.add_argument
     add_shards(parser, required=True)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
-    parser.add_argument("--subjects", nargs="+", metavar="s01", help="default: all")
-    parser.add_argument("--samples-per-tar", type=int, default=1000, metavar="N", help="default: 1000")
+    option("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    option("--subjects", nargs="+", metavar="s01", help="default: all")
+    option("--samples-per-tar", type=int, default=1000, metavar="N", help="default: 1000")
     parser.set_defaults(execute=_export_webdataset)
 
 

@@ -16,23 +16,18 @@ def add(commands) -> None:
 
 def _add_evaluate(commands) -> None:
     parser = commands.add_parser("evaluate", help="evaluate a checkpoint on shards and write the metric tables")
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to evaluate")
+    option = parser.add_argument
+    option("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to evaluate")
     add_shards(parser, required=True)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the metric tables")
-    parser.add_argument(
-        "--subjects", nargs="+", metavar="s05", help="default: ARCTIC's validation subject; all of other datasets"
-    )
+    option("--output", type=Path, required=True, metavar="DIR", help="folder for the metric tables")
+    option("--subjects", nargs="+", metavar="s05", help="default: ARCTIC's validation subject; all of other datasets")
     add_hand_models(parser)
-    parser.add_argument("--protocol", default="arctic-all-val", metavar="NAME", help="default: arctic-all-val")
+    option("--protocol", default="arctic-all-val", metavar="NAME", help="default: arctic-all-val")
     add_device(parser)
-    parser.add_argument(
-        "--devices", type=int, default=1, metavar="N", help="number of devices that share the work (default: 1)"
-    )
-    parser.add_argument(
-        "--num-workers", type=int, default=0, metavar="N", help="decoding processes per device (default: 0)"
-    )
-    parser.add_argument("--run-id", metavar="NAME", help="run_id of the tables (default: the name of the run's folder)")
-    parser.add_argument(
+    option("--devices", type=int, default=1, metavar="N", help="number of devices that share the work (default: 1)")
+    option("--num-workers", type=int, default=0, metavar="N", help="decoding processes per device (default: 0)")
+    option("--run-id", metavar="NAME", help="run_id of the tables (default: the name of the run's folder)")
+    option(
         "--robustness",
         type=int,
         default=0,
@@ -78,12 +73,11 @@ def _add_compare(commands) -> None:
     parser = commands.add_parser(
         "compare", help="compare two evaluated runs sample by sample, with confidence intervals"
     )
-    parser.add_argument("run_id", metavar="RUN_ID")
-    parser.add_argument("other_run_id", metavar="OTHER_RUN_ID")
+    option = parser.add_argument
+    option("run_id", metavar="RUN_ID")
+    option("other_run_id", metavar="OTHER_RUN_ID")
     add_metrics(parser, "--metrics-dir")
-    parser.add_argument(
-        "--metrics", nargs="+", metavar="mpjpe_mm", help="metrics to compare (default: all of the samples table)"
-    )
+    option("--metrics", nargs="+", metavar="mpjpe_mm", help="metrics to compare (default: all of the samples table)")
     parser.set_defaults(execute=_compare)
 
 

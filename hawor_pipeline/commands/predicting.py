@@ -16,15 +16,12 @@ def add(commands) -> None:
 
 def _add_predict(commands) -> None:
     parser = commands.add_parser("predict", help="predict the hands in a video or image folder: table, video, meshes")
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="network to apply")
-    parser.add_argument(
-        "--input", type=Path, required=True, metavar="VIDEO|DIR", help="video file, or folder of images"
-    )
-    parser.add_argument(
-        "--boxes", type=Path, required=True, metavar="FILE", help="CSV: image,side,x_min,y_min,x_max,y_max"
-    )
-    parser.add_argument("--focal", type=float, metavar="PX", help="focal length in pixels (default: the diagonal)")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    option = parser.add_argument
+    option("--checkpoint", type=Path, required=True, metavar="FILE", help="network to apply")
+    option("--input", type=Path, required=True, metavar="VIDEO|DIR", help="video file, or folder of images")
+    option("--boxes", type=Path, required=True, metavar="FILE", help="CSV: image,side,x_min,y_min,x_max,y_max")
+    option("--focal", type=float, metavar="PX", help="focal length in pixels (default: the diagonal)")
+    option("--output", type=Path, required=True, metavar="DIR", help="a new folder")
     add_hand_models(parser, "$MANO_DIR, else the hand of the built-in sample")
     add_device(parser)
     parser.set_defaults(execute=_predict)
@@ -61,22 +58,19 @@ def _add_export_leaderboard(commands) -> None:
     parser = commands.add_parser(
         "export-leaderboard", help="write and check an upload for ARCTIC's leaderboard (hands only)"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE.zip", help="upload to write")
-    parser.add_argument("--check", type=Path, metavar="FILE.zip", help="only check this upload")
-    parser.add_argument("--task", default="pose_p1", metavar="NAME", help="pose_p1 (static views) or pose_p2 (ego)")
-    parser.add_argument("--split", default="test", metavar="NAME", help="test (default), or val for a trial")
-    parser.add_argument("--run", dest="run_id", metavar="RUN_ID", help="upload the stored predictions of this run")
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="apply this network to the images; needs --boxes"
-    )
-    parser.add_argument("--boxes", type=Path, metavar="FILE.csv", help="hand boxes: image,side,x_min,y_min,x_max,y_max")
-    parser.add_argument(
-        "--arctic-root", type=Path, metavar="DIR", help="default: $ARCTIC_ROOT, else the built-in sample"
-    )
+    option = parser.add_argument
+    option("--output", type=Path, metavar="FILE.zip", help="upload to write")
+    option("--check", type=Path, metavar="FILE.zip", help="only check this upload")
+    option("--task", default="pose_p1", metavar="NAME", help="pose_p1 (static views) or pose_p2 (ego)")
+    option("--split", default="test", metavar="NAME", help="test (default), or val for a trial")
+    option("--run", dest="run_id", metavar="RUN_ID", help="upload the stored predictions of this run")
+    option("--checkpoint", type=Path, metavar="FILE", help="apply this network to the images; needs --boxes")
+    option("--boxes", type=Path, metavar="FILE.csv", help="hand boxes: image,side,x_min,y_min,x_max,y_max")
+    option("--arctic-root", type=Path, metavar="DIR", help="default: $ARCTIC_ROOT, else the built-in sample")
     add_hand_models(parser)
-    parser.add_argument("--ego-camera", type=Path, metavar="FILE.npy", help="an .egocam.dist.npy, for pose_p2")
+    option("--ego-camera", type=Path, metavar="FILE.npy", help="an .egocam.dist.npy, for pose_p2")
     add_metrics(parser)
-    parser.add_argument(
+    option(
         "--missing",
         choices=("refuse", "hold"),
         default="refuse",

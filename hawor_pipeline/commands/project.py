@@ -61,10 +61,11 @@ def _demo(_: argparse.Namespace) -> int:
 
 def _add_ui(commands) -> None:
     parser = commands.add_parser("ui", help="start Dagster's web UI with its daemon")
-    parser.add_argument("--host", default=UI_ADDRESS, help=f"default: {UI_ADDRESS}")
-    parser.add_argument("--port", type=int, default=UI_PORT, help=f"default: {UI_PORT}")
-    parser.add_argument("--reports-port", type=int, help="port of the reports (default: --port + 1)")
-    parser.add_argument(
+    option = parser.add_argument
+    option("--host", default=UI_ADDRESS, help=f"default: {UI_ADDRESS}")
+    option("--port", type=int, default=UI_PORT, help=f"default: {UI_PORT}")
+    option("--reports-port", type=int, help="port of the reports (default: --port + 1)")
+    option(
         "--tensorboard-port",
         type=int,
         default=TENSORBOARD_PORT,

@@ -58,13 +58,14 @@ def _migrate(arguments: argparse.Namespace) -> int:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the options that define a run."""
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="training configuration (YAML)")
-    parser.add_argument(
+    option = parser.add_argument
+    option("--config", type=Path, required=True, metavar="FILE", help="training configuration (YAML)")
+    option(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", help="values that replace configured ones"
     )
-    parser.add_argument("--val-subjects", nargs="+", metavar="s05", help="validate on these subjects")
-    parser.add_argument("--val-fraction", type=float, metavar="F", help="validate on this share of the sequences")
-    parser.add_argument("--from-scratch", action="store_true", help="allow a huge backbone without pretrained weights")
+    option("--val-subjects", nargs="+", metavar="s05", help="validate on these subjects")
+    option("--val-fraction", type=float, metavar="F", help="validate on this share of the sequences")
+    option("--from-scratch", action="store_true", help="allow a huge backbone without pretrained weights")
 
 
 def _add_preflight(commands) -> None:

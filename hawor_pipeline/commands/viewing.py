@@ -18,17 +18,14 @@ def add(commands) -> None:
 
 def _add_report(commands) -> None:
     parser = commands.add_parser("report", help="write the report of a run and print its path and main numbers")
-    parser.add_argument(
-        "--run", dest="run_dir", type=Path, required=True, metavar="DIR", help="folder of the run below data/runs"
-    )
-    parser.add_argument("--against", metavar="RUN", help="write a comparison with this run (folder or run_id) instead")
+    option = parser.add_argument
+    option("--run", dest="run_dir", type=Path, required=True, metavar="DIR", help="folder of the run below data/runs")
+    option("--against", metavar="RUN", help="write a comparison with this run (folder or run_id) instead")
     add_metrics(parser)
     add_shards(parser, required=False)
     add_hand_models(parser)
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the report (default: data/reports)")
-    parser.add_argument(
-        "--data-card-dir", type=Path, metavar="DIR", help="folder of data_card.md (default: data/metadata/SOURCE)"
-    )
+    option("--output", type=Path, metavar="DIR", help="folder for the report (default: data/reports)")
+    option("--data-card-dir", type=Path, metavar="DIR", help="folder of data_card.md (default: data/metadata/SOURCE)")
     parser.set_defaults(execute=_report)
 
 
@@ -122,22 +119,17 @@ def _add_video(commands) -> None:
     parser = commands.add_parser(
         "video", help="draw predicted meshes over one recording, as MP4 or for the rerun viewer"
     )
-    parser.add_argument("sequence", metavar="SUBJECT/SEQUENCE", help="such as s05/box_grab_01")
-    parser.add_argument(
-        "--view", type=int, default=1, metavar="V", help="camera: 0 is egocentric, 1 to 8 are static (default: 1)"
-    )
+    option = parser.add_argument
+    option("sequence", metavar="SUBJECT/SEQUENCE", help="such as s05/box_grab_01")
+    option("--view", type=int, default=1, metavar="V", help="camera: 0 is egocentric, 1 to 8 are static (default: 1)")
     _add_places(parser)
-    parser.add_argument("--crops", action="store_true", help="show the crops of the hands instead of raw frames")
-    parser.add_argument("--arctic-root", type=Path, metavar="DIR", help="raw data (default: those of the shards)")
-    parser.add_argument(
-        "--height", type=int, default=720, metavar="PX", help="height of the video, at most (default: 720)"
-    )
-    parser.add_argument("--truth", action="store_true", help="also draw the skeletons of the ground truth")
-    parser.add_argument("--align-wrists", action="store_true", help="move predicted wrists to the true ones")
-    parser.add_argument(
-        "--rerun", type=Path, metavar="FILE.rrd", help="also write meshes and cameras for the rerun viewer"
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the video (default: in data/reports)")
+    option("--crops", action="store_true", help="show the crops of the hands instead of raw frames")
+    option("--arctic-root", type=Path, metavar="DIR", help="raw data (default: those of the shards)")
+    option("--height", type=int, default=720, metavar="PX", help="height of the video, at most (default: 720)")
+    option("--truth", action="store_true", help="also draw the skeletons of the ground truth")
+    option("--align-wrists", action="store_true", help="move predicted wrists to the true ones")
+    option("--rerun", type=Path, metavar="FILE.rrd", help="also write meshes and cameras for the rerun viewer")
+    option("--output", type=Path, metavar="FILE", help="the video (default: in data/reports)")
     parser.set_defaults(execute=_video)
 
 

@@ -18,11 +18,10 @@ def add(commands) -> None:
 
 def _add_export(commands) -> None:
     parser = commands.add_parser("export", help="write the network of a checkpoint in HaWoR's naming")
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to export")
-    parser.add_argument("--format", required=True, choices=("hawor", "safetensors"), help="file format")
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="file to write (.ckpt or .safetensors)"
-    )
+    option = parser.add_argument
+    option("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to export")
+    option("--format", required=True, choices=("hawor", "safetensors"), help="file format")
+    option("--output", type=Path, required=True, metavar="FILE", help="file to write (.ckpt or .safetensors)")
     parser.set_defaults(execute=_export)
 
 
@@ -48,12 +47,11 @@ def _add_import(commands) -> None:
     parser = commands.add_parser(
         "import-checkpoint", help="check a HaWoR, HaMeR, WiLoR or ViTPose checkpoint key by key and import its weights"
     )
-    parser.add_argument("path", type=Path, metavar="FILE", help="checkpoint as downloaded")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: data/pretrained/NAME.safetensors")
-    parser.add_argument(
-        "--partial", action="store_true", help="import the keys that match instead of refusing the file"
-    )
-    parser.add_argument("--all-keys", action="store_true", help="also print the keys that were used and ignored")
+    option = parser.add_argument
+    option("path", type=Path, metavar="FILE", help="checkpoint as downloaded")
+    option("--output", type=Path, metavar="FILE", help="default: data/pretrained/NAME.safetensors")
+    option("--partial", action="store_true", help="import the keys that match instead of refusing the file")
+    option("--all-keys", action="store_true", help="also print the keys that were used and ignored")
     parser.set_defaults(execute=_import)
 
 
