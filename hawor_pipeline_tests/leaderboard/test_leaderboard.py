@@ -34,7 +34,7 @@ SETTINGS = ConversionConfig(target_resolution=(64, 64), views=(0, 1))
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sample of s05, long enough to have pictures from number 10 on; the ego view and one static view."""
+    """A sample of s05, long enough to have images from number 10 on; the ego view and one static view."""
     root = tmp_path_factory.mktemp("long")
     ensure_sample(root, SampleSpec(("s05",), 1, FRAMES, (0, 1), image_scale=0.15), workers=1)
     return root
@@ -276,7 +276,7 @@ def test_the_check_names_what_the_server_would_hang_on(source, metrics_dir, tmp_
     )
     assert "is not named like" in problems(replace={"imgname.pt": [f"x{name}" for name in names]})
     other = [name.replace("/1/", "/2/") for name in names]
-    assert f"has pictures of {folder[:-1]}2" in problems(replace={"imgname.pt": other})
+    assert f"has images of {folder[:-1]}2" in problems(replace={"imgname.pt": other})
     assert "not a list" in problems(replace={"imgname.pt": torch.zeros(3)})
     (tmp_path / "no.zip").write_bytes(b"no zip")
     assert check_upload(tmp_path / "no.zip") == ["no.zip is not a zip file"]

@@ -23,7 +23,7 @@ HEADER = "image,side,x_min,y_min,x_max,y_max\n"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A network with random weights, hand models, pictures, and boxes of a right and a mirrored left hand."""
+    """A network with random weights, hand models, images, and boxes of a right and a mirrored left hand."""
     root = tmp_path_factory.mktemp("footage")
     write_mano(root / "mano")
     torch.manual_seed(0)
@@ -34,10 +34,10 @@ def place(tmp_path_factory):
     torch.save({"state_dict": state, **plain}, root / "net.ckpt")
     rng = np.random.default_rng(1)
     boxes = [HEADER]
-    (root / "pictures").mkdir()
+    (root / "images").mkdir()
     for frame in range(FRAMES):
         half = cv2.resize(rng.integers(0, 255, (6, 4, 3), dtype=np.uint8), (WIDTH // 2, HEIGHT))
-        cv2.imwrite(str(root / "pictures" / f"f{frame}.png"), np.concatenate((half, half[:, ::-1]), 1))
+        cv2.imwrite(str(root / "images" / f"f{frame}.png"), np.concatenate((half, half[:, ::-1]), 1))
         if frame != 2:  # a frame without hands
             boxes.append(f"f{frame}.png,right,30,60,110,180\n")
             boxes.append(f"f{frame}.png,left,{WIDTH - 1 - 110},60,{WIDTH - 1 - 30},180\n")
@@ -47,7 +47,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def output(place):
-    arguments = ["predict", "--checkpoint", place / "net.ckpt", "--input", place / "pictures", "--boxes"]
+    arguments = ["predict", "--checkpoint", place / "net.ckpt", "--input", place / "images", "--boxes"]
     arguments += [place / "boxes.csv", "--focal", FOCAL, "--output", place / "out", "--mano-dir", place / "mano"]
     assert main([str(word) for word in arguments]) == 0
     return place / "out"
@@ -98,7 +98,7 @@ def test_parameters_joints_pixels_and_mesh_describe_one_hand(output, place):
 
 
 def test_the_left_hand_of_a_mirrored_image_is_the_mirrored_right_hand(output):
-    """Each picture's right half mirrors its left half, and so do the boxes."""
+    """Each image's right half mirrors its left half, and so do the boxes."""
     hands = _hands(output)
     for frame in (0, 1, 3, 4):
         right, left = hands[frame, "right"], hands[frame, "left"]
@@ -107,14 +107,14 @@ def test_the_left_hand_of_a_mirrored_image_is_the_mirrored_right_hand(output):
         np.testing.assert_allclose(left["joints_cam_m"].reshape(21, 3), mirrored, atol=0.004)
 
 
-def test_the_film_has_every_frame_and_meshes_only_where_hands_are(output, place):
-    with av.open(str(output / "overlay.mp4")) as film:
-        frames = [frame.to_ndarray(format="bgr24").astype(int) for frame in film.decode(video=0)]
-        assert float(film.streams.video[0].average_rate) == 30.0
+def test_the_video_has_every_frame_and_meshes_only_where_hands_are(output, place):
+    with av.open(str(output / "overlay.mp4")) as video:
+        frames = [frame.to_ndarray(format="bgr24").astype(int) for frame in video.decode(video=0)]
+        assert float(video.streams.video[0].average_rate) == 30.0
     assert [frame.shape for frame in frames] == [(HEIGHT, WIDTH, 3)] * FRAMES
     changed = []
     for number, frame in enumerate(frames):
-        original = cv2.imread(str(place / "pictures" / f"f{number}.png")).astype(int)
+        original = cv2.imread(str(place / "images" / f"f{number}.png")).astype(int)
         changed.append(float((np.abs(frame - original).max(-1) > 60).mean()))
     assert changed[2] < 0.005 < min(changed[:2] + changed[3:])
 
@@ -125,7 +125,7 @@ def test_a_video_gives_what_its_frames_give(place, tmp_path):
         stream = file.add_stream("ffv1", rate=25)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "bgr0"
         for number in range(FRAMES):
-            image = cv2.imread(str(place / "pictures" / f"f{number}.png"))
+            image = cv2.imread(str(place / "images" / f"f{number}.png"))
             for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")):
                 file.mux(packet)
         for packet in stream.encode(None):
@@ -142,7 +142,7 @@ def test_a_video_gives_what_its_frames_give(place, tmp_path):
 
 
 def test_mistakes_are_named_before_anything_is_written(place, output, tmp_path):
-    def predict(source=place / "pictures", boxes=place / "boxes.csv", folder=tmp_path / "new", **more):
+    def predict(source=place / "images", boxes=place / "boxes.csv", folder=tmp_path / "new", **more):
         return predict_footage(place / "net.ckpt", source, boxes, folder, place / "mano", **more)
 
     (tmp_path / "b.csv").write_text(HEADER + "nobody.png,left,1,1,5,5\n")
