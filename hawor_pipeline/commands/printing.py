@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 
-def show_progress(what: str):
+def show_progress(unit: str):
     """Return a progress callback: one line that is rewritten on a terminal, a plain line per tenth elsewhere."""
     began = time.monotonic()
     terminal = sys.stderr.isatty()
@@ -14,11 +14,11 @@ def show_progress(what: str):
     def progress(done: int, total: int) -> None:
         left = (time.monotonic() - began) / max(done, 1) * (total - done)
         if terminal:
-            print(f"\r{what} {done} of {total}, about {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+            print(f"\r{unit} {done} of {total}, about {left:.0f} s left ", end="", file=sys.stderr, flush=True)
             if done == total:
                 print(file=sys.stderr)
         elif done == total or done % max(total // 10, 1) == 0:
-            print(f"{what} {done} of {total}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{unit} {done} of {total}, about {left:.0f} s left", file=sys.stderr, flush=True)
 
     return progress
 
@@ -39,9 +39,9 @@ def print_report(page: Path) -> None:
         print("\nSYNTHETIC SAMPLE: rendered hands of this project; the numbers do not hold for real images.")
     for metric in ("mpjpe_mm", "pa_mpjpe_mm"):
         line = f"{metric:14} {report['metrics'][metric]['value']:7.1f}"
-        for group in ("floors", "rivals"):
+        for group, label in (("floors", "baselines"), ("rivals", "rivals")):
             known = [f"{name} {value:.1f}" for name, value in report[group][metric].items() if value is not None]
-            line += f"   {group}: {', '.join(known)}" if known else ""
+            line += f"   {label}: {', '.join(known)}" if known else ""
         print(line)
     for metric in ("pck_3d_15mm", "pck_auc", "mpjpe_crop_px"):
         print(f"{metric:14} {report['metrics'][metric]['value']:7.3f}")

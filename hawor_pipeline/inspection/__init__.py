@@ -1,4 +1,4 @@
-"""Images of results: gallery, film, sample pages, viewer.
+"""Images of results: gallery, videos, sample pages, viewer.
 
 Computing errors belongs in `evaluation`; page layout belongs in `reporting`.
 """

@@ -121,6 +121,7 @@ class SampleHand:
 
     def meshes_mm(self) -> dict[str, list]:
         """Return the meshes around their wrists, mirrored to right and turned upright for a viewer (x right, y up)."""
+        # The camera frame has y down and z forward; a viewer has y up and z backward.
         turn = np.array([1.0 if bool(self.truth.is_right[0]) else -1.0, -1.0, -1.0])
         found = {"true_mm": (self.true_vertices, self.truth.joints_m[0, 0])}
         if self.predicted is not None and self.predicted_vertices is not None:

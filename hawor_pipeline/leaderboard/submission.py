@@ -28,7 +28,7 @@ from hawor_pipeline.provenance import atomic_write_json, explain_disk_errors
 from hawor_pipeline.sources.arctic import SIDES
 from hawor_pipeline.sources.hand_models import HandModels
 
-FIRST_FRAME = 10  # ARCTIC skips earlier images, which may be black
+FIRST_FRAME = 10  # ARCTIC skips earlier images: they may be black
 IMAGE_NAME = "./data/arctic_data/data/cropped_images/{subject}/{sequence}/{view}/{frame:05d}.jpg"
 TASK_VIEWS = {"pose_p1": tuple(range(1, 9)), "pose_p2": (0,)}
 SPLITS = ("test", "val")  # the server takes test; val is for a trial

@@ -142,8 +142,8 @@ def _example(folder: str) -> str:
 
 def _check_tensor(name: str, value: Any, shape: tuple[int, ...]) -> list[str]:
     if not isinstance(value, torch.Tensor):
-        what = str(value).split("\n")[0] if isinstance(value, Exception) else type(value).__name__
-        return [f"{name} does not hold a tensor ({what})"]
+        found = str(value).split("\n")[0] if isinstance(value, Exception) else type(value).__name__
+        return [f"{name} does not hold a tensor ({found})"]
     if tuple(value.shape) != shape:
         return [f"{name} has shape {tuple(value.shape)}, expected {shape}"]
     if value.dtype not in (torch.float32, torch.float16):

@@ -1,4 +1,4 @@
-"""Films play: what was written comes back, in a form that browsers take."""
+"""Videos play: what was written comes back, in a form that browsers accept."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def frames(height: int = 65, width: int = 97):
 
 
 def test_frames_come_back_in_order_with_their_colours(tmp_path: Path) -> None:
-    path = tmp_path / "films" / "a.mp4"
+    path = tmp_path / "videos" / "a.mp4"
     assert write_mp4(path, frames(), 30.0) == (4, (64, 96))
     capture = cv2.VideoCapture(str(path))  # another reader than the writer
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(30.0)

@@ -155,9 +155,9 @@ def test_the_terminal_keeps_rivals_apart_from_floors(tmp_path: Path, capsys) -> 
     (tmp_path / "runs" / "demo-1").mkdir(parents=True)
     print_report(build_report(tmp_path / "runs" / "demo-1", metrics, tmp_path / "reports").path)
     alone = capsys.readouterr().out
-    assert "floors: mean_pose" in alone and "rivals:" not in alone
+    assert "baselines: mean_pose" in alone and "rivals:" not in alone
     registry = promoted(tmp_path, "champ-1", 40.0)
     page = build_report(tmp_path / "runs" / "demo-1", metrics, tmp_path / "reports", registry_dir=registry.root).path
     print_report(page)
     line = next(text for text in capsys.readouterr().out.splitlines() if text.startswith("mpjpe_mm"))
-    assert line.index("floors: mean_pose") < line.index("rivals: champion")
+    assert line.index("baselines: mean_pose") < line.index("rivals: champion")
