@@ -22,20 +22,9 @@ def _add_sample(commands) -> None:
     option("--subjects", nargs="+", metavar="s01", help="subjects, s01 to s10 (default: all)")
     option("--sequences-per-subject", type=int, metavar="N", help="sequences of each subject (default: 2)")
     option("--frames", type=int, metavar="N", help="frames of ground truth per sequence, at 30 fps (default: 36)")
-    option(
-        "--views", type=int, nargs="+", metavar="V", help="cameras: 0 is egocentric, 1 to 8 are static (default: all)"
-    )
-    option(
-        "--image-source",
-        choices=["images", "cropped_images"],
-        help="full frames (default), or crops as in ARCTIC's smaller download",
-    )
-    option(
-        "--image-scale",
-        type=float,
-        metavar="F",
-        help="scale of image sizes and intrinsics, only with images (default: 0.25)",
-    )
+    option("--views", type=int, nargs="+", metavar="V", help="cameras: 0 egocentric, 1 to 8 static (default: all)")
+    option("--image-source", choices=["images", "cropped_images"], help="full frames (default) or crops")
+    option("--image-scale", type=float, metavar="F", help="scale of full frames and intrinsics (default: 0.25)")
     option("--seed", type=int, metavar="N", help="random seed of all contents (default: 0)")
     option("--tempo", type=float, metavar="F", help="speed of motion (default: 1, natural)")
     option("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
@@ -71,11 +60,7 @@ def _add_prepare(commands) -> None:
     option("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
     option("--views", type=int, nargs="+", metavar="V", help="cameras of ARCTIC (default: all)")
     add_hand_models(parser)
-    option(
-        "--dry-run",
-        action="store_true",
-        help="only estimate crops, disk and hours from some of the images (ARCTIC only)",
-    )
+    option("--dry-run", action="store_true", help="only estimate crops, disk and hours (ARCTIC only)")
     parser.set_defaults(execute=_prepare)
 
 

@@ -27,13 +27,7 @@ def _add_evaluate(commands) -> None:
     option("--devices", type=int, default=1, metavar="N", help="number of devices that share the work (default: 1)")
     option("--num-workers", type=int, default=0, metavar="N", help="decoding processes per device (default: 0)")
     option("--run-id", metavar="NAME", help="run_id of the tables (default: the name of the run's folder)")
-    option(
-        "--robustness",
-        type=int,
-        default=0,
-        metavar="N",
-        help="also degrade boxes and images of about N samples and write the robustness table",
-    )
+    option("--robustness", type=int, default=0, metavar="N", help="write the robustness table from about N samples")
     parser.set_defaults(execute=_evaluate)
 
 
@@ -70,9 +64,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _add_compare(commands) -> None:
-    parser = commands.add_parser(
-        "compare", help="compare two evaluated runs sample by sample, with confidence intervals"
-    )
+    parser = commands.add_parser("compare", help="compare two runs sample by sample, with confidence intervals")
     option = parser.add_argument
     option("run_id", metavar="RUN_ID")
     option("other_run_id", metavar="OTHER_RUN_ID")

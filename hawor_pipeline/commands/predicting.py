@@ -70,12 +70,7 @@ def _add_export_leaderboard(commands) -> None:
     add_hand_models(parser)
     option("--ego-camera", type=Path, metavar="FILE.npy", help="an .egocam.dist.npy, for pose_p2")
     add_metrics(parser)
-    option(
-        "--missing",
-        choices=("refuse", "hold"),
-        default="refuse",
-        help="hands without a prediction: an error (default), or hold the one nearest in time",
-    )
+    option("--missing", choices=("refuse", "hold"), default="refuse", help="hands without a prediction")
     add_device(parser)
     parser.set_defaults(execute=_export_leaderboard)
 

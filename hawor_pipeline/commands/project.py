@@ -25,9 +25,7 @@ def add(commands) -> None:
 
 
 def _add_demo(commands) -> None:
-    parser = commands.add_parser(
-        "demo", help="run the whole pipeline on the built-in sample and print the path of the report"
-    )
+    parser = commands.add_parser("demo", help="run the whole pipeline on the built-in sample")
     parser.set_defaults(execute=_demo)
 
 

@@ -35,9 +35,7 @@ def _create_config(arguments: argparse.Namespace) -> int:
 
 
 def _add_migrate_config(commands) -> None:
-    parser = commands.add_parser(
-        "migrate-config", help="translate a configuration of the original training-evaluation system"
-    )
+    parser = commands.add_parser("migrate-config", help="translate a configuration of the original system")
     parser.add_argument("old", type=Path, metavar="OLD", help="its YAML or JSON file")
     parser.add_argument("new", type=Path, metavar="NEW", help="the YAML file to write")
     parser.set_defaults(execute=_migrate)
@@ -60,18 +58,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the options that define a run."""
     option = parser.add_argument
     option("--config", type=Path, required=True, metavar="FILE", help="training configuration (YAML)")
-    option(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", help="values that replace configured ones"
-    )
+    option("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", help="replace configured values")
     option("--val-subjects", nargs="+", metavar="s05", help="validate on these subjects")
     option("--val-fraction", type=float, metavar="F", help="validate on this share of the sequences")
     option("--from-scratch", action="store_true", help="allow a huge backbone without pretrained weights")
 
 
 def _add_preflight(commands) -> None:
-    parser = commands.add_parser(
-        "preflight", help="check memory, data loading, learning and duration before a training run"
-    )
+    parser = commands.add_parser("preflight", help="check memory, data loading, learning and duration before training")
     _add_settings(parser)
     parser.set_defaults(execute=_preflight)
 
@@ -101,7 +95,7 @@ def _add_train(commands) -> None:
         "--resume",
         default="auto",
         metavar="auto|PATH",
-        help="auto resumes this run (default); PATH starts a new run from a checkpoint",
+        help="auto (default) resumes this run; PATH starts a new run from it",
     )
     parser.set_defaults(execute=_train)
 

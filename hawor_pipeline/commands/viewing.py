@@ -25,7 +25,7 @@ def _add_report(commands) -> None:
     add_shards(parser, required=False)
     add_hand_models(parser)
     option("--output", type=Path, metavar="DIR", help="folder for the report (default: data/reports)")
-    option("--data-card-dir", type=Path, metavar="DIR", help="folder of data_card.md (default: data/metadata/SOURCE)")
+    option("--data-card-dir", type=Path, metavar="DIR", help="folder of data_card.md (default: data/metadata)")
     parser.set_defaults(execute=_report)
 
 
@@ -82,9 +82,7 @@ def _add_places(parser) -> None:
 
 def _add_show(commands) -> None:
     parser = commands.add_parser("show", help="write a page about one sample: image, true and predicted mesh, errors")
-    parser.add_argument(
-        "sample_id", metavar="SAMPLE_ID", help="sample_id of the tables, such as s05/box_grab_01/0/00012/right"
-    )
+    parser.add_argument("sample_id", metavar="SAMPLE_ID", help="such as s05/box_grab_01/0/00012/right")
     _add_places(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page (default: in data/reports)")
     parser.set_defaults(execute=_show)
@@ -116,16 +114,14 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _add_video(commands) -> None:
-    parser = commands.add_parser(
-        "video", help="draw predicted meshes over one recording, as MP4 or for the rerun viewer"
-    )
+    parser = commands.add_parser("video", help="draw predicted meshes over one recording, as MP4 and for rerun")
     option = parser.add_argument
     option("sequence", metavar="SUBJECT/SEQUENCE", help="such as s05/box_grab_01")
-    option("--view", type=int, default=1, metavar="V", help="camera: 0 is egocentric, 1 to 8 are static (default: 1)")
+    option("--view", type=int, default=1, metavar="V", help="camera: 0 egocentric, 1 to 8 static (default: 1)")
     _add_places(parser)
     option("--crops", action="store_true", help="show the crops of the hands instead of raw frames")
     option("--arctic-root", type=Path, metavar="DIR", help="raw data (default: those of the shards)")
-    option("--height", type=int, default=720, metavar="PX", help="height of the video, at most (default: 720)")
+    option("--height", type=int, default=720, metavar="PX", help="largest height of the video (default: 720)")
     option("--truth", action="store_true", help="also draw the skeletons of the ground truth")
     option("--align-wrists", action="store_true", help="move predicted wrists to the true ones")
     option("--rerun", type=Path, metavar="FILE.rrd", help="also write meshes and cameras for the rerun viewer")
