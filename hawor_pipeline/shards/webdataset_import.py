@@ -161,14 +161,14 @@ def _sample(place: str, jpeg: bytes, hands: list[Hand]) -> _Sample:
         raise DataError(f"{place}: holds {len(hands)} hands, expected one; export again.")
     hand = hands[0]
     row = {name: _checked(place, name, extra[name]) for name in CARRIED}
-    origin = Origin(**{name: _of_type(place, name, extra[name], kind) for name, kind in _ORIGIN.items()})
+    recorded = {name: _of_type(place, name, extra[name], kind) for name, kind in _ORIGIN.items() if name in extra}
     row |= _from_name(place, row["sample_id"]) | _from_hamer_fields(place, hand)
     distance = _of_type(place, DISTANCE, extra[DISTANCE], float) if DISTANCE in extra else None
-    return _Sample(place, jpeg, row, origin, distance)
+    return _Sample(place, jpeg, row, Origin(**recorded), distance)
 
 
 def _check_is_ours(place: str, extra: Hand) -> None:
-    missing = [name for name in (*CARRIED, *_ORIGIN) if name not in extra]
+    missing = [name for name in (*CARRIED, *_ORIGIN) if name not in (*extra, "hand_models")]  # earlier tars lack it
     if not missing:
         return
     parts = {
@@ -267,7 +267,7 @@ def _check_folder(output: Path, subject: str, origin: Origin) -> None:
                 "the two never mix. Choose another output folder."
             )
         made_by = manifest.converter_version, manifest.settings
-        if name == subject and made_by != (origin.converter_version, _settings(origin)):
+        if name == subject and made_by != (origin.converter_version, _from_json("settings", origin.settings)):
             raise ConfigError(
                 f"{output / name} was converted with other settings or by another converter version than the tars "
                 f"(version {manifest.converter_version} there, {origin.converter_version} in the tars). "
@@ -275,11 +275,11 @@ def _check_folder(output: Path, subject: str, origin: Origin) -> None:
             )
 
 
-def _settings(origin: Origin) -> dict[str, Any]:
+def _from_json(name: str, text: str) -> dict[str, Any]:
     try:
-        return json.loads(origin.settings)
+        return json.loads(text)
     except ValueError as error:
-        raise DataError(f"the settings in the tars are not JSON ({error}); export again.") from None
+        raise DataError(f"the {name} in the tars are not JSON ({error}); export again.") from None
 
 
 def _write_shard(
@@ -382,7 +382,8 @@ def _list_sequence(output: Path, name: tuple[str, str], origin: Origin, info: Se
         subject=subject,
         source=origin.source,
         converter_version=origin.converter_version,
-        settings=_settings(origin),
+        settings=_from_json("settings", origin.settings),
         left_out_sequences=before.left_out_sequences,
+        hand_models=_from_json("hand_models", origin.hand_models) if origin.hand_models else None,
     )
     write_manifest(output, manifest.listing(entries[each] for each in sorted(entries)))

@@ -17,6 +17,8 @@ import pytest
 
 from hawor_pipeline.cli import main
 from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.locate import check_hand_models
+from hawor_pipeline.shards.manifest import read_manifest
 from hawor_pipeline.shards.schema import COLUMNS
 from hawor_pipeline.shards.splits import record_protocols
 from hawor_pipeline.shards.store import open_shards, read_side_tables
@@ -225,6 +227,15 @@ def test_rows_that_are_not_valid_stay_behind(sample_shards, tmp_path):
     before, after = open_shards(shards, ["s05"]), open_shards(tmp_path / "back")
     assert after.table["sample_id"].to_pylist() == np.array(before.table["sample_id"].to_pylist())[fine].tolist()
     assert [after.jpeg(new) for new in range(len(after))] == [before.jpeg(int(old)) for old in np.flatnonzero(fine)]
+
+
+def test_imported_shards_know_their_hand_models(back, sample_shards, mano_dir, licensed_mano):
+    _, output = back
+    expected, found = (read_manifest(folder, "s05").hand_models for folder in (sample_shards, output))
+    assert found == expected and set(found) == {"left", "right"}
+    check_hand_models(output, mano_dir)
+    with pytest.raises(ConfigError, match="not those of the shards"):
+        check_hand_models(output, licensed_mano)
 
 
 def test_an_import_is_an_ordinary_folder_of_shards(back, sample_shards):
