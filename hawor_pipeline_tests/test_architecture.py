@@ -220,6 +220,7 @@ EXAMPLES = {
     "a pipeline stage": "exported_model",
     "a command": "migrate-config",
     "a baseline": "subject_mean",
+    "a chart in the report": "occlusion_scatter",
 }
 
 
@@ -236,10 +237,11 @@ def test_adding_one_touches_the_files_that_the_map_lists(kind, example):
 
 
 def _names(module: Module, example: str) -> bool:
-    """Return whether a string or a function of the module is exactly the example."""
+    """Return whether a string, a function or an attribute of the module is exactly the example."""
     return any(
         (isinstance(node, ast.Constant) and node.value == example)
         or (isinstance(node, ast.FunctionDef) and node.name == example)
+        or (isinstance(node, ast.Attribute) and node.attr == example)
         for node in module.nodes
     )
 
