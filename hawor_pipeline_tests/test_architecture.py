@@ -216,7 +216,7 @@ EXAMPLES = {
     "a dataset": "dexycb",
     "a metric": "shape_error_mm",
     "a loss term": "HAND_POSE",
-    "a size of the backbone": "tiny",
+    "a size of the backbone": "large",
     "a pipeline stage": "exported_model",
     "a command": "migrate-config",
     "a baseline": "subject_mean",
