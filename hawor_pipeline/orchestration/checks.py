@@ -1,4 +1,4 @@
-"""What must hold of an asset, as small functions that the assets call: they cost no step of their own."""
+"""Checks of assets, as small functions that the assets call: they cost no step of their own."""
 
 from collections.abc import Mapping
 from html.parser import HTMLParser
@@ -9,7 +9,7 @@ import dagster as dg
 
 
 def checked(name: str, passed: bool, *, warn: bool = False, **metadata: Any) -> dg.AssetCheckResult:
-    """A check's result; `warn` makes a failure a warning. Lists and mappings show as JSON."""
+    """Build the result of a check; `warn` makes a failure a warning. Lists and mappings show as JSON."""
     shown = {
         key: dg.MetadataValue.json(value) if isinstance(value, (list, tuple, Mapping)) else value
         for key, value in metadata.items()
@@ -19,7 +19,7 @@ def checked(name: str, passed: bool, *, warn: bool = False, **metadata: Any) -> 
 
 
 def checkpoint_problem(path: Path, sha256: str) -> str | None:
-    """What is wrong with a checkpoint: another hash than recorded, unreadable, or weights that are not finite."""
+    """Describe the problem of a checkpoint: hash other than recorded, unreadable, or weights that are not finite."""
     import torch
 
     from hawor_pipeline.errors import CheckpointError
@@ -27,7 +27,7 @@ def checkpoint_problem(path: Path, sha256: str) -> str | None:
     from hawor_pipeline.provenance import sha256_file
 
     if (found := sha256_file(path)) != sha256:
-        return f"hash is {found}, recorded was {sha256}"
+        return f"found sha256 {found}, expected {sha256} as recorded"
     try:
         weights = read_weights(path).tensors
     except CheckpointError as error:
@@ -37,7 +37,7 @@ def checkpoint_problem(path: Path, sha256: str) -> str | None:
 
 
 class _Requests(HTMLParser):
-    """Collects what a browser would fetch while it shows a page."""
+    """Collects the addresses that a browser would fetch while it shows a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class _Requests(HTMLParser):
 
 
 def external_requests(html: str) -> list[str]:
-    """The tags of a page that make a browser fetch something besides the page itself."""
+    """Return the tags of a page that make a browser fetch something besides the page itself."""
     parser = _Requests()
     parser.feed(html)
     return parser.found

@@ -1,7 +1,7 @@
-"""What runs beside Dagster's web UI: a small server for the reports, and TensorBoard.
+"""Servers beside Dagster's web UI: a small one for the reports, and TensorBoard.
 
 A browser does not open files of the disk from a page of the web UI, so reports are served under an address of their
-own. Both listen where the UI listens, on loopback by default, and end with it.
+own. Both listen on the host of the UI, loopback by default, and end with it.
 """
 
 import functools
@@ -29,19 +29,19 @@ _STOP_TIMEOUT_S = 10.0
 
 
 class ReportServer(dg.ConfigurableResource):
-    """Where the reports are served; `hawor-pipeline ui` starts the server and says its address."""
+    """Address of the reports; `hawor-pipeline ui` starts the server and prints the address."""
 
     address: str = Field(default="", description=f"Empty: ${REPORTS_VARIABLE}, or {REPORTS_ADDRESS}.")
 
     def link(self, page: Path) -> dg.UrlMetadataValue:
-        """A link to a page below the reports' folder."""
+        """Return a link to a page below the reports' folder."""
         base = self.address or os.environ.get(REPORTS_VARIABLE, REPORTS_ADDRESS)
         return dg.MetadataValue.url(f"{base}/{page.relative_to(DataPaths.default().reports).as_posix()}")
 
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args) -> None:
-        """Say nothing: the terminal belongs to Dagster."""
+        """Log nothing: the terminal belongs to Dagster."""
 
 
 @contextmanager

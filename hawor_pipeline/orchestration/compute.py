@@ -1,7 +1,7 @@
-"""Which device a step runs on, decided once from what is there and free, and what the step then used of it.
+"""The device of a step, chosen once from those present and free, and the step's use of it.
 
-Nothing here changes a result: a step runs on the CPU where there is no accelerator, and says so; an accelerator that
-cannot be used, or a precision that it does not have, is an error with the way out.
+Nothing here changes a result: without an accelerator a step runs on the CPU and records that. An accelerator that torch
+cannot use, or a precision that it lacks, is an error that names the remedy.
 """
 
 import os
@@ -25,14 +25,14 @@ _QUERY = "index,uuid,name,memory.total,memory.free,utilization.gpu,compute_cap"
 _QUERY_TIMEOUT_S = 30.0
 _SAMPLE_EVERY_S = 2.0
 _BF16_CAPABILITY = 8.0  # NVIDIA: Ampere and later compute in bfloat16
-_BUSY_SHARE = 0.1  # of the memory in use by others: worth a word
+_BUSY_SHARE = 0.1  # of the memory in use by others: mentioned in the reason
 _BYTES_PER_MB = 1e6
 _BYTES_PER_MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One NVIDIA device as the driver sees it."""
+    """One NVIDIA device as the driver reports it."""
 
     index: int
     uuid: str
@@ -43,13 +43,13 @@ class Device:
     capability: float  # such as 8.6
 
     def supports(self, precision: str) -> bool:
-        """Whether the device computes in a precision by Lightning's name ("bf16-mixed", "16-mixed", "32-true")."""
+        """Return whether the device has a precision by Lightning's name ("bf16-mixed", "16-mixed", "32-true")."""
         return not precision.startswith("bf16") or self.capability >= _BF16_CAPABILITY
 
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """The device a step runs on, and why; `devices` is empty on CPU."""
+    """The device of a step and the reason for it; `devices` is empty on CPU."""
 
     accelerator: str
     device_name: str
@@ -57,7 +57,7 @@ class Compute:
     devices: tuple[Device, ...] = ()
 
     def as_metadata(self) -> dict[str, str | float]:
-        """For the step's metadata."""
+        """Return the metadata of the step."""
         shown: dict[str, str | float] = {"device": self.device_name, "device_reason": self.why}
         if self.devices:
             shown["accelerator_memory_mb"] = self.devices[0].memory_total_mb
@@ -65,11 +65,11 @@ class Compute:
         return shown
 
     def environment(self) -> dict[str, str]:
-        """Variables that make a process see these devices and no others."""
+        """Return variables that make a process see these devices and no others."""
         return {VISIBLE_VARIABLE: ",".join(device.uuid for device in self.devices)} if self.devices else {}
 
     def require(self, precision: str) -> None:
-        """Refuse a precision that the device does not have; another one would change the result.
+        """Refuse a precision that the device lacks; another one would change the result.
 
         Raises:
             ConfigError: names the precisions that work.
@@ -84,7 +84,7 @@ class Compute:
 
 @dataclass(slots=True)
 class Usage:
-    """What a step used: highest memory of its processes and of the accelerator, mean share of the device's time."""
+    """Usage of a step: peak memory of its processes and of the accelerator, mean utilisation of the device."""
 
     memory_peak_mb: float = 0.0
     accelerator_memory_peak_mb: float | None = None
@@ -92,7 +92,7 @@ class Usage:
     _shares: list[float] = field(default_factory=list)
 
     def as_metadata(self) -> dict[str, float]:
-        """For the step's metadata; what was not measured is left out."""
+        """Return the metadata of the step, without values that were not measured."""
         shown = {"memory_peak_mb": round(self.memory_peak_mb, 1)}
         if self.accelerator_memory_peak_mb is not None:
             shown["accelerator_memory_peak_mb"] = round(self.accelerator_memory_peak_mb, 1)
@@ -102,31 +102,31 @@ class Usage:
 
 
 class ComputeResource(dg.ConfigurableResource):
-    """Decides the device of every step that can use an accelerator."""
+    """Chooses the device of every step that can use an accelerator."""
 
     accelerator: str = Field(default="auto", description="auto, cpu or cuda.")
     devices: int = Field(default=1, ge=1, description="How many devices a step may take; those with most free memory.")
     precision: str = Field(
-        default="", description="16, bf16 or 32 for training on this deployment; empty: as the experiment says."
+        default="", description="16, bf16 or 32 for training on this deployment; empty: that of the experiment."
     )
 
     def resolve(self, at_least: int = 1) -> Compute:
-        """The device to use, claimed for this process and those it starts.
+        """Choose the device, and claim it for this process and those it starts.
 
         Args:
-            at_least: how many devices the step needs at least.
+            at_least: number of devices that the step needs.
 
         Raises:
-            ConfigError: an NVIDIA device is there that torch cannot use, or a device was asked for that is not there.
+            ConfigError: torch cannot use the NVIDIA device that is present, or a requested device is missing.
         """
         if self.accelerator not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"accelerator {self.accelerator!r} is unknown; expected auto, cpu or cuda")
         if self.accelerator == "cpu":
-            return Compute("cpu", _cpu_name(), "accelerator: cpu was asked for")
+            return Compute("cpu", _cpu_name(), "accelerator: cpu was requested")
         present = visible(nvidia_devices(), os.environ.get(VISIBLE_VARIABLE))
         if not present:
             if self.accelerator == "cuda":
-                raise ConfigError("accelerator cuda was asked for, but no NVIDIA device is here; use auto or cpu")
+                raise ConfigError("accelerator cuda was requested, but no NVIDIA device was found; use auto or cpu")
             return Compute("cpu", _cpu_name(), "no accelerator on this machine; the same step runs on CPU")
         chosen = freest(present, max(self.devices, at_least))
         compute = Compute("cuda", " and ".join(device.name for device in chosen), _reason(chosen, present), chosen)
@@ -148,13 +148,13 @@ class ComputeResource(dg.ConfigurableResource):
 
 
 def freest(devices: Sequence[Device], count: int) -> tuple[Device, ...]:
-    """The devices with most free memory; of equals the least busy one, then the first.
+    """Return the devices with most free memory; of equals the least busy one, then the first.
 
     Raises:
         ConfigError: there are fewer.
     """
     if count > len(devices):
-        raise ConfigError(f"{count} devices were asked for, {len(devices)} are here; lower `devices` of `compute`")
+        raise ConfigError(f"{count} devices were requested, {len(devices)} found; lower `devices` of `compute`")
     ranked = sorted(devices, key=lambda device: (-device.memory_free_mb, device.utilisation, device.index))
     return tuple(ranked[:count])
 
@@ -168,7 +168,7 @@ def _reason(chosen: Sequence[Device], present: Sequence[Device]) -> str:
 
 
 def visible(devices: Sequence[Device], setting: str | None) -> list[Device]:
-    """The devices that `CUDA_VISIBLE_DEVICES` leaves: indices or the beginnings of uuids, in that order."""
+    """Select devices as `CUDA_VISIBLE_DEVICES` does: indices or prefixes of uuids, in that order."""
     if setting is None:
         return list(devices)
     found = []
@@ -181,7 +181,7 @@ def visible(devices: Sequence[Device], setting: str | None) -> list[Device]:
 
 
 def nvidia_devices() -> list[Device]:
-    """The devices by the driver's own tool, without loading torch; none where it is missing or finds none."""
+    """List devices with the driver's own tool, without loading torch; none where it is missing or finds none."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
@@ -191,7 +191,7 @@ def nvidia_devices() -> list[Device]:
 
 
 def parse_devices(text: str) -> list[Device]:
-    """Read the tool's table: a line per device; memory is given in MiB."""
+    """Parse the tool's table: a line per device; memory is given in MiB."""
     devices = []
     for line in filter(str.strip, text.splitlines()):
         index, uuid, name, total, free, busy, capability = (part.strip() for part in line.split(","))
@@ -258,7 +258,7 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _memory_mb(process: psutil.Process) -> float:
-    """Memory of a process and all it started, MB; on Linux, pages that they share count once."""
+    """Return the memory of a process and all it started, MB; on Linux, shared pages count once."""
     total = 0
     for member in _family(process):
         try:
@@ -269,7 +269,7 @@ def _memory_mb(process: psutil.Process) -> float:
 
 
 def _processor_seconds(process: psutil.Process) -> float:
-    """Processor time of a process and all it started, ended children included."""
+    """Return the processor time of a process and all it started, ended children included."""
     total = 0.0
     for member in _family(process):
         try:

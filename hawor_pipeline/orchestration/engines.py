@@ -1,4 +1,4 @@
-"""Which engine runs the steps: one setting, `$HAWOR_ENGINE`.
+"""The engine that runs the steps, chosen by one setting, `$HAWOR_ENGINE`.
 
 `multiprocess` (default): processes of this machine. `ray`: each step is a job of the Ray cluster at
 `$RAY_DASHBOARD_ADDRESS`, and the conversion of single sequences spreads over that cluster (`workers/ray_map.py`).
@@ -15,7 +15,7 @@ from hawor_pipeline.workers.engine import ENGINES, chosen_engine
 
 RAY_JOBS_VARIABLE = "RAY_DASHBOARD_ADDRESS"
 _INSTALL = "install it: pip install -c constraints.txt '.[{}]'"
-# What a step needs to know of this deployment, wherever it runs.
+# Settings of this deployment that a step needs on any machine.
 FORWARDED_VARIABLES = (
     "ARCTIC_ROOT",
     "DAGSTER_HOME",
@@ -29,13 +29,13 @@ FORWARDED_VARIABLES = (
 
 
 def executor_of(engine: str | None = None) -> dg.ExecutorDefinition:
-    """The executor of all jobs under an engine.
+    """Return the executor of all jobs under an engine.
 
     Args:
         engine: a name; None reads `$HAWOR_ENGINE`.
 
     Raises:
-        ConfigError: the engine is unknown, or what it needs is not installed.
+        ConfigError: the engine is unknown, or its packages are not installed.
     """
     engine = chosen_engine() if engine is None else engine
     if engine == "multiprocess":
@@ -48,7 +48,7 @@ def executor_of(engine: str | None = None) -> dg.ExecutorDefinition:
 
 
 def _after_reaping(definition: dg.ExecutorDefinition) -> dg.ExecutorDefinition:
-    """The same executor with the broom before it."""
+    """Wrap an executor so that it reaps dead runs first."""
     create = definition.executor_creation_fn
     assert create is not None
 

@@ -1,7 +1,7 @@
-"""What a failure becomes: one clear message, another try where that can help, and a word to whoever should know.
+"""Handling of failures: one clear message, a retry where it can help, and a notification.
 
-Trying again helps against what passes by itself: a killed process, a connection that broke, a share that did not
-answer. It does not help against a wrong path, a misspelt setting, damaged data or a full disk; those fail at once.
+A retry helps against transient causes: a killed process, a broken connection, a network share that did not answer. It
+does not help against a wrong path, a misspelt setting, corrupt data or a full disk; those fail at once.
 """
 
 import errno
@@ -22,12 +22,12 @@ WEBHOOK_VARIABLE = "HAWOR_FAILURE_WEBHOOK"
 NOTIFIED_TAG = "hawor/failure_notified"
 GATE_CHECK = "is_no_worse_than_the_champion"  # of the asset challenger; it fails where a run is rejected
 RESUME_ADVICE = (
-    "Run the same job again when the cause is mended: finished work is reused, and an interrupted training continues "
+    "Run the same job again when the cause is fixed: finished work is reused, and an interrupted training resumes "
     "from its last checkpoint."
 )
-# Two more tries, after 5 and 10 seconds.
+# Two retries, after 5 and 10 seconds.
 RETRY_POLICY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
-_PASSING_ERRNOS = frozenset(
+_TRANSIENT_ERRNOS = frozenset(
     {
         errno.EIO,
         errno.EAGAIN,
@@ -42,14 +42,14 @@ _WEBHOOK_TIMEOUT_S = 10.0
 
 
 def worth_a_retry(error: BaseException) -> bool:
-    """Whether the same step may well succeed if it is tried again."""
+    """Return whether the same step may succeed on a retry."""
     if isinstance(error, (WorkerLost, MemoryError, ConnectionError, TimeoutError)):
         return True
-    return isinstance(error, OSError) and error.errno in _PASSING_ERRNOS
+    return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNOS
 
 
 def clear_failures(stage: Callable[..., Stage]) -> Callable[..., Stage]:
-    """Goes below `@dg.asset`: errors that another try cannot mend fail at once, with one clear message."""
+    """Wrap a stage, below `@dg.asset`: errors that a retry cannot fix fail at once, with one clear message."""
 
     @functools.wraps(stage)
     def guarded(*args: Any, **kwargs: Any) -> Stage:
@@ -61,7 +61,7 @@ def clear_failures(stage: Callable[..., Stage]) -> Callable[..., Stage]:
             if worth_a_retry(error):
                 raise
             description = f"{type(error).__name__}: {error}"
-            if isinstance(error, HaworError):  # the message says it all
+            if isinstance(error, HaworError):  # its message names cause and remedy; a stack trace would hide it
                 raise dg.Failure(description, allow_retries=False) from None
             raise dg.Failure(description, allow_retries=False) from error
 
@@ -69,12 +69,12 @@ def clear_failures(stage: Callable[..., Stage]) -> Callable[..., Stage]:
 
 
 def failure_message(job_name: str, run_id: str, what: str) -> str:
-    """What failed, why, and how to go on."""
+    """Return what failed, why, and how to resume."""
     return f"{job_name} failed (run {run_id}): {what.rstrip('.')}. {RESUME_ADVICE}"
 
 
 def rejection_message(job_name: str, run_id: str, reason: str) -> str:
-    """That a gate did its work: nothing is broken, and nothing has to be done."""
+    """Return the message of a rejected challenger: nothing is broken, and nothing needs to be done."""
     return (
         f"{job_name} (run {run_id}): the challenger was not promoted. {reason[:1].upper()}{reason[1:]}. "
         "The champion stays; the report shows the comparison."
@@ -82,7 +82,7 @@ def rejection_message(job_name: str, run_id: str, reason: str) -> str:
 
 
 def rejection(instance: dg.DagsterInstance, run_id: str, steps: Sequence[str]) -> str | None:
-    """Why the gate turned the challenger of a run down; None where something else failed, too."""
+    """Return the reason why the gate rejected the challenger of a run; None where something else failed, too."""
     if list(steps) != ["challenger"]:
         return None
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
@@ -93,26 +93,26 @@ def rejection(instance: dg.DagsterInstance, run_id: str, steps: Sequence[str]) -
 
 
 def notify_once(instance: dg.DagsterInstance, run_id: str, what: str, *, log: Any, steps: Sequence[str] = ()) -> bool:
-    """Say that a run failed: in the log, and to the webhook in `$HAWOR_FAILURE_WEBHOOK` where one is set.
+    """Report a failed run in the log, and to the webhook in `$HAWOR_FAILURE_WEBHOOK` where one is set.
 
-    Hook, sensor and reaper may all see the same failure; the first one tells. A challenger that the gate rejected is
-    told as that; a fault of the same run is told besides.
+    Hook, sensor and reaper may all see the same failure; the first one reports it. A challenger that the gate rejected
+    is reported as rejected; another failure of the same run is reported as well.
 
     Args:
-        instance: whose run it is.
+        instance: of the run.
         run_id: the run.
         what: what failed.
-        log: where to write.
+        log: logger of Dagster or of Python.
         steps: the steps that failed, where they are known.
 
     Returns:
-        Whether this call told.
+        True if this call sent the report.
     """
     run = instance.get_run_by_id(run_id)
     if run is None:
         return False
-    reason, told = rejection(instance, run_id, steps), run.tags.get(NOTIFIED_TAG)
-    if told == "true" or (told and reason):
+    reason, notified = rejection(instance, run_id, steps), run.tags.get(NOTIFIED_TAG)
+    if notified == "true" or (notified and reason):
         return False
     instance.add_run_tags(run_id, {NOTIFIED_TAG: "rejection" if reason else "true"})
     if reason:
@@ -130,7 +130,7 @@ def notify_once(instance: dg.DagsterInstance, run_id: str, what: str, *, log: An
 
 
 def _post(address: str, content: dict[str, str]) -> str | None:
-    """Send JSON; returns what went wrong. A notification that fails must not fail anything else."""
+    """Send JSON; returns the problem, if any. A notification that fails must not fail anything else."""
     if not address.startswith(("http://", "https://")):
         return f"${WEBHOOK_VARIABLE} is not an http(s) address"
     request = urllib.request.Request(address, json.dumps(content).encode(), {"Content-Type": "application/json"})
@@ -144,8 +144,8 @@ def _post(address: str, content: dict[str, str]) -> str | None:
 
 
 @dg.failure_hook
-def tell_of_failure(context: dg.HookContext) -> None:
-    """Runs where a step failed, also without a daemon."""
+def notify_of_failure(context: dg.HookContext) -> None:
+    """Report a failed step; unlike a sensor, a hook runs without a daemon."""
     error = context.op_exception
     what = f"step {context.step_key}: {getattr(error, 'description', None) or error or 'see the run'}"
     notify_once(context.instance, context.run_id, what, log=context.log, steps=[context.step_key])

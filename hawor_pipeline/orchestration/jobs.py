@@ -1,8 +1,8 @@
-"""The jobs. `full_pipeline_job` covers all subjects in one run; the others are its parts, or go on to promotion."""
+"""The jobs. `full_pipeline_job` covers all subjects in one run; the others are its parts, or add promotion."""
 
 import dagster as dg
 
-from hawor_pipeline.orchestration.failures import tell_of_failure
+from hawor_pipeline.orchestration.failures import notify_of_failure
 from hawor_pipeline.orchestration.partitions import (
     ALL_SUBJECTS_TAGS,
     BESIDE_PIPELINE,
@@ -13,10 +13,9 @@ from hawor_pipeline.orchestration.partitions import (
 )
 
 PREPARED = ["raw_arctic_sequences", "subject_shards"]
-# One group for all assets: with several, the UI's first page shows closed boxes instead of the graph.
 PROMOTION = dg.AssetSelection.assets("challenger", "champion")
 PIPELINE = dg.AssetSelection.groups("hand_mesh") - PROMOTION - dg.AssetSelection.tag(BESIDE_PIPELINE, "other_data")
-HOOKS = frozenset({tell_of_failure})
+HOOKS = frozenset({notify_of_failure})
 
 full_pipeline_job = dg.define_asset_job(
     "full_pipeline_job",
@@ -41,21 +40,21 @@ train_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets("dataset_metadata", "trained_checkpoint"),
     tags={PURPOSE_TAG: "training"},
     hooks=HOOKS,
-    description="Metadata over the shards that are there, then one training run.",
+    description="Metadata over the converted shards, then one training run.",
 )
 evaluate_job = dg.define_asset_job(
     "evaluate_job",
     selection=dg.AssetSelection.assets("baseline_metrics", "evaluation_metrics"),
     tags={PURPOSE_TAG: "evaluation"},
     hooks=HOOKS,
-    description="Metric tables of the checkpoint that trained_checkpoint produced last, and of the baselines.",
+    description="Metric tables of the latest trained checkpoint and of the baselines.",
 )
 report_job = dg.define_asset_job(
     "report_job",
     selection=dg.AssetSelection.assets("final_report"),
     tags={PURPOSE_TAG: "report"},
     hooks=HOOKS,
-    description="The report of the evaluation that was made last.",
+    description="The report of the latest evaluation.",
 )
 promote_job = dg.define_asset_job(
     "promote_job",
@@ -63,8 +62,8 @@ promote_job = dg.define_asset_job(
     tags={PROMOTION_TAG: "allowed", PURPOSE_TAG: "promotion"},
     hooks=HOOKS,
     description=(
-        "Compare the run that was evaluated last with the champion, and make it the champion if no target metric is "
-        "worse. A weaker challenger fails this run at the gate; nothing is promoted then."
+        "Compare the run evaluated last with the champion, and promote it if no target metric is worse. A weaker "
+        "challenger fails this run at the gate and is not promoted."
     ),
 )
 weekly_retraining_job = dg.define_asset_job(
@@ -73,7 +72,7 @@ weekly_retraining_job = dg.define_asset_job(
     tags={**ALL_SUBJECTS_TAGS, PROMOTION_TAG: "allowed", PURPOSE_TAG: "retraining"},
     hooks=HOOKS,
     description=(
-        "Convert what is new, train, evaluate, report, compare with the champion and promote. The schedule "
+        "Convert new sequences, train, evaluate, report, compare with the champion and promote. The schedule "
         "weekly_retraining launches it with configs/jobs/weekly_retraining.yaml."
     ),
 )
@@ -83,7 +82,7 @@ external_data_job = dg.define_asset_job(
     partitions_def=datasets_partitions,
     tags={PURPOSE_TAG: "data"},
     hooks=HOOKS,
-    description="Conversion of another data set. There where the folder of one is named; choose the partition.",
+    description="Conversion of another dataset. Available where the folder of one is named; choose the partition.",
 )
 ALL_JOBS = [
     full_pipeline_job,

@@ -1,7 +1,7 @@
-"""Training within the memory that is there: on a shortage the same batch is computed in more, smaller parts.
+"""Training within the available memory: on a shortage the same batch is computed in more, smaller parts.
 
-The clips of an optimiser step stay the same, and so does its learning rate; only rounding differs. How many parts were
-needed is kept beside the run, so that resuming does not find it out again.
+The clips of an optimiser step and its learning rate stay the same; only rounding differs. The number of parts is stored
+beside the run, so that a resumed run starts with it.
 """
 
 import json
@@ -15,7 +15,7 @@ MEMORY_FILE = "memory.json"
 
 
 def next_parts(parts: int, batch_size: int) -> int | None:
-    """The next number of equal parts, at least twice as many; None where a part is one clip already.
+    """Return the next number of equal parts, at least twice as many; None where a part is one clip already.
 
     >>> [next_parts(1, 12), next_parts(2, 12), next_parts(4, 12), next_parts(12, 12)]
     [2, 4, 12, None]
@@ -24,7 +24,7 @@ def next_parts(parts: int, batch_size: int) -> int | None:
 
 
 def known_parts(run_dir: Path, device_name: str) -> int:
-    """In how many parts an earlier attempt of this run computed its batches on this kind of device; 1 if none did."""
+    """Read the number of parts of an earlier attempt of this run on this kind of device; 1 if there was none."""
     try:
         known = json.loads((run_dir / MEMORY_FILE).read_text())
     except (OSError, json.JSONDecodeError):
@@ -33,16 +33,16 @@ def known_parts(run_dir: Path, device_name: str) -> int:
 
 
 def train_within_memory(
-    attempt: Callable[[int], None], run_dir: Path, device_name: str, batch_size: int, say: Callable[[str], None]
+    attempt: Callable[[int], None], run_dir: Path, device_name: str, batch_size: int, warn: Callable[[str], None]
 ) -> int:
     """Call `attempt(parts)` with more parts as long as it raises a MemoryShortage.
 
     Args:
-        attempt: trains; resumes what an earlier attempt left.
+        attempt: trains, resuming an earlier attempt.
         run_dir: of the run.
         device_name: the kind of device.
         batch_size: clips per step and device, all parts together.
-        say: told of each shortage.
+        warn: called with a message on each shortage.
 
     Returns:
         The number of parts that sufficed.
@@ -63,8 +63,8 @@ def train_within_memory(
                     "activation_checkpointing: true, precision: bf16, a shorter clip_length or a smaller image_size "
                     "or backbone_size"
                 ) from None
-            say(
-                f"Out of memory on {device_name} with {batch_size // parts} clips at once. Going on with "
+            warn(
+                f"Out of memory on {device_name} with {batch_size // parts} clips at once. Continuing with "
                 f"{batch_size // more} at once and {more} passes per batch: same clips per optimiser step."
             )
             parts = more

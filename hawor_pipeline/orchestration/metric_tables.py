@@ -1,4 +1,4 @@
-"""The metric tables in the UI: their columns, how many rows they have, and what in the shards each is made from."""
+"""The metric tables in the UI: columns, row counts, and the columns of the shards that each is computed from."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,21 +15,21 @@ MAIN_TABLE = "samples"
 
 
 def table_files(table: str, run_ids: Sequence[str]) -> list[Path]:
-    """The files of a table that belong to some runs."""
+    """Return the files of a table that belong to some runs."""
     from hawor_pipeline.evaluation.tables import PART_NAME, partition_dir
 
     return [partition_dir(DataPaths.default().metrics, table, run_id) / PART_NAME for run_id in run_ids]
 
 
 def table_checks(run_ids: Sequence[str], tables: Sequence[str]) -> list[dg.AssetCheckResult]:
-    """One check per table, generated from its published schema."""
+    """Check each table against its published schema."""
     from hawor_pipeline.evaluation.schemas import arrow_schema
 
     return [schema_check(table, table_files(table, run_ids), arrow_schema(table)) for table in tables]
 
 
 def described_tables(run_ids: Sequence[str]) -> dict[str, Any]:
-    """Columns, rows and lineage of the samples table, and the rows of the other tables, as metadata."""
+    """Return columns, rows and lineage of the samples table, and the rows of the other tables, as metadata."""
     from hawor_pipeline.evaluation.schemas import columns_of, made_from
     from hawor_pipeline.shards.schema import COLUMNS
 

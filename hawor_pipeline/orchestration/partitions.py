@@ -1,4 +1,4 @@
-"""The ten subjects of ARCTIC and the other data sets as partitions, and the run tags that jobs carry."""
+"""The ten subjects of ARCTIC and the other datasets as partitions, and the run tags of jobs."""
 
 import os
 
@@ -12,11 +12,11 @@ DATASETS = ("freihand", "ho3d", "dexycb", "interhand")
 
 
 def named_datasets() -> list[str]:
-    """The other data sets whose folder is named."""
+    """Return the other datasets whose folder is named."""
     return [dataset for dataset in DATASETS if os.environ.get(root_variable(dataset))]
 
 
-# Only what is named, because a backfill of everything takes every partition. Where none is, the asset is left out.
+# Only named ones, because a backfill of everything takes every partition. Where none is named, the asset is omitted.
 datasets_partitions = dg.StaticPartitionsDefinition(named_datasets() or list(DATASETS))
 # Job tags that make one run cover all subjects, from the command line and from the UI alike.
 ALL_SUBJECTS_TAGS = {
@@ -25,4 +25,4 @@ ALL_SUBJECTS_TAGS = {
 }
 PROMOTION_TAG = "hawor/promotion"  # "allowed" in the jobs that may make a challenger the champion
 BESIDE_PIPELINE = "hawor/beside_the_pipeline"  # of assets in the graph that the pipeline does not make
-PURPOSE_TAG = "hawor/purpose"  # what a run is for; filters the list of runs
+PURPOSE_TAG = "hawor/purpose"  # purpose of a run; filters the list of runs

@@ -1,10 +1,10 @@
-"""Clearing up after run workers that died: their state becomes true, their slots free, their processes end.
+"""Recovery from dead run workers: corrects the state of their runs, frees their slots, ends their processes.
 
-A run worker that is killed with SIGKILL cannot say so: its run stays STARTED, its pool slots stay taken, and its step
-processes may live on. Every run worker therefore tags its run with a name for its process, and with a heartbeat;
-whoever comes next (the executor at the start of any job, the daemon through the launcher) asks whether that process
-still lives. On the same machine the process itself is looked at. A machine that restarts as a container has another
-name each time: there, and on other machines, the heartbeat decides.
+A run worker killed with SIGKILL cannot report it: its run stays STARTED, its pool slots stay taken, and its step
+processes may survive. Every run worker therefore tags its run with its process id and a heartbeat. The executor at the
+start of any job, and the daemon through the launcher, check whether that process still lives. On the same machine the
+process itself is examined. A container has another host name after each restart: there, and on other machines, the
+heartbeat decides.
 """
 
 import os
@@ -24,7 +24,7 @@ HOST_TAG = "hawor/worker_host"
 BORN_TAG = "hawor/worker_born"
 HEARTBEAT_TAG = "hawor/worker_heartbeat"
 RUN_ID_VARIABLE = "HAWOR_DAGSTER_RUN_ID"  # inherited by every process that a run starts
-_BORN_TOLERANCE_S = 10.0  # the system reckons birth times from a clock that may be corrected
+_BORN_TOLERANCE_S = 10.0  # the system derives birth times from a clock that may be adjusted
 _TERMINATE_GRACE_S = 20.0
 HEARTBEAT_EVERY_S = 60.0
 SILENT_AFTER_S = 600.0  # generous: clocks of machines differ, and a busy database delays a heartbeat
@@ -33,7 +33,7 @@ _UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.Dag
 
 @dataclass(frozen=True, slots=True)
 class ReapedRun:
-    """One run that was found dead: its id, its job, what became of it, and the processes of it that had to be ended."""
+    """A run that was found dead: its id, job and new status, and the orphaned processes that were ended."""
 
     run_id: str
     job_name: str
@@ -62,7 +62,7 @@ def beating(instance: dg.DagsterInstance, run_id: str, every_s: float = HEARTBEA
         while not stop.wait(every_s):
             try:
                 instance.add_run_tags(run_id, _heartbeat())
-            except Exception:  # the database is busy or away for a moment; the next beat tries again
+            except Exception:  # the database is busy for a moment; the next beat retries
                 continue
 
     thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
@@ -75,7 +75,7 @@ def beating(instance: dg.DagsterInstance, run_id: str, every_s: float = HEARTBEA
 
 
 def worker_alive(run: dg.DagsterRun) -> bool | None:
-    """Whether the run's worker lives; None where that cannot be known (no tags, another machine without heartbeat)."""
+    """Return whether the run's worker lives; None where unknown (no tags, or another machine without heartbeat)."""
     if PID_TAG not in run.tags:
         return None
     if run.tags.get(HOST_TAG) != socket.gethostname():
@@ -92,7 +92,7 @@ def worker_alive(run: dg.DagsterRun) -> bool | None:
 def reap_dead_runs(instance: dg.DagsterInstance) -> list[ReapedRun]:
     """Mark the runs of this instance whose worker is dead as failed, end their processes, free their pool slots.
 
-    A run that was being cancelled becomes cancelled. Runs whose worker is alive, or not known, are not touched.
+    A run that was being cancelled becomes cancelled. Runs whose worker is alive or unknown are not touched.
     """
     reaped = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
@@ -113,7 +113,7 @@ def reap_dead_runs(instance: dg.DagsterInstance) -> list[ReapedRun]:
 
 
 def free_orphaned_slots(instance: dg.DagsterInstance) -> None:
-    """Free pool slots of runs that have ended, or that nobody knows; without a daemon nobody else does."""
+    """Free pool slots of finished and unknown runs; without a daemon, nothing else does."""
     storage = instance.event_log_storage
     if not storage.supports_global_concurrency_limits:
         return
@@ -126,7 +126,7 @@ def free_orphaned_slots(instance: dg.DagsterInstance) -> None:
 
 
 def end_processes_of(run_id: str) -> tuple[int, ...]:
-    """Ask all processes that a dead run left behind to stop, then insist. Returns their ids."""
+    """Terminate the orphaned processes of a dead run, and kill those that ignore it; returns their ids."""
     left = []
     for process in psutil.process_iter():
         try:

@@ -1,4 +1,4 @@
-"""What runs when something happens: new raw sequences, a failed run. Sensors need the daemon (`make ui` starts it)."""
+"""Sensors of new raw sequences and of failed runs. They need the daemon (`make ui` starts it)."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from hawor_pipeline.provenance import hash_json
 
 QUIET_VARIABLE = "HAWOR_NEW_FILES_QUIET_S"
 _WATCHED = ("raw_seqs", "images", "cropped_images")
-_QUIET_S = 120.0  # a copy or download that is going on touches its files more often than this
+_QUIET_S = 120.0  # a running copy or download writes more often than this
 
 
 @dg.sensor(
@@ -24,13 +24,13 @@ _QUIET_S = 120.0  # a copy or download that is going on touches its files more o
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description=(
-        "Watches ground truth and pictures below ARCTIC_ROOT and launches prepare_data_job for each subject whose "
-        "files are new or changed, once they have been quiet for two minutes. The first tick only looks. Shards of "
-        "sequences that did not change are reused."
+        "Watches ground truth and images below ARCTIC_ROOT and launches prepare_data_job for each subject whose "
+        "files are new or changed, once no file changed for two minutes. The first tick only records. Shards of "
+        "unchanged sequences are reused."
     ),
 )
 def new_raw_sequences(context: dg.SensorEvaluationContext, raw: RawData):
-    """A run per subject whose listing differs from that of the last tick."""
+    """Request a run per subject whose listing differs from that of the last tick."""
     if raw.is_sample:
         return dg.SkipReason("ARCTIC_ROOT is not set: the built-in sample gets no new sequences")
     root = raw.locate().arctic_root
@@ -53,7 +53,7 @@ def new_raw_sequences(context: dg.SensorEvaluationContext, raw: RawData):
 
 
 def _listing(root: Path, subject: str) -> tuple[str, float]:
-    """Hash of names, sizes and times of a subject's files and picture folders, and the latest time; nothing is read."""
+    """Return a hash of names, sizes and times of a subject's files and image folders, and the latest time."""
     entries: list[list[str | int]] = []
     newest = 0.0
     for file in sorted(file for kind in _WATCHED for file in (root / kind / subject).glob("*")):
@@ -67,16 +67,16 @@ def _listing(root: Path, subject: str) -> tuple[str, float]:
     name="run_failure",
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Tells of failed runs that could not tell themselves (a killed worker, a run that never started): in the log, "
+        "Reports failed runs that could not report themselves (a killed worker, a run that never started): in the log, "
         "and to the webhook in HAWOR_FAILURE_WEBHOOK where one is set."
     ),
 )
 def run_failure(context: dg.RunFailureSensorContext):
-    """What failed and how to resume, unless the run said it already."""
+    """Report what failed and how to resume, unless the run reported it already."""
     steps = [event.step_key for event in context.get_step_failure_events() if event.step_key]
     what = f"step {', '.join(steps)}" if steps else context.failure_event.message or "its worker died"
-    told = notify_once(context.instance, context.dagster_run.run_id, what, log=context.log, steps=steps)
-    return None if told else dg.SkipReason("the run told of its failure itself")
+    notified = notify_once(context.instance, context.dagster_run.run_id, what, log=context.log, steps=steps)
+    return None if notified else dg.SkipReason("the run reported its failure itself")
 
 
 ALL_SENSORS = [new_raw_sequences, run_failure]

@@ -1,4 +1,4 @@
-"""Parquet tables as the UI shows them: columns with unit and meaning, row counts, lineage; and the checks that follow.
+"""Parquet tables in the UI: columns with unit and meaning, row counts, lineage; and checks against their schema.
 
 Everything is generated from the schemas that the tables are written with; nothing is described twice.
 """
@@ -15,31 +15,31 @@ _BATCH_ROWS = 65_536
 
 
 def schema_check_specs(asset: str, tables: Iterable[str]) -> list[dg.AssetCheckSpec]:
-    """A blocking check per table: it holds what its published schema says."""
+    """Declare a blocking check per table: it fits its published schema."""
     return [
         dg.AssetCheckSpec(
             check_name(table),
             asset=asset,
             blocking=True,
-            description=f"Columns and types of `{table}` are those published; nothing that must be there is null; no "
-            "number is NaN; no sample is there twice.",
+            description=f"`{table}` has the published columns and types, no null in a required column, no NaN and no "
+            "duplicate sample.",
         )
         for table in tables
     ]
 
 
 def check_name(table: str) -> str:
-    """The name of a table's check."""
+    """Return the name of a table's check."""
     return f"{table}_fit_their_schema" if table.endswith("s") else f"{table}_fits_its_schema"
 
 
 def schema_check(table: str, files: Sequence[Path], schema: Any) -> dg.AssetCheckResult:
-    """The check of one table, over all its files.
+    """Check one table, over all its files.
 
     Args:
-        table: its name.
+        table: name.
         files: Parquet files that make it up.
-        schema: the Arrow schema it was published with.
+        schema: published Arrow schema.
     """
     problems = [f"{file.parent.name}/{file.name}: {text}" for file in files for text in file_problems(file, schema)]
     return dg.AssetCheckResult(
@@ -54,7 +54,7 @@ def schema_check(table: str, files: Sequence[Path], schema: Any) -> dg.AssetChec
 
 
 def file_problems(file: Path, schema: Any) -> list[str]:
-    """What in a file contradicts a schema; reads it in batches."""
+    """List the contradictions of a file to a schema; reads it in batches."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -76,7 +76,7 @@ def file_problems(file: Path, schema: Any) -> list[str]:
 
 
 def _same_type(found: Any, expected: Any) -> bool:
-    """Equal but for what a list calls its items."""
+    """Return whether types are equal but for the names of list items."""
     import pyarrow as pa
 
     if pa.types.is_fixed_size_list(found) and pa.types.is_fixed_size_list(expected):
@@ -97,14 +97,14 @@ def _value_problems(opened: Any, schema: Any) -> list[str]:
                 problems[field.name] = f"column {field.name} has NaN"
         if SAMPLE_ID in schema.names and "joint" not in schema.names:
             for name in batch.column(SAMPLE_ID).to_pylist():
-                recording = name.rsplit("/", 3)[0]  # samples of a recording stand together
+                recording = name.rsplit("/", 3)[0]  # contiguous, so that one recording's names fit in memory
                 if recording != group:
                     group, members = recording, set()
                     if recording in seen:
-                        problems[SAMPLE_ID] = f"the samples of {recording} do not stand together"
+                        problems[SAMPLE_ID] = f"the samples of {recording} are not contiguous"
                     seen.add(recording)
                 if name in members:
-                    problems[SAMPLE_ID] = f"sample {name} is there twice"
+                    problems[SAMPLE_ID] = f"sample {name} is a duplicate"
                 members.add(name)
     return list(problems.values())
 
@@ -119,14 +119,14 @@ def _has_nan(column: Any) -> bool:
 
 
 def row_count(files: Iterable[Path]) -> int:
-    """Rows of all files, from their footers."""
+    """Count the rows of all files from their footers."""
     import pyarrow.parquet as pq
 
     return sum(pq.read_metadata(file).num_rows for file in files)
 
 
 def table_metadata(files: Sequence[Path], *, partition: bool = False) -> dict[str, Any]:
-    """Row count and column schema of a table, from its files."""
+    """Return row count and column schema of a table, from its files."""
     import pyarrow.parquet as pq
 
     count = {"dagster/partition_row_count" if partition else "dagster/row_count": row_count(files)}
@@ -134,7 +134,7 @@ def table_metadata(files: Sequence[Path], *, partition: bool = False) -> dict[st
 
 
 def column_schema(schema: Any) -> dg.TableSchema:
-    """An Arrow schema for the UI; unit and meaning come from the metadata of its fields."""
+    """Convert an Arrow schema for the UI; unit and meaning come from the metadata of its fields."""
     columns = []
     for field in schema:
         notes = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
@@ -146,7 +146,7 @@ def column_schema(schema: Any) -> dg.TableSchema:
 
 
 def lineage(columns: Mapping[str, Sequence[str]], upstream: str) -> dg.TableColumnLineage:
-    """From which columns of another asset's table each column is made."""
+    """Declare the columns of another asset's table that each column is computed from."""
     key = dg.AssetKey(upstream)
     return dg.TableColumnLineage(
         {

@@ -1,7 +1,7 @@
-"""Where a training run can be watched: TensorBoard and Weights & Biases, linked from the run's page.
+"""TensorBoard and Weights & Biases of training runs, linked from the run's page.
 
-Only public interfaces of both: training writes their files by itself (`training/loggers.py`), and the resources say
-whether to and where to look. None of them needs an account or asks a question.
+Training writes their files by itself (`training/loggers.py`); the resources switch them on and hold their addresses.
+Neither needs an account or prompts.
 """
 
 import json
@@ -24,11 +24,11 @@ class TensorBoardResource(dg.ConfigurableResource):
     address: str = Field(default="", description=f"Empty: ${TENSORBOARD_VARIABLE}, or {TENSORBOARD_ADDRESS}.")
 
     def settings(self) -> dict[str, bool]:
-        """Training settings that follow from this resource; they do not change what is learned."""
+        """Return the training settings of this resource; they do not change the result."""
         return {} if self.enabled else {"use_tensorboard": False}
 
     def link(self, run_dir: Path) -> dict[str, dg.MetadataValue]:
-        """Metadata that leads to a run's curves."""
+        """Return metadata with links to a run's curves."""
         if not self.enabled:
             return {}
         base = self.address or os.environ.get(TENSORBOARD_VARIABLE) or TENSORBOARD_ADDRESS
@@ -40,21 +40,21 @@ class TensorBoardResource(dg.ConfigurableResource):
 
 
 class WandbResource(dg.ConfigurableResource):
-    """Weights & Biases: off unless asked for; without a key it logs offline and says how to send it later."""
+    """Weights & Biases: off by default; without a key it logs offline and shows the command to sync."""
 
     enabled: bool = Field(default=False, description="Whether training logs to Weights & Biases.")
-    project: str = Field(default="", description="Project; empty: as the experiment says.")
-    entity: str = Field(default="", description="Team or user; empty: as the experiment says.")
+    project: str = Field(default="", description="Project; empty: that of the experiment.")
+    entity: str = Field(default="", description="Team or user; empty: that of the experiment.")
 
     def settings(self) -> dict[str, bool | str]:
-        """Training settings that follow from this resource; they do not change what is learned."""
+        """Return the training settings of this resource; they do not change the result."""
         if not self.enabled:
             return {}
         named = {"wandb_project": self.project, "wandb_entity": self.entity}
         return {"use_wandb": True, **{key: value for key, value in named.items() if value}}
 
     def link(self, run_dir: Path) -> dict[str, dg.MetadataValue]:
-        """The run's page on the server, or the command that sends an offline run there."""
+        """Return the run's page on the server, or the command that syncs an offline run."""
         try:
             found = json.loads((run_dir / WANDB_LINK_FILE).read_text())
         except (OSError, json.JSONDecodeError):

@@ -1,4 +1,4 @@
-"""The process that trains under Dagster: runs the very same training as the command line, and reports through Pipes.
+"""The process that trains under Dagster: the same training as on the command line, reported through Pipes.
 
 Started by the asset `trained_checkpoint` as `python -m hawor_pipeline.orchestration.training_child`, under torchrun
 where several devices train together; then the first process reports. Training itself imports no Dagster.
@@ -16,13 +16,13 @@ from typing import Any
 
 from hawor_pipeline.provenance import atomic_write_json
 
-PROBLEM_FILE = "problem.json"  # what the process that failed first said: kind ("error" or "memory") and message
+PROBLEM_FILE = "problem.json"  # of the process that failed first: kind ("error" or "memory") and message
 MEMORY_EXIT_CODE = 75  # "temporary failure": the same training with smaller parts may succeed
 _WATCH_INTERVAL_S = 1.0
 
 
 def _stop_when_orphaned(parent: int) -> None:
-    """Ask training to checkpoint and stop once the process that started it is gone (killed, say)."""
+    """Make training write a checkpoint and stop once the process that started it has died."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -34,7 +34,7 @@ def _stop_when_orphaned(parent: int) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[dict[str, Any]], None] | None]:
-    """Where lines of progress go: to Dagster and the terminal from the first process, nowhere from the others."""
+    """Report progress to Dagster and the terminal from the first process; yields None in the others."""
     if os.environ.get("RANK", "0") != "0":
         yield None
         return
@@ -53,7 +53,7 @@ def _progress() -> Iterator[Callable[[dict[str, Any]], None] | None]:
 
 
 def main() -> int:
-    """Train as the arguments say; exit code 1 with one clear message for user errors."""
+    """Train with the configuration in the arguments; exit code 1 with one clear message for user errors."""
     parser = argparse.ArgumentParser(prog="python -m hawor_pipeline.orchestration.training_child", description=__doc__)
     parser.add_argument("--config", required=True, type=Path)
     parser.add_argument("--run-dir", required=True, type=Path)

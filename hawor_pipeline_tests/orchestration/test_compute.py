@@ -41,7 +41,7 @@ def test_the_drivers_table_is_read():
 def test_the_device_with_most_free_memory_is_taken_and_of_equals_the_idle_one():
     assert [d.index for d in freest([_device(0, 10), _device(1, 70), _device(2, 40)], 2)] == [1, 2]
     assert freest([_device(0, 70, busy=0.9), _device(1, 70)], 1)[0].index == 1
-    with pytest.raises(ConfigError, match="4 devices were asked for, 1 are here"):
+    with pytest.raises(ConfigError, match="4 devices were requested, 1 found"):
         freest([_device(0, 10)], 4)
 
 

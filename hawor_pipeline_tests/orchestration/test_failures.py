@@ -16,8 +16,8 @@ from hawor_pipeline.orchestration.failures import (
     NOTIFIED_TAG,
     WEBHOOK_VARIABLE,
     clear_failures,
+    notify_of_failure,
     notify_once,
-    tell_of_failure,
     worth_a_retry,
 )
 from hawor_pipeline.orchestration.sensors import run_failure
@@ -134,7 +134,7 @@ def test_the_hook_tells_in_runs_without_a_daemon(webhook):
     def broken():
         raise dg.Failure("ConfigError: key 'x' is unknown")
 
-    @dg.job(hooks={tell_of_failure})
+    @dg.job(hooks={notify_of_failure})
     def breaking_job():
         broken()
 
@@ -155,7 +155,7 @@ def test_a_rejection_is_told_as_one_and_a_fault_beside_it_as_a_fault(webhook, fa
     def other():
         raise dg.Failure("DataError: damaged", allow_retries=False)
 
-    job = dg.define_asset_job("promote_job", [challenger, other], hooks={tell_of_failure})
+    job = dg.define_asset_job("promote_job", [challenger, other], hooks={notify_of_failure})
     definitions = dg.Definitions([challenger, other], jobs=[job], executor=dg.in_process_executor)
     with dg.instance_for_test() as instance:
         run = definitions.resolve_job_def("promote_job").execute_in_process(instance=instance, raise_on_error=False)

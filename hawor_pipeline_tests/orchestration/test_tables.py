@@ -31,8 +31,8 @@ def _write(folder: Path, columns: dict, schema: pa.Schema = SCHEMA) -> Path:
         ({}, []),
         ({"error_mm": [1.0, float("nan"), 3.0]}, ["column error_mm has NaN"]),
         ({"joints_m": [[0.0, 1.0, float("nan")]] * 3}, ["column joints_m has NaN"]),
-        ({"sample_id": [NAMES[0], NAMES[0], NAMES[2]]}, [f"sample {NAMES[0]} is there twice"]),
-        ({"sample_id": [NAMES[0], NAMES[2], NAMES[1]]}, ["the samples of s01/box_grab_01 do not stand together"]),
+        ({"sample_id": [NAMES[0], NAMES[0], NAMES[2]]}, [f"sample {NAMES[0]} is a duplicate"]),
+        ({"sample_id": [NAMES[0], NAMES[2], NAMES[1]]}, ["the samples of s01/box_grab_01 are not contiguous"]),
     ],
 )
 def test_values_that_contradict_the_schema_are_named(tmp_path, changes, expected):

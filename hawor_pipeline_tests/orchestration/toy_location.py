@@ -11,7 +11,7 @@ import dagster as dg
 
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.orchestration.executor import reaping_executor
-from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures, tell_of_failure
+from hawor_pipeline.orchestration.failures import RETRY_POLICY, clear_failures, notify_of_failure
 
 
 def _log(line: str) -> None:
@@ -57,6 +57,6 @@ def moody(context: dg.AssetExecutionContext, config: BehaviourConfig) -> dg.Mate
 
 jobs = [
     dg.define_asset_job("toy_job", ["slow"]),
-    dg.define_asset_job("moody_job", [moody], hooks={tell_of_failure}),
+    dg.define_asset_job("moody_job", [moody], hooks={notify_of_failure}),
 ]
 defs = dg.Definitions(assets=[slow, moody], jobs=jobs, executor=reaping_executor)

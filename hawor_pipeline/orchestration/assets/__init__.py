@@ -1,4 +1,4 @@
-"""The assets, a module per stage. Each loads what it needs, calls one function and returns metadata."""
+"""The assets, a module per stage. Each loads its inputs, calls one function and returns metadata."""
 
 from hawor_pipeline.orchestration.assets.dataset import dataset_metadata, quality_stats
 from hawor_pipeline.orchestration.assets.evaluation_metrics import baseline_metrics, evaluation_metrics
