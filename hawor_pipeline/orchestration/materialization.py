@@ -16,14 +16,15 @@ NOT_PUBLISHED = ("sample", "handoff")  # regenerated where missing, and of one m
 _IMAGE_WIDTH_PX = 760
 _IMAGE_BYTES = 90_000  # inline images are stored in the event log; keep each below about 100 kB
 _TABLE_ROWS = 60
+Metadata = dict[str, Any]  # names to values that Dagster shows
 
 
-def stage_metadata(result: StageResult, **more: Any) -> dict[str, Any]:
+def stage_metadata(result: StageResult, **more: Any) -> Metadata:
     """Build the metadata of a stage: `more` first, then its flat numbers, then whether it was reused and why.
 
     A key of `more` takes precedence over the same key of `result.info`; None removes it.
     """
-    metadata: dict[str, Any] = {}
+    metadata: Metadata = {}
     for name, value in {**more, **{k: v for k, v in result.info.items() if k not in more}}.items():
         shown = None if value is None else _metadata_value(value)
         if shown is not None:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
+from hawor_pipeline.orchestration.materialization import Metadata
 from hawor_pipeline.orchestration.table_checks import lineage, row_count, schema_check, table_metadata
 from hawor_pipeline.paths import DataPaths
 
@@ -28,7 +28,7 @@ def table_checks(run_ids: Sequence[str], tables: Sequence[str]) -> list[dg.Asset
     return [schema_check(table, table_files(table, run_ids), arrow_schema(table)) for table in tables]
 
 
-def described_tables(run_ids: Sequence[str]) -> dict[str, Any]:
+def described_tables(run_ids: Sequence[str]) -> Metadata:
     """Return columns, rows and lineage of the samples table, and the rows of the other tables, as metadata."""
     from hawor_pipeline.evaluation.schemas import columns_of, made_from
     from hawor_pipeline.shards.schema import COLUMNS

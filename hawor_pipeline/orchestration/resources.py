@@ -12,6 +12,8 @@ from hawor_pipeline.locate import RawLocation, find_raw_data, uses_sample
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.provenance import StageResult, atomic_write_json
 
+Handoff = dict[str, Any]  # value that an asset passes on: a small JSON object
+
 
 class RawData(dg.ConfigurableResource):
     """ARCTIC at `$ARCTIC_ROOT`, or the built-in sample where that is not set.

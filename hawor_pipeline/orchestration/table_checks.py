@@ -9,6 +9,8 @@ from typing import Any
 
 import dagster as dg
 
+from hawor_pipeline.orchestration.materialization import Metadata
+
 SAMPLE_ID = "sample_id"
 _EXAMPLES = 3
 _BATCH_ROWS = 65_536
@@ -125,7 +127,7 @@ def row_count(files: Iterable[Path]) -> int:
     return sum(pq.read_metadata(file).num_rows for file in files)
 
 
-def table_metadata(files: Sequence[Path], *, partition: bool = False) -> dict[str, Any]:
+def table_metadata(files: Sequence[Path], *, partition: bool = False) -> Metadata:
     """Return row count and column schema of a table, from its files."""
     import pyarrow.parquet as pq
 

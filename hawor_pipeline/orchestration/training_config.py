@@ -1,5 +1,6 @@
 """From the run configuration of `trained_checkpoint` to the training configuration of one run on this machine."""
 
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pydantic import Field
 from hawor_pipeline.config import TrainingConfig, load_config
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.orchestration.compute import Compute, ComputeResource
+from hawor_pipeline.orchestration.resources import Handoff
 from hawor_pipeline.paths import DataPaths, config_dir, experiment_file
 
 
@@ -49,7 +51,7 @@ class TrainingAssetConfig(dg.Config):
 
 
 def training_settings(
-    config: TrainingAssetConfig, dataset: dict[str, Any], mano_dir: Path, machine: dict[str, Any]
+    config: TrainingAssetConfig, dataset: Handoff, mano_dir: Path, machine: Mapping[str, Any]
 ) -> TrainingConfig:
     """Build the configuration of the requested run, on the data and models of this machine.
 

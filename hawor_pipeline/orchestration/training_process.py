@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from dagster._core.errors import DagsterPipesExecutionError
 from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.errors import MemoryShortage, WorkerLost
 from hawor_pipeline.orchestration.compute import Compute
+from hawor_pipeline.orchestration.materialization import Metadata
 from hawor_pipeline.orchestration.memory_fit import train_within_memory
 from hawor_pipeline.orchestration.training_child import PROBLEM_FILE
 from hawor_pipeline.training.runs import RunPlan, prepare_run
@@ -24,7 +25,7 @@ TRAINING_MODULE = "hawor_pipeline.orchestration.training_child"
 _CHECKPOINT_GRACE_S = 120.0  # to write a checkpoint of a large network to a slow disk
 
 
-def observation_metadata(progress: dict[str, Any]) -> dict[str, Any]:
+def observation_metadata(progress: Mapping[str, Any]) -> Metadata:
     """Select the texts and finite numbers of a progress message; the event log stores neither NaN nor infinity."""
     return {
         name: value

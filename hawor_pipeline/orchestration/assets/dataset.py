@@ -1,13 +1,12 @@
 """The shards of all subjects as one dataset: manifest, splits and data card; quality."""
 
 import json
-from typing import Any
 
 import dagster as dg
 
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.materialization import image_metadata, log_and_publish, stage_metadata
-from hawor_pipeline.orchestration.resources import RawData
+from hawor_pipeline.orchestration.resources import Handoff, RawData
 from hawor_pipeline.orchestration.stage_asset import PASSES_VALUE, stage_asset
 from hawor_pipeline.orchestration.table_checks import table_metadata
 from hawor_pipeline.paths import DataPaths
@@ -44,7 +43,7 @@ def dataset_metadata(context: dg.AssetExecutionContext, raw: RawData) -> dg.Mate
     )
 
 
-def _dataset(result: StageResult, shards: str, source: str) -> dict[str, Any]:
+def _dataset(result: StageResult, shards: str, source: str) -> Handoff:
     """The value that training and evaluation load."""
     manifest = json.loads((result.path / "manifest.json").read_text())
     return {

@@ -12,6 +12,7 @@ from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.compute import ComputeResource
 from hawor_pipeline.orchestration.materialization import log_and_publish, stage_metadata, table_metadata_value
 from hawor_pipeline.orchestration.metric_tables import BASELINE_TABLES, RUN_TABLES, described_tables, table_checks
+from hawor_pipeline.orchestration.resources import Handoff
 from hawor_pipeline.orchestration.stage_asset import PASSES_VALUE, USES_ACCELERATOR, stage_asset
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.provenance import StageResult
@@ -54,7 +55,7 @@ def _setting(config: EvaluationAssetConfig, dataset: Mapping[str, Any]) -> "Sett
     **PASSES_VALUE,
 )
 def baseline_metrics(
-    context: dg.AssetExecutionContext, config: EvaluationAssetConfig, dataset_metadata: dict[str, Any]
+    context: dg.AssetExecutionContext, config: EvaluationAssetConfig, dataset_metadata: Handoff
 ) -> dg.MaterializeResult:
     """Metric tables of the baselines: the mean pose, the mean rotations and the mean of each subject."""
     setting, version = _setting(config, dataset_metadata), dataset_metadata["dataset_version"]
@@ -102,9 +103,9 @@ def _evaluate_baselines(setting: "Setting", training_subjects: Sequence[str]) ->
 def evaluation_metrics(
     context: dg.AssetExecutionContext,
     config: EvaluationAssetConfig,
-    trained_checkpoint: dict[str, Any],
-    dataset_metadata: dict[str, Any],
-    baseline_metrics: dict[str, Any],
+    trained_checkpoint: Handoff,
+    dataset_metadata: Handoff,
+    baseline_metrics: Handoff,
     compute: ComputeResource,
 ) -> dg.MaterializeResult:
     """Predictions, samples, joints and summary of exactly the checkpoint that `trained_checkpoint` produced."""

@@ -1,11 +1,10 @@
 """The trained network in HaWoR's naming, as a Lightning checkpoint and as safetensors."""
 
-from typing import Any
-
 import dagster as dg
 
 from hawor_pipeline.orchestration.checks import checked, checkpoint_problem
 from hawor_pipeline.orchestration.materialization import log_and_publish, stage_metadata
+from hawor_pipeline.orchestration.resources import Handoff
 from hawor_pipeline.orchestration.stage_asset import stage_asset
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.versions import EXPORT_VERSION
@@ -18,7 +17,7 @@ from hawor_pipeline.versions import EXPORT_VERSION
         "exports_open_safely": "Both files open without running code, hold finite weights and have the recorded hash."
     },
 )
-def exported_model(context: dg.AssetExecutionContext, trained_checkpoint: dict[str, Any]) -> dg.MaterializeResult:
+def exported_model(context: dg.AssetExecutionContext, trained_checkpoint: Handoff) -> dg.MaterializeResult:
     """The network of exactly the checkpoint that `trained_checkpoint` produced, under the names of HaWoR's code.
 
     The files hold no part of the MANO body model and may be passed on. The metadata list every setting under which

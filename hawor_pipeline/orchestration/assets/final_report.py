@@ -1,12 +1,11 @@
 """The report of one run."""
 
-from typing import Any
-
 import dagster as dg
 
 from hawor_pipeline.orchestration.checks import checked, external_requests
 from hawor_pipeline.orchestration.companions import ReportServer
 from hawor_pipeline.orchestration.materialization import log_and_publish, stage_metadata
+from hawor_pipeline.orchestration.resources import Handoff
 from hawor_pipeline.orchestration.stage_asset import PASSES_VALUE, stage_asset
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.versions import REPORT_VERSION
@@ -22,7 +21,7 @@ _MAX_BYTES = 8_000_000
     **PASSES_VALUE,
 )
 def final_report(
-    context: dg.AssetExecutionContext, evaluation_metrics: dict[str, Any], reports: ReportServer
+    context: dg.AssetExecutionContext, evaluation_metrics: Handoff, reports: ReportServer
 ) -> dg.MaterializeResult:
     """The report: performance against targets and baselines, curves, strata, images, data card, provenance.
 

@@ -13,8 +13,9 @@ from hawor_pipeline.locate import hand_models_of
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.compute import ComputeResource
 from hawor_pipeline.orchestration.failures import GATE_CHECK
-from hawor_pipeline.orchestration.materialization import table_metadata_value
+from hawor_pipeline.orchestration.materialization import Metadata, table_metadata_value
 from hawor_pipeline.orchestration.partitions import PROMOTION_TAG
+from hawor_pipeline.orchestration.resources import Handoff
 from hawor_pipeline.orchestration.stage_asset import PASSES_VALUE, USES_ACCELERATOR, stage_asset
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.provenance import hash_json
@@ -41,8 +42,8 @@ def _may_promote(context: dg.AssetExecutionContext) -> bool:
 )
 def challenger(
     context: dg.AssetExecutionContext,
-    evaluation_metrics: dict[str, Any],
-    dataset_metadata: dict[str, Any],
+    evaluation_metrics: Handoff,
+    dataset_metadata: Handoff,
     compute: ComputeResource,
 ) -> dg.MaterializeResult:
     """The run evaluated last, compared with the champion on the same samples of the same data version.
@@ -61,7 +62,7 @@ def challenger(
     )
 
 
-def _judge(evaluated: dict[str, Any], dataset: dict[str, Any], device: str) -> "Decision":
+def _judge(evaluated: Handoff, dataset: Handoff, device: str) -> "Decision":
     """Evaluate the champion on the samples of the challenger where that was not done yet, and compare the two."""
     from hawor_pipeline.evaluation.gate import decide
     from hawor_pipeline.evaluation.registry import Registry
@@ -82,8 +83,8 @@ def _judge(evaluated: dict[str, Any], dataset: dict[str, Any], device: str) -> "
     return decide(paths.metrics, registry, evaluated["run_id"])
 
 
-def _decision_metadata(decision: "Decision") -> dict[str, Any]:
-    shown: dict[str, Any] = {"outcome": decision.outcome, "reason": decision.reason, "run": decision.run_id}
+def _decision_metadata(decision: "Decision") -> Metadata:
+    shown: Metadata = {"outcome": decision.outcome, "reason": decision.reason, "run": decision.run_id}
     if decision.champion_run_id:
         shown["champion"] = decision.champion_run_id
     if decision.differences:
@@ -92,7 +93,7 @@ def _decision_metadata(decision: "Decision") -> dict[str, Any]:
 
 
 @stage_asset(REGISTRY_VERSION, kinds={"pytorch", "json"}, deps=["final_report"], **PASSES_VALUE)
-def champion(context: dg.AssetExecutionContext, challenger: dict[str, Any]) -> dg.MaterializeResult:
+def champion(context: dg.AssetExecutionContext, challenger: Handoff) -> dg.MaterializeResult:
     """The model in force, per protocol and data version, with its checkpoint and the history of its predecessors.
 
     A challenger that passed the gate takes its place here, in a job that may promote.
@@ -114,7 +115,7 @@ def champion(context: dg.AssetExecutionContext, challenger: dict[str, Any]) -> d
     return dg.MaterializeResult(value=value, data_version=dg.DataVersion(sha256), metadata=metadata)
 
 
-def _champion_metadata(champion: "Champion | None", checkpoint: Any) -> dict[str, Any]:
+def _champion_metadata(champion: "Champion | None", checkpoint: Any) -> Metadata:
     if champion is None:
         return {}
     shown = {"run": champion.record.run_id, "promoted_at": champion.promoted_at}

@@ -1,12 +1,11 @@
 """The inventory of the raw sequences, a partition per subject."""
 
 from itertools import chain
-from typing import Any
 
 import dagster as dg
 
 from hawor_pipeline.orchestration.checks import checked
-from hawor_pipeline.orchestration.materialization import image_metadata, log_and_publish, stage_metadata
+from hawor_pipeline.orchestration.materialization import Metadata, image_metadata, log_and_publish, stage_metadata
 from hawor_pipeline.orchestration.partitions import subjects_partitions
 from hawor_pipeline.orchestration.resources import RawData
 from hawor_pipeline.orchestration.stage_asset import stage_asset
@@ -57,7 +56,7 @@ def _inventories(raw: RawData, subjects: list[str]) -> dict[str, StageResult]:
     }
 
 
-def _inventory_metadata(result: StageResult) -> dict[str, Any]:
+def _inventory_metadata(result: StageResult) -> Metadata:
     from hawor_pipeline.conversion.inventory import INVENTORY_FILE
 
     sheet = result.path / "proof.jpg"

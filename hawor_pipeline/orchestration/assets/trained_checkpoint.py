@@ -9,6 +9,7 @@ from hawor_pipeline.locate import hand_models_of
 from hawor_pipeline.orchestration.checks import checked, checkpoint_problem
 from hawor_pipeline.orchestration.compute import ComputeResource
 from hawor_pipeline.orchestration.materialization import image_metadata, log_and_publish, stage_metadata
+from hawor_pipeline.orchestration.resources import Handoff
 from hawor_pipeline.orchestration.stage_asset import PASSES_VALUE, USES_ACCELERATOR, stage_asset
 from hawor_pipeline.orchestration.tracking import TensorBoardResource, WandbResource
 from hawor_pipeline.orchestration.training_config import TrainingAssetConfig, on_device, training_settings
@@ -32,7 +33,7 @@ from hawor_pipeline.versions import TRAINING_VERSION
 def trained_checkpoint(
     context: dg.AssetExecutionContext,
     config: TrainingAssetConfig,
-    dataset_metadata: dict[str, Any],
+    dataset_metadata: Handoff,
     compute: ComputeResource,
     pipes: dg.PipesSubprocessClient,
     tensorboard: TensorBoardResource,
