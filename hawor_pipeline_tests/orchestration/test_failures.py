@@ -64,7 +64,7 @@ def test_the_guard_keeps_the_signature_that_dagster_reads():
 
     result = dg.materialize([number])
     assert result.success
-    assert number.op.description == "A number."
+    assert number.op.description == "Return a number."
 
 
 class Webhook:
