@@ -14,10 +14,10 @@ from hawor_pipeline.definitions import defs
 from hawor_pipeline.evaluation.schemas import SCHEMAS
 from hawor_pipeline.orchestration.build import FOLLOWING, build_defs
 from hawor_pipeline.orchestration.failures import RETRY_POLICY
-from hawor_pipeline.orchestration.metric_tables import MAIN_TABLE, RUN_TABLES
 from hawor_pipeline.orchestration.partitions import PROMOTION_TAG
 from hawor_pipeline.orchestration.schedules import CONFIG_VARIABLE, weekly_retraining
 from hawor_pipeline.orchestration.stage_asset import code_version, stage_asset
+from hawor_pipeline.orchestration.table_checks import MAIN_TABLE, RUN_TABLES
 from hawor_pipeline.paths import config_dir, experiment_file
 
 SPECS = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}

@@ -11,9 +11,9 @@ from hawor_pipeline.locate import hand_models_of
 from hawor_pipeline.orchestration.checks import checked
 from hawor_pipeline.orchestration.compute import ComputeResource
 from hawor_pipeline.orchestration.materialization import log_and_publish, stage_metadata, table_metadata_value
-from hawor_pipeline.orchestration.metric_tables import BASELINE_TABLES, RUN_TABLES, described_tables, table_checks
 from hawor_pipeline.orchestration.resources import Handoff
 from hawor_pipeline.orchestration.stage_asset import PASSES_VALUE, USES_ACCELERATOR, stage_asset
+from hawor_pipeline.orchestration.table_checks import BASELINE_TABLES, RUN_TABLES, described_tables, table_checks
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.provenance import StageResult
 from hawor_pipeline.versions import EVALUATION_VERSION
