@@ -222,7 +222,7 @@ def find_hand_models(source: str, given: Path | str | None = None, raw_root: Pat
         advice = "register at https://mano.is.tue.mpg.de to download mano_v1_2.zip"
     named = f"${MANO_VARIABLE}" + ("" if os.environ.get(MANO_VARIABLE) else " (not set)")
     raise ConfigError(
-        f"MANO models for {source} data not found: searched {named} and body_models/mano beside the raw data"
+        f"MANO models not found for {source} data: searched {named} and body_models/mano beside the raw data"
         f"{': ' if searched else ''}{', '.join(searched)}. Give the folder of MANO_RIGHT and MANO_LEFT (--mano-dir, "
         f"mano_model_path) or set ${MANO_VARIABLE}; {advice}."
     )

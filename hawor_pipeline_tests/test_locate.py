@@ -126,7 +126,7 @@ class TestRule:
     def test_footage_without_a_dataset_takes_the_sample_s_hand_last(
         self, sample_root, licensed_mano, mano_dir, tmp_path, monkeypatch
     ):
-        with pytest.raises(ConfigError, match="MANO models for arctic data not found"):
+        with pytest.raises(ConfigError, match="MANO models not found for arctic data"):
             hand_models_for_footage()
         own = install_sample(sample_root)
         assert hand_models_for_footage() == (own, True)
@@ -258,12 +258,12 @@ class TestEveryCommandAlike:
         install_sample(sample_root)
         change_manifests(shards, source="arctic", hand_models=None)
         code, err = run()
-        assert code == 2 and "MANO models for arctic data not found" in err and "Traceback" not in err
+        assert code == 2 and "MANO models not found for arctic data" in err and "Traceback" not in err
 
     def test_a_licensed_model_is_not_taken_for_the_sample(self, run, licensed_mano, monkeypatch):
         monkeypatch.setenv("MANO_DIR", str(licensed_mano))
         code, err = run()
-        assert code == 2 and "MANO models for synthetic data not found" in err
+        assert code == 2 and "MANO models not found for synthetic data" in err
 
     def test_a_wrong_model_is_refused_though_given(self, run, shards, mano_dir, licensed_mano):
         change_manifests(shards, hand_models=digest_hand_models(mano_dir))
