@@ -1,7 +1,7 @@
-"""Making it harder on purpose: boxes that a detector would miss by, and pictures that a camera would spoil.
+"""Degradations of the input: inaccurate bounding boxes, and degraded images.
 
-Every change is a function of the recording and the row alone: the same in every batch, run and process. Boxes move in
-the network's picture (right hands, pinhole), crops are normalised, so that 0 is the mean colour.
+Every change depends on the recording and the row alone, so it is the same in every batch, run and process. Boxes move
+in the network's image (right hands, pinhole); crops are normalised, so 0 is the mean colour.
 """
 
 import zlib
@@ -17,12 +17,12 @@ from hawor_pipeline.evaluation.declared_metrics import CROP_SIDE_PX
 from hawor_pipeline.loading.rows import HandRows
 
 _SEED = 71
-WINDOW_WIDTH = 0.75  # of the crop: what the network looks at
+WINDOW_WIDTH = 0.75  # of the crop: the window of the network
 
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """One kind of harm at one level."""
+    """One kind of degradation at one level."""
 
     kind: str
     level: float
@@ -35,7 +35,7 @@ class Degradation:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Levels in the order of harm, their unit, and what they mean."""
+    """Levels in the order of severity, their unit and meaning."""
 
     levels: tuple[float, ...]
     unit: str
@@ -53,7 +53,7 @@ NONE = Degradation("none", 0.0)
 
 
 def all_degradations() -> list[Degradation]:
-    """No degradation, then every kind at every level."""
+    """Return no degradation, then every kind at every level."""
     return [NONE, *(Degradation(name, level) for name, kind in KINDS.items() for level in kind.levels)]
 
 

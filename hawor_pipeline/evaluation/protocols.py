@@ -1,8 +1,8 @@
-"""Evaluation protocols: whose hands, in which pictures, by which conventions. A number without them cannot be compared.
+"""Evaluation protocols: subjects, views and conventions, without which numbers cannot be compared.
 
-A protocol that names a data set (`arctic-*`, `freihand`, `ho3d`) is refused on other data: its name on a number would
-claim what was not measured. `hot3d-world` and `hint` name ways of measuring and take any shards that have what they
-need; every row says beside them where the pictures come from.
+A protocol of a dataset (`arctic-*`, `freihand`, `ho3d`) is rejected on other data, because its name would promise a
+different measurement. `hot3d-world` and `hint` name ways of measuring and accept any shards with the columns they need;
+every row also has the source of its images.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ class Protocol:
 
     Attributes:
         name: as in the tables.
-        views: cameras whose pictures count; None takes all.
-        sources: data sets that the name stands for; None takes any.
+        views: cameras to evaluate; None evaluates all.
+        sources: datasets of the protocol; None accepts any.
         headlines: metrics that results under this name are quoted by.
         mirror_allowed: Procrustes alignment may mirror a hand.
         consecutive_frames: frames in a row that a hand needs in at least one view.
@@ -45,8 +45,8 @@ class Protocol:
 
 _ARCTIC_HEADLINES = ("mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "mrrpe_mm", "accel_error_m_s2")
 _ARCTIC_QUIRKS = (
-    "ARCTIC's table averages the two hands of a picture first and then pictures; here every hand weighs the same, "
-    "which is another number where only one hand is valid. Object metrics are not part of it: they need objects."
+    "ARCTIC's table averages the two hands of an image first and then images; here every hand has the same weight, "
+    "which gives another number if only one hand is valid. Object metrics are not part of it: they need objects."
 )
 _FREIHAND_QUIRKS = (
     "The alignment may mirror, as the official scripts do (scipy's orthogonal_procrustes after norm scaling), so a "
@@ -77,7 +77,7 @@ PROTOCOLS = {
             ARCTIC_SOURCES,
             _ARCTIC_HEADLINES,
             "ARCTIC's protocol 2 on its validation subject: the egocentric view",
-            _ARCTIC_QUIRKS + " Pixels are those of the distorted picture.",
+            _ARCTIC_QUIRKS + " Pixels are those of the distorted image.",
         ),
         Protocol(
             "freihand",
@@ -114,8 +114,8 @@ PROTOCOLS = {
             None,
             None,
             ("pck_box_5pct", "pck_box_10pct", "pck_box_15pct"),
-            "HInt's evaluation: share of joints in the picture within 5, 10 and 15 % of the hand's box",
-            "The box is the longer side of the tight box around the 21 true joints in the picture. HInt's number is "
+            "HInt's evaluation: share of joints in the image within 5, 10 and 15 % of the hand's box",
+            "The box is the longer side of the tight box around the 21 true joints in the image. HInt's number is "
             "the mean over joints of each joint's rate: the summary has it at level `joint`, stratum `all`.",
         ),
     )
@@ -124,10 +124,10 @@ DEFAULT_PROTOCOL = "arctic-all-val"
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol of that name.
+    """Return the protocol with a name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the name is unknown.
     """
     if name not in PROTOCOLS:
         raise ConfigError(f"unknown protocol {name!r}; there are {', '.join(PROTOCOLS)}.{nearest(name, PROTOCOLS)}")
@@ -135,7 +135,7 @@ def find_protocol(name: str) -> Protocol:
 
 
 def default_subjects(protocol: Protocol, shards_dir: Path | str) -> list[str]:
-    """Whom a protocol evaluates where nobody says: ARCTIC's validation subjects, or all subjects of other data sets.
+    """Return the default subjects of a protocol: ARCTIC's validation subjects, or all subjects of other datasets.
 
     Raises:
         ConfigError: the folder does not exist.
@@ -148,13 +148,13 @@ def default_subjects(protocol: Protocol, shards_dir: Path | str) -> list[str]:
 
 
 def check_fits(protocol: Protocol, shards_dir: Path | str, subjects: Sequence[str]) -> str:
-    """Make sure, from the manifests alone, that a protocol can be applied to these shards.
+    """Check, from the manifests alone, that a protocol applies to these shards.
 
     Returns:
         The source of the shards.
 
     Raises:
-        ConfigError: a subject is not there, or the protocol is one of other data or other views.
+        ConfigError: a subject is missing, or the protocol is for other data or other views.
         DataError: the subjects have no rows, or come from several sources.
     """
     source = _source_of(shards_dir, subjects)
@@ -162,7 +162,7 @@ def check_fits(protocol: Protocol, shards_dir: Path | str, subjects: Sequence[st
         fitting = [p.name for p in PROTOCOLS.values() if p.sources is None or source in p.sources]
         raise ConfigError(
             f"protocol {protocol.name!r} is one of {' or '.join(protocol.sources)} shards, those of {shards_dir} are "
-            f"{source}; choose one of {', '.join(fitting)}, or convert that data set (`prepare --dataset`)."
+            f"{source}; choose one of {', '.join(fitting)}, or convert that dataset (`prepare --dataset`)."
         )
     return source
 

@@ -1,9 +1,9 @@
-"""Numbers of a batch while training runs, for loops that are not this project's own.
+"""Metrics of training batches, for training loops other than this project's own.
 
-The trainer of this project logs through Lightning; this class serves any other loop over `ClipBatch`: hand it each
-batch with what the network said, and it measures, logs and finally sums up. Formulas are those of `core.metrics`;
-everything is a mean over the valid frames of the batch, right-hand convention, camera frame. What cannot be measured is
-NaN, never 0.
+The trainer of this project logs through Lightning; this class serves any other loop over `ClipBatch`: pass it
+each batch with the prediction, and it measures, logs and finally summarises. Formulas are those of `core.metrics`;
+every number is a mean over the valid frames of the batch, right-hand convention, camera frame. Unavailable numbers
+are NaN, never 0.
 """
 
 import json
@@ -50,10 +50,10 @@ class TrainingMetrics:
     pck_3d_10mm: float = _number("1", "share of wrist-aligned joints within 10 mm")
     pck_3d_15mm: float = _number("1", "share of wrist-aligned joints within 15 mm")
     pck_3d_20mm: float = _number("1", "share of wrist-aligned joints within 20 mm")
-    mpjpe_2d: float = _number("px", "mean distance of joints inside the picture, in the 256 px crop")
-    pck_2d_5px: float = _number("1", "share of joints inside the picture within 5 px of the 256 px crop")
-    pck_2d_10px: float = _number("1", "share of joints inside the picture within 10 px of the 256 px crop")
-    pck_2d_15px: float = _number("1", "share of joints inside the picture within 15 px of the 256 px crop")
+    mpjpe_2d: float = _number("px", "mean distance of joints inside the image, in the 256 px crop")
+    pck_2d_5px: float = _number("1", "share of joints inside the image within 5 px of the 256 px crop")
+    pck_2d_10px: float = _number("1", "share of joints inside the image within 10 px of the 256 px crop")
+    pck_2d_15px: float = _number("1", "share of joints inside the image within 15 px of the 256 px crop")
     mano_pose_error: float = _number("deg", "mean angle between the rotations of the 15 finger joints")
     mano_shape_error: float = _number("1", "root of the summed squared differences of the shape parameters")
     mano_global_orient_error: float = _number("deg", "angle between the rotations of the wrist")
@@ -168,8 +168,8 @@ class TrainingEvaluator:
         """Measure one batch and log it.
 
         Args:
-            batch: what the network was given.
-            output: what it said, with MANO applied.
+            batch: input of the network.
+            output: prediction, with MANO applied.
             loss: weighted sum of the terms.
             loss_components: terms by name.
             step: optimiser step.

@@ -58,7 +58,7 @@ def pck_box(
     *,
     mask: Bool[Tensor, "*#batch #points"] | None = None,
 ) -> Tensor:
-    """Share of points within a part of the hand's size in the picture.
+    """Compute the share of points within a part of the hand's size in the image.
 
     Formula: mean over points of [|p' - p| <= threshold x box size].
 

@@ -48,7 +48,9 @@ def f_score_of_distances(
     backward: Float[Tensor, "*batch others"],
     threshold: float | Sequence[float],
 ) -> Tensor:
-    """`f_score` of nearest distances that are already there.
+    """Compute `f_score` from given nearest distances.
+
+    Formula: 2 P R / (P + R), with P and R the shares of forward and backward distances below the threshold.
 
     Args:
         forward: (*batch, points), metres, of the predicted points to the target.
