@@ -15,7 +15,7 @@ torch.set_num_threads(1)  # small tensors: a second thread only waits
 
 
 def random_mano(seed: int) -> dict[str, Any]:
-    """Arrays under MANO's own names."""
+    """Return arrays under MANO's own names."""
     rng = np.random.default_rng(seed)
     regressor = rng.random((16, 778)) * (rng.random((16, 778)) < 0.02)
     weights = rng.random((778, 16)) ** 8
@@ -36,7 +36,7 @@ def random_mano(seed: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def mano_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with MANO_RIGHT.npz and MANO_LEFT.npz of random hands."""
+    """Return a folder with MANO_RIGHT.npz and MANO_LEFT.npz of random hands."""
     folder = tmp_path_factory.mktemp("random_hand") / "mano"
     folder.mkdir()
     for seed, side in enumerate(("RIGHT", "LEFT")):
@@ -46,7 +46,7 @@ def mano_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mano_layer(mano_dir: Path) -> ManoLayer:
-    """The right random hand as a layer."""
+    """Return the right random hand as a layer."""
     return ManoLayer(load_mano(mano_dir, "right"))
 
 

@@ -70,7 +70,7 @@ def test_undistort_inverts_projection(name: str) -> None:
     np.testing.assert_allclose(single, pinhole, rtol=2e-4)
 
 
-def test_undistort_says_where_no_ray_arrives() -> None:
+def test_undistort_reports_where_no_ray_arrives() -> None:
     distortion = torch.tensor([-0.35, 0, 0, 0, 0, 0, 0, 0], dtype=torch.float64)
     radius = lens.monotone_radius(distortion)
     rim = (

@@ -1,4 +1,4 @@
-"""The examples in the docstrings of `core` say what happens, and the shapes in its signatures hold."""
+"""The examples in the docstrings of `core` are correct, and the shapes in its signatures hold."""
 
 import doctest
 import importlib
@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_say_what_happens(name: str) -> None:
+def test_examples_are_correct(name: str) -> None:
     found = doctest.testmod(importlib.import_module(name), extraglobs={"torch": torch})
     assert found.failed == 0
 
@@ -33,7 +33,7 @@ def test_metrics_and_losses_all_have_an_example() -> None:
 @pytest.mark.slow
 @pytest.mark.campaign
 def test_shapes_in_signatures_hold_throughout_the_tests() -> None:
-    """The tests of `core` once more, with every call checked against its annotations."""
+    """Repeat the tests of `core` with every call checked against its annotations."""
     hook = "--jaxtyping-packages=hawor_pipeline.core,beartype.beartype"
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow and not engine and not gpu", hook]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The weighted loss: what users set acts, what is missing is skipped, what is resumed continues."""
+"""The weighted loss: settings take effect, missing labels are skipped, resumed state continues."""
 
 import copy
 import math
@@ -35,7 +35,7 @@ NEUTRAL = torch.cat((torch.tensor([1.0, 0, 0, 0, 1, 0]).repeat(16), torch.zeros(
 
 
 def decode(layer: ManoLayer, numbers: Tensor) -> HandPrediction:
-    """What a network's head would do with its 109 numbers per frame."""
+    """Decode 109 numbers per frame as a network's head does."""
     rotmats, betas = rot6d_to_rotmat(numbers[..., :96].unflatten(-1, (16, 6))), numbers[..., 96:106]
     camera = numbers[..., 106:]
     depth = 4 / camera[..., :1].clamp_min(0.5)
@@ -47,7 +47,7 @@ def decode(layer: ManoLayer, numbers: Tensor) -> HandPrediction:
 
 
 def a_truth(layer: ManoLayer, clips: int = B) -> tuple[HandTarget, Tensor]:
-    """Some clips and their vertices."""
+    """Draw some clips and their vertices."""
     generator = torch.Generator().manual_seed(7)
     hand = decode(layer, NEUTRAL + torch.randn(clips, T, 109, generator=generator) * 0.2)
     target = HandTarget(
@@ -111,7 +111,7 @@ def test_truth_as_prediction_costs_nothing(mano_layer, truth, mode) -> None:
 
 @pytest.fixture(scope="module")
 def plain_shares(mano_layer: ManoLayer, truth) -> dict[str, dict[str, Tensor]]:
-    """Logged shares after three passes with the default weights, by mode."""
+    """Return the logged shares after three passes with the default weights, by mode."""
     return {mode: shares_after_three(mano_layer, truth, None, mode) for mode in ("static", "ema", "gradnorm_head")}
 
 
@@ -168,7 +168,7 @@ def test_missing_inputs_leave_terms_out(mano_layer, truth, guess) -> None:
     assert "MESH_VERTICES" in without_faces and "MESH_FACES" not in without_faces
 
 
-def test_batches_without_samples_say_nan_and_leave_no_trace(mano_layer, truth, guess) -> None:
+def test_batches_without_samples_give_nan_and_leave_no_trace(mano_layer, truth, guess) -> None:
     target, vertices = truth
     loss = full(mano_layer)
     loss(guess, target, vertices)
@@ -346,7 +346,7 @@ def test_presets_are_complete_and_sum_to_one() -> None:
 
 @pytest.mark.parametrize("mode", ["static", "ema", "gradnorm_head"])
 def test_a_hand_can_be_fitted(mano_layer, truth, mode) -> None:
-    """Free parameters under Adam reach the truth: every term pulls the right way, and their sum is stable."""
+    """Free parameters under Adam reach the ground truth: every term pulls the right way, and their sum is stable."""
     target, vertices = truth
     loss = full(mano_layer, loss_weighting=mode)
     numbers = NEUTRAL.expand(B, T, 109).clone().requires_grad_()
@@ -365,7 +365,7 @@ def test_a_hand_can_be_fitted(mano_layer, truth, mode) -> None:
 
 
 class _Fit(torch.nn.Module):
-    """Free parameters under the loss: what a training step wraps for distribution."""
+    """Free parameters under the loss, as a module that DDP can wrap."""
 
     def __init__(self, layer: ManoLayer) -> None:
         super().__init__()
@@ -378,7 +378,7 @@ class _Fit(torch.nn.Module):
 
 
 def _train_in_two(rank: int, folder: str) -> None:
-    """Three steps of two passes each under DDP, every pass on its own clip; keeps terms, weights and parameters."""
+    """Run three steps of two passes each under DDP, every pass on its own clip; save terms, weights and parameters."""
     layer = ManoLayer(load_mano(Path(folder), "right"))
     target, vertices = a_truth(layer, clips=12)
     fit = torch.nn.parallel.DistributedDataParallel(_Fit(layer))
@@ -388,7 +388,7 @@ def _train_in_two(rank: int, folder: str) -> None:
         for part in range(2):
             clip = slice(4 * step + 2 * part + rank, 4 * step + 2 * part + rank + 1)
             mine = HandTarget(*(getattr(target, name)[clip] for name in HandTarget.__slots__))
-            if (step, part, rank) == (2, 0, 1):  # one process has a pass without a joint in the picture
+            if (step, part, rank) == (2, 0, 1):  # one process has a pass without a joint in the image
                 mine = replace(mine, joint_in_frame=torch.zeros_like(mine.joint_in_frame))
             with nullcontext() if part else fit.no_sync():
                 total, terms = fit(mine, vertices[clip])
@@ -417,7 +417,7 @@ def _two_processes(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def two_processes(mano_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with what two processes that train together have left."""
+    """Return the folder with the results of two processes that train together."""
     folder = tmp_path_factory.mktemp("two")
     shutil.copy(mano_dir / "MANO_RIGHT.npz", folder)
     mp.spawn(_two_processes, (str(folder),), nprocs=2)

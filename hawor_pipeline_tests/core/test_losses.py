@@ -213,7 +213,7 @@ def test_rotation_gradient_is_finite_at_every_angle(angle: float) -> None:
 
 
 @pytest.mark.parametrize("name", POINT_TERMS)
-def test_what_the_mask_hides_reaches_neither_value_nor_gradient(name: str) -> None:
+def test_masked_values_reach_neither_value_nor_gradient(name: str) -> None:
     p, t = clouds()
     mask = VALID.clone()
     mask[0, 3:] = False

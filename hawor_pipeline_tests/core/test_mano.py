@@ -1,4 +1,4 @@
-"""The hand layer against smplx, and what it says of files that are not MANO."""
+"""The hand layer against smplx, and its errors for files that are not MANO."""
 
 import pickle
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_second_derivatives_exist(mano_dir: Path) -> None:
 
 
 def slow_twin(arrays: ManoArrays, rotmats: np.ndarray, betas: np.ndarray) -> np.ndarray:
-    """One posed hand, joint by joint and with homogeneous matrices, in float64."""
+    """Pose one hand, joint by joint and with homogeneous matrices, in float64."""
     rest = arrays.template + arrays.shape_dirs @ betas
     joints = arrays.joint_regressor @ rest
     rest = rest + arrays.pose_dirs @ (rotmats[1:] - np.eye(3)).reshape(-1)
@@ -99,7 +99,7 @@ def test_layer_in_float64_equals_the_slow_twin(mano_dir: Path) -> None:
 
 
 def test_large_batches_in_pieces_equal_small_ones(mano_layer: ManoLayer) -> None:
-    """Pieces with and without gradients, a last one that is not full, and the gradients themselves."""
+    """Covers chunks with and without gradients, a last one that is not full, and the gradients themselves."""
     rotmats, betas = axis_angle_to_rotmat(torch.randn(600, 16, 3)), torch.randn(600, 10)
     weights = torch.randn(600, 778, 3)
     small = [(r.requires_grad_(), b) for r, b in zip(rotmats.clone().split(50), betas.split(50), strict=True)]
@@ -200,7 +200,7 @@ def test_pickle_with_sparse_regressor_equals_npz(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
-def test_missing_model_says_where_it_looked_and_how_to_get_it(tmp_path: Path) -> None:
+def test_missing_model_reports_where_it_looked_and_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         load_mano(tmp_path, "right")
     for part in ("MANO_RIGHT", str(tmp_path / "mano_v1_2" / "models"), "mano.is.tue.mpg.de"):

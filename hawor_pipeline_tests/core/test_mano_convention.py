@@ -1,4 +1,4 @@
-"""Conventions against smplx, which names them differently."""
+"""Conventions against smplx, whose names differ."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ ABSOLUTE = ManoConvention(mean_included=True, left_shapedirs_fixed=True)  # as H
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("convention", [ARCTIC, ABSOLUTE])
-def test_absolute_poses_are_what_smplx_makes_of_them(mano_dir, side, convention: ManoConvention):
+def test_absolute_poses_equal_those_of_smplx(mano_dir, side, convention: ManoConvention):
     rng = np.random.default_rng(1)
     orient, pose, betas = (torch.tensor(rng.normal(size=(3, n)) * 0.5, dtype=torch.float32) for n in (3, 45, 10))
     file = str(mano_dir / f"MANO_{side.upper()}.npz")

@@ -24,7 +24,7 @@ def clouds(*batch: int, points: int = 21, noise: float = 0.01) -> tuple[Tensor, 
 
 
 def twin_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Umeyama's closed form as written in the paper, one cloud, float64; returns the aligned cloud."""
+    """Align one cloud in float64 by Umeyama's closed form as in the paper; return the aligned cloud."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     mx, my = x.mean(0), y.mean(0)
     covariance = (y - my).T @ (x - mx) / len(x)
@@ -35,7 +35,7 @@ def twin_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def freihand_align(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """What FreiHAND's script does: norm-scaled clouds, scipy's orthogonal Procrustes, reflections and all."""
+    """Align as FreiHAND's script: norm-scaled clouds, scipy's orthogonal Procrustes, reflections included."""
     t_truth, t_pred = truth.mean(0), pred.mean(0)
     s_truth, s_pred = np.linalg.norm(truth - t_truth) + 1e-8, np.linalg.norm(pred - t_pred) + 1e-8
     rotation, scale = orthogonal_procrustes((truth - t_truth) / s_truth, (pred - t_pred) / s_pred)
@@ -129,7 +129,7 @@ def test_degenerate_clouds_give_finite_values(case: str) -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 0.01, 0.1, 10.0])
 def test_many_clouds_at_once_equal_one_by_one(noise: float) -> None:
-    """Bulk goes in pieces, and clouds without a clear answer to the decomposition: the rest must not notice."""
+    """Batches run in chunks, and degenerate clouds go to the decomposition: other samples must not change."""
     p, t = clouds(1200, noise=noise)
     p[:5], t[5:10], p[10:15] = 0, 0, t[10:15] * torch.tensor([-1.0, 1, 1])
     p[15:20] = torch.linspace(-1, 1, 21)[:, None] * torch.tensor([1.0, 2, 3])
@@ -237,7 +237,7 @@ def test_f_score_and_chamfer_equal_a_tree_search() -> None:
         assert metrics.chamfer_distance(p, t, squared=True)[index].item() == pytest.approx(squared, rel=1e-5)
 
 
-def test_surface_metrics_take_clouds_of_different_size_and_say_nan_for_nan() -> None:
+def test_surface_metrics_take_clouds_of_different_size_and_give_nan_for_nan() -> None:
     p, t = torch.rand(2, 30, 3), torch.rand(2, 50, 3)
     p[1, 0] = torch.nan
     assert metrics.f_score(p, t, 0.1).isnan().tolist() == [False, True]

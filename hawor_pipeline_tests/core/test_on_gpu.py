@@ -1,4 +1,4 @@
-"""What an accelerator computes equals what the CPU does. The first test needs none: it runs the accelerator's code."""
+"""Results on an accelerator equal those on the CPU. The first test needs none: it runs the accelerator's code."""
 
 from pathlib import Path
 

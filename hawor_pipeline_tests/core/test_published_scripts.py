@@ -17,7 +17,7 @@ def hands(frames: int, points: int, noise: float) -> tuple[Tensor, Tensor]:
 
 
 def aligned(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """FreiHAND's alignment with scipy, its epsilons and its missing reflection test."""
+    """Align as FreiHAND does with scipy, with its epsilons and without a reflection test."""
     t_truth, t_pred = truth.mean(0), pred.mean(0)
     s_truth, s_pred = np.linalg.norm(truth - t_truth) + 1e-8, np.linalg.norm(pred - t_pred) + 1e-8
     rotation, scale = orthogonal_procrustes((truth - t_truth) / s_truth, (pred - t_pred) / s_pred)

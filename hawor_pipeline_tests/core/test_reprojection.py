@@ -1,4 +1,4 @@
-"""Pose and place in the crop: each is judged by itself, and nothing that is not there reaches value or gradient."""
+"""Pose and position in the crop: each has its own term, and missing labels reach neither value nor gradient."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ VALID = torch.tensor(True)
 
 @pytest.fixture()
 def hand() -> torch.Tensor:
-    """21 joints around a wrist that is at the origin."""
+    """Draw 21 joints around a wrist at the origin."""
     joints = 0.08 * torch.randn(21, 3, generator=torch.Generator().manual_seed(3))
     return joints - joints[:1]
 
@@ -59,12 +59,12 @@ def test_pose_and_place_are_judged_by_themselves(hand, wrist_m) -> None:
     assert of_place[1].abs().max() > 0 and of_place[0][1:].abs().max() == 0
 
 
-def test_what_is_not_valid_or_behind_the_lens_leaves_no_trace(hand, wrist_m) -> None:
+def test_invalid_hands_and_those_behind_the_lens_leave_no_trace(hand, wrist_m) -> None:
     joints = (hand + wrist_m).requires_grad_()
     total = term(joints, torch.full((21, 3), torch.nan), torch.tensor(False))
     assert total.item() == 0.0
     assert torch.autograd.grad(total, joints)[0].abs().max() == 0.0
-    behind = hand * torch.tensor([1.0, 1.0, 0.0]) + torch.tensor([0.0, 0.0, 0.03])  # a wrist nearer than any picture
+    behind = hand * torch.tensor([1.0, 1.0, 0.0]) + torch.tensor([0.0, 0.0, 0.03])  # a wrist nearer than in any image
     apart = pose_and_place_in_crop(1.2 * hand + wrist_m, behind, VALID, INTRINSICS, *BOX)
     assert apart.isfinite().all()
     same = joints_in_crop(behind, INTRINSICS, *BOX)

@@ -21,7 +21,7 @@ MIRROR = np.array([-1.0, 1.0, 1.0])
 
 
 def pose_mesh(model: dict[str, np.ndarray], pose: np.ndarray, betas: np.ndarray | None = None, root=(0.0, 0.0, 0.0)):
-    """Linear blend skinning in float64, joint by joint: vertices (778, 3) and joints (16, 3)."""
+    """Skin linearly in float64, joint by joint: vertices (778, 3) and joints (16, 3)."""
     betas = np.zeros(10) if betas is None else betas
     shaped = model["v_template"] + model["shapedirs"] @ betas
     rest = model["J_regressor"] @ shaped
@@ -37,7 +37,7 @@ def pose_mesh(model: dict[str, np.ndarray], pose: np.ndarray, betas: np.ndarray 
 
 
 def closed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
-    """Volume with a fan over the rim."""
+    """Compute the volume, closed by a fan over the rim."""
     rim = rim_edges(faces)
     centre = vertices[np.unique(rim)].mean(axis=0)
     directed = {(a, b) for f in faces.tolist() for a, b in zip(f, f[1:] + f[:1], strict=True)}
@@ -244,7 +244,7 @@ class TestMotion:
 
     @pytest.mark.parametrize("joint", [1, 5, 9, 14])
     def test_correctives_bring_the_skin_closer_to_the_bent_hand(self, right, joint):
-        """Truth: the implicit hand with the same joint bent, at an angle that was not used in the fit."""
+        """Ground truth is the implicit hand with the same joint bent, at an angle that the fit does not use."""
         pose = np.zeros((15, 3))
         pose[joint - 1] = np.radians(70) * REST.flexion_axes[joint - 1]
         bend = surface.Bend(joint, Rotation.from_rotvec(pose[joint - 1]).as_matrix())
@@ -260,7 +260,7 @@ class TestMotion:
 
 class TestShape:
     def test_joints_follow_every_shape(self, right):
-        """The regressor was fitted to these; a joint is where the skeleton, deformed the same way, has it."""
+        """The regressor was fitted to these; the skeleton, deformed the same way, is the ground truth."""
         wanted = shape_motion(REST.joints, np.eye(16))
         found = np.einsum("jv,vkc->jkc", right["J_regressor"], right["shapedirs"])
         np.testing.assert_allclose(right["J_regressor"] @ right["v_template"], REST.joints, atol=1e-4)
@@ -314,7 +314,7 @@ class TestPose:
         assert (angles >= limits[..., 0] - 1e-9).all()
         assert (angles <= limits[..., 1] + 1e-9).all()
 
-    def test_grasps_do_what_they_say(self, right):
+    def test_grasps_match_their_names(self, right):
         tips = {name: {d: pose_mesh(right, pose)[0][v] for d, v in TIP_IDS.items()} for name, pose in GRASPS.items()}
         gap = {name: np.linalg.norm(tip["thumb"] - tip["index"]) for name, tip in tips.items()}
         assert gap["pinch"] < 0.02 < 0.07 < gap["flat_on_side"]

@@ -1,4 +1,4 @@
-"""Motions are smooth, natural and varied; hands touch the object and do not sink into it; objects are what they say."""
+"""Motions are smooth and natural, hands touch objects without sinking in, object meshes match their distance fields."""
 
 import numpy as np
 import pytest

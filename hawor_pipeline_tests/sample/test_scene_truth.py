@@ -1,4 +1,4 @@
-"""The pictures show what the ground truth says: files are read back and projected by separate float64 numpy code."""
+"""Images against ground truth: files are read back and projected by separate float64 NumPy code."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def load_raw(root: Path, subject: str, name: str, suffix: str):
 
 
 def hand_vertices(root: Path, side: str, hand: dict, frame: int) -> np.ndarray:
-    """A separate MANO in float64: (778, 3) in the world frame."""
+    """Compute a separate MANO in float64: (778, 3) in the world frame."""
     model = np.load(root / "body_models" / "mano" / f"MANO_{side.upper()}.npz")
     shaped = model["v_template"] + model["shapedirs"][..., :10] @ hand["shape"].astype(float)
     joints = model["J_regressor"] @ shaped
@@ -44,7 +44,7 @@ def hand_vertices(root: Path, side: str, hand: dict, frame: int) -> np.ndarray:
 
 
 def project(root: Path, subject: str, name: str, view: int, frame: int, points: np.ndarray) -> np.ndarray:
-    """World points (N, 3) to pixels and depth (N, 3), with calibration from the files."""
+    """Project world points (N, 3) to pixels and depth (N, 3), with calibration from the files."""
     if view > 0:
         misc = json.loads((root / "arctic" / "meta" / "misc.json").read_text())[subject]
         cam = points @ np.array(misc["world2cam"][view - 1])[:3, :3].T + np.array(misc["world2cam"][view - 1])[:3, 3]
@@ -63,7 +63,7 @@ def project(root: Path, subject: str, name: str, view: int, frame: int, points: 
 
 
 def filled(uv: np.ndarray, faces: np.ndarray, height: int, width: int, zoom: int) -> np.ndarray:
-    """Silhouette of a mesh by filling its triangles, `zoom` times as large as the picture."""
+    """Fill the triangles of a mesh: its silhouette, `zoom` times as large as the image."""
     mask = np.zeros((height * zoom, width * zoom), np.uint8)
     fine = np.rint(((uv + 0.5) * zoom - 0.5) * 16).astype(np.int32)
     for triangle in fine[faces]:
@@ -79,7 +79,7 @@ def single_threaded():
 
 @pytest.fixture(scope="module", params=[("s01", 0), ("s01", 1), ("s05", 4)], ids=["ego", "front", "behind"])
 def case(request, sample_root: Path):
-    """(root, plan, view, painter of the whole sequence, motion)."""
+    """Return (root, plan, view, painter of the whole sequence, motion)."""
     subject, view = request.param
     plan = next(p for p in plan_sequences(SPEC) if p.subject == subject)
     motion, rigs = sequence.build_motion(sample_root / "body_models" / "mano", SPEC, plan)
@@ -93,7 +93,7 @@ def test_projected_ground_truth_is_where_the_hands_are_drawn(case) -> None:
     painter = sequence.view_painter(scene, motion, SPEC, plan, view)
     mano = load_raw(root, plan.subject, plan.name, "mano")
     for gt_index in (1, 6):
-        row = gt_index + plan.ioi_offset - 1  # picture number = gt_index + ioi_offset; the first picture is number 1
+        row = gt_index + plan.ioi_offset - 1  # image number = gt_index + ioi_offset; the first image is number 1
         for side in ("right", "left"):
             world = hand_vertices(root, side, mano[side], gt_index)
             truth = project(root, plan.subject, plan.name, view, gt_index, world)

@@ -1,4 +1,4 @@
-"""The sample as files: ARCTIC's layout and oddities, whole or absent, the same whoever makes it."""
+"""The sample as files: ARCTIC's layout and irregularities, atomic, independent of the number of workers."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ TINY = SampleSpec(subjects=("s02", "s06"), sequences_per_subject=1, frames=8, vi
 
 
 def tree(root: Path) -> dict[str, str]:
-    """Hash of every file below `root/arctic`."""
+    """Hash every file below `root/arctic`."""
     files = sorted(p for p in (root / "arctic").rglob("*") if p.is_file())
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
@@ -29,11 +29,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = ensure_sample(root, TINY, workers=1)
     assert not result.reused and result.info["source"] == "synthetic" and result.info["frames"] > 0
     return root
-
-
-def copy_with_models(tiny: Path, to: Path) -> None:
-    """An empty place that already has the hand models, which take seconds to build."""
-    shutil.copytree(tiny / "body_models", to / "body_models")
 
 
 def test_raw_arrays_have_arctics_shapes_and_units(sample_root: Path) -> None:
@@ -53,7 +48,7 @@ def test_raw_arrays_have_arctics_shapes_and_units(sample_root: Path) -> None:
         assert ego["R0"].shape == (3, 3) and ego["T0"].shape == (3, 1)
 
 
-def test_meta_describes_all_subjects_and_says_synthetic(sample_root: Path) -> None:
+def test_meta_describes_all_subjects_and_is_marked_synthetic(sample_root: Path) -> None:
     arctic = sample_root / "arctic"
     misc = json.loads((arctic / "meta" / "misc.json").read_text())
     assert tuple(misc) == SUBJECTS
@@ -74,14 +69,13 @@ def test_the_oddities_of_the_real_data_are_there(sample_root: Path) -> None:
     assert list((arctic / "images" / "s03").rglob("*.jpg")) and not (arctic / "raw_seqs" / "s03").exists()
     assert any(p.name.endswith("_retake") for p in (arctic / "images" / "s01").iterdir())
     plans = plan_sequences(SampleSpec())
-    # Pictures of existing frames: numbers ioi_offset .. ioi_offset + frames - 1.
+    # Images of existing frames: numbers ioi_offset .. ioi_offset + frames - 1.
     ends = {p.image_count - (p.frames - 1 + p.ioi_offset) for p in plans}
     assert min(ends) < 0 < max(ends)
     assert len({p.object_name for p in plans}) >= 5 and len({(p.subject, p.name) for p in plans}) == len(plans)
 
 
 def test_bytes_do_not_depend_on_workers_or_interruptions(tiny: Path, tmp_path: Path) -> None:
-    copy_with_models(tiny, tmp_path)
     ensure_sample(tmp_path, TINY, workers=2)
     whole = tree(tmp_path)
     assert whole == tree(tiny)
@@ -141,7 +135,6 @@ def test_a_real_data_set_is_never_touched(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_finished_sequences_and_nothing_else(tiny: Path, tmp_path: Path, monkeypatch) -> None:
-    copy_with_models(tiny, tmp_path)
     real, calls = sequence.encode, [0]
 
     def encode(image):
@@ -185,7 +178,6 @@ def test_crops_follow_arctics_mapping(tiny: Path, tmp_path: Path) -> None:
         "full": SampleSpec(views=(0, 7), image_scale=0.5, **size),
         "crop": SampleSpec(views=(0, 7), image_source="cropped_images", image_scale=1.0, **size),
     }.items():
-        copy_with_models(tiny, tmp_path / name)
         ensure_sample(tmp_path / name, spec, workers=1)
     plan = plan_sequences(SampleSpec(**size))[0]
     arctic = tmp_path / "crop" / "arctic"
@@ -208,7 +200,7 @@ def test_crops_follow_arctics_mapping(tiny: Path, tmp_path: Path) -> None:
     files = [tmp_path / name / "arctic" / source / "s02" / plan.name for name, source in sources.items()]
     full, crop = (cv2.imread(str(f / "7" / f"{number:05d}.jpg")).astype(np.float32) for f in files)
     assert crop.shape == (1000, 1000, 3)
-    scale = 2.0  # the full frame is half as large as the calibration in the crop's misc.json says
+    scale = 2.0  # the full frame is half as large as the calibration in the crop's misc.json
     shift = (0.5 * scale - 0.5 - corner) * zoom
     expected = cv2.warpAffine(full, np.array([[zoom * scale, 0, shift[0]], [0, zoom * scale, shift[1]]]), (1000, 1000))
     assert np.abs(expected - crop).mean() < 4.0
