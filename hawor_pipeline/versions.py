@@ -13,6 +13,7 @@ QUALITY_VERSION = 2
 TRAINING_VERSION = "3"
 EXPORT_VERSION = "1"
 EVALUATION_VERSION = "2"  # metric tables of checkpoints, baselines and comparisons
+GALLERY_VERSION = "1"  # images of the best, median and worst samples
 GATE_VERSION = "1"  # rule by which a challenger is compared with the champion
 REGISTRY_VERSION = "1"  # layout of the registry
 REPORT_VERSION = "1"  # not part of a key: a report is stale when its rendered files differ

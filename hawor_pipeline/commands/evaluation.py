@@ -34,7 +34,10 @@ def _add_evaluate(commands) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
     from hawor_pipeline.evaluation.protocols import default_subjects, find_protocol
+    from hawor_pipeline.evaluation.setting import Devices, Setting
+    from hawor_pipeline.inspection.gallery import ensure_gallery
     from hawor_pipeline.locate import hand_models_of
+    from hawor_pipeline.models.checkpoints import open_checkpoint
     from hawor_pipeline.remote import local_copy
     from hawor_pipeline.shards.store import shards_version
 
@@ -42,21 +45,24 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     shards = local_copy(arguments.data)
     run = arguments.checkpoint.resolve().parent.parent
     curves = run / "training.parquet"
-    result = evaluate_checkpoint(
-        arguments.checkpoint,
+    setting = Setting.of(
         shards,
         hand_models_of(shards, arguments.mano_dir),
         arguments.output,
-        run_id=arguments.run_id or (run.name if curves.is_file() else f"checkpoint-{arguments.checkpoint.stem}"),
-        dataset_version=shards_version(shards),
-        subjects=arguments.subjects or default_subjects(protocol, shards),
-        protocol=protocol.name,
-        device=arguments.device,
-        devices=arguments.devices,
-        num_workers=arguments.num_workers,
+        shards_version(shards),
+        arguments.subjects or default_subjects(protocol, shards),
+        protocol.name,
+    )
+    run_id = arguments.run_id or (run.name if curves.is_file() else f"checkpoint-{arguments.checkpoint.stem}")
+    result = evaluate_checkpoint(
+        open_checkpoint(arguments.checkpoint),
+        setting,
+        run_id,
+        devices=Devices(arguments.device, arguments.devices, arguments.num_workers),
         training_table=curves if curves.is_file() else None,
         robustness_samples=arguments.robustness,
     )
+    ensure_gallery(setting, run_id)
     print_result(result)
     for name, value in result.info["metrics"].items():
         print(f"  {name}: {'not available' if value is None else format(value, '.4g')}")

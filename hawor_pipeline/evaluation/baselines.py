@@ -24,6 +24,7 @@ from hawor_pipeline.evaluation.hands import (
     read_truth,
 )
 from hawor_pipeline.evaluation.recordings import sequences
+from hawor_pipeline.evaluation.setting import Setting
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
 from hawor_pipeline.loading.rows import HandRows, load_rows
 from hawor_pipeline.sources.hand_models import HandModels
@@ -90,31 +91,20 @@ def _constant_parameters(means: TrainingMeans, models: HandModels, truth: HandTr
     )
 
 
-def write_baseline(
-    kind: str,
-    shards_dir: Path | str,
-    mano_dir: Path | str,
-    metrics_dir: Path | str,
-    identity: RunIdentity,
-    subjects: Sequence[str],
-    means: TrainingMeans,
-    views: Sequence[int] | None = None,
-) -> int:
-    """Publish a floor's predictions for the valid rows of `subjects`; returns how many.
+def write_baseline(kind: str, setting: Setting, identity: RunIdentity, means: TrainingMeans) -> int:
+    """Publish a baseline's predictions for the valid rows of a setting; return their number.
 
     Args:
         kind: one of `KINDS`.
-        shards_dir, mano_dir, metrics_dir: as in `predict.predict_checkpoint`.
-        identity: of the floor; no checkpoint.
-        subjects: those that are evaluated.
+        setting: the rows, and the folder of the table.
+        identity: of the baseline; no checkpoint.
         means: of the training samples.
-        views: pictures of which cameras; None takes all.
     """
-    models = HandModels.load(mano_dir)
+    models, shards_dir = HandModels.load(setting.mano_dir), setting.shards_dir
     if kind == "subject_mean":
-        own = {subject: training_means(shards_dir, [subject]).joints_m for subject in subjects}
-    with table_writer(metrics_dir, "predictions", identity) as writer:
-        for annotations in sequences(shards_dir, subjects, views):
+        own = {subject: training_means(shards_dir, [subject]).joints_m for subject in setting.subjects}
+    with table_writer(setting.metrics_dir, "predictions", identity) as writer:
+        for annotations in sequences(shards_dir, setting.subjects, setting.views):
             truth = read_truth(annotations)
             if kind == "mean_rotations":
                 hands = _constant_parameters(means, models, truth, load_rows(annotations))

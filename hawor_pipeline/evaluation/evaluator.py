@@ -54,7 +54,7 @@ def evaluate_predictions(
     metrics_dir: Path | str,
     identity: RunIdentity,
     subjects: Sequence[str] | None = None,
-    leave_out: Collection[str] = (),
+    excluded: Collection[str] = (),
 ) -> dict[str, Any]:
     """Compute samples, joints and summary from a run's predictions table by its protocol, and publish them.
 
@@ -64,7 +64,7 @@ def evaluate_predictions(
         metrics_dir: where `predictions/run_id=...` lies and the other tables go.
         identity: the run, and the protocol: its views and conventions.
         subjects: whose rows; None takes all.
-        leave_out: sequences that do not count, as "subject/sequence".
+        excluded: sequences that do not count, as "subject/sequence".
 
     Returns:
         `samples`, `sequences` and `metrics` (overall metric name to value).
@@ -73,7 +73,7 @@ def evaluate_predictions(
         DataError: the predictions are not those of exactly these rows, in their order.
     """
     protocol = find_protocol(identity.protocol)
-    recordings = plan_recordings(shards_dir, subjects, protocol.views, protocol.consecutive_frames, leave_out)
+    recordings = plan_recordings(shards_dir, subjects, protocol.views, protocol.consecutive_frames, excluded)
     models = HandModels.load(mano_dir)
     predictions = PredictionReader(metrics_dir, identity.run_id)
     summary = Summary()

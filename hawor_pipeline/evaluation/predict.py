@@ -24,11 +24,12 @@ from hawor_pipeline.core.types import ClipBatch
 from hawor_pipeline.errors import ConfigError, DataError, NumericalError
 from hawor_pipeline.evaluation.hands import PredictedHands, predictions_on_true_side, read_truth
 from hawor_pipeline.evaluation.recordings import Recording, in_groups, in_shares, open_recordings, plan_recordings
+from hawor_pipeline.evaluation.setting import Devices, Setting
 from hawor_pipeline.evaluation.tables import PART_NAME, RunIdentity, partition_dir, table_writer
 from hawor_pipeline.loading.clips import Clips, covering_clips
 from hawor_pipeline.loading.dataset import ClipDataset, keep_batch
 from hawor_pipeline.loading.rows import HandRows, load_rows
-from hawor_pipeline.models.checkpoints import load_hawor
+from hawor_pipeline.models.checkpoints import OpenedCheckpoint
 from hawor_pipeline.models.hawor import HaworModel
 from hawor_pipeline.shards.store import ShardSet
 from hawor_pipeline.sources.hand_models import HandModels
@@ -39,26 +40,19 @@ ROWS_PER_GROUP = 16_384  # rows whose annotations are in memory at once
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What to predict and how; only what is needed to do it again in another process.
+    """A checkpoint, the data that it predicts, and how; another process can take it over.
 
     Attributes:
-        checkpoint: of this project, or in HaWoR's naming.
-        shards_dir, mano_dir: converted shards, folder of the MANO models.
-        clip_length: frames that the network sees together, as it was trained.
-        views: pictures of which cameras; None takes all.
-        num_workers: processes that decode crops, per device; 0 decodes in the process itself.
-        frames_per_batch: how many frames go through the network at once; changes no number.
-        leave_out: sequences that do not count, as "subject/sequence".
+        checkpoint: the network and its clip length.
+        setting: shards, hand models and views.
+        devices: devices that predict.
+        frames_per_batch: number of frames that the network is given at once; changes no number.
     """
 
-    checkpoint: Path
-    shards_dir: Path
-    mano_dir: Path
-    clip_length: int = 16
-    views: tuple[int, ...] | None = None
-    num_workers: int = 0
+    checkpoint: OpenedCheckpoint
+    setting: Setting
+    devices: Devices = Devices()  # noqa: RUF009 - frozen
     frames_per_batch: int = FRAMES_PER_BATCH
-    leave_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,50 +106,37 @@ def choose_devices(device: str, count: int) -> list[str]:
     return [f"{kind.type}:{number}" for number in range(count)]
 
 
-def predict_checkpoint(
-    task: Prediction,
-    metrics_dir: Path | str,
-    identity: RunIdentity,
-    *,
-    subjects: Sequence[str] | None = None,
-    device: str = "auto",
-    devices: int = 1,
-) -> int:
+def predict_checkpoint(task: Prediction, identity: RunIdentity) -> int:
     """Predict every valid row and publish the predictions table.
 
     Args:
-        task: checkpoint, shards and settings.
-        metrics_dir: where the table goes, under `predictions/run_id=...`.
-        identity: the run; its checkpoint hash must be of this file.
-        subjects: whose rows; None takes all.
-        device: "auto", "cpu", "cuda", ...
-        devices: how many of them share the work, a process each.
+        task: checkpoint, data and devices.
+        identity: the run; its checkpoint hash must be of this checkpoint.
 
     Returns:
-        How many rows were written.
+        The number of rows written.
 
     Raises:
-        CheckpointError: the file cannot be read safely or does not fit.
         ConfigError: a path, subject or device does not exist.
         DataError: no valid row, or a damaged crop.
-        NumericalError: the network says something that is not finite.
+        NumericalError: the network's output is not finite.
     """
-    names = choose_devices(device, devices)
-    groups = in_groups(plan_recordings(task.shards_dir, subjects, task.views, leave_out=task.leave_out), ROWS_PER_GROUP)
+    setting = task.setting
+    names = choose_devices(task.devices.device, task.devices.count)
+    recordings = plan_recordings(setting.shards_dir, setting.subjects, setting.views, excluded=setting.excluded)
+    groups = in_groups(recordings, ROWS_PER_GROUP)
     if len(names) == 1:
-        return _predict_groups(task, metrics_dir, identity, groups, names[0])
+        return _predict_groups(task, setting.metrics_dir, identity, groups, names[0])
     groups = in_groups([recording for group in groups for recording in group], 1)  # finer, so that all have work
     shares = [(name, share) for name, share in zip(names, in_shares(groups, len(names)), strict=True) if share]
-    return _predict_in_processes(task, metrics_dir, identity, shares)
+    return _predict_in_processes(task, identity, shares)
 
 
 def _predict_in_processes(
-    task: Prediction,
-    metrics_dir: Path | str,
-    identity: RunIdentity,
-    shares: Sequence[tuple[str, list[list[Recording]]]],
+    task: Prediction, identity: RunIdentity, shares: Sequence[tuple[str, list[list[Recording]]]]
 ) -> int:
-    Path(metrics_dir).mkdir(parents=True, exist_ok=True)
+    metrics_dir = task.setting.metrics_dir
+    metrics_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=metrics_dir, prefix=".shares-") as folder:
         threads = max(1, torch.get_num_threads() // len(shares))
         with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
@@ -182,12 +163,12 @@ def _predict_groups(
     task: Prediction, folder: Path | str, identity: RunIdentity, groups: Sequence[list[Recording]], device: str
 ) -> int:
     where = torch.device(device)
-    model = load_hawor(task.checkpoint).to(where)
-    models = HandModels.load(task.mano_dir)
+    model, setting = task.checkpoint.model.to(where), task.setting
+    models = HandModels.load(setting.mano_dir)
     with table_writer(folder, "predictions", identity) as writer:
         for group in groups:
             written = []
-            shards = open_recordings(task.shards_dir, group, task.views)
+            shards = open_recordings(setting.shards_dir, group, setting.views)
             wanted = np.flatnonzero(shards.column("valid"))
             for rows, annotations, hands in predict_rows(model, models, task, shards, where):
                 writer.write(hands.columns(annotations["sample_id"].to_pylist()))
@@ -221,7 +202,7 @@ def predict_rows(
     Raises:
         NumericalError: a value is not finite.
     """
-    rows, clips = load_rows(shards.table), covering_clips(shards.table, task.clip_length)
+    rows, clips = load_rows(shards.table), covering_clips(shards.table, task.checkpoint.clip_length)
     rows = changes.rows(rows) if changes.rows is not None else rows
     clips = changes.clips(clips) if changes.clips is not None else clips
     dataset = ClipDataset(shards, rows, clips, model.network.image_size)
@@ -240,15 +221,15 @@ def predict_rows(
 
 
 def _loader(dataset: ClipDataset, task: Prediction) -> DataLoader:
-    clips = max(1, task.frames_per_batch // task.clip_length)
+    clips = max(1, task.frames_per_batch // task.checkpoint.clip_length)
     batches = [list(range(first, min(first + clips, len(dataset)))) for first in range(0, len(dataset), clips)]
     return DataLoader(
         dataset,
         batch_size=None,
         sampler=batches,
         collate_fn=keep_batch,  # type: ignore[arg-type]
-        num_workers=task.num_workers,
-        multiprocessing_context="forkserver" if task.num_workers else None,
+        num_workers=task.devices.num_workers,
+        multiprocessing_context="forkserver" if task.devices.num_workers else None,
     )
 
 

@@ -61,7 +61,7 @@ def plan_recordings(
     subjects: Sequence[str] | None,
     views: Sequence[int] | None = None,
     consecutive_frames: int = 1,
-    leave_out: Collection[str] = (),
+    excluded: Collection[str] = (),
 ) -> list[Recording]:
     """The recordings that have rows to evaluate, in the order in which everything is written: subject, sequence.
 
@@ -70,7 +70,7 @@ def plan_recordings(
         subjects: whose; None takes all.
         views: pictures of which cameras; None takes all.
         consecutive_frames: valid frames in a row that some hand must have.
-        leave_out: sequences that do not count, as "subject/sequence".
+        excluded: sequences that do not count, as "subject/sequence".
 
     Raises:
         ConfigError: no shards there, or an unknown subject.
@@ -79,7 +79,7 @@ def plan_recordings(
     recordings, longest = [], 0
     for subject in sorted(set(converted_subjects(shards_dir) if subjects is None else subjects)):
         for sequence in _sequences_of(shards_dir, subject):
-            if f"{subject}/{sequence}" in leave_out:
+            if f"{subject}/{sequence}" in excluded:
                 continue
             table = open_shards(shards_dir, [subject], list(_PLAN_COLUMNS), [sequence]).table
             table = table.filter(pa.array(in_views(table, views)))

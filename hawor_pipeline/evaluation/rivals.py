@@ -1,12 +1,12 @@
-"""What a run is measured against besides the floors: its own predictions smoothed over time, and the champion.
+"""Rivals of a run besides the baselines: its own predictions smoothed over time, and the champion.
 
 - `smoothed`: the run's predictions under a constant-velocity smoother; a network over clips should not be worse.
 - `champion`: the champion's checkpoint on this version of the data, for the gate.
 
-Both lie beside the floors, as `baseline-<kind>-<dataset version>`; `checkpoint_sha256` says of which file.
+Their tables lie beside those of the baselines, as `baseline-<kind>-<dataset version>`, with their checkpoint's hash in
+`checkpoint_sha256`.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,15 @@ import pyarrow.parquet as pq
 
 from hawor_pipeline.errors import HaworError
 from hawor_pipeline.evaluation.compare import write_comparison
-from hawor_pipeline.evaluation.evaluate import (
-    MEASURED_TABLES,
-    Setting,
-    clip_length_of,
-    outputs_of,
-    stage_dir,
-    trained_sequences,
-)
+from hawor_pipeline.evaluation.evaluate import MEASURED_TABLES, outputs_of, predict_and_measure, stage_dir
 from hawor_pipeline.evaluation.evaluator import PredictionReader, evaluate_predictions, tracks_of
 from hawor_pipeline.evaluation.gate import find_champion, find_champion_tables
 from hawor_pipeline.evaluation.hands import read_truth
-from hawor_pipeline.evaluation.predict import Prediction, predict_checkpoint
-from hawor_pipeline.evaluation.protocols import DEFAULT_PROTOCOL, find_protocol
+from hawor_pipeline.evaluation.predict import Prediction
+from hawor_pipeline.evaluation.protocols import find_protocol
 from hawor_pipeline.evaluation.recordings import annotations_of, plan_recordings
 from hawor_pipeline.evaluation.registry import Champion, Registry
+from hawor_pipeline.evaluation.setting import Devices, Setting
 from hawor_pipeline.evaluation.smoothing import smooth
 from hawor_pipeline.evaluation.tables import (
     RunIdentity,
@@ -39,6 +33,7 @@ from hawor_pipeline.evaluation.tables import (
     read_table,
     table_writer,
 )
+from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file
 from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline.versions import EVALUATION_VERSION
@@ -51,17 +46,15 @@ def evaluate_rivals(
     setting: Setting,
     *,
     registry_dir: Path | str | None = None,
-    device: str = "auto",
-    devices: int = 1,
-    num_workers: int = 0,
+    devices: Devices = Devices(),  # noqa: B008 - frozen
 ) -> StageResult:
-    """Measure the rivals of an evaluated run, and publish the comparison of the run with them and with the floors.
+    """Measure the rivals of an evaluated run, and publish the comparison of the run with them and with the baselines.
 
     Args:
         run_id: evaluated on exactly this setting.
         setting: shards, hand models, tables, subjects and protocol.
         registry_dir: where the champion is looked up; None: there is none.
-        device, devices, num_workers: for the champion's predictions, where it has none on this data yet.
+        devices: devices that predict, where the champion has no tables on this data yet.
 
     Returns:
         `path` is `metrics_dir`; `info` has `run_ids` (by kind), `compared_with` (run_ids) and `champion_left_out`: why
@@ -72,13 +65,13 @@ def evaluate_rivals(
     """
     identity = read_identity(setting.metrics_dir, "samples", run_id)
     champion = _other_champion(registry_dir, identity)
-    floors = _floors(setting.metrics_dir, identity)
+    baselines = _baselines(setting.metrics_dir, identity)
     key = hash_json(
         {
             "run": [run_id, identity.columns()],
             "predictions": sha256_file(partition_file(setting.metrics_dir, "predictions", run_id)),
             "champion": champion.record.checkpoint_sha256 if champion else None,
-            "floors": {name: sha256_file(partition_file(setting.metrics_dir, "samples", name)) for name in floors},
+            "floors": {name: sha256_file(partition_file(setting.metrics_dir, "samples", name)) for name in baselines},
             "inputs": setting.hashes(),
             "evaluated": list(setting.subjects),
             "version": EVALUATION_VERSION,
@@ -93,22 +86,11 @@ def evaluate_rivals(
     left_out = ""
     if champion is not None and registry_dir is not None:
         try:
-            found = evaluate_champion(
-                Registry(registry_dir),
-                setting.shards_dir,
-                setting.mano_dir,
-                setting.metrics_dir,
-                dataset_version=setting.dataset_version,
-                subjects=setting.subjects,
-                protocol=setting.protocol,
-                device=device,
-                devices=devices,
-                num_workers=num_workers,
-            )
+            found = evaluate_champion(Registry(registry_dir), setting, devices)
             run_ids |= {"champion": found} if found else {}
         except HaworError as error:  # a champion that cannot be run is no reason to lose the evaluation of this run
             left_out = str(error)
-    others = [*floors, *run_ids.values()]
+    others = [*baselines, *run_ids.values()]
     write_comparison(setting.metrics_dir, run_id, others)
     info = {"run_ids": run_ids, "compared_with": others, "champion_left_out": left_out}
     outputs = outputs_of(stage, setting.metrics_dir, run_id, ["comparison"])
@@ -119,77 +101,54 @@ def evaluate_rivals(
 
 
 def evaluate_smoothed(run_id: str, setting: Setting) -> str:
-    """Smooth a run's predictions and measure them; returns the run_id of the tables."""
+    """Smooth a run's predictions and measure them; return the run_id of the tables."""
     protocol = find_protocol(setting.protocol)
     identity = read_identity(setting.metrics_dir, "predictions", run_id)
     about = (identity.protocol, identity.dataset_version, identity.source, identity.checkpoint_sha256)
     rival = RunIdentity(baseline_run_id("smoothed", setting.dataset_version), *about)
     models = HandModels.load(setting.mano_dir)
     predictions = PredictionReader(setting.metrics_dir, run_id)
-    left_out = _left_out(setting, run_id)
-    recordings = plan_recordings(setting.shards_dir, setting.subjects, protocol.views, leave_out=left_out)
+    excluded = _excluded(setting, run_id)
+    recordings = plan_recordings(setting.shards_dir, setting.subjects, protocol.views, excluded=excluded)
     with table_writer(setting.metrics_dir, "predictions", rival) as writer:
         for annotations in annotations_of(setting.shards_dir, recordings, protocol.views):
-            said = predictions.take(annotations["sample_id"])
-            hands = smooth(models, read_truth(annotations), said, tracks_of(annotations))
+            predicted = predictions.take(annotations["sample_id"])
+            hands = smooth(models, read_truth(annotations), predicted, tracks_of(annotations))
             writer.write(hands.columns(annotations["sample_id"].to_pylist()))
         predictions.expect_end()
-    evaluate_predictions(setting.shards_dir, setting.mano_dir, setting.metrics_dir, rival, setting.subjects, left_out)
+    evaluate_predictions(setting.shards_dir, setting.mano_dir, setting.metrics_dir, rival, setting.subjects, excluded)
     return rival.run_id
 
 
-def evaluate_champion(
-    registry: Registry,
-    shards_dir: Path | str,
-    mano_dir: Path | str,
-    metrics_dir: Path | str,
-    *,
-    dataset_version: str,
-    subjects: Sequence[str],
-    protocol: str = DEFAULT_PROTOCOL,
-    device: str = "auto",
-    devices: int = 1,
-    num_workers: int = 0,
-) -> str | None:
-    """Make sure that the champion has tables on these samples; returns their run_id, or None without a champion.
+def evaluate_champion(registry: Registry, setting: Setting, devices: Devices = Devices()) -> str | None:  # noqa: B008
+    """Make sure that the champion has tables on these samples; return their run_id, or None without a champion.
 
     Args:
-        registry: where the champion and its checkpoint are.
-        shards_dir, mano_dir, metrics_dir, dataset_version, subjects, protocol: as in `evaluate.evaluate_checkpoint`.
-        device, devices, num_workers: for its predictions, where it has none on this data yet.
+        registry: champion and its checkpoint.
+        setting: data, tables and protocol.
+        devices: devices that predict, where the champion has no tables on this data yet.
 
     Raises:
         ConfigError: the champion was trained on a subject that is evaluated.
-        DataError: its checkpoint is gone from the registry.
+        DataError: its checkpoint is missing from the registry.
     """
-    setting = Setting.of(shards_dir, mano_dir, metrics_dir, dataset_version, subjects, protocol)
-    rules, source = setting.check()
-    champion = find_champion(registry, protocol, dataset_version, source)
+    _, source = setting.check()
+    champion = find_champion(registry, setting.protocol, setting.dataset_version, source)
     if champion is None:
         return None
-    found = find_champion_tables(setting.metrics_dir, champion, protocol, dataset_version)
+    found = find_champion_tables(setting.metrics_dir, champion, setting.protocol, setting.dataset_version)
     if found is not None:
         return found
-    checkpoint = registry.checkpoint(champion)
-    left_out = trained_sequences(checkpoint, setting.subjects)
-    run_id = baseline_run_id("champion", dataset_version)
-    identity = RunIdentity(run_id, protocol, dataset_version, source, champion.record.checkpoint_sha256)
-    task = Prediction(
-        checkpoint,
-        setting.shards_dir,
-        setting.mano_dir,
-        clip_length=clip_length_of(checkpoint),
-        views=rules.views,
-        num_workers=num_workers,
-        leave_out=left_out,
-    )
-    predict_checkpoint(task, metrics_dir, identity, subjects=setting.subjects, device=device, devices=devices)
-    evaluate_predictions(shards_dir, mano_dir, metrics_dir, identity, setting.subjects, left_out)
+    digest = champion.record.checkpoint_sha256  # of the file, which the registry has just compared with it
+    checkpoint = open_checkpoint(registry.checkpoint(champion), digest)
+    run_id = baseline_run_id("champion", setting.dataset_version)
+    identity = RunIdentity(run_id, setting.protocol, setting.dataset_version, source, digest)
+    predict_and_measure(Prediction(checkpoint, setting.unseen_by(checkpoint), devices), identity)
     return run_id
 
 
 def _other_champion(registry_dir: Path | str | None, identity: RunIdentity) -> Champion | None:
-    """The champion that the run is to be compared with; None where there is none, or it is the run itself."""
+    """Find the champion to compare with; None where there is none, or it is the run itself."""
     if registry_dir is None:
         return None
     champion = find_champion(Registry(registry_dir), identity.protocol, identity.dataset_version, identity.source)
@@ -197,8 +156,8 @@ def _other_champion(registry_dir: Path | str | None, identity: RunIdentity) -> C
     return None if is_same else champion
 
 
-def _left_out(setting: Setting, run_id: str) -> list[str]:
-    """Sequences of the setting that the run was not evaluated on, because it had been trained on them."""
+def _excluded(setting: Setting, run_id: str) -> list[str]:
+    """List the sequences that the run was not evaluated on, because it had been trained on them."""
     samples = read_table(setting.metrics_dir, "samples", run_id, ["subject", "sequence"])
     pairs = samples.group_by(["subject", "sequence"]).aggregate([]).to_pylist()
     measured = {f"{row['subject']}/{row['sequence']}" for row in pairs}
@@ -207,8 +166,8 @@ def _left_out(setting: Setting, run_id: str) -> list[str]:
     return [name for r in planned if (name := f"{r.subject}/{r.sequence}") not in measured]
 
 
-def _floors(metrics_dir: Path, identity: RunIdentity) -> list[str]:
-    """Run_ids of the floors on the same samples by the same protocol; floors have no checkpoint."""
+def _baselines(metrics_dir: Path, identity: RunIdentity) -> list[str]:
+    """List the baselines on the same samples by the same protocol; they have no checkpoint."""
     rows = _row_count(metrics_dir, identity.run_id)
     ending = f"-{identity.dataset_version}"
     made_here = {baseline_run_id(kind, identity.dataset_version) for kind in KINDS}
@@ -224,7 +183,7 @@ def _row_count(metrics_dir: Path, run_id: str) -> int:
 
 
 def _still_of(metrics_dir: Path, run_ids: dict[str, str], identity: RunIdentity, champion: Champion | None) -> bool:
-    """Whether the rivals' tables, which another run may have replaced, are still those of this run."""
+    """Test if the rivals' tables, which another run may have replaced, are still those of this run."""
     expected: dict[str, Any] = {"smoothed": identity.checkpoint_sha256}
     if champion is not None:
         expected["champion"] = champion.record.checkpoint_sha256

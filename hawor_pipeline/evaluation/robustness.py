@@ -4,9 +4,7 @@ The network really runs on every degraded crop; nothing is modelled. A subset of
 level, and `none` is measured on it too, so that every ratio is between equals.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +17,6 @@ from hawor_pipeline.evaluation.recordings import Recording, open_recordings, pla
 from hawor_pipeline.evaluation.summary import Summary
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer, to_numpy
 from hawor_pipeline.loading.clips import Clips
-from hawor_pipeline.models.checkpoints import load_hawor
 from hawor_pipeline.sources.hand_models import HandModels
 
 METRICS = ("mpjpe_mm", "pa_mpjpe_mm", "mpjpe_crop_px", "pck_3d_15mm", "pck_2d_10px", "box_iou", "detected")
@@ -40,33 +37,23 @@ class _EveryNth:
         return clips.take(kept)
 
 
-def write_robustness(
-    task: Prediction,
-    metrics_dir: Path | str,
-    identity: RunIdentity,
-    subjects: Sequence[str] | None,
-    device: str,
-    samples: int,
-) -> int:
-    """Publish the robustness table of a run; returns its rows.
+def write_robustness(task: Prediction, identity: RunIdentity, samples: int) -> int:
+    """Publish the robustness table of a run; return its number of rows.
 
     Args:
-        task: the checkpoint, and how it is run.
-        metrics_dir: where the table goes, under `robustness/run_id=...`.
+        task: checkpoint, data and the device.
         identity: the run.
-        subjects: whose rows; None takes all.
-        device: as in `predict_checkpoint`.
-        samples: about how many samples to measure at each level; clips are taken at equal distances over everything.
+        samples: about this many samples are measured at each level; clips are taken at equal distances over everything.
     """
-    where = choose_device(device)
-    model, models = load_hawor(task.checkpoint).to(where), HandModels.load(task.mano_dir)
-    recordings = plan_recordings(task.shards_dir, subjects, task.views, leave_out=task.leave_out)
+    setting, where = task.setting, choose_device(task.devices.device)
+    model, models = task.checkpoint.model.to(where), HandModels.load(setting.mano_dir)
+    recordings = plan_recordings(setting.shards_dir, setting.subjects, setting.views, excluded=setting.excluded)
     step = max(1, sum(recording.counted for recording in recordings) // max(samples, 1))
     mirror = find_protocol(identity.protocol).mirror_allowed
     curves: dict[Degradation, Summary] = {degradation: Summary() for degradation in all_degradations()}
     counters = {degradation: _EveryNth(step) for degradation in curves}
     for recording in recordings:
-        shards = open_recordings(task.shards_dir, [recording], task.views)
+        shards = open_recordings(setting.shards_dir, [recording], setting.views)
         for degradation, summary in curves.items():
             changes = _changes(degradation, recording, counters[degradation])
             parts, sides = [], []
@@ -78,7 +65,7 @@ def write_robustness(
             if parts:
                 metrics = {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
                 summary.add_sequence(metrics, {"side": np.concatenate(sides)})
-    with table_writer(metrics_dir, "robustness", identity) as writer:
+    with table_writer(setting.metrics_dir, "robustness", identity) as writer:
         for degradation, summary in curves.items():
             writer.write(_rows(degradation, summary))
         return writer.rows

@@ -14,12 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hawor_pipeline.evaluation.tables import RunIdentity, partition_dir, read_table
+from hawor_pipeline.evaluation.evaluate import stage_dir
+from hawor_pipeline.evaluation.setting import Setting
+from hawor_pipeline.evaluation.tables import partition_dir, partition_file, read_table
 from hawor_pipeline.inspection.drawing import OTHER_RGB, PREDICTED_RGB, TRUE_RGB, jpeg, resized, side_by_side
 from hawor_pipeline.inspection.hand_images import PANEL_PX, SampleHand, predictions_of, stored_samples
 from hawor_pipeline.locate import hand_models_of
-from hawor_pipeline.provenance import staging_dir
+from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
 from hawor_pipeline.sources.hand_models import HandModels
+from hawor_pipeline.versions import GALLERY_VERSION
 
 GALLERY_FILE = "gallery.json"
 RANKS = ("best", "median", "worst")
@@ -63,23 +66,51 @@ def _first_of_each_track(rows: np.ndarray, samples: pa.Table, count: int) -> np.
     return np.array(list(chosen.values()), np.int64)
 
 
-def write_gallery(
-    shards_dir: Path | str,
-    mano_dir: Path | str,
-    metrics_dir: Path | str,
-    identity: RunIdentity,
-    per_rank: int = 4,
-) -> Path:
-    """Publish images and `gallery.json` of a run under `gallery/run_id=...`, and return that folder."""
-    samples = read_table(metrics_dir, "samples", identity.run_id, _COLUMNS)
+def ensure_gallery(setting: Setting, run_id: str) -> StageResult:
+    """Publish the gallery of an evaluated run under `gallery/run_id=...`, or reuse it where it is complete.
+
+    Args:
+        setting: of the evaluation.
+        run_id: the evaluated run.
+
+    Returns:
+        `path` is the folder; `info` has the sha256 of each file. A gallery with changed or missing files is made again.
+
+    Raises:
+        DataError: the run was not evaluated.
+    """
+    tables = ("samples", "predictions")
+    rows = {table: partition_file(setting.metrics_dir, table, run_id) for table in tables}
+    hashes = {table: sha256_file(file) for table, file in rows.items() if file.is_file()}
+    key = hash_json({"tables": hashes, "inputs": setting.hashes(), "version": GALLERY_VERSION})
+    stage, folder = (
+        stage_dir(setting.metrics_dir, f"gallery-{run_id}"),
+        partition_dir(setting.metrics_dir, "gallery", run_id),
+    )
+    info, why = find_done(stage, key)
+    if info is not None and info["files"] == _file_hashes(folder):
+        return StageResult(folder, True, why, key, info)
+    if info is not None:
+        why = "the earlier gallery was changed or is incomplete"
+    _write_gallery(setting, run_id, folder)
+    info = {"files": _file_hashes(folder)}
+    mark_done(stage, key, info)
+    return StageResult(folder, False, why, key, info)
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    return {file.name: sha256_file(file) for file in sorted(folder.glob("*")) if file.is_file()}
+
+
+def _write_gallery(setting: Setting, run_id: str, folder: Path, per_rank: int = 4) -> None:
+    samples = read_table(setting.metrics_dir, "samples", run_id, _COLUMNS)
     samples = samples.filter(pc.is_valid(samples["mpjpe_mm"]))
     picks = pick_samples(samples, per_rank)
     names = _names(samples, picks)
-    stored = stored_samples(shards_dir, names)
-    predictions = predictions_of(metrics_dir, identity.run_id, names)
-    models = HandModels.load(hand_models_of(shards_dir, mano_dir))
+    stored = stored_samples(setting.shards_dir, names)
+    predictions = predictions_of(setting.metrics_dir, run_id, names)
+    models = HandModels.load(hand_models_of(setting.shards_dir, setting.mano_dir))
     items, meshes = [], []
-    folder = partition_dir(metrics_dir, "gallery", identity.run_id)
     with staging_dir(folder) as staged:
         for rank, rows in picks.items():
             for number, row in enumerate(rows, 1):
@@ -96,7 +127,6 @@ def write_gallery(
                     meshes.append({**about, **hand.meshes_mm()})
         content = {"items": items, "meshes": meshes, "faces": models.faces.tolist()}
         (staged / GALLERY_FILE).write_text(json.dumps(content, separators=(",", ":")))
-    return folder
 
 
 def pair_images(

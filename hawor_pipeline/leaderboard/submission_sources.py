@@ -9,14 +9,13 @@ import torch
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.evaluation.evaluate import clip_length_of
 from hawor_pipeline.evaluation.hands import PredictedHands, read_predictions
 from hawor_pipeline.evaluation.predict import choose_device
 from hawor_pipeline.evaluation.tables import read_identity, read_table
 from hawor_pipeline.leaderboard.submission import FIRST_FRAME, UploadInfo, ViewPredictions, task_views, write_upload
 from hawor_pipeline.leaderboard.submission_check import Expectation, check_upload
 from hawor_pipeline.locate import check_hand_models, find_hand_models, find_raw_root
-from hawor_pipeline.models.checkpoints import load_hawor
+from hawor_pipeline.models.checkpoints import OpenedCheckpoint, open_checkpoint
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.prediction.boxed_frames import FrameCamera, cut_frames, predict_boxed
 from hawor_pipeline.prediction.boxes import HandBox, read_boxes
@@ -48,9 +47,8 @@ class UploadRequest:
 class BoxedNetwork:
     """A network for images with bounding boxes."""
 
-    checkpoint: Path | str
+    checkpoint: OpenedCheckpoint
     models: HandModels
-    clip_length: int  # frames that the network sees together, as it was trained
     device: str = "auto"
     settings: ConversionConfig = field(default_factory=ConversionConfig)  # that the network was trained on
 
@@ -84,10 +82,8 @@ def export_upload(request: UploadRequest) -> tuple[UploadInfo, list[str]]:
         assert request.checkpoint is not None
         if request.boxes is None:
             raise ConfigError("--checkpoint needs --boxes FILE.csv: without ground truth, hands need bounding boxes.")
-        if not request.checkpoint.is_file():
-            raise ConfigError(f"checkpoint {request.checkpoint} does not exist; give the file that training wrote.")
-        boxes, clip_length = read_boxes(request.boxes), clip_length_of(request.checkpoint)
-        network = BoxedNetwork(request.checkpoint, models, clip_length, request.device)
+        boxes, checkpoint = read_boxes(request.boxes), open_checkpoint(request.checkpoint)
+        network = BoxedNetwork(checkpoint, models, request.device)
         predictions = from_boxes(network, root, boxes, sequences, views, ego_camera=request.ego_camera)
     hold = request.hold_missing
     info = write_upload(request.output, request.task, request.split, predictions, models, hold_missing=hold)
@@ -176,7 +172,7 @@ def from_boxes(
         DataError: an image is damaged.
     """
     device = choose_device(network.device)
-    model = load_hawor(network.checkpoint).to(device)
+    model = network.checkpoint.model.to(device)
     cameras = {
         (subject, view): _camera(root, subject, view, ego_camera)
         for subject in sorted({name.split("/")[0] for name in sequences})
@@ -191,7 +187,9 @@ def from_boxes(
                 raise ConfigError(f"no full frames of {sequence}, view {view}, in {root.path}/images; unpack them.")
             own, place = _boxes_of(boxes, f"{sequence}/{view}/"), (subject, name, view)
             frames = cut_frames(place, images, own, cameras[subject, view], network.settings)
-            hands = predict_boxed(model, frames, network.models, clip_length=network.clip_length, device=device)
+            hands = predict_boxed(
+                model, frames, network.models, clip_length=network.checkpoint.clip_length, device=device
+            )
             sides = np.array(frames.table["side"].to_pylist())
             yield from _view_predictions(place, frames.table["frame"].to_numpy(), sides, hands, max(images))
 

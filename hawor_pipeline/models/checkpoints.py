@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from hawor_pipeline.config import TrainingConfig
-from hawor_pipeline.errors import CheckpointError
+from hawor_pipeline.errors import CheckpointError, ConfigError
 from hawor_pipeline.models.backbone import SIZES
 from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
 from hawor_pipeline.models.mano_head import HEAD_DIM
 from hawor_pipeline.models.weight_files import BACKBONE_ONLY, WeightFile, read_weights
+from hawor_pipeline.provenance import sha256_file
 
 PARTS = ("backbone", "st_module", "motion_module", "mano_head")
 TOKENS_PER_SQUARE = 1024 / 3  # image_size^2 per token: 16 px patches over a window with 3/4 of the crop's width
+DEFAULT_CLIP_LENGTH = 16  # of files that record none
 
 
 @dataclass(slots=True)
@@ -114,6 +116,52 @@ def match_keys(model: HaworModel, file: WeightFile) -> KeyReport:
     return report
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedCheckpoint:
+    """A checkpoint whose file was opened once; a copy in another process opens it again.
+
+    Attributes:
+        path: the file.
+        sha256: of its bytes.
+        model: the network in eval mode. Its weights are memory-mapped until they are moved to an accelerator.
+        clip_length: number of frames that the network saw together in training.
+        trained_on: subjects, or "subject/sequence" names, that it was trained on, where the file records them.
+    """
+
+    path: Path
+    sha256: str
+    model: HaworModel
+    clip_length: int
+    trained_on: tuple[str, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_checkpoint, (self.path, self.sha256)
+
+
+def open_checkpoint(path: str | Path, sha256: str | None = None) -> OpenedCheckpoint:
+    """Open a checkpoint for evaluation or prediction. Its optimiser is not read.
+
+    Args:
+        path: of this project, or in HaWoR's naming.
+        sha256: of the file, where it is known; computed by default.
+
+    Raises:
+        ConfigError: the file does not exist.
+        CheckpointError: it cannot be read safely, its weights do not fit, or its clip length is not a number of frames.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"checkpoint {path} does not exist; give the file that training wrote.")
+    file = read_weights(path)
+    parameters, split = file.training.get("hyper_parameters"), file.training.get("split")
+    config = parameters.get("config") if isinstance(parameters, dict) else None
+    length = config.get("clip_length", DEFAULT_CLIP_LENGTH) if isinstance(config, dict) else DEFAULT_CLIP_LENGTH
+    if not isinstance(length, int) or length < 1:
+        raise CheckpointError(f"{path}: clip_length is {length!r}, expected a positive number of frames.")
+    trained_on = tuple(str(name) for name in (split.get("training", ()) if isinstance(split, dict) else ()))
+    return OpenedCheckpoint(path, sha256 or sha256_file(path), _network_of(path, file), length, trained_on)
+
+
 def load_hawor(path: str | Path) -> HaworModel:
     """Load a network from a checkpoint of this project or in HaWoR's naming (with or without `mano.*`).
 
@@ -124,7 +172,10 @@ def load_hawor(path: str | Path) -> HaworModel:
         ConfigError: the file is missing.
         CheckpointError: it cannot be read safely, or its weights do not fit exactly.
     """
-    file = read_weights(path)
+    return _network_of(path, read_weights(path))
+
+
+def _network_of(path: str | Path, file: WeightFile) -> HaworModel:
     if file.kind in BACKBONE_ONLY:
         raise CheckpointError(
             f"{path}: a {file.kind} file, of which this network can use the backbone only; found no mano_head, "

@@ -10,7 +10,7 @@ Belongs here: one file and its names. Does not: the match of weights and network
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,11 +49,13 @@ class WeightFile:
         kind: project of the file.
         tensors: all its tensors; those that are no part of our network keep their names.
         network: sizes recorded in a file of this project; None: to be inferred from the shapes.
+        training: what a training run of this project recorded about itself (`hyper_parameters`, `split`).
     """
 
     kind: Kind
     tensors: dict[str, Tensor]
     network: NetworkConfig | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def is_ignored(self, name: str) -> bool:
         """Test if a name is a known entry without a weight of this network."""
@@ -76,7 +78,7 @@ def read_weights(path: str | Path) -> WeightFile:
         if not isinstance(state, Mapping):
             raise CheckpointError(f"{path}: its state_dict is a {type(state).__name__}, expected a mapping of tensors")
         if isinstance(loaded.get("network"), Mapping):  # of a training run of this project
-            return _own_run(path, state, loaded["network"])
+            return _own_run(path, state, loaded)
     tensors = to_ours({_plain_name(name): value for name, value in state.items() if isinstance(value, Tensor)})
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors; expected a state_dict of a HaWoR network")
@@ -86,9 +88,10 @@ def read_weights(path: str | Path) -> WeightFile:
     return WeightFile(_recognise(path, tensors), tensors)
 
 
-def _own_run(path: Path, state: Mapping[str, Any], network: Mapping[str, Any]) -> WeightFile:
+def _own_run(path: Path, state: Mapping[str, Any], loaded: Mapping[str, Any]) -> WeightFile:
     own = {name.removeprefix(OWN_PREFIX): value for name, value in state.items() if name.startswith(OWN_PREFIX)}
-    return WeightFile("own", own, _network(path, network))
+    training = {name: loaded[name] for name in ("hyper_parameters", "split") if name in loaded}
+    return WeightFile("own", own, _network(path, loaded["network"]), training)
 
 
 def _network(path: Path, values: Mapping[str, Any]) -> NetworkConfig:

@@ -14,7 +14,6 @@ import torch
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.core.rotations import rotmat_to_axis_angle
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.evaluation.evaluate import clip_length_of
 from hawor_pipeline.evaluation.hands import PredictedHands, predicted_mesh
 from hawor_pipeline.evaluation.predict import choose_device
 from hawor_pipeline.inspection.drawing import (
@@ -26,11 +25,11 @@ from hawor_pipeline.inspection.drawing import (
     resized,
 )
 from hawor_pipeline.inspection.mp4 import write_mp4
-from hawor_pipeline.models.checkpoints import load_hawor
+from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.prediction.boxed_frames import BoxedFrames, FrameCamera, cut_images, predict_boxed
 from hawor_pipeline.prediction.boxes import HandBox, read_boxes
 from hawor_pipeline.prediction.footage import Footage, require_known_images
-from hawor_pipeline.provenance import sha256_file, staging_dir
+from hawor_pipeline.provenance import staging_dir
 from hawor_pipeline.sources.hand_models import HandModels
 
 HANDS_FILE = "hands.parquet"
@@ -86,7 +85,8 @@ def predict_footage(
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} exists and is not empty; choose another output folder, or remove it")
     where = choose_device(device)
-    model = load_hawor(checkpoint).to(where)
+    opened = open_checkpoint(checkpoint)
+    model = opened.model.to(where)
     models = HandModels.load(mano_dir)
     footage = Footage(Path(source))
     named = read_boxes(boxes_file)
@@ -99,9 +99,9 @@ def predict_footage(
     settings = ConversionConfig(target_resolution=(side_px, side_px))
     images = ((frame.number, frame.image) for frame in footage.frames())
     rows = cut_images(PLACE, images, boxes, _camera(height, width, focal), settings)
-    hands = predict_boxed(model, rows, models, clip_length=clip_length_of(checkpoint), device=where)
+    hands = predict_boxed(model, rows, models, clip_length=opened.clip_length, device=where)
     with staging_dir(folder) as staged:
-        facts = {"checkpoint_sha256": sha256_file(checkpoint), "focal_px": str(focal)}
+        facts = {"checkpoint_sha256": opened.sha256, "focal_px": str(focal)}
         _write_table(staged / HANDS_FILE, rows, hands, names, facts)
         vertices = _write_meshes(staged / MESH_DIR, rows, hands, models)
         video = _video(footage, rows, vertices, models, _camera(height, width, focal))

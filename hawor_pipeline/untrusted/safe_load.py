@@ -131,6 +131,9 @@ def load_npz(path: str | Path) -> dict[str, np.ndarray]:
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read one torch checkpoint onto the CPU: tensors, numbers, text and plain containers only.
 
+    Tensors are memory-mapped, so those that nobody uses (an optimiser's) are never read. The file may be replaced by a
+    rename while they are in use, but not be overwritten in place.
+
     Args:
         path: The file.
 
@@ -147,7 +150,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: no such checkpoint; give the path of a .ckpt file.")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        # only zip archives, which torch writes since 1.6, can be mapped
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # zip, pickle and storage errors have no common base
         # torch has no attribute for the refused name, only these two wordings
         named = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"Can only build.*?`?([\w.]+)`?", str(error))

@@ -1,4 +1,4 @@
-"""A project folder after one evaluation with everything: floors, a run, its curves, its rivals and its robustness."""
+"""A project folder after a whole evaluation: baselines, a run, its curves, its rivals and its robustness."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hawor_pipeline.evaluation.evaluate import Setting, evaluate_baselines, evaluate_checkpoint
+from hawor_pipeline.evaluation.evaluate import evaluate_baselines, evaluate_checkpoint
 from hawor_pipeline.evaluation.rivals import evaluate_rivals
+from hawor_pipeline.evaluation.setting import Devices, Setting
+from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.provenance import StageResult
 
 RUN, VERSION = "random", "v1"
@@ -20,7 +22,7 @@ class Analysed:
     root: Path
     checkpoint: Path
     setting: Setting
-    floors: StageResult
+    baselines: StageResult
     run: StageResult
     rivals: StageResult
 
@@ -35,18 +37,15 @@ def analyse(root: Path, checkpoint: Path, shards: Path, mano_dir: Path) -> Analy
     curves = {"step": [1, 2] * 2, "epoch": [0] * 4, "split": ["train"] * 4, "metric": ["loss/BETAS"] * 2 + ["rate"] * 2}
     pq.write_table(pa.table({**curves, "value": [2.0, 1.0, 5.0, 6.0]}), root / "training.parquet")
     setting = Setting.of(shards, mano_dir, root / "data" / "metrics", VERSION, ["s05"])
-    about = {"dataset_version": VERSION, "subjects": ["s05"]}
-    where = (shards, mano_dir, setting.metrics_dir)
-    floors = evaluate_baselines(*where, **about, training_subjects=["s01", "s03"])
+    baselines = evaluate_baselines(setting, ["s01", "s03"])
     run = evaluate_checkpoint(
-        checkpoint,
-        *where,
-        **about,
-        run_id=RUN,
-        device="cpu",
+        open_checkpoint(checkpoint),
+        setting,
+        RUN,
+        devices=Devices("cpu"),
         training_table=root / "training.parquet",
         robustness_samples=20,
         registry_dir=root / "registry",
     )
-    rivals = evaluate_rivals(RUN, setting, registry_dir=root / "registry", device="cpu")
-    return Analysed(root, checkpoint, setting, floors, run, rivals)
+    rivals = evaluate_rivals(RUN, setting, registry_dir=root / "registry", devices=Devices("cpu"))
+    return Analysed(root, checkpoint, setting, baselines, run, rivals)

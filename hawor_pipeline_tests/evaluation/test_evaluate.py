@@ -1,6 +1,5 @@
 """From shards and a checkpoint to published tables: complete, repeatable, reused, and clear about what is wrong."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -14,10 +13,13 @@ from hawor_pipeline.conversion.convert import convert_subjects
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError, NumericalError
 from hawor_pipeline.evaluation import evaluate, evaluator, tables
 from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
+from hawor_pipeline.evaluation.setting import Devices, Setting
+from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.sample import SampleSpec, ensure_sample
 from hawor_pipeline.shards.store import open_shards
 
 SUBJECTS = ["s05"]
+CPU = Devices("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +29,12 @@ def metrics_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evaluated(sample_shards: Path, mano_dir: Path, checkpoint: Path, metrics_dir: Path):
-    def run(**changes):
-        settings = {"run_id": "random", "dataset_version": "v1", "subjects": SUBJECTS, "device": "cpu", **changes}
-        return evaluate.evaluate_checkpoint(checkpoint, sample_shards, mano_dir, metrics_dir, **settings)
+    opened = open_checkpoint(checkpoint)
+
+    def run(run_id: str = "random", devices: Devices = CPU, **changes):
+        about = {"dataset_version": "v1", "subjects": SUBJECTS, **changes}
+        setting = Setting.of(sample_shards, mano_dir, metrics_dir, **about)
+        return evaluate.evaluate_checkpoint(opened, setting, run_id, devices=devices)
 
     result = run()
     assert not result.reused
@@ -37,16 +42,11 @@ def evaluated(sample_shards: Path, mano_dir: Path, checkpoint: Path, metrics_dir
 
 
 @pytest.fixture(scope="module")
-def floors(sample_shards: Path, mano_dir: Path, metrics_dir: Path):
+def baselines(sample_shards: Path, mano_dir: Path, metrics_dir: Path):
+    setting = Setting.of(sample_shards, mano_dir, metrics_dir, "v1", SUBJECTS)
+
     def run():
-        return evaluate.evaluate_baselines(
-            sample_shards,
-            mano_dir,
-            metrics_dir,
-            dataset_version="v1",
-            training_subjects=["s01", "s03"],
-            subjects=SUBJECTS,
-        )
+        return evaluate.evaluate_baselines(setting, ["s01", "s03"])
 
     run()
     return run
@@ -145,58 +145,43 @@ def right_joints(shards: Path, subject: str) -> tuple[np.ndarray, np.ndarray]:
     return joints - joints[:, :1], table["is_right"].to_numpy()
 
 
-def test_mean_pose_is_one_constant_of_the_training_samples(floors, sample_shards: Path, metrics_dir: Path) -> None:
+def test_mean_pose_is_one_constant_of_the_training_samples(baselines, sample_shards: Path, metrics_dir: Path) -> None:
     flip = np.array([-1.0, 1.0, 1.0])
     training, is_right = right_joints(sample_shards, "s01")
     mean = np.where(is_right[:, None, None], training, training * flip).mean(0)
     target, is_right = right_joints(sample_shards, "s05")
     said = np.where(is_right[:, None, None], mean, mean * flip)
     expected = 1000 * np.linalg.norm(said - target, axis=-1).mean()
-    assert floors().info["metrics"]["mean_pose"]["mpjpe_mm"] == pytest.approx(expected, rel=1e-5)
+    assert baselines().info["metrics"]["mean_pose"]["mpjpe_mm"] == pytest.approx(expected, rel=1e-5)
     table = tables.read_table(metrics_dir, "predictions", "baseline-mean_pose-v1")
     assert np.allclose(tables.to_numpy(table["joints_cam_m"], (21, 3)), said, atol=1e-6)
     assert table["rotmats"].null_count == table["translation_m"].null_count == table.num_rows
 
 
-def test_floors_are_measured_on_the_same_samples(floors, evaluated, metrics_dir: Path) -> None:
+def test_baselines_are_measured_on_the_same_samples(baselines, evaluated, metrics_dir: Path) -> None:
     ours = tables.read_table(metrics_dir, "samples", "random", ["sample_id"])
-    info = floors().info
+    info = baselines().info
     for run_id in info["run_ids"].values():
         assert tables.read_table(metrics_dir, "samples", run_id, ["sample_id"]).equals(ours)
     assert "mpvpe_mm" in info["metrics"]["mean_rotations"]
     assert "mpvpe_mm" not in info["metrics"]["mean_pose"]
     assert info["metrics"]["subject_mean"]["mpjpe_mm"] < info["metrics"]["mean_pose"]["mpjpe_mm"]
-    assert floors().reused
+    assert baselines().reused
 
 
-def test_gallery_shows_best_median_and_worst(evaluated, metrics_dir: Path) -> None:
-    evaluated()
-    folder = tables.partition_dir(metrics_dir, "gallery", "random")
-    content = json.loads((folder / "gallery.json").read_text())
-    errors = tables.read_table(metrics_dir, "samples", "random")["mpjpe_mm"].to_numpy()
-    first = {item["rank"]: item["mpjpe_mm"] for item in reversed(content["items"])}
-    assert (first["best"], first["worst"]) == (errors.min(), errors.max())
-    assert abs((errors < first["median"]).mean() - 0.5) < 0.03
-    assert all((folder / item["picture"]).stat().st_size > 2000 for item in content["items"])
-    assert len(content["meshes"]) == 3
-    assert np.array(content["meshes"][0]["predicted_mm"]).shape == (778, 3)
-
-
-def test_what_is_wrong_is_said_before_any_work(evaluated, tmp_path: Path, sample_shards: Path, mano_dir: Path) -> None:
+def test_what_is_wrong_is_said_before_any_work(evaluated, tmp_path: Path) -> None:
     for change, message in (
         ({"protocol": "arctic-p1-vall"}, "Did you mean 'arctic-p1-val'"),
         ({"subjects": ["s07"]}, "no shards of s07"),
-        ({"device": "cuda:99"}, "cannot be used"),
+        ({"devices": Devices("cuda:99")}, "cannot be used"),
     ):
         with pytest.raises(ConfigError, match=message):
             evaluated(**change)
-    settings = {"run_id": "x", "dataset_version": "v1", "subjects": SUBJECTS}
     with pytest.raises(ConfigError, match="does not exist"):
-        evaluate.evaluate_checkpoint(tmp_path / "no.ckpt", sample_shards, mano_dir, tmp_path / "m", **settings)
+        open_checkpoint(tmp_path / "no.ckpt")
     (tmp_path / "bad.ckpt").write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError):
-        evaluate.evaluate_checkpoint(tmp_path / "bad.ckpt", sample_shards, mano_dir, tmp_path / "m", **settings)
-    assert not (tmp_path / "m" / "predictions").exists()
+        open_checkpoint(tmp_path / "bad.ckpt")
 
 
 def test_withheld_subject_has_nothing_to_evaluate(evaluated) -> None:
@@ -211,9 +196,9 @@ def test_output_that_is_not_finite_is_an_error(
     name = next(n for n in content["state_dict"] if n.endswith("camera_output.bias"))
     content["state_dict"][name].fill_(torch.nan)
     torch.save(content, tmp_path / "nan.ckpt")
-    settings = {"run_id": "nan", "dataset_version": "v1", "subjects": SUBJECTS, "device": "cpu"}
+    setting = Setting.of(sample_shards, mano_dir, tmp_path / "m", "v1", SUBJECTS)
     with pytest.raises(NumericalError, match="not finite"):
-        evaluate.evaluate_checkpoint(tmp_path / "nan.ckpt", sample_shards, mano_dir, tmp_path / "m", **settings)
+        evaluate.evaluate_checkpoint(open_checkpoint(tmp_path / "nan.ckpt"), setting, "nan", devices=CPU)
     assert not list((tmp_path / "m").glob("*/run_id=*"))
 
 

@@ -14,15 +14,19 @@ from hawor_pipeline.core.camera import transform_points
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError
 from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS
-from hawor_pipeline.evaluation.evaluate import Setting, evaluate_checkpoint
+from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
 from hawor_pipeline.evaluation.evaluator import evaluate_predictions, write_ground_truth
 from hawor_pipeline.evaluation.hands import HandTruth, PredictedHands, ground_truth_predictions
 from hawor_pipeline.evaluation.measure import measure
 from hawor_pipeline.evaluation.protocols import PROTOCOLS, default_subjects, find_protocol
 from hawor_pipeline.evaluation.rivals import evaluate_rivals
+from hawor_pipeline.evaluation.setting import Devices, Setting
 from hawor_pipeline.evaluation.tables import RunIdentity, read_table, table_writer
 from hawor_pipeline.evaluation.tracks import Tracks
+from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.sources.hand_models import HandModels
+
+CPU = Devices("cpu")
 
 
 @pytest.fixture
@@ -43,9 +47,11 @@ def rename_source(shards: Path, source: str) -> None:
 
 
 def refused(shards: Path, mano_dir: Path, checkpoint: Path, folder: Path, error: type, message: str, **changes) -> None:
-    settings = {"run_id": "x", "dataset_version": "v1", "subjects": ["s05"], "device": "cpu", **changes}
+    about = {"dataset_version": "v1", "subjects": ["s05"], **changes}
     with pytest.raises(error, match=message):
-        evaluate_checkpoint(checkpoint, shards, mano_dir, folder / "metrics", **settings)
+        evaluate_checkpoint(
+            open_checkpoint(checkpoint), Setting.of(shards, mano_dir, folder / "metrics", **about), "x", devices=CPU
+        )
     assert not list((folder / "metrics").glob("*/run_id=*")), "work was done before it was refused"
 
 
@@ -116,18 +122,16 @@ def test_sequences_that_were_trained_on_do_not_count(sample_shards, mano_dir, ch
     content = torch.load(checkpoint, weights_only=True)
     content["split"] = {"training": [f"s01/{seen}"]}
     torch.save(content, tmp_path / "share.ckpt")
-    settings = {"run_id": "x", "dataset_version": "v1", "subjects": ["s01", "s05"], "device": "cpu"}
-    where = (sample_shards, mano_dir, tmp_path / "metrics")
-    result = evaluate_checkpoint(tmp_path / "share.ckpt", *where, **settings)
+    setting = Setting.of(sample_shards, mano_dir, tmp_path / "metrics", "v1", ["s01", "s05"])
+    result = evaluate_checkpoint(open_checkpoint(tmp_path / "share.ckpt"), setting, "x", devices=CPU)
     assert result.info["left_out_sequences"] == [f"s01/{seen}"]
     assert set(read_table(tmp_path / "metrics", "samples", "x")["subject"].to_pylist()) == {"s05"}
-    setting = Setting.of(*where, "v1", ["s01", "s05"])
     smoothed = evaluate_rivals("x", setting).info["run_ids"]["smoothed"]
     assert read_table(tmp_path / "metrics", "samples", smoothed).num_rows == result.info["samples"]
     content["split"] = {"training": ["s05"]}
     torch.save(content, tmp_path / "whole.ckpt")
     with pytest.raises(ConfigError, match="was trained on s05"):
-        evaluate_checkpoint(tmp_path / "whole.ckpt", *where, **{**settings, "run_id": "y"})
+        evaluate_checkpoint(open_checkpoint(tmp_path / "whole.ckpt"), setting, "y", devices=CPU)
 
 
 def test_default_subjects_are_the_validation_subjects_or_all(shards: Path) -> None:

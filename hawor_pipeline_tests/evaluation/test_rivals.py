@@ -10,16 +10,20 @@ import pytest
 import torch
 
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, geodesic_angle
-from hawor_pipeline.evaluation.evaluate import Setting, evaluate_checkpoint
+from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
 from hawor_pipeline.evaluation.gate import decide
 from hawor_pipeline.evaluation.hands import HandTruth, ground_truth_predictions
 from hawor_pipeline.evaluation.registry import Registry
 from hawor_pipeline.evaluation.rivals import evaluate_rivals
+from hawor_pipeline.evaluation.setting import Devices, Setting
 from hawor_pipeline.evaluation.smoothing import line_weights, smooth
 from hawor_pipeline.evaluation.tables import baseline_run_id, partition_file, read_identity, read_table
 from hawor_pipeline.evaluation.tracks import Tracks
+from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline_tests.evaluation.analyst import RUN, VERSION, Analysed
+
+CPU = Devices("cpu")
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 9])
@@ -62,13 +66,13 @@ def test_smoothed_is_measured_on_the_same_samples_and_names_the_checkpoint(analy
     assert not ours["mpjpe_mm"].equals(theirs["mpjpe_mm"])
 
 
-def test_run_is_compared_with_floors_and_rivals(analysed: Analysed) -> None:
+def test_run_is_compared_with_baselines_and_rivals(analysed: Analysed) -> None:
     others = set(read_table(analysed.metrics, "comparison", RUN)["other_run_id"].to_pylist())
-    assert others == {*analysed.floors.info["run_ids"].values(), *analysed.rivals.info["run_ids"].values()}
+    assert others == {*analysed.baselines.info["run_ids"].values(), *analysed.rivals.info["run_ids"].values()}
 
 
 def test_rivals_are_reused_until_something_changes(analysed: Analysed) -> None:
-    again = evaluate_rivals(RUN, analysed.setting, registry_dir=analysed.root / "registry", device="cpu")
+    again = evaluate_rivals(RUN, analysed.setting, registry_dir=analysed.root / "registry", devices=CPU)
     assert again.reused
     assert again.info == analysed.rivals.info
 
@@ -80,7 +84,7 @@ def test_damaged_rivals_are_made_again(analysed: Analysed, tmp_path: Path) -> No
     damaged = partition_file(setting.metrics_dir, "samples", baseline_run_id("smoothed", VERSION))
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
-    again = evaluate_rivals(RUN, setting, registry_dir=root / "registry", device="cpu")
+    again = evaluate_rivals(RUN, setting, registry_dir=root / "registry", devices=CPU)
     assert not again.reused
     assert again.info == analysed.rivals.info
     assert damaged.read_bytes() == whole
@@ -98,18 +102,9 @@ def test_champion_of_older_data_is_evaluated_on_the_new(analysed: Analysed, tmp_
     content["state_dict"][bias] += 0.3
     torch.save(content, tmp_path / "other.ckpt")
     setting = Setting.of(analysed.setting.shards_dir, mano_dir, root / "data" / "metrics", "v2", ["s05"])
-    evaluate_checkpoint(
-        tmp_path / "other.ckpt",
-        setting.shards_dir,
-        mano_dir,
-        setting.metrics_dir,
-        run_id="challenger-1",
-        dataset_version="v2",
-        subjects=["s05"],
-        device="cpu",
-        registry_dir=registry.root,
-    )
-    result = evaluate_rivals("challenger-1", setting, registry_dir=registry.root, device="cpu")
+    other = open_checkpoint(tmp_path / "other.ckpt")
+    evaluate_checkpoint(other, setting, "challenger-1", devices=CPU, registry_dir=registry.root)
+    result = evaluate_rivals("challenger-1", setting, registry_dir=registry.root, devices=CPU)
     name = result.info["run_ids"]["champion"]
     assert name == baseline_run_id("champion", "v2")
     assert read_identity(setting.metrics_dir, "samples", name).checkpoint_sha256 == record.checkpoint_sha256

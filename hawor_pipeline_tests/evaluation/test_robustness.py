@@ -1,5 +1,6 @@
 """Degradations do what their level says, the same however the work is batched; the curve comes from the network."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from hawor_pipeline.evaluation.degrade import (
 from hawor_pipeline.evaluation.predict import Prediction
 from hawor_pipeline.evaluation.recordings import open_recordings, plan_recordings
 from hawor_pipeline.evaluation.robustness import METRICS, write_robustness
+from hawor_pipeline.evaluation.setting import Devices
 from hawor_pipeline.evaluation.tables import RunIdentity, read_table
 from hawor_pipeline.loading.rows import load_rows
+from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline_tests.evaluation.analyst import RUN, Analysed
 
 NAME = "s05/box_use_01"
@@ -115,10 +118,10 @@ def test_no_degradation_is_the_usual_prediction_and_harm_changes_it(analysed: An
 
 
 def test_all_samples_without_degradation_are_the_summary(analysed: Analysed, tmp_path: Path) -> None:
-    setting = analysed.setting
-    task = Prediction(analysed.checkpoint, setting.shards_dir, setting.mano_dir, clip_length=3)
+    setting = replace(analysed.setting, metrics_dir=tmp_path)
+    task = Prediction(open_checkpoint(analysed.checkpoint), setting, Devices("cpu"))
     identity = RunIdentity("all", "arctic-all-val", "v1", "synthetic", "x")
-    write_robustness(task, tmp_path, identity, ["s05"], "cpu", 10_000)
+    write_robustness(task, identity, 10_000)
     rows = read_table(tmp_path, "robustness", "all").to_pylist()
     for metric in METRICS:
         (found,) = (r for r in rows if (r["kind"], r["metric"], r["side"]) == ("none", metric, "all"))

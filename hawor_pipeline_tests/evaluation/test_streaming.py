@@ -1,5 +1,6 @@
 """No number depends on how the work was cut up: batches, order of subjects, workers, devices."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from hawor_pipeline.evaluation import recordings
 from hawor_pipeline.evaluation.evaluator import evaluate_predictions
 from hawor_pipeline.evaluation.predict import Prediction, choose_devices, predict_checkpoint
 from hawor_pipeline.evaluation.recordings import Recording, in_groups, in_shares
+from hawor_pipeline.evaluation.setting import Devices, Setting
 from hawor_pipeline.evaluation.tables import RunIdentity, read_table, to_numpy
+from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.shards.store import open_shards
 
 SUBJECTS = ["s01", "s05"]
@@ -20,20 +23,22 @@ SUBJECTS = ["s01", "s05"]
 def predicted(folder: Path, task: Prediction, name: str, **how) -> pa.Table:
     """Predictions and samples of one way of doing it."""
     identity = RunIdentity(name, "arctic-all-val", "v1", "synthetic", "x")
-    subjects = how.pop("subjects", SUBJECTS)
-    predict_checkpoint(task, folder, identity, subjects=subjects, device="cpu", **how)
-    evaluate_predictions(task.shards_dir, task.mano_dir, folder, identity, subjects)
+    task = replace(task, **how)
+    predict_checkpoint(task, identity)
+    setting = task.setting
+    evaluate_predictions(setting.shards_dir, setting.mano_dir, folder, identity, setting.subjects)
     return read_table(folder, "predictions", name)
-
-
-@pytest.fixture(scope="module")
-def task(checkpoint: Path, sample_shards: Path, mano_dir: Path) -> Prediction:
-    return Prediction(checkpoint, sample_shards, mano_dir, clip_length=3)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("streaming")
+
+
+@pytest.fixture(scope="module")
+def task(checkpoint: Path, sample_shards: Path, mano_dir: Path, folder: Path) -> Prediction:
+    setting = Setting.of(sample_shards, mano_dir, folder, "v1", SUBJECTS)
+    return Prediction(open_checkpoint(checkpoint), setting, Devices("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +70,26 @@ def summary_of(folder: Path, run: str) -> dict[tuple, tuple]:
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        ("two-processes", {"devices": 2}),
-        pytest.param("three-processes", {"devices": 3}, marks=pytest.mark.slow),
-        ("other-order", {"subjects": ["s05", "s01"]}),
+        ("two-processes", {"devices": Devices("cpu", 2)}),
+        pytest.param("three-processes", {"devices": Devices("cpu", 3)}, marks=pytest.mark.slow),
     ],
 )
-def test_devices_and_order_change_nothing(folder: Path, task: Prediction, usual, name: str, how: dict) -> None:
+def test_devices_change_nothing(folder: Path, task: Prediction, usual, name: str, how: dict) -> None:
     same(folder, usual, predicted(folder, task, name, **how), name)
     assert not list(folder.glob(".shares-*"))
 
 
+def test_order_of_subjects_changes_nothing(folder: Path, task: Prediction, usual: pa.Table) -> None:
+    setting = replace(task.setting, subjects=("s05", "s01"))
+    same(folder, usual, predicted(folder, task, "other-order", setting=setting), "other-order")
+
+
 @pytest.mark.parametrize(
-    ("name", "change"), [("small-batches", {"frames_per_batch": 3}), ("workers", {"num_workers": 2})]
+    ("name", "change"),
+    [("small-batches", {"frames_per_batch": 3}), ("workers", {"devices": Devices("cpu", num_workers=2)})],
 )
 def test_batches_and_workers_change_nothing(folder: Path, task: Prediction, usual, name: str, change: dict) -> None:
-    settings = {field: getattr(task, field) for field in task.__slots__} | change
-    same(folder, usual, predicted(folder, Prediction(**settings), name), name)
+    same(folder, usual, predicted(folder, task, name, **change), name)
 
 
 def test_groups_change_nothing(

@@ -21,6 +21,7 @@ from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline.leaderboard import submission, submission_sources
 from hawor_pipeline.leaderboard.arctic_hands import to_arctic
 from hawor_pipeline.leaderboard.submission_check import check_upload
+from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.prediction.boxes import HandBox, read_boxes
 from hawor_pipeline.sample import SampleSpec, ensure_sample
 from hawor_pipeline.shards.store import open_shards
@@ -185,19 +186,21 @@ def test_images_with_boxes_give_what_shards_give(
     shutil.rmtree(blind / "raw_seqs")
     root = ArcticRoot.locate(blind)
     from hawor_pipeline.evaluation.predict import Prediction, predict_checkpoint
+    from hawor_pipeline.evaluation.setting import Devices, Setting
     from hawor_pipeline.evaluation.tables import RunIdentity
 
     identity = RunIdentity("seen", "arctic-all-val", "v1", "synthetic", "x")
     mano = source / "body_models" / "mano"
-    task = Prediction(checkpoint, shards, mano, clip_length=3)
-    predict_checkpoint(task, tmp_path, identity, subjects=["s05"], device="cpu")
+    opened = open_checkpoint(checkpoint)
+    setting = Setting.of(shards, mano, tmp_path, "v1", ["s05"])
+    predict_checkpoint(Prediction(opened, setting, Devices("cpu")), identity)
     names = submission_sources.split_sequences(root, "pose_p1", "val")
     ego = next((source / "arctic" / "raw_seqs" / "s05").glob("*.egocam.dist.npy"))
     for views in ((1,), (0,)):
         boxed = next(
             iter(
                 submission_sources.from_boxes(
-                    submission_sources.BoxedNetwork(checkpoint, hand_models, 3, "cpu", SETTINGS),
+                    submission_sources.BoxedNetwork(opened, hand_models, "cpu", SETTINGS),
                     root,
                     read_boxes(tmp_path / "boxes.csv"),
                     names,

@@ -1,6 +1,6 @@
 """Metric tables of the trained checkpoint and of the baselines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from hawor_pipeline.provenance import StageResult
 from hawor_pipeline.versions import EVALUATION_VERSION
 
 if TYPE_CHECKING:
-    from hawor_pipeline.evaluation.evaluate import Setting
+    from hawor_pipeline.evaluation.setting import Setting
 
 LEAST_METRICS = 20
 HEADLINES = ("mpjpe_mm", "pa_mpjpe_mm", "mpvpe_mm", "pck_3d_15mm", "pck_auc", "mpjpe_crop_px", "translation_error_mm")
@@ -38,7 +38,7 @@ class EvaluationAssetConfig(dg.Config):
 
 
 def _setting(config: EvaluationAssetConfig, dataset: Mapping[str, Any]) -> "Setting":
-    from hawor_pipeline.evaluation.evaluate import Setting
+    from hawor_pipeline.evaluation.setting import Setting
 
     folders = (dataset["shards"], hand_models_of(dataset["shards"]), DataPaths.default().metrics)
     subjects = config.subjects or dataset["splits"]["val"]
@@ -58,8 +58,10 @@ def baseline_metrics(
     context: dg.AssetExecutionContext, config: EvaluationAssetConfig, dataset_metadata: Handoff
 ) -> dg.MaterializeResult:
     """Metric tables of the baselines: the mean pose, the mean rotations and the mean of each subject."""
+    from hawor_pipeline.evaluation.evaluate import evaluate_baselines
+
     setting, version = _setting(config, dataset_metadata), dataset_metadata["dataset_version"]
-    result = _evaluate_baselines(setting, dataset_metadata["splits"]["train"])
+    result = evaluate_baselines(setting, dataset_metadata["splits"]["train"])
     log_and_publish(context.log, "baseline_metrics", result)
     baselines, run_ids = result.info["metrics"], list(result.info["run_ids"].values())
     unmeasured = [kind for kind, values in baselines.items() if values.get("mpjpe_mm") is None]
@@ -71,20 +73,6 @@ def baseline_metrics(
         data_version=dg.DataVersion(result.key),
         metadata=stage_metadata(result, **shown),
         check_results=[finite, *table_checks(run_ids, BASELINE_TABLES)],
-    )
-
-
-def _evaluate_baselines(setting: "Setting", training_subjects: Sequence[str]) -> StageResult:
-    from hawor_pipeline.evaluation.evaluate import evaluate_baselines
-
-    return evaluate_baselines(
-        setting.shards_dir,
-        setting.mano_dir,
-        setting.metrics_dir,
-        dataset_version=setting.dataset_version,
-        training_subjects=training_subjects,
-        subjects=setting.subjects,
-        protocol=setting.protocol,
     )
 
 
@@ -131,23 +119,22 @@ def _evaluate(
     """Evaluate the checkpoint, and then the predictions it is compared with."""
     from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
     from hawor_pipeline.evaluation.rivals import evaluate_rivals
+    from hawor_pipeline.evaluation.setting import Devices
+    from hawor_pipeline.inspection.gallery import ensure_gallery
+    from hawor_pipeline.models.checkpoints import open_checkpoint
 
     registry = DataPaths.default().registry
     result = evaluate_checkpoint(
-        checkpoint["path"],
-        setting.shards_dir,
-        setting.mano_dir,
-        setting.metrics_dir,
-        run_id=checkpoint["run_id"],
-        dataset_version=setting.dataset_version,
-        subjects=setting.subjects,
-        protocol=setting.protocol,
-        device=device,
+        open_checkpoint(checkpoint["path"]),
+        setting,
+        checkpoint["run_id"],
+        devices=Devices(device),
         training_table=Path(checkpoint["path"]).parents[1] / "training.parquet",
         robustness_samples=robustness_samples,
         registry_dir=registry,
     )
-    return result, evaluate_rivals(result.info["run_id"], setting, registry_dir=registry, device=device)
+    ensure_gallery(setting, checkpoint["run_id"])
+    return result, evaluate_rivals(checkpoint["run_id"], setting, registry_dir=registry, devices=Devices(device))
 
 
 def _compared_with(rivals: StageResult) -> str:

@@ -67,19 +67,13 @@ def _judge(evaluated: Handoff, dataset: Handoff, device: str) -> "Decision":
     from hawor_pipeline.evaluation.gate import decide
     from hawor_pipeline.evaluation.registry import Registry
     from hawor_pipeline.evaluation.rivals import evaluate_champion
+    from hawor_pipeline.evaluation.setting import Devices, Setting
 
     paths = DataPaths.default()
     registry = Registry(paths.registry)
-    evaluate_champion(
-        registry,
-        dataset["shards"],
-        hand_models_of(dataset["shards"]),
-        paths.metrics,
-        dataset_version=dataset["dataset_version"],
-        subjects=evaluated["subjects"],
-        protocol=evaluated["protocol"],
-        device=device,
-    )
+    about = (dataset["dataset_version"], evaluated["subjects"], evaluated["protocol"])
+    setting = Setting.of(dataset["shards"], hand_models_of(dataset["shards"]), paths.metrics, *about)
+    evaluate_champion(registry, setting, Devices(device))
     return decide(paths.metrics, registry, evaluated["run_id"])
 
 
