@@ -36,7 +36,7 @@ def blob_image(center, size=(700, 500), sigma=9.0):
 
 @pytest.mark.parametrize("side", [40.0, 119.3, 192.0, 250.7, 330.0, 401.2])
 def test_recorded_mapping_is_the_applied_one(side):
-    """The centroid of a blob lands where crop_from_file says, whether the crop is enlarged, kept, or reduced."""
+    """The centroid of a blob lands where crop_from_file maps it, whether the crop is enlarged, kept, or reduced."""
     spot, center = np.array([330.25, 240.75]), np.array([333.1, 236.4])
     cut = plan_cut(center, side, CROP)
     affine = crop_from_file(cut, CROP)

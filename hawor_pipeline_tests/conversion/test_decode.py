@@ -21,7 +21,7 @@ from hawor_pipeline.errors import DataError
 
 
 class AlwaysCuts(Decoder):
-    """Cuts regions out of small pictures and large regions, too."""
+    """Decoder that also cuts small images and large regions."""
 
     def __init__(self) -> None:
         super().__init__(JpegCutter())
@@ -90,7 +90,7 @@ def test_scale_follows_from_the_smallest_box_alone():
 
 @pytest.mark.parametrize("size", [430.0, 700.0, 1100.0])
 def test_shrunk_images_keep_the_mapping(size):
-    """The centroid of a blob lands where crop_from_file says, also where the transform shrank the picture."""
+    """The centroid of a blob lands where crop_from_file maps it, also if the decoder shrank the image."""
     spot = np.array([351.25, 246.75])
     x, y = np.meshgrid(np.arange(701), np.arange(503))
     value = 255 * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / (2 * (size / 25) ** 2))
@@ -140,7 +140,7 @@ def coloured(subsampling: str, quality: int, size: tuple[int, int], **options: o
 @pytest.mark.parametrize("subsampling", ["444", "422", "420"])
 @pytest.mark.parametrize("quality", [12, 75, 98])
 def test_a_region_holds_the_same_pixels_as_the_whole(partial, subsampling, quality, shrink):
-    """Code tables made for the picture, large and small coefficients, any place: as in the whole picture."""
+    """Optimised code tables, large and small coefficients, any place: the pixels of the whole image."""
     size = (533, 389)
     data = coloured(subsampling, quality, size, optimize=True)
     rng = np.random.default_rng(quality)
@@ -159,7 +159,7 @@ def test_a_region_holds_the_same_pixels_as_the_whole(partial, subsampling, quali
 
 @pytest.mark.parametrize("subsampling", ["444", "422", "420"])
 def test_several_regions_are_found_in_one_pass(partial, subsampling):
-    """Apart, overlapping, one inside another, side by side, at the edges: the pixels of the whole picture."""
+    """Apart, overlapping, one inside another, side by side, at the edges: the pixels of the whole image."""
     size = (533, 389)
     data = coloured(subsampling, 80, size, optimize=True)
     whole = simplejpeg.decode_jpeg(data)
@@ -203,7 +203,7 @@ def test_images_of_four_colours_are_not_cut():
 @pytest.mark.parametrize("shrink", [1, 2, 4, 8])
 @pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411", "gray"])
 def test_narrow_regions_at_the_edges_hold_the_same_pixels(partial, subsampling, shrink):
-    """Colour is upsampled otherwise where only two of its columns are left; a picture may end anywhere in a block."""
+    """Colour is upsampled otherwise where only two of its columns remain; an image may end anywhere in a block."""
     for width in range(129, 146, 3):
         image = photograph(width, 96, seed=width)
         shown = image[..., :1].copy() if subsampling == "gray" else image
@@ -219,7 +219,7 @@ def test_narrow_regions_at_the_edges_hold_the_same_pixels(partial, subsampling, 
 
 
 def with_growing_codes(rows: int) -> bytes:
-    """A picture of four columns of blocks, of which the first three take more bytes when cut out than all four.
+    """Build an image of four columns of blocks, of which the first three take more bytes when cut out than all four.
 
     A difference of one has a code of one bit, all others of sixteen; each row of the three begins with one of these.
     """
@@ -252,7 +252,7 @@ HARMED = [(100, 90, 180, 150), (150, 40, 230, 110)]  # they overlap
 
 
 def harm(cutter: JpegCutter, times: int) -> tuple[int, list[bytes], list[bytes]]:
-    """Cut damaged pictures; returns how many were refused, and parts of a sound one before and after."""
+    """Cut damaged images; return the number refused, and parts of an intact one before and after."""
     data = coloured("420", 60, (301, 203))
     rng = np.random.default_rng(0)
     before = cutter.cut(data, 1, HARMED)
@@ -268,7 +268,7 @@ def harm(cutter: JpegCutter, times: int) -> tuple[int, list[bytes], list[bytes]]
         found = cutter.cut(bytes(damaged), 1, HARMED)
         refused += found is None
         for small in found or []:
-            with contextlib.suppress(ValueError):  # kinds of picture that no decoder knows
+            with contextlib.suppress(ValueError):  # kinds of image that no decoder supports
                 assert simplejpeg.decode_jpeg_header(small.data)[:2] == small.size
     after = cutter.cut(data, 1, HARMED)
     assert before is not None and after is not None
@@ -276,7 +276,7 @@ def harm(cutter: JpegCutter, times: int) -> tuple[int, list[bytes], list[bytes]]
 
 
 def test_damage_never_harms_the_cutter():
-    """Bits turned over, bytes lost: it gives nothing, or a JPEG of the size that it says, and works as before."""
+    """With flipped bits or lost bytes the result is None, or a JPEG of the size in its header; later cuts are unaffected."""
     refused, before, after = harm(JpegCutter(), 1500)
     assert 200 < refused < 1500 and before == after
 

@@ -79,7 +79,7 @@ def test_pixels_are_where_the_labels_say(shards, augmentation):
 
 
 def _tips_found(batch: ClipBatch, offset: int) -> tuple[int, int]:
-    """Tips whose colour is within 2 px of where the label says (plus an offset), and how many were looked for."""
+    """Count the tips whose colour is within 2 px of the label (plus an offset), and the tips that were searched."""
     images = (batch.images.permute(0, 1, 3, 4, 2) * IMAGENET_STD + IMAGENET_MEAN).clamp(0, 1)
     found, looked = 0, 0
     for clip in range(len(batch)):
@@ -149,7 +149,7 @@ def test_mirrored_camera_sees_the_mirrored_image():
 
 
 def test_a_mirrored_clip_is_the_same_clip_of_the_other_hand(shards):
-    """Picture, camera, labels and side mirrored in the table, the reader brings the very rows of the original."""
+    """With image, camera, labels and side mirrored in the table, the reader returns exactly the original rows."""
     original = {name: as_numpy(shards.table, name) for name in shards.table.column_names}
     keep = original["view"] == 1  # pinhole
     original = {name: values[keep] for name, values in original.items()}
@@ -366,7 +366,7 @@ def test_splits(data):
 
 
 def test_a_mixture_holds_out_what_each_member_states(data, tmp_path):
-    """Other data sets name their subjects as they like; none that validates or tests is trained on, in any order."""
+    """Other datasets have their own subject names; no validation or test subject is trained on, in any order."""
     write_shards(tmp_path / "other", data / "mano", subjects=("b1", "b2", "b3"))
     subjects = {"train": ["b1"], "val": ["b2"], "test": ["b3"]}
     protocol = SplitProtocol("dexycb", (), subjects, {split: [] for split in subjects}, "published")
@@ -447,7 +447,7 @@ def test_images_made_on_the_device_are_those_of_the_loader(shards, augmentation)
     assert stored.crops.dtype == torch.uint8 and len(stored) == len(loader)
     device = stored.to("cpu")
     levels = (device.images - loader.images).abs() * 255 * IMAGENET_STD[:, None, None]
-    assert levels.mean() < 1.5 and levels.quantile(0.99) < 8  # noise pictures: the hardest case for 1/32 px
+    assert levels.mean() < 1.5 and levels.quantile(0.99) < 8  # images of noise: the hardest case for 1/32 px
     for name in ("box_center_px", "box_size_px", "intrinsics", "sample_index", "is_right"):
         assert torch.equal(getattr(device, name), getattr(loader, name)), name
     assert torch.equal(device.target.joints_crop, loader.target.joints_crop)

@@ -1,4 +1,4 @@
-"""The examples of docs/howto/read-shards.md run as they stand, and say what the shards hold."""
+"""The examples of docs/howto/read-shards.md run unchanged, and print the contents of the shards."""
 
 import json
 import re
