@@ -219,9 +219,8 @@ def _skip_symbol(ac_codes, table, word, position):
 def _walk(stream, at, last, count, sums, parts, part_tables, tables):
     """Walk over MCUs and sum up their DC differences.
 
-    `word` holds the next bits of the stream, highest first, shifted by what was used of them. It is loaded at a bit
-    position, so at least 57 of its 64 bits are valid; with up to 31 used, a code of 16 bits is still inside. That
-    saves a load per symbol.
+    `word` holds the next bits of the stream, highest first. A load at any bit gives at least 57 of them, so a code of
+    16 bits is still inside after 31 were used, and most symbols need no load.
 
     Args:
         stream: (n,) uint8 of `unstuff`.
@@ -240,34 +239,35 @@ def _walk(stream, at, last, count, sums, parts, part_tables, tables):
             table = part_tables[block]
             word = _load(stream, at >> _U(3)) << (at & _U(7))
             found = first[(table << bits) | (word >> shift)]
-            if found:
-                sums[parts[block]] += np.int64(found >> 16)
-                used = _U(found) & _U(127)
-                if found & 128:
-                    at += used
-                    continue
-                position = _U(1) + (_U(found >> 8) & _U(255))
-            else:
+            value, used = np.int64(found >> 16), _U(found) & _U(127)
+            if not found:
                 value, used = _difference(stream, at, tables.dc_codes, table)
                 if used == _U(0):
                     return _U(0)
-                sums[parts[block]] += value
-                position = _U(1)
+            sums[parts[block]] += value
+            if found & 128:
+                at += used
+                continue
+            position = _U(1) + (_U(found >> 8) & _U(255))
             word <<= used
             while True:
                 found = further[(table << bits) | (word >> shift)]
-                step, ended = _U(found) & _U(127), found & 128
+                step = _U(found) & _U(127)
                 reached = position + _U(found >> 8)
-                if step == _U(0) or reached >= _U(64):
-                    step, reached = _skip_symbol(tables.ac_codes, table, word, position)
+                if step and reached < _U(64):
+                    word <<= step
+                    used += step
+                    position = reached
+                    if found & 128:
+                        break
+                else:
+                    step, position = _skip_symbol(tables.ac_codes, table, word, position)
+                    word <<= step
+                    used += step
                     if step == _U(0):
                         return _U(0)
-                    ended = reached == _U(64)
-                word <<= step
-                used += step
-                position = reached
-                if ended:
-                    break
+                    if position == _U(64):
+                        break
                 if used > _U(31):
                     at += used
                     used = _U(0)

@@ -276,7 +276,7 @@ def harm(cutter: JpegCutter, times: int) -> tuple[int, list[bytes], list[bytes]]
 
 
 def test_damage_never_harms_the_cutter():
-    """With flipped bits or lost bytes the result is None, or a JPEG of the size in its header; later cuts are unaffected."""
+    """With flipped or lost bytes the result is None, or a JPEG of its header's size; later cuts are unaffected."""
     refused, before, after = harm(JpegCutter(), 1500)
     assert 200 < refused < 1500 and before == after
 
