@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.convert import convert_subject
+from hawor_pipeline.conversion.prepare import convert_subject
 from hawor_pipeline.errors import HaworError
 from hawor_pipeline.shards.store import open_shards
 

@@ -60,21 +60,18 @@ class PlainJob:
 
 def convert(job: Job) -> float:
     """Convert one sequence with this project and return the number of hands."""
-    from hawor_pipeline.conversion import decode, scene
+    from hawor_pipeline.conversion import decode
+    from hawor_pipeline.conversion import posed_scene as scene
     from hawor_pipeline.conversion.convert_sequence import convert_sequence
-    from hawor_pipeline.conversion.plan import plan_subject, shared_key
-    from hawor_pipeline.sources.arctic import ArcticRoot
-    from hawor_pipeline.sources.hand_models import hash_hand_models
+    from hawor_pipeline.conversion.planning import plan_subject
+    from hawor_pipeline.conversion.prepare import open_job
 
     if os.environ.get(CUTTING_VARIABLE) != job.decoding:
         os.environ[CUTTING_VARIABLE] = job.decoding
         decode._of_thread.__dict__.clear()
     scene.measure_contacts = _measure_contacts(scene) if job.visibility else lambda *_: None
-    root, settings = ArcticRoot.locate(job.root), ConversionConfig(crop_margin=MARGIN)
-    mano = root.mano_dir()
-    shared = shared_key(settings, hash_hand_models(mano))
-    plan = plan_subject(root, mano, SUBJECT, job.output, settings, shared, [job.sequence])
-    return sum(convert_sequence(task).info["rows"] for task in plan.tasks)
+    work = open_job(job.root, job.output, ConversionConfig(crop_margin=MARGIN), sequences=[job.sequence])
+    return sum(convert_sequence(task).info.rows for task in plan_subject(work, SUBJECT).tasks)
 
 
 def _measure_contacts(scene):
@@ -86,7 +83,7 @@ def _measure_contacts(scene):
 
 def warm_up(job: Job) -> float:
     """Store the original functions before any is replaced, and convert once."""
-    from hawor_pipeline.conversion import scene
+    from hawor_pipeline.conversion import posed_scene as scene
 
     _measure_contacts(scene)
     return convert(job)
@@ -112,22 +109,16 @@ _known_frames: dict = {}
 
 def _frames_of(job: PlainJob) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Return the position of each view's files in full frames, which the plain script gets for free."""
-    from hawor_pipeline.conversion.hand_geometry import view_camera
-    from hawor_pipeline.conversion.image_frame import find_image_frame
-    from hawor_pipeline.sources.arctic import SIDES, ArcticRoot
-    from hawor_pipeline.sources.object_mesh import load_object
-    from hawor_pipeline.sources.raw_sequence import load_sequence
+    from hawor_pipeline.sources.arctic_reader import ArcticReader
 
     key = (job.root, job.sequence)
     if key not in _known_frames:
-        root = ArcticRoot.locate(job.root)
-        raw = load_sequence(root, SUBJECT, job.sequence)
-        assert set(raw.hands) == set(SIDES)
-        mesh = load_object(root, raw.object)
-        vertices = mesh.posed(raw.object_articulation, raw.object_rotation, raw.object_translation_m)
-        cameras = [view_camera(raw, root.cameras(SUBJECT), view) for view in range(9)]
-        frames = [find_image_frame(job.image_source, camera, vertices) for camera in cameras]
-        _known_frames[key] = {view: (frame.scale, frame.shift) for view, frame in enumerate(frames)}
+        reader = ArcticReader(job.root, Path())
+        ref = next(ref for ref in reader.sequences(SUBJECT) if ref.sequence == job.sequence)
+        (take,) = reader.takes(ref, None, range(9))
+        assert reader.image_source == job.image_source
+        frames = {view: take.file_frame(view) for view in take.cameras}
+        _known_frames[key] = {view: (frame.scale, frame.shift) for view, frame in frames.items()}
     return _known_frames[key]
 
 

@@ -28,7 +28,7 @@ from hawor_pipeline.sample import SampleSpec, ensure_sample
 KILLED = """
 import sys
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.convert import convert_subjects
+from hawor_pipeline.conversion.prepare import convert_subjects
 if __name__ == "__main__":
     settings = ConversionConfig(target_resolution=(64, 64), views=(0, 1))
     convert_subjects(sys.argv[1], None, ["s01", "s05"], sys.argv[2], settings, workers=2)

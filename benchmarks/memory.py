@@ -22,16 +22,13 @@ def convert_and_print_peak(root: Path, output: Path, views: tuple[int, ...], cou
     """Convert some sequences in the child process and print its peak resident size in kilobytes."""
     from hawor_pipeline.config import ConversionConfig
     from hawor_pipeline.conversion.convert_sequence import convert_sequence
-    from hawor_pipeline.conversion.plan import plan_subject, shared_key
-    from hawor_pipeline.sources.arctic import ArcticRoot
-    from hawor_pipeline.sources.hand_models import hash_hand_models
+    from hawor_pipeline.conversion.planning import plan_subject
+    from hawor_pipeline.conversion.prepare import open_job
     from hawor_pipeline.workers.pool import limit_threads
 
     limit_threads()
-    arctic, settings = ArcticRoot.locate(root), ConversionConfig(views=views)
-    mano = arctic.mano_dir()
-    shared = shared_key(settings, hash_hand_models(mano))
-    for task in plan_subject(arctic, mano, SUBJECT, output, settings, shared, None).tasks[:count]:
+    job = open_job(root, output, ConversionConfig(views=views))
+    for task in plan_subject(job, SUBJECT).tasks[:count]:
         convert_sequence(task)
     # not getrusage, which starts a child process with the peak of its parent
     status = Path("/proc/self/status").read_text()

@@ -20,7 +20,7 @@ from _frames import SUBJECT, make_base, paint, write_source
 from _measure import Row, from_rounds, run
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.convert import convert_subject
+from hawor_pipeline.conversion.prepare import convert_subject
 from hawor_pipeline.loading.clips import covering_clips
 from hawor_pipeline.loading.dataset import ClipDataset
 from hawor_pipeline.loading.rows import load_rows

@@ -224,8 +224,6 @@ def _schema_rows(schema: Sequence, meaning: dict[str, str]) -> list[tuple[str, s
 
 def _reasons() -> dict[str, str]:
     from hawor_pipeline.conversion import ledger
-    from hawor_pipeline.conversion.output_folder import RAW_FILES_GONE
-    from hawor_pipeline.conversion.plan import NO_IMAGES
 
     return {
         ledger.NO_IMAGE: "ground truth without an image",
@@ -234,17 +232,17 @@ def _reasons() -> dict[str, str]:
         ledger.OUTSIDE_IMAGE: "no part of the hand is in the image",
         ledger.BEHIND_CAMERA: "the hand, or part of it, is behind the camera, so it has no bounding box",
         ledger.VIEW_ABSENT: "the view has no images (a single row, frame -1)",
-        RAW_FILES_GONE: "converted earlier, now missing in the raw data; recorded in the manifest; the folder stays",
-        NO_IMAGES: "no view has images; recorded in the manifest (`left_out_sequences`), because there is no ledger",
+        ledger.RAW_FILES_GONE: "converted earlier, now missing in the raw data; in the manifest; the folder stays",
+        ledger.NO_IMAGES: "no view has images; in the manifest (`left_out_sequences`), because there is no ledger",
     }
 
 
 def _other_reasons() -> dict[str, str]:
-    from hawor_pipeline.conversion import convert_unit
+    from hawor_pipeline.conversion import ledger
     from hawor_pipeline.sources import dexycb, ho3d, interhand
 
     return {
-        convert_unit.NO_JOINTS: "the dataset has no joints of the hand, so its fit cannot be checked",
+        ledger.NO_JOINTS: "the dataset has no joints of the hand, so its fit cannot be checked",
         dexycb.NO_HAND: "DexYCB: the labels of the image are all zero",
         ho3d.NOT_ANNOTATED: "HO-3D: the labels of the image are None",
         interhand.NO_MANO_FIT: "InterHand2.6M: the hand is present but has no MANO parameters",

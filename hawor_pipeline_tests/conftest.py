@@ -33,7 +33,7 @@ def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample_shards(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Convert `sample_root` to shards."""
     from hawor_pipeline.config import ConversionConfig
-    from hawor_pipeline.conversion.convert import convert_subjects
+    from hawor_pipeline.conversion.prepare import convert_subjects
 
     output = tmp_path_factory.mktemp("shards")
     settings = ConversionConfig(target_resolution=(64, 64), views=(0, 1, 4))

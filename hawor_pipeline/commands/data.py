@@ -7,6 +7,7 @@ from pathlib import Path
 from hawor_pipeline.commands.options import add_hand_models, add_shards
 from hawor_pipeline.commands.printing import print_result, show_progress
 from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.sources.registry import ARCTIC, DATASETS
 
 
 def add(commands) -> None:
@@ -50,7 +51,7 @@ def _add_prepare(commands) -> None:
     parser = commands.add_parser("prepare", help="convert ARCTIC or another dataset to training shards")
     option = parser.add_argument
     option("--arctic-root", type=Path, metavar="DIR", help="ARCTIC, any folder level of its download")
-    option("--dataset", metavar="NAME", help="another dataset: freihand, ho3d, dexycb or interhand")
+    option("--dataset", metavar="NAME", help=f"another dataset: {', '.join(DATASETS)}")
     option("--root", type=Path, metavar="DIR", help="folder that --dataset is unpacked in")
     option("--output-dir", type=Path, required=True, metavar="DIR", help="folder for the shards")
     option("--subjects", nargs="+", metavar="s01", help="default: all")
@@ -60,43 +61,33 @@ def _add_prepare(commands) -> None:
     option("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
     option("--views", type=int, nargs="+", metavar="V", help="cameras of ARCTIC (default: all)")
     add_hand_models(parser)
-    option("--dry-run", action="store_true", help="only estimate crops, disk and hours (ARCTIC only)")
+    option("--dry-run", action="store_true", help="only estimate crops, disk and hours")
     parser.set_defaults(execute=_prepare)
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.conversion.prepare import estimate, prepare
 
-    names = ("sequences", "max_sequences_per_subject", "target_resolution", "views")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    chosen = {"subjects": arguments.subjects, "mano_dir": arguments.mano_dir, "workers": arguments.num_workers}
-    if arguments.dataset or arguments.root:
-        return _prepare_dataset(arguments, given, chosen)
-    if not arguments.arctic_root:
+    if not (arguments.arctic_root or arguments.dataset or arguments.root):
         raise ConfigError("no raw data given: use --arctic-root DIR, or --dataset NAME --root DIR")
+    if not arguments.arctic_root and not (arguments.dataset and arguments.root):
+        raise ConfigError("another dataset needs --dataset NAME and --root DIR together")
+    if arguments.arctic_root and (arguments.dataset or arguments.root):
+        raise ConfigError("--arctic-root is for ARCTIC; another dataset needs --dataset NAME and --root DIR")
+    names = ("sequences", "max_sequences_per_subject", "target_resolution", "views")
+    settings = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    chosen = {
+        "dataset": arguments.dataset or ARCTIC,
+        "subjects": arguments.subjects,
+        "mano_dir": arguments.mano_dir,
+        "workers": arguments.num_workers,
+    }
+    root = arguments.root or arguments.arctic_root
     if arguments.dry_run:
-        found = estimate(arguments.arctic_root, arguments.output_dir, settings=given, **chosen)
+        found = estimate(root, arguments.output_dir, settings=settings, **chosen)
         print(json.dumps(found, indent=2))
         return 1 if found["problems"] or not found["enough_disk"] else 0
-    progress = show_progress("sequence")
-    totals = prepare(arguments.arctic_root, arguments.output_dir, settings=given, progress=progress, **chosen)
-    print(json.dumps(totals, indent=2))
-    return 0
-
-
-def _prepare_dataset(arguments: argparse.Namespace, given: dict, chosen: dict) -> int:
-    from hawor_pipeline.conversion.prepare_dataset import prepare_dataset
-    from hawor_pipeline.locate import find_hand_models
-
-    if not (arguments.dataset and arguments.root) or arguments.arctic_root or arguments.dry_run:
-        raise ConfigError(
-            "another dataset needs --dataset NAME and --root DIR together; --arctic-root and --dry-run are for ARCTIC"
-        )
-    chosen["mano_dir"] = find_hand_models(arguments.dataset, arguments.mano_dir, arguments.root)
-    progress = show_progress("sequence")
-    totals = prepare_dataset(
-        arguments.dataset, arguments.root, arguments.output_dir, settings=given, progress=progress, **chosen
-    )
+    totals = prepare(root, arguments.output_dir, settings=settings, progress=show_progress("sequence"), **chosen)
     print(json.dumps(totals, indent=2))
     return 0
 

@@ -1,40 +1,44 @@
-"""One ARCTIC sequence to one shard: the independent unit that the pool maps over.
+"""One sequence to one shard: the independent unit that the pool maps over.
 
 The shard appears by one rename when all of it is on the disk. Its bytes depend on the raw files, the settings and the
 versions of the libraries, on nothing else.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.blur import measure_blur
-from hawor_pipeline.conversion.confidence import confidence, skip_reasons
 from hawor_pipeline.conversion.crops import cut_crops, encode_crop
 from hawor_pipeline.conversion.decode import thread_decoder
-from hawor_pipeline.conversion.fingerprint import ImageHashes
 from hawor_pipeline.conversion.hand_geometry import SeenHand, see_hand
-from hawor_pipeline.conversion.image_frame import ImageFrame, find_image_frame
 from hawor_pipeline.conversion.ledger import (
+    BEHIND_CAMERA,
     NO_GROUND_TRUTH_AFTER,
     NO_GROUND_TRUTH_BEFORE,
-    absent_views,
-    counted_by_reason,
-    invalid_by_reason,
-    left_out_error,
-    unmatched_share,
-    unseen_samples,
-    wanted_sides,
-    without_image,
+    NO_JOINTS,
+    OUTSIDE_IMAGE,
+    LedgerRow,
+    ViewLosses,
+    count_reasons,
+    fit_error,
+    limit_error,
+    lost_hands,
+    rows_without_ground_truth,
+    rows_without_image,
 )
-from hawor_pipeline.conversion.plan import sequence_key, sequence_version
-from hawor_pipeline.conversion.scene import Scene, open_scene
-from hawor_pipeline.errors import DataError
-from hawor_pipeline.provenance import mark_done, sha256_file, staging_dir
+from hawor_pipeline.conversion.posed_scene import PosedTake, pose_take
+from hawor_pipeline.conversion.row_builder import StoredCrop, ViewedHand, build_rows, join_rows
+from hawor_pipeline.conversion.sequence_task import SequenceTask, content_key, data_version
+from hawor_pipeline.provenance import hash_json, mark_done, sha256_file, staging_dir
+from hawor_pipeline.shards.manifest import SequenceInfo, add_counts
 from hawor_pipeline.shards.schema import (
     ANNOTATIONS_FILE,
     DISTANCES_FILE,
@@ -45,167 +49,189 @@ from hawor_pipeline.shards.schema import (
     to_arrow,
 )
 from hawor_pipeline.shards.store import ImageWriter, write_parquet
-from hawor_pipeline.sources.arctic import SIDES, ArcticRoot
+from hawor_pipeline.sources.arctic import SIDES
+from hawor_pipeline.sources.fingerprint import ImageHashes, file_states, hash_files
+from hawor_pipeline.sources.hand_models import load_hand_models
 from hawor_pipeline.sources.image_files import ImageFile
+from hawor_pipeline.sources.image_frame import ImageFrame
+from hawor_pipeline.sources.reader import Reader, Take
+from hawor_pipeline.sources.registry import open_reader
 
-
-@dataclass(frozen=True, slots=True)
-class SequenceTask:
-    """Everything that a worker needs for one sequence."""
-
-    root: Path
-    mano_dir: Path
-    subject: str
-    sequence: str
-    output: Path  # the shard's final folder
-    settings: ConversionConfig
-    shared: dict[str, Any]  # what the keys of all sequences have in common
-    raw: dict[str, Any]  # hashes of the raw files without the pictures
-    image_digests: dict[str, str] | None  # view -> digest of its pictures; None: find them while converting
-    metadata: dict[str, str]  # goes into the tables
-    recorded_views: tuple[int, ...] = ()  # that any sequence of the subject has
+LARGEST_FIT_MM = 40.0  # a wrong convention (flat hand for mean pose, another frame) is further off than any fit
+_FILES = (ANNOTATIONS_FILE, IMAGES_FILE, LEDGER_FILE, DISTANCES_FILE)
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What a worker says of a finished shard."""
+    """A finished shard."""
 
-    info: dict[str, Any]
+    info: SequenceInfo
     data_version: str
-    image_digests: dict[str, str]
+    image_digests: dict[str, str]  # view -> digest of its images
+
+
+@dataclass(slots=True)
+class SequenceRows:
+    """Contents of a shard while it is made."""
+
+    blocks: list[dict[str, Any]] = field(default_factory=list)  # columns, in the order of the table
+    ledger: list[LedgerRow] = field(default_factory=list)
+    distances: list[tuple[int, str, float]] = field(default_factory=list)
+    image_digests: dict[str, str] = field(default_factory=dict)
+    moments: int = 0  # of ground truth, over all takes
+    expected: int = 0  # hands, over all views
+
+    @property
+    def rows(self) -> int:
+        """Rows of all blocks."""
+        return sum(len(block["frame"]) for block in self.blocks)
 
 
 def convert_sequence(task: SequenceTask) -> Converted:
     """Convert one sequence and publish its shard.
 
     Raises:
-        DataError: a raw file or picture is damaged, too much is left out, or the disk is full. Nothing is published.
+        DataError: a raw file or image is damaged, too much is missing, or the disk is full. Nothing is published.
     """
-    scene = open_scene(task.root, task.mano_dir, task.subject, task.sequence, task.settings.views)
-    _check_zip(task)
+    reader = open_reader(task.dataset, task.root, task.mano_dir)
     with staging_dir(task.output) as folder:
+        takes = reader.takes(task.ref, task.labels, task.settings.views)
         with ImageWriter(folder / IMAGES_FILE) as writer:
-            blocks, ledger, digests = convert_views(task, scene, writer)
-        info = _summary(task, scene, blocks, ledger)
-        error = left_out_error(f"{task.subject}/{task.sequence}", info, task.settings, task.recorded_views)
+            found = convert_takes(task, reader, takes, writer)
+        info = _info(task, reader, found)
+        arrays = join_rows(found.blocks)
+        error = limit_error(str(task.ref), info, task.settings, task.recorded_views)
+        if error is None and not reader.records_views:
+            error = fit_error(str(task.ref), arrays["fitting_err"], LARGEST_FIT_MM)
         if error is not None:
             raise error
-        raw = {**task.raw, "images": digests}
-        version = sequence_version(task.shared, raw)
-        metadata = {**task.metadata, "data_version": version}
-        arrays = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        digests = task.image_digests or found.image_digests
+        raw = _raw_hashes(task, reader, digests)
+        version = data_version(task.shared, raw)
+        metadata = {
+            "source": task.source,
+            "converter_version": str(task.shared["converter"]),
+            "data_version": version,
+        }
         write_parquet(to_arrow(arrays, metadata), folder / ANNOTATIONS_FILE)
-        _write_side_table(task, metadata, LEDGER_SCHEMA, sorted(ledger), folder / LEDGER_FILE)
-        _write_side_table(task, metadata, DISTANCES_SCHEMA, scene.distances, folder / DISTANCES_FILE)
-        names = [ANNOTATIONS_FILE, IMAGES_FILE, LEDGER_FILE, DISTANCES_FILE]
-        info["sha256"] = {name: sha256_file(folder / name) for name in names}
-        info["bytes"] = sum((folder / name).stat().st_size for name in names)
-        mark_done(folder, sequence_key(task.shared, raw, task.subject, task.sequence), info, names)
+        _write_side_table(task, metadata, LEDGER_SCHEMA, sorted(found.ledger), folder / LEDGER_FILE)
+        _write_side_table(task, metadata, DISTANCES_SCHEMA, found.distances, folder / DISTANCES_FILE)
+        # the version follows from the key of a sequence that is keyed by contents, so its marker does not repeat it
+        known = {"data_version": version, "made_under": hash_json(task.shared)} if task.key else {}
+        files = {
+            "sha256": {name: sha256_file(folder / name) for name in _FILES},
+            "bytes": sum((folder / name).stat().st_size for name in _FILES),
+        }
+        info = SequenceInfo.from_dict({**info.to_dict(), **known, **files})
+        mark_done(folder, task.key or content_key(task.shared, raw, task.ref), info.to_dict(), list(_FILES))
     return Converted(info, version, digests)
 
 
-def convert_views(
-    task: SequenceTask, scene: Scene, writer: ImageWriter
-) -> tuple[list[dict[str, np.ndarray]], list[tuple], dict[str, str]]:
-    """Cut the hands out of every picture of a scene.
+def convert_takes(task: SequenceTask, reader: Reader, takes: Iterable[Take], writer: ImageWriter) -> SequenceRows:
+    """Cut the hands out of the images of takes.
 
-    Returns:
-        Columns in blocks, in the order of the table; rows of the ledger; view to digest of its pictures.
+    Args:
+        task: the sequence.
+        reader: its dataset, open.
+        takes: sorted by view and frame.
+        writer: gets the crops.
     """
-    blocks: list[dict[str, np.ndarray]] = []
-    ledger: list[tuple] = []
-    digests = {}
-    for position, view in enumerate(scene.cameras):
-        found, digest = _convert_view(task, scene, position, view, writer, ledger)
-        blocks += found
-        if scene.images[view]:
-            digests[str(view)] = digest
-    return blocks, ledger, task.image_digests or digests
+    found = SequenceRows()
+    for view, parts in groupby(_views(task, reader, takes, found), key=lambda part: part[0]):
+        hashes, has_images = ImageHashes(), False
+        hands: dict[str, list[ViewedHand]] = {side: [] for side in SIDES}
+        for _, posed in parts:
+            has_images |= bool(posed.take.images[view])
+            for hand in _cut_view(task, posed, view, hashes, found):
+                hands[hand.side].append(hand)
+        for side in SIDES:
+            for hand in hands[side]:
+                for crop in hand.crops:
+                    writer.append(crop.jpeg)
+            if hands[side]:
+                found.blocks.append(build_rows(task.ref, hands[side], task.settings))
+        if has_images:
+            found.image_digests[str(view)] = hashes.digest
+    return found
 
 
-def _check_zip(task: SequenceTask) -> None:
-    """Compare the zip that the pictures are read from with ARCTIC's published checksum, where the user has it."""
-    root = ArcticRoot(task.root)
-    archive = root.image_zip(task.subject, task.sequence)
-    if archive is None or not root.reads_zip(task.subject, task.sequence, task.settings.views):
-        return
-    stated = root.zip_checksum(archive)
-    if stated is not None and sha256_file(archive) != stated:
-        raise DataError(f"{archive}: differs from the published checksum (sha256); download it again.")
+def _views(
+    task: SequenceTask, reader: Reader, takes: Iterable[Take], found: SequenceRows
+) -> Iterator[tuple[int, PosedTake]]:
+    """Yield each view of each take, posed; one take is in memory at a time."""
+    models = load_hand_models(task.mano_dir, reader.fix_left_shapedirs)
+    for take in takes:
+        posed = pose_take(take, models, reader.tips)
+        found.moments += len(take)
+        found.distances += posed.distances
+        for view in take.cameras:
+            yield view, posed
 
 
-def _write_side_table(
-    task: SequenceTask, metadata: dict[str, str], schema: pa.Schema, rows: list[tuple], path: Path
-) -> None:
-    """A small table whose first columns are subject and sequence."""
-    records = [dict(zip(schema.names, (task.subject, task.sequence, *row), strict=True)) for row in rows]
-    write_parquet(pa.Table.from_pylist(records, schema).replace_schema_metadata(metadata), path)
-
-
-def _convert_view(
-    task: SequenceTask, scene: Scene, position: int, view: int, writer: ImageWriter, ledger: list[tuple]
-) -> tuple[list[dict[str, np.ndarray]], str]:
-    """Rows of one view, a block per side in the order of the table, and the digest of its pictures.
-
-    Appends its crops to the writer, and what is left out to the ledger.
-    """
-    camera, images, frames = scene.cameras[view], scene.images[view], len(scene.raw)
-    file_frame = find_image_frame(ArcticRoot(task.root).image_source, camera, scene.object_vertices)
-    seen = {side: see_hand(scene.hands[side], camera, task.settings.box_scale, file_frame.shows) for side in SIDES}
-    squares = {side: _squares(seen[side], file_frame, task.settings.crop_margin) for side in SIDES}
-    crops: dict[str, list[_StoredCrop]] = {side: [] for side in SIDES}
-    ledger += without_image(view, images, scene.offset, frames)
-    hashes = ImageHashes()
+def _cut_view(
+    task: SequenceTask, posed: PosedTake, view: int, hashes: ImageHashes, found: SequenceRows
+) -> list[ViewedHand]:
+    """Cut the hands out of one view of a take; skipped ones go to the ledger, images are hashed on the way."""
+    take, images = posed.take, posed.take.images[view]
+    found.expected += len(take) * len(posed.hands) + len(take.unlabelled)
+    found.ledger += [LedgerRow(view, take.first_frame, side, reason, 1) for side, reason in take.unlabelled]
+    if not posed.hands:
+        return []
+    found.ledger += rows_without_image(view, images, take.first_frame, len(take))
+    found.ledger += rows_without_ground_truth(view, images, take.first_frame, len(take))
+    file_frame = take.file_frame(view)
+    seen = {
+        side: see_hand(hand, take.cameras[view], task.settings.box_scale, file_frame.shows)
+        for side, hand in posed.hands.items()
+    }
+    hands = {side: ViewedHand(posed, view, side, seen[side], file_frame) for side in seen}
+    squares = {side: _squares(seen[side], file_frame, task.settings.crop_margin) for side in seen}
     for frame, image in images.items():
-        wanted, lost = wanted_sides(seen, frame - scene.offset, frames)
-        ledger += [(view, frame, *reason) for reason in lost]
+        index = frame - take.first_frame
+        sides = list(seen) if 0 <= index < len(take) else []
+        reasons = {side: _skip_reason(posed, seen[side], side, index) for side in sides}
+        found.ledger += [LedgerRow(view, frame, side, reason, 1) for side, reason in reasons.items() if reason]
+        wanted = [side for side, reason in reasons.items() if not reason]
         if not wanted and task.image_digests is not None:
             continue
         data = image.read()
         if task.image_digests is None:
             hashes.add(image, data)
         if wanted:
-            boxes = {side: squares[side][frame - scene.offset] for side in wanted}
-            _cut_frame(task.settings, (image, data, file_frame.size), (frame, frame - scene.offset), boxes, crops)
-    blocks = []
-    for side in SIDES:
-        for crop in crops[side]:
-            writer.append(crop.jpeg)
-        blocks.append(_rows(task, scene, (position, view, side), seen[side], file_frame, crops[side]))
-    return blocks, hashes.digest
+            boxes = {side: squares[side][index] for side in wanted}
+            for side, crop in _cut_image(task.settings, (image, data, file_frame.size), (index, frame), boxes):
+                hands[side].crops.append(crop)
+    return [hand for hand in hands.values() if hand.crops]
+
+
+def _skip_reason(posed: PosedTake, seen: SeenHand, side: str, index: int) -> str:
+    """Return why a hand has no row at one moment; "" where it has one."""
+    if math.isnan(posed.hands[side].fitting_err[index]):
+        return NO_JOINTS
+    if math.isnan(seen.box_size_px[index]):
+        return BEHIND_CAMERA
+    return "" if seen.overlaps[index] else OUTSIDE_IMAGE
 
 
 def _squares(hand: SeenHand, file_frame: ImageFrame, margin: float) -> list[tuple[list[float], float]]:
-    """Centre and side of what to cut out, for each frame, in pixels of the files."""
+    """Return centre and side of the square to cut at each moment, in pixels of the files."""
     centers = hand.box_center_px * file_frame.scale[:, None] + file_frame.shift
     return list(zip(centers.tolist(), (hand.box_size_px * margin * file_frame.scale).tolist(), strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class _StoredCrop:
-    frame: int
-    index: int
-    jpeg: bytes
-    crop_from_file: np.ndarray  # (2, 3)
-    blur: float
-    black: bool
-
-
-def _cut_frame(
+def _cut_image(
     settings: ConversionConfig,
     source: tuple[ImageFile, bytes, tuple[int, int]],
     number: tuple[int, int],
     boxes: dict[str, tuple[list[float], float]],
-    crops: dict[str, list[_StoredCrop]],
-) -> None:
-    """Decode one picture once and cut the hands out of it.
+) -> Iterator[tuple[str, StoredCrop]]:
+    """Decode one image once and yield the crops of its hands, with their sides.
 
     Args:
-        settings: of the conversion.
-        source: the picture, its bytes, and the size (height, width) that it must have.
-        number: of the picture and of its ground truth.
+        settings: settings of the conversion.
+        source: the image, its bytes, and the expected size (height, width).
+        number: moment and frame.
         boxes: side to centre and side of the square to cut, pixels of the file.
-        crops: gets what was cut.
     """
     crop_px = round(settings.crop_margin * settings.target_resolution[0])
     name, data, size = source
@@ -213,94 +239,54 @@ def _cut_frame(
     for side, crop in zip(boxes, found, strict=True):
         blur = measure_blur(crop.pixels, settings.crop_margin)
         jpeg = encode_crop(crop.pixels, settings.jpeg_quality)
-        crops[side].append(_StoredCrop(*number, jpeg, crop.crop_from_file, blur, crop.black))
+        yield side, StoredCrop(*number, jpeg, crop.crop_from_file, blur, crop.black)
 
 
-def _rows(
-    task: SequenceTask,
-    scene: Scene,
-    where: tuple[int, int, str],
-    seen: SeenHand,
-    file_frame: ImageFrame,
-    crops: list[_StoredCrop],
-) -> dict[str, np.ndarray]:
-    """Columns of one view and side."""
-    position, view, side = where
-    hand, camera, raw = scene.hands[side], scene.cameras[view], scene.raw
-    index = np.array([crop.index for crop in crops], np.int64)
-    frames = np.array([crop.frame for crop in crops], np.int64)
-    count = len(crops)
-    blur = np.array([crop.blur for crop in crops], np.float64)
-    in_frame, visible = seen.joint_in_frame[index], scene.visible[side][position][index]
-    black = np.array([crop.black for crop in crops], bool)
-    skip = skip_reasons(black, in_frame, seen.box_size_px[index], task.settings)
-    names = [f"{raw.subject}/{raw.sequence}/{view}/{frame:05d}/{side}" for frame in frames]
-    constant = {
-        "subject": raw.subject,
-        "sequence": raw.sequence,
-        "object": raw.object,
-        "action": raw.action,
-        "side": side,
-        "view": view,
-        "is_right": side == "right",
-        "image_height": camera.image_size[0],
-        "image_width": camera.image_size[1],
-    }
-    typical = float(np.median(hand.fitting_err))
-    return {
-        "sample_id": np.array(names, object),
-        **{name: np.full(count, value, object if isinstance(value, str) else None) for name, value in constant.items()},
-        "frame": frames,
-        "gt_index": index,
-        "box_center_px": seen.box_center_px[index],
-        "box_size_px": seen.box_size_px[index],
-        "crop_from_image": _from_image([crop.crop_from_file for crop in crops], file_frame, index),
-        "intrinsics": np.broadcast_to(camera.intrinsics, (count, 3, 3)),
-        "cam_from_world": camera.cam_from_world[index],
-        "distortion": np.broadcast_to(camera.distortion, (count, 8)),
-        "global_orient": seen.global_orient[index],
-        "hand_pose": hand.hand_pose[index],
-        "betas": hand.betas[index],
-        "betas_as_right": hand.betas_as_right[index],
-        "betas_as_right_residual_mm": hand.betas_as_right_residual_mm[index],
-        "translation_m": seen.translation_m[index],
-        "joints_cam_m": seen.joints_cam_m[index],
-        "joints_px": seen.joints_px[index],
-        "joints_world_m": hand.joints_m[index],
-        "joint_in_frame": in_frame,
-        "joint_visible": visible,
-        "occlusion": 1.0 - visible.mean(1) if count else blur,
-        "truncation": seen.truncation[index],
-        "confidence": confidence(in_frame, visible, blur, hand.fitting_err[index], typical) if count else blur,
-        "blur": blur,
-        "fitting_err": hand.fitting_err[index],
-        "valid": skip == "",
-        "skip_reason": skip,
-    }
-
-
-def _from_image(from_file: list[np.ndarray], file_frame: ImageFrame, index: np.ndarray) -> np.ndarray:
-    """(N, 2, 3) maps from full frames to crops, of those from files to crops at moments (N,)."""
-    affine = np.array(from_file).reshape(len(index), 2, 3)
-    affine[:, :, 2] += np.einsum("nij,nj->ni", affine[:, :, :2], file_frame.shift[index])
-    affine[:, :, :2] *= file_frame.scale[index, None, None]
-    return affine
-
-
-def _summary(task: SequenceTask, scene: Scene, blocks: list[dict], ledger: list[tuple]) -> dict[str, Any]:
-    rows = sum(len(block["frame"]) for block in blocks)
-    left_out = counted_by_reason(ledger)
-    possible = 2 * len(scene.raw) * len(scene.cameras)  # hands with ground truth, over all views
+def _info(task: SequenceTask, reader: Reader, found: SequenceRows) -> SequenceInfo:
+    """Count rows, skipped samples and losses."""
+    rows, left_out = found.rows, count_reasons(found.ledger)
+    invalid = add_counts({reason: 1} for block in found.blocks for reason in block["skip_reason"] if reason)
+    # images without ground truth are in the ledger, but no hand was expected of them
     without = sum(left_out.get(reason, 0) for reason in (NO_GROUND_TRUTH_BEFORE, NO_GROUND_TRUTH_AFTER))
-    invalid = invalid_by_reason(blocks)
-    return {
-        "rows": rows,
-        "valid_rows": rows - sum(invalid.values()),
-        "ground_truth_frames": len(scene.raw),
-        "left_out": left_out,
-        "invalid": invalid,
-        "unaccounted": possible - rows - (sum(left_out.values()) - without),
-        "unmatched_share": unmatched_share(ledger, len(scene.raw)),
-        "unseen": unseen_samples(ledger),
-        "absent_views": absent_views(ledger),
-    }
+    losses: dict[str, Any]
+    if reader.records_views:
+        counted = ViewLosses.of_ledger(found.ledger, found.moments)
+        losses = {name: getattr(counted, name) for name in ("unmatched_share", "unseen", "absent_views")}
+    else:
+        lost = sum(lost_hands(left_out).values())
+        losses = {"left_out_share": lost / max(rows + lost, 1)}
+    return SequenceInfo(
+        rows=rows,
+        valid_rows=rows - sum(invalid.values()),
+        ground_truth_frames=found.moments,
+        left_out=left_out,
+        invalid=invalid,
+        unaccounted=found.expected - rows - (sum(left_out.values()) - without),
+        **losses,
+    )
+
+
+def _raw_hashes(task: SequenceTask, reader: Reader, digests: dict[str, str]) -> dict[str, Any]:
+    """Return the hashes of all raw files, under the names that data versions are derived from."""
+    if task.raw is not None:
+        return {**task.raw, "images": digests}
+    return {"labels": _label_hashes(tuple(reader.label_files(task.ref)), task.root), "pictures": digests}
+
+
+def _label_hashes(files: tuple[Path, ...], root: Path) -> dict[str, str]:
+    return _hashes_of_state(files, tuple(file_states(files)), root)
+
+
+@lru_cache(maxsize=2)
+def _hashes_of_state(files: tuple[Path, ...], _states: tuple[tuple[str, int, int], ...], root: Path) -> dict[str, str]:
+    """Hash label files once for consecutive sequences that share them: they may have gigabytes."""
+    return hash_files(files, root)
+
+
+def _write_side_table(
+    task: SequenceTask, metadata: dict[str, str], schema: pa.Schema, rows: Iterable[tuple], path: Path
+) -> None:
+    """Write a small table whose first columns are subject and sequence."""
+    first = (task.ref.subject, task.ref.sequence)
+    records = [dict(zip(schema.names, (*first, *row), strict=True)) for row in rows]
+    write_parquet(pa.Table.from_pylist(records, schema).replace_schema_metadata(metadata), path)

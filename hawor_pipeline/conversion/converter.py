@@ -5,20 +5,22 @@ from pathlib import Path
 from typing import Any
 
 from hawor_pipeline.config import ConversionConfig, build
-from hawor_pipeline.conversion.convert import convert_plans
+from hawor_pipeline.conversion.convert import run_job
+from hawor_pipeline.conversion.prepare import open_job
+from hawor_pipeline.shards.manifest import add_counts
 from hawor_pipeline.sources.arctic import ArcticRoot
 
 
 class ArcticDataConverter:
-    """Conversion as an object, for use from Python.
+    """Conversion of ARCTIC as an object, for use from Python.
 
     Args:
         arctic_root: any folder level of ARCTIC's download.
-        output_dir: where the shards go.
+        output_dir: folder of the shards.
         target_resolution: (height, width) of a crop without its margin.
         num_workers: processes; 0 for none. With any, a script of your own must call this under
             `if __name__ == "__main__":`, because every worker imports it.
-        mano_dir: folder of the MANO models; None searches `$MANO_DIR` and beside the data.
+        mano_dir: folder of the MANO models; None searches, see `locate.find_hand_models`.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class ArcticDataConverter:
         sequences: Sequence[str] | None = None,
         max_sequences_per_subject: int | None = None,
     ) -> dict[str, Any]:
-        """Convert, and say what happened; sequences that fail are listed, the others are kept.
+        """Convert and return statistics; sequences that fail are listed, the others are kept.
 
         Returns:
             total_subjects, total_sequences, total_frames (ground-truth frames), total_samples, valid_samples,
@@ -53,33 +55,21 @@ class ArcticDataConverter:
             ConfigError: root, MANO, subject or sequence not found.
         """
         settings = self.settings.model_copy(update={"max_sequences_per_subject": max_sequences_per_subject})
-        plans, seconds = convert_plans(
-            self.root,
-            self.mano_dir,
-            self.root.subjects() if subjects is None else subjects,
-            self.output_dir,
-            settings,
-            sequences=sequences,
-            workers=self.num_workers,
-            progress=None,
-            keep_good=True,
-        )
+        job = open_job(self.root, self.output_dir, settings, mano_dir=self.mano_dir, sequences=sequences)
+        done = run_job(job, self.root.subjects() if subjects is None else subjects, workers=self.num_workers)
+        plans = done.plans
         good = [plan.done[name] for plan in plans for name in plan.done if name not in plan.errors]
         errors = {f"{plan.subject}/{name}": str(error) for plan in plans for name, error in plan.errors.items()}
-        left_out: dict[str, int] = {}
-        for info in good:
-            for reason, samples in info["left_out"].items():
-                left_out[reason] = left_out.get(reason, 0) + samples
         return {
             "total_subjects": len(plans),
             "total_sequences": len(good) + len(errors),
-            "total_frames": sum(info["ground_truth_frames"] for info in good),
-            "total_samples": sum(info["rows"] for info in good),
-            "valid_samples": sum(info["valid_rows"] for info in good),
+            "total_frames": sum(info.ground_truth_frames for info in good),
+            "total_samples": sum(info.rows for info in good),
+            "valid_samples": sum(info.valid_rows for info in good),
             "successful_conversions": len(good),
             "failed_conversions": len(errors),
             "reused_conversions": sum(plan.reused for plan in plans),
             "conversion_errors": errors,
-            "left_out": dict(sorted(left_out.items())),
-            "seconds": seconds,
+            "left_out": add_counts(info.left_out for info in good),
+            "seconds": done.seconds,
         }

@@ -1,6 +1,6 @@
-"""From raw parameters to what a camera sees of each hand: posed meshes, camera frames, pixels, boxes.
+"""Geometry of hands: posed meshes from raw parameters, and their camera frames, pixels and boxes in a view.
 
-Everything is computed in double precision for a whole sequence at once. T is the number of frames.
+All in double precision, T moments at once.
 """
 
 from collections.abc import Callable
@@ -9,14 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hawor_pipeline.core.camera import MIN_DEPTH_M, project_distorted, project_pinhole, transform_points
 from hawor_pipeline.core.mano_convention import ARCTIC
 from hawor_pipeline.core.rotations import rotmat_to_axis_angle
-from hawor_pipeline.sources.arctic import EGO_VIEW, SubjectCameras
 from hawor_pipeline.sources.hand_models import HandModels
-from hawor_pipeline.sources.raw_sequence import RawHand, RawSequence
+from hawor_pipeline.sources.image_frame import ViewCamera, bounds
+from hawor_pipeline.sources.reader import HandLabels
 
-# The box of a hand of which less than this share can be projected would say nothing about the hand.
+# A hand gets no box where less than this share of its vertices can be projected.
 _LEAST_PROJECTED = 0.5
 
 
@@ -37,8 +36,8 @@ class WorldHand:
 
 
 @torch.no_grad()
-def pose_hand(models: HandModels, side: str, raw: RawHand) -> WorldHand:
-    """MANO forward of one hand of a sequence."""
+def pose_hand(models: HandModels, side: str, raw: HandLabels) -> WorldHand:
+    """Pose one hand with MANO, at all moments."""
     layer = models.layers[side]
     betas = torch.tensor(raw.betas)
     rotmats = layer.absolute_rotmats(
@@ -57,55 +56,13 @@ def pose_hand(models: HandModels, side: str, raw: RawHand) -> WorldHand:
         betas_as_right_residual_mm=residual,
         root_m=layer.rest_joints(betas)[:, 0].numpy(),
         translation_m=raw.translation_m,
-        fitting_err=raw.fitting_err,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class ViewCamera:
-    """One view of a sequence. The full frame has `image_size` (height, width)."""
-
-    view: int
-    image_size: tuple[int, int]
-    cam_from_world: np.ndarray  # (T, 4, 4)
-    intrinsics: np.ndarray  # (3, 3)
-    distortion: np.ndarray  # (8,) zeros for the static views
-
-    @property
-    def centres_m(self) -> np.ndarray:
-        """Camera centres in the world frame, (T, 3)."""
-        rotation, shift = self.cam_from_world[:, :3, :3], self.cam_from_world[:, :3, 3]
-        return -np.einsum("tji,tj->ti", rotation, shift)
-
-    def project(self, points_world: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Args:
-            points_world: (T, N, 3), metres.
-
-        Returns:
-            Points in the camera frame (T, N, 3), pixels (T, N, 2), and whether each is in front of the camera and
-            inside the lens model's monotone radius, (T, N).
-        """
-        points = transform_points(torch.tensor(self.cam_from_world), torch.tensor(points_world))
-        intrinsics, distortion = torch.tensor(self.intrinsics), torch.tensor(self.distortion)
-        if not self.distortion.any():  # the same numbers, without the work of a lens
-            return points.numpy(), project_pinhole(points, intrinsics).numpy(), (points[..., 2] > MIN_DEPTH_M).numpy()
-        pixels, projectable = project_distorted(points, intrinsics, distortion)
-        return points.numpy(), pixels.numpy(), projectable.numpy()
-
-
-def view_camera(raw: RawSequence, cameras: SubjectCameras, view: int) -> ViewCamera:
-    """Camera of one view for every frame of a sequence."""
-    if view == EGO_VIEW:
-        return ViewCamera(view, cameras.image_sizes[0], raw.ego_from_world, raw.ego_intrinsics, raw.ego_distortion)
-    fixed = np.broadcast_to(cameras.cam_from_world[view - 1], (len(raw), 4, 4))
-    return ViewCamera(
-        view, cameras.image_sizes[view], np.ascontiguousarray(fixed), cameras.intrinsics[view - 1], np.zeros(8)
+        fitting_err=np.zeros(len(raw.betas)) if raw.fitting_err is None else raw.fitting_err,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class SeenHand:
-    """One hand as one view sees it. Pixels and boxes are those of the full frame."""
+    """One hand in one view. Pixels and boxes are those of the full frame."""
 
     global_orient: np.ndarray  # (T, 3) axis-angle, camera frame
     translation_m: np.ndarray  # (T, 3) so that ManoLayer(...).vertices + translation is the hand in the camera frame
@@ -114,8 +71,8 @@ class SeenHand:
     joint_in_frame: np.ndarray  # (T, 21) bool
     box_center_px: np.ndarray  # (T, 2)
     box_size_px: np.ndarray  # (T,) NaN where too little of the hand can be projected
-    overlaps: np.ndarray  # (T,) bool, some of the hand's surface is in the picture
-    truncation: np.ndarray  # (T,) share of the surface points that are not in the picture
+    overlaps: np.ndarray  # (T,) bool, some of the hand's surface is in the image
+    truncation: np.ndarray  # (T,) share of the surface points that are not in the image
 
 
 @torch.no_grad()
@@ -131,7 +88,7 @@ def see_hand(
         hand: the hand in the world.
         camera: the view.
         box_scale: widens the box.
-        shows: says of full-frame pixels (T, N, 2) whether the picture file holds them, (T, N).
+        shows: maps full-frame pixels (T, N, 2) to True where the image file holds them, (T, N).
     """
     rotation, shift = camera.cam_from_world[:, :3, :3], camera.cam_from_world[:, :3, 3]
     joints_cam, joints_px, joints_ok = camera.project(hand.joints_m)
@@ -154,11 +111,3 @@ def see_hand(
         overlaps=inside.any(1),
         truncation=1.0 - inside.mean(1),
     )
-
-
-def bounds(pixels: np.ndarray, known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest (T, 2) of points (T, N, 2), or of those that are known, (T, N); infinite where none is."""
-    by_axis = np.moveaxis(pixels, -1, 0).copy()  # NumPy is slow along all but the last axis
-    if known is not None and not known.all():
-        return np.where(known, by_axis, np.inf).min(-1).T, np.where(known, by_axis, -np.inf).max(-1).T
-    return by_axis.min(-1).T, by_axis.max(-1).T

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hawor_pipeline.conversion.plan import missing_reason
 from hawor_pipeline.errors import DataError
+from hawor_pipeline.locate import find_hand_models
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
-from hawor_pipeline.sources.arctic import RAW_PARTS, VIEW_COUNT, ArcticRoot, split_sequence_name
+from hawor_pipeline.sources.arctic import RAW_PARTS, VIEW_COUNT, ArcticRoot, missing_reason, split_sequence_name
 from hawor_pipeline.sources.image_files import ImageFile, images_state
 from hawor_pipeline.versions import INVENTORY_VERSION
 
@@ -95,7 +95,7 @@ def inventory_subject(
         rows += _inventory_sequence(root, subject, sequence)
         if progress:
             progress(done, len(sequences))
-    reason = "" if status == "present" else missing_reason(root, subject, status)
+    reason = "" if status == "present" else missing_reason(subject, status)
     info = _info(root, subject, status, reason, rows)
     with staging_dir(output) as folder:
         table = pa.Table.from_pylist(rows, INVENTORY_SCHEMA).replace_schema_metadata({"source": root.source})
@@ -112,9 +112,12 @@ def inventory_subject(
 def _proof(root: ArcticRoot, mano_dir: str | Path | None, subject: str, folder: Path) -> tuple[list[str], str]:
     """What the panels of the proof sheet show, and why there is none."""
     from hawor_pipeline.conversion.proof_sheet import PROOF_FILE, write_proof_sheet
+    from hawor_pipeline.sources.arctic_reader import ArcticReader
 
     try:
-        return write_proof_sheet(root, root.mano_dir(mano_dir), subject, folder / PROOF_FILE), ""
+        return write_proof_sheet(
+            ArcticReader(root, find_hand_models(root.source, mano_dir, root.path)), subject, folder / PROOF_FILE
+        ), ""
     except DataError as error:
         return [], f"no proof sheet: {error}"  # the table already names what is broken
 
@@ -135,7 +138,7 @@ def _state(root: ArcticRoot, subject: str, mano_dir: str | Path | None) -> list[
     ]
     for sequence in sequences:
         state += [images_state(_images(root, subject, sequence, view)[0].values()) for view in range(VIEW_COUNT)]
-    return [*state, hash_hand_models(root.mano_dir(mano_dir)) if sequences else {}]
+    return [*state, hash_hand_models(find_hand_models(root.source, mano_dir, root.path)) if sequences else {}]
 
 
 def _images(root: ArcticRoot, subject: str, sequence: str, view: int) -> tuple[dict[int, ImageFile], str]:

@@ -1,129 +1,175 @@
-"""What a conversion leaves out, and why: reasons of the ledger, and when too much is missing."""
+"""Skipped samples of a conversion: the reasons in the ledger, and the limits on how much may be missing."""
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.hand_geometry import SeenHand
 from hawor_pipeline.errors import DataError
-from hawor_pipeline.sources.arctic import EGO_VIEW, SIDES
+from hawor_pipeline.shards.manifest import SequenceInfo, add_counts
+from hawor_pipeline.sources.arctic import EGO_VIEW
+from hawor_pipeline.sources.reader import WITHOUT_GROUND_TRUTH
 
 # Reasons in the ledger.
-NO_IMAGE = "no_image"  # ground truth without a picture
-NO_GROUND_TRUTH_BEFORE = "no_ground_truth_before_start"  # a picture earlier than ground truth 0, as ioi_offset says
+NO_IMAGE = "no_image"  # ground truth without an image
+NO_GROUND_TRUTH_BEFORE = "no_ground_truth_before_start"  # an image earlier than ground truth 0, by ioi_offset
 NO_GROUND_TRUTH_AFTER = "no_ground_truth_after_end"
 OUTSIDE_IMAGE = "outside_picture"
 BEHIND_CAMERA = "behind_camera"
 VIEW_ABSENT = "view_absent"
+NO_JOINTS = "no_joints_to_check_the_fit"
+# Reasons in a manifest, of whole sequences.
+NO_IMAGES = "no_pictures"
+RAW_FILES_GONE = "raw_files_gone"
 # Cameras and motion capture stop a few frames apart; in a short sequence that would be a large share.
 EDGE_FRAMES = 3
 
 
-def without_image(view: int, images: Collection[int], offset: int, frames: int) -> list[tuple]:
-    """Ledger rows of ground truth that a view has no picture of.
+class LedgerRow(NamedTuple):
+    """One entry of the ledger, in the order of its columns."""
+
+    view: int
+    frame: int  # -1: the whole view
+    side: str  # empty: both
+    reason: str
+    samples: int
+
+
+def count_reasons(ledger: Iterable[LedgerRow]) -> dict[str, int]:
+    """Count samples by reason."""
+    return add_counts({row.reason: row.samples} for row in ledger)
+
+
+def rows_without_image(view: int, images: Collection[int], first_frame: int, moments: int) -> list[LedgerRow]:
+    """List the ground truth that a view has no image of.
 
     Args:
-        view: which.
-        images: numbers of the pictures that are there.
-        offset: number of the picture that shows ground truth 0.
-        frames: of ground truth.
+        view: number of the view.
+        images: numbers of its images.
+        first_frame: number of the image that shows ground truth 0.
+        moments: length of the ground truth.
     """
     if not images:
-        return [(view, -1, "", VIEW_ABSENT, 2 * frames)]
-    numbers = range(offset, offset + frames)
-    return [(view, number, "", NO_IMAGE, 2) for number in numbers if number not in images]
+        return [LedgerRow(view, -1, "", VIEW_ABSENT, 2 * moments)]
+    numbers = range(first_frame, first_frame + moments)
+    return [LedgerRow(view, number, "", NO_IMAGE, 2) for number in numbers if number not in images]
 
 
-def wanted_sides(seen: dict[str, SeenHand], index: int, frames: int) -> tuple[list[str], list[tuple]]:
-    """Sides to cut out of a picture, and (side, reason, samples) of what is left out."""
-    if not 0 <= index < frames:
-        return [], [("", NO_GROUND_TRUTH_BEFORE if index < 0 else NO_GROUND_TRUTH_AFTER, 2)]
-    wanted, lost = [], []
-    for side in SIDES:
-        if np.isnan(seen[side].box_size_px[index]):
-            lost.append((side, BEHIND_CAMERA, 1))
-        elif not seen[side].overlaps[index]:
-            lost.append((side, OUTSIDE_IMAGE, 1))
-        else:
-            wanted.append(side)
-    return wanted, lost
+def rows_without_ground_truth(view: int, frames: Iterable[int], first_frame: int, moments: int) -> list[LedgerRow]:
+    """List the images of a view that lie before or after the ground truth."""
+    found = []
+    for frame in frames:
+        if frame < first_frame:
+            found.append(LedgerRow(view, frame, "", NO_GROUND_TRUTH_BEFORE, 2))
+        elif frame >= first_frame + moments:
+            found.append(LedgerRow(view, frame, "", NO_GROUND_TRUTH_AFTER, 2))
+    return found
 
 
-def counted_by_reason(ledger: list[tuple]) -> dict[str, int]:
-    """Reason to samples, of ledger rows that end in (.., reason, samples)."""
-    counts: dict[str, int] = {}
-    for *_, reason, samples in ledger:
-        counts[reason] = counts.get(reason, 0) + samples
-    return dict(sorted(counts.items()))
+@dataclass(frozen=True, slots=True)
+class ViewLosses:
+    """Losses of a sequence that is recorded by several cameras over a common ground truth."""
+
+    ground_truth_frames: int
+    left_out: dict[str, int]
+    unmatched_share: float
+    unseen: int
+    absent_views: list[int]
+
+    @classmethod
+    def of_ledger(cls, ledger: Collection[LedgerRow], frames: int) -> Self:
+        """Sum up a ledger; `frames` is the length of the ground truth."""
+        absent = sorted({row.view for row in ledger if row.reason == VIEW_ABSENT})
+        # the egocentric camera looks where the head turns, so hands outside its image are no loss
+        unseen = sum(
+            row.samples
+            for row in ledger
+            if row.reason == BEHIND_CAMERA or (row.reason == OUTSIDE_IMAGE and row.view != EGO_VIEW)
+        )
+        return cls(frames, count_reasons(ledger), _unmatched_share(ledger, frames), unseen, absent)
 
 
-def invalid_by_reason(blocks: list[dict[str, np.ndarray]]) -> dict[str, int]:
-    """Rule to rows that fail it, of blocks of columns."""
-    return counted_by_reason([(reason, 1) for block in blocks for reason in block["skip_reason"] if reason])
+def _unmatched_share(ledger: Iterable[LedgerRow], frames: int) -> float:
+    """Return the share of frames with an image or ground truth alone, in the worst view that has images.
 
-
-def unmatched_share(ledger: list[tuple], frames: int) -> float:
-    """Share of the moments of the views present that have only a picture or only ground truth.
-
-    Pictures before ground truth 0 are not counted: the offset says that they are there. Nor are the few moments
-    per view by which cameras and motion capture stop apart.
+    Images before ground truth 0 are not counted: the offset accounts for them. Nor are the few frames per view by which
+    cameras and motion capture stop apart.
     """
-    unmatched: dict[int, int] = {}
-    absent = {view for view, _, _, reason, _ in ledger if reason == VIEW_ABSENT}
-    views = {view for view, *_ in ledger} - absent
-    for view, _, _, reason, _ in ledger:
-        if reason in (NO_IMAGE, NO_GROUND_TRUTH_AFTER):
-            unmatched[view] = unmatched.get(view, 0) + 1
-    worst = max((max(0, unmatched.get(view, 0) - EDGE_FRAMES) for view in views), default=0)
-    return worst / max(frames, 1)
+    unmatched = add_counts({str(row.view): 1} for row in ledger if row.reason in (NO_IMAGE, NO_GROUND_TRUTH_AFTER))
+    return max((max(0, count - EDGE_FRAMES) for count in unmatched.values()), default=0) / max(frames, 1)
 
 
-def unseen_samples(ledger: list[tuple]) -> int:
-    """Hands with ground truth that a camera should show and does not.
-
-    They are behind it, or outside the picture of a static camera; the egocentric one looks where the head turns.
-    """
-    return sum(
-        samples
-        for view, _, _, reason, samples in ledger
-        if reason == BEHIND_CAMERA or (reason == OUTSIDE_IMAGE and view != EGO_VIEW)
-    )
-
-
-def absent_views(ledger: list[tuple]) -> list[int]:
-    """Views without any picture."""
-    return sorted({view for view, _, _, reason, _ in ledger if reason == VIEW_ABSENT})
-
-
-def left_out_error(
-    name: str, info: dict[str, Any], settings: ConversionConfig, recorded: Collection[int]
+def limit_error(
+    name: str, info: SequenceInfo, settings: ConversionConfig, recorded: Collection[int]
 ) -> DataError | None:
-    """The error of a sequence of which more than the allowed share is left out, else None.
+    """Return the error of a sequence that lost more than the allowed share, else None.
 
     Args:
-        name: of the sequence.
-        info: what its conversion said.
-        settings: with the limit.
+        name: "subject/sequence".
+        info: counts of the shard.
+        settings: settings with the limit.
         recorded: views that any sequence of the subject has; a view that none has was not downloaded.
     """
+    if info.left_out_share is not None:
+        return _hands_error(name, info, settings)
+    losses = ViewLosses(
+        info.ground_truth_frames, info.left_out, info.unmatched_share or 0.0, info.unseen or 0, info.absent_views or []
+    )
+    return view_error(name, losses, info.rows, settings, recorded)
+
+
+def view_error(
+    name: str, losses: ViewLosses, rows: int, settings: ConversionConfig, recorded: Collection[int]
+) -> DataError | None:
+    """Return the error of a recorded sequence that lost more than the allowed share, else None; see `limit_error`."""
     allowed = f"at most {settings.max_left_out_share:.0%} may. "
-    if info["unmatched_share"] > settings.max_left_out_share:
+    if losses.unmatched_share > settings.max_left_out_share:
         return DataError(
-            f"{name}: the counts of pictures and ground truth disagree: {info['unmatched_share']:.0%} of the "
-            f"{info['ground_truth_frames']} frames lack one or the other in the worst view ({info['left_out']}), "
-            f"{allowed}Get the missing pictures or raw files, or raise max_left_out_share."
+            f"{name}: the counts of images and ground truth disagree: {losses.unmatched_share:.0%} of the "
+            f"{losses.ground_truth_frames} frames lack one or the other in the worst view ({losses.left_out}), "
+            f"{allowed}Get the missing images or raw files, or raise max_left_out_share."
         )
-    lacking = sorted(set(info["absent_views"]) & set(recorded))
-    in_a_view = 2 * info["ground_truth_frames"]
-    lost = (info["unseen"] + in_a_view * len(lacking)) / max(in_a_view * len(recorded), 1)
-    share = lost if info["rows"] else 1.0
+    lacking = sorted(set(losses.absent_views) & set(recorded))
+    in_a_view = 2 * losses.ground_truth_frames
+    lost = (losses.unseen + in_a_view * len(lacking)) / max(in_a_view * len(recorded), 1)
+    share = lost if rows else 1.0
     if share > settings.max_left_out_share:
         return DataError(
-            f"{name}: {share:.0%} of the hands with ground truth are in no picture that is there ({info['left_out']}"
-            f"{f', views {lacking}' if lacking else ''}), {allowed}Get the missing pictures, or name the views to take "
-            "with --views; hands behind a camera or outside its picture point to wrong cameras in meta/misc.json. Or "
+            f"{name}: {share:.0%} of the hands with ground truth are in no image that is there ({losses.left_out}"
+            f"{f', views {lacking}' if lacking else ''}), {allowed}Get the missing images, or name the views to take "
+            "with --views; hands behind a camera or outside its image point to wrong cameras in meta/misc.json. Or "
             "raise max_left_out_share."
         )
     return None
+
+
+def lost_hands(left_out: dict[str, int]) -> dict[str, int]:
+    """Return the reasons by which labelled hands are lost: all but the dataset's own words for no ground truth."""
+    return {reason: count for reason, count in left_out.items() if reason not in WITHOUT_GROUND_TRUTH}
+
+
+def _hands_error(name: str, info: SequenceInfo, settings: ConversionConfig) -> DataError | None:
+    share = info.left_out_share or 0.0
+    if share <= settings.max_left_out_share:
+        return None
+    reasons = lost_hands(info.left_out)
+    return DataError(
+        f"{name}: {share:.0%} of the {info.rows + sum(reasons.values())} labelled hands are skipped ({reasons}), at "
+        f"most {settings.max_left_out_share:.0%} may. Get the missing or corrupt labels again, or raise "
+        "max_left_out_share."
+    )
+
+
+def fit_error(name: str, fitting_err_mm: np.ndarray, limit_mm: float) -> DataError | None:
+    """Return the error of a sequence whose labels and joints disagree throughout, else None.
+
+    Half of the hands further off than the limit means another convention, or mixed-up files.
+    """
+    if not len(fitting_err_mm) or float(np.median(fitting_err_mm)) <= limit_mm:
+        return None
+    return DataError(
+        f"{name}: MANO's joints are {np.median(fitting_err_mm):.0f} mm (median) from the dataset's own, at most "
+        f"{limit_mm:.0f} expected; labels and images are not of one release, or the hand model is another"
+    )

@@ -1,104 +1,208 @@
-"""What `hawor-pipeline prepare` does: convert the subjects asked for, and sum up."""
+"""Conversion of datasets as commands and assets call it: by subjects, as a whole with totals, and as an estimate."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hawor_pipeline.config import ConversionConfig, build
-from hawor_pipeline.conversion.convert import convert_subjects
+from hawor_pipeline.conversion.convert import Conversion, Progress, run_job
+from hawor_pipeline.conversion.planning import ConversionJob
 from hawor_pipeline.errors import DataError
-from hawor_pipeline.shards.splits import record_protocols
+from hawor_pipeline.locate import find_hand_models
+from hawor_pipeline.provenance import StageResult, atomic_write_json
+from hawor_pipeline.shards.manifest import add_counts, converted_names
+from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SPLITS, SplitProtocol, record_protocols
 from hawor_pipeline.sources.arctic import ArcticRoot
+from hawor_pipeline.sources.registry import ARCTIC, open_reader
+
+_COUNTS = ("converted_sequences", "reused_sequences", "left_out_sequences")
+_TOTALS = ("rows", "valid_rows", "sequences", *_COUNTS, "bytes")
+
+
+def open_job(
+    root: str | Path | ArcticRoot,
+    output_dir: str | Path,
+    settings: ConversionConfig,
+    *,
+    dataset: str = ARCTIC,
+    mano_dir: str | Path | None = None,
+    sequences: Sequence[str] | None = None,
+) -> ConversionJob:
+    """Open a dataset for conversion.
+
+    Args:
+        root: the folder that the dataset is unpacked in; of ARCTIC, any folder level of its download.
+        output_dir: gets a folder per subject; one dataset per folder.
+        settings: settings of the conversion.
+        dataset: name in `sources.registry.READERS`.
+        mano_dir: folder of the MANO models; None searches, see `locate.find_hand_models`.
+        sequences: add or refresh only these names, and keep what else is there under the same settings.
+
+    Raises:
+        ConfigError: the dataset, its root or the hand models are not found.
+    """
+    where = root.path if isinstance(root, ArcticRoot) else Path(root)
+    reader = open_reader(dataset, where, Path(mano_dir or ""))
+    reader.mano_dir = find_hand_models(reader.source, mano_dir, reader.root)
+    names = None if sequences is None else tuple(sequences)
+    return ConversionJob(reader, reader.mano_dir, Path(output_dir), settings, names)
+
+
+def all_subjects(job: ConversionJob) -> list[str]:
+    """Return the subjects of a job where none are named: all, or those that have one of the sequences named.
+
+    Raises:
+        DataError: the dataset has no sequence at all.
+    """
+    known = job.reader.subjects()
+    if not known:
+        raise DataError(
+            f"{job.reader.root}: no sequence of {job.reader.name} found; its labels or folders are empty. Unpack it "
+            "again."
+        )
+    names = set(job.names or ())
+    named = [subject for subject in known if names & {ref.sequence for ref in job.reader.sequences(subject)}]
+    return named or sorted({*known, *converted_names(job.output)})
+
+
+def convert_subjects(
+    root: str | Path | ArcticRoot,
+    mano_dir: str | Path | None,
+    subjects: Iterable[str],
+    output_dir: str | Path,
+    settings: ConversionConfig,
+    *,
+    sequences: Sequence[str] | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, StageResult]:
+    """Convert subjects of ARCTIC to shards, all sequences through one pool of processes.
+
+    Args:
+        root: any folder level of ARCTIC, or of the sample.
+        mano_dir: folder of the MANO models; None searches.
+        subjects: s01..s10; those without ground truth get an empty manifest with the reason, or keep an earlier one.
+        output_dir: gets a folder per subject.
+        settings: a change of what matters reconverts what it touches.
+        sequences: add or refresh only these names, and keep what else is there under the same settings.
+        workers: processes; None for one per core, 0 for none.
+        progress: called with (finished sequences, all sequences).
+
+    Returns:
+        Subject to result; `info` has rows, valid_rows, sequences, skipped samples by reason, and the speed.
+
+    Raises:
+        ConfigError: root, MANO, subject or sequence not found.
+        DataError: something is damaged, disagrees, or the disk is full. Finished sequences stay and are reused.
+    """
+    job = open_job(root, output_dir, settings, mano_dir=mano_dir, sequences=sequences)
+    done = run_job(job, list(subjects), workers=workers, progress=progress)
+    done.raise_errors()
+    return done.results()
+
+
+def convert_subject(
+    root: str | Path | ArcticRoot,
+    mano_dir: str | Path | None,
+    subject: str,
+    output_dir: str | Path,
+    settings: ConversionConfig,
+    **more: Any,
+) -> StageResult:
+    """Convert one subject; see `convert_subjects`."""
+    return convert_subjects(root, mano_dir, [subject], output_dir, settings, **more)[subject]
 
 
 def prepare(
-    arctic_root: str | Path,
+    root: str | Path,
     output_dir: str | Path,
     *,
+    dataset: str = ARCTIC,
     settings: Mapping[str, Any] | None = None,
     subjects: Sequence[str] | None = None,
     mano_dir: str | Path | None = None,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Convert raw sequences to shards.
+    """Convert a dataset to shards, and record its published splits beside them.
 
     Args:
-        arctic_root: any folder level of ARCTIC's download, or of the sample.
-        output_dir: gets a folder per subject.
-        settings: keys of ConversionConfig that differ from its defaults. `sequences` adds or refreshes only those.
-        subjects: None for all of the data set.
-        mano_dir: folder of the MANO models; None searches `$MANO_DIR` and beside the data.
+        root: the folder that the dataset is unpacked in; of ARCTIC, any folder level of its download.
+        output_dir: gets a folder per subject; one dataset per folder.
+        dataset: name in `sources.registry.READERS`.
+        settings: keys of ConversionConfig that differ from its defaults. `sequences` adds or refreshes only those;
+            `views` is of ARCTIC and has no meaning for other datasets.
+        subjects: None for all of the dataset.
+        mano_dir: folder of the MANO models; None searches.
         workers: processes; None for one per core.
         progress: called with (finished sequences, all sequences).
 
     Returns:
         Totals over the subjects (rows, valid_rows, sequences, converted and reused, left_out by reason), the subjects
-        without samples with the reason, those whose raw files are gone, why others were converted, and where the shards
-        are.
+        without samples with the reason, those whose raw files are gone, why others were converted, and the folder.
 
     Raises:
-        ConfigError: a path, subject, sequence or setting is wrong.
+        ConfigError: a path, dataset, subject, sequence or setting is wrong.
         DataError: something is damaged, disagrees, or the disk is full, or none of the subjects has a sample. Finished
             sequences stay and are reused.
     """
-    root = ArcticRoot.locate(arctic_root)
     config = build(ConversionConfig, settings or {}, origin="settings")
-    results = convert_subjects(
-        root,
-        mano_dir,
-        root.subjects() if subjects is None else subjects,
-        output_dir,
-        config,
-        sequences=config.sequences,
-        workers=workers,
-        progress=progress,
-    )
-    if not any(result.info["rows"] for result in results.values()):
-        raise DataError("no sample was made: " + "; ".join(result.why for result in results.values()))
-    record_protocols(output_dir, root)
+    job = open_job(root, output_dir, config, dataset=dataset, mano_dir=mano_dir, sequences=config.sequences)
+    chosen = all_subjects(job) if subjects is None else list(subjects)
+    done = run_job(job, chosen, workers=workers, progress=progress)
+    if any(plan.done for plan in done.plans):
+        _record_splits(job)
+    done.raise_errors()
+    return _totals(done)
+
+
+def _record_splits(job: ConversionJob) -> None:
+    """Write the published splits beside the shards, so that training knows them without the raw data."""
+    reader = job.reader
+    if reader.records_views:
+        record_protocols(job.output, ArcticRoot(reader.root))
+        return
+    subjects = reader.splits()
+    stated = f"{reader.name}'s publication" if subjects["val"] else f"{reader.name} states none by subject"
+    protocol = SplitProtocol(reader.name, (), subjects, {split: [] for split in SPLITS}, stated)
+    atomic_write_json(job.output / PROTOCOLS_FILE, {reader.name: protocol.to_dict()})
+
+
+def _totals(done: Conversion) -> dict[str, Any]:
+    results = done.results()
     infos = [result.info for result in results.values()]
-    left_out: dict[str, int] = {}
-    for info in infos:
-        for reason, samples in info["left_out"].items():
-            left_out[reason] = left_out.get(reason, 0) + samples
-    totals = (
-        "rows",
-        "valid_rows",
-        "sequences",
-        "converted_sequences",
-        "reused_sequences",
-        "left_out_sequences",
-        "bytes",
-    )
+    if not any(info["rows"] for info in infos):
+        raise DataError("no sample was made: " + "; ".join(result.why for result in results.values()))
     return {
-        "output_dir": str(output_dir),
-        "source": root.source,
+        "output_dir": str(done.job.output),
+        "source": done.job.reader.source,
         "subjects": [subject for subject, result in results.items() if result.info["rows"]],
         "subjects_without_samples": {s: result.why for s, result in results.items() if not result.info["rows"]},
         "kept_without_raw_files": {s: r.why for s, r in results.items() if r.info["kept_without_raw_files"]},
         "why_converted": {s: result.why for s, result in results.items() if result.info["converted_sequences"]},
-        **{name: sum(info[name] for info in infos) for name in totals},
-        "left_out": dict(sorted(left_out.items())),
+        **{name: sum(info[name] for info in infos) for name in _TOTALS},
+        "left_out": add_counts(info["left_out"] for info in infos),
     }
 
 
 def estimate(
-    arctic_root: str | Path,
+    root: str | Path,
     output_dir: str | Path,
     *,
+    dataset: str = ARCTIC,
     settings: Mapping[str, Any] | None = None,
     subjects: Sequence[str] | None = None,
     mano_dir: str | Path | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """What `prepare` with these arguments would make and cost; see `dry_run`.
+    """Estimate crops, disk and hours of `prepare` with the same arguments; see `dry_run`.
 
     Raises:
-        ConfigError: a path, subject, sequence or setting is wrong.
-        DataError: the hand models or meta/misc.json are damaged; other damage is listed in the result.
+        ConfigError: a path, dataset, subject, sequence or setting is wrong.
+        DataError: the hand models, or files that all sequences share, are damaged; other damage is in the result.
     """
     from hawor_pipeline.conversion.dry_run import dry_run
 
     config = build(ConversionConfig, settings or {}, origin="settings")
-    return dry_run(arctic_root, output_dir, config, subjects=subjects, mano_dir=mano_dir, workers=workers)
+    job = open_job(root, output_dir, config, dataset=dataset, mano_dir=mano_dir, sequences=config.sequences)
+    return dry_run(job, all_subjects(job) if subjects is None else subjects, workers=workers)

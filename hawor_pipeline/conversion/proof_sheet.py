@@ -1,11 +1,11 @@
-"""The proof sheet: random frames of a subject with what the labels say drawn over them.
+"""The proof sheet: random frames of a subject with their labels drawn over them.
 
-If offsets, cameras, units, sides or hand models were wrong, this is where a person sees it at a glance: mesh and
-skeleton must lie on the hands, the box must hold the hand. A strip above says what the colours mean, and whether the
-pictures are those of the synthetic sample.
+It shows wrong offsets, cameras, units, sides or hand models at a glance: mesh and skeleton must lie on the hands, the
+bounding box around the hand. A strip above explains the colours and marks images of the synthetic sample.
 """
 
-import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -13,15 +13,13 @@ import numpy as np
 
 from hawor_pipeline.conversion.crops import is_black
 from hawor_pipeline.conversion.decode import decode_image
-from hawor_pipeline.conversion.hand_geometry import ViewCamera, pose_hand, see_hand, view_camera
-from hawor_pipeline.conversion.image_frame import ImageFrame, find_image_frame
+from hawor_pipeline.conversion.hand_geometry import pose_hand, see_hand
 from hawor_pipeline.core.skeleton import BONES
 from hawor_pipeline.provenance import atomic_write_bytes
-from hawor_pipeline.sources.arctic import SIDES, VIEW_COUNT, ArcticRoot
+from hawor_pipeline.sources.arctic import SIDES, VIEW_COUNT
 from hawor_pipeline.sources.hand_models import HandModels, load_hand_models
-from hawor_pipeline.sources.image_files import ImageFile
-from hawor_pipeline.sources.object_mesh import load_object
-from hawor_pipeline.sources.raw_sequence import RawSequence, load_sequence
+from hawor_pipeline.sources.image_frame import ImageFrame, ViewCamera
+from hawor_pipeline.sources.reader import HandLabels, Reader, SequenceRef
 
 PROOF_FILE = "proof.jpg"
 _PANELS = 6
@@ -33,38 +31,37 @@ _COLORS = {"right": (80, 220, 255), "left": (255, 190, 60)}  # RGB
 _SKELETON, _STRIP, _WARNING = (255, 255, 255), (40, 40, 40), (255, 90, 90)
 _STRIP_HEIGHT, _SWATCH = 40, 18  # px
 _FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.6
-_ATTEMPTS = 8  # per panel, to pass over black pictures
+_ATTEMPTS = 8  # per panel, to skip black images
 
 
-def write_proof_sheet(root: ArcticRoot, mano_dir: Path, subject: str, path: Path, *, seed: int = 0) -> list[str]:
+def write_proof_sheet(reader: Reader, subject: str, path: Path, *, seed: int = 0) -> list[str]:
     """Draw the sheet.
 
     Args:
-        root: the raw data.
-        mano_dir: folder of the MANO models.
+        reader: the raw data.
         subject: one with ground truth.
         path: the JPEG to write.
-        seed: which frames; the same seed shows the same frames.
+        seed: choice of the frames; the same seed shows the same frames.
 
     Returns:
-        What the panels show: "sequence/view/frame"; empty, and no file, where no picture has ground truth.
+        Names of the panels, "sequence/view/frame"; empty, and no file, where no image has ground truth.
 
     Raises:
-        DataError: a raw file or picture is damaged.
+        DataError: a raw file or image is damaged.
     """
-    models = load_hand_models(mano_dir)
+    models = load_hand_models(reader.mano_dir, reader.fix_left_shapedirs)
     rng = np.random.default_rng([seed, *subject.encode()])
     panels: list[np.ndarray] = []
     names: list[str] = []
     for attempt in range(_PANELS * _ATTEMPTS):
         if len(panels) == _PANELS:
             break
-        picked = _pick(root, subject, rng)
+        picked = _pick(reader, subject, rng)
         if picked is None or picked.name in names:
             continue
         if attempt < _PANELS * _ATTEMPTS // 2 and any(name.startswith(picked.view_name) for name in names):
-            continue  # first of all a picture of each view
-        panel = _panel(root, models, subject, picked)
+            continue  # first of all an image of each view
+        panel = _panel(reader, models, picked)
         if panel is not None:
             names.append(picked.name)
             panels.append(panel)
@@ -75,13 +72,13 @@ def write_proof_sheet(root: ArcticRoot, mano_dir: Path, subject: str, path: Path
     tiles = [cv2.copyMakeBorder(p, 0, height - p.shape[0], 0, 0, cv2.BORDER_CONSTANT, value=(255,) * 3) for p in panels]
     tiles += [blank] * (-len(tiles) % _COLUMNS)
     rows = [np.hstack(tiles[start : start + _COLUMNS]) for start in range(0, len(tiles), _COLUMNS)]
-    sheet = cv2.cvtColor(np.vstack([_legend(root.source), *rows]), cv2.COLOR_RGB2BGR)
+    sheet = cv2.cvtColor(np.vstack([_legend(reader.source), *rows]), cv2.COLOR_RGB2BGR)
     atomic_write_bytes(path, cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes())
     return names
 
 
 def _legend(source: str) -> np.ndarray:
-    """The strip above the panels: colours in words, and a mark where the pictures are rendered."""
+    """Draw the strip above the panels: the colours, and a mark where the images are rendered."""
     strip = np.full((_STRIP_HEIGHT, _COLUMNS * _PANEL_WIDTH, 3), _STRIP, np.uint8)
     meanings = [(_COLORS[side], f"{side} hand: mesh and box") for side in SIDES]
     base, x = _STRIP_HEIGHT // 2 + 6, 12
@@ -98,77 +95,66 @@ def _legend(source: str) -> np.ndarray:
     return strip
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Picked:
-    sequence: str
+    ref: SequenceRef
     view: int
     frame: int
-    image: ImageFile
 
     @property
     def view_name(self) -> str:
-        return f"{self.sequence}/{self.view}/"
+        return f"{self.ref.sequence}/{self.view}/"
 
     @property
     def name(self) -> str:
         return f"{self.view_name}{self.frame:05d}"
 
 
-def _pick(root: ArcticRoot, subject: str, rng: np.random.Generator) -> _Picked | None:
-    sequence = str(rng.choice(root.sequences(subject)))
-    view = int(rng.integers(VIEW_COUNT))
-    images = root.images(subject, sequence, view)
-    if not images:
+def _pick(reader: Reader, subject: str, rng: np.random.Generator) -> _Picked | None:
+    refs = reader.sequences(subject)
+    ref = refs[int(rng.integers(len(refs)))]
+    images = reader.images(ref, range(VIEW_COUNT))
+    views = list(images)
+    view = views[int(rng.integers(len(views)))]
+    if not images[view]:
         return None
-    frame = list(images)[int(rng.integers(len(images)))]
-    return _Picked(sequence, view, frame, images[frame])
+    return _Picked(ref, view, list(images[view])[int(rng.integers(len(images[view])))])
 
 
-def _panel(root: ArcticRoot, models: HandModels, subject: str, picked: _Picked) -> np.ndarray | None:
-    raw = load_sequence(root, subject, picked.sequence)
-    cameras = root.cameras(subject)
-    index = picked.frame - cameras.ioi_offset
-    if not 0 <= index < len(raw):
+def _panel(reader: Reader, models: HandModels, picked: _Picked) -> np.ndarray | None:
+    for take in reader.takes(picked.ref, reader.labels_of(picked.ref), [picked.view]):
+        index = picked.frame - take.first_frame
+        if picked.view in take.images and 0 <= index < len(take):
+            break
+    else:
         return None
-    raw = _only(raw, index)
-    camera = view_camera(raw, cameras, picked.view)
-    vertices = load_object(root, raw.object).posed(
-        raw.object_articulation, raw.object_rotation, raw.object_translation_m
-    )
-    file_frame = find_image_frame(root.image_source, camera, vertices)
-    image = decode_image(picked.image.read(), picked.image, file_frame.size)
-    if is_black(image):
+    image_file, moment = take.images[picked.view][picked.frame], take.moment(index)
+    file_frame = moment.file_frame(picked.view)
+    image = decode_image(image_file.read(), image_file, file_frame.size)
+    if is_black(image) or not moment.hands:
         return None
-    return _draw(image, file_frame, camera, models, raw, picked.name)
-
-
-def _only(raw: RawSequence, index: int) -> RawSequence:
-    """The sequence reduced to one moment."""
-    part = slice(index, index + 1)
-    hands = {
-        side: dataclasses.replace(
-            hand, **{field.name: getattr(hand, field.name)[part] for field in dataclasses.fields(hand)}
-        )
-        for side, hand in raw.hands.items()
-    }
-    arrays = ("object_articulation", "object_rotation", "object_translation_m", "ego_from_world")
-    return dataclasses.replace(raw, hands=hands, **{name: getattr(raw, name)[part] for name in arrays})
+    return _draw(image, file_frame, moment.cameras[picked.view], models, moment.hands, picked.name)
 
 
 def _draw(
-    image: np.ndarray, file_frame: ImageFrame, camera: ViewCamera, models: HandModels, raw: RawSequence, name: str
+    image: np.ndarray,
+    file_frame: ImageFrame,
+    camera: ViewCamera,
+    models: HandModels,
+    hands: Mapping[str, HandLabels],
+    name: str,
 ) -> np.ndarray:
     zoom = _PANEL_WIDTH / image.shape[1]
     shrink = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
     panel = cv2.resize(image, (_PANEL_WIDTH, round(image.shape[0] * zoom)), interpolation=shrink)
 
     def place(pixels: np.ndarray) -> np.ndarray:
-        """Full-frame pixels to 1/8 pixels of the panel (the drawing routines' fixed point)."""
+        """Map full-frame pixels to 1/8 pixels of the panel, the fixed point of OpenCV's drawing routines."""
         in_file = pixels * file_frame.scale[0] + file_frame.shift[0]
         return np.round(((in_file + 0.5) * zoom - 0.5) * 8).astype(np.int32)
 
-    for side in SIDES:
-        hand = pose_hand(models, side, raw.hands[side])
+    for side, labels in hands.items():
+        hand = pose_hand(models, side, labels)
         seen = see_hand(hand, camera, _BOX_SCALE, file_frame.shows)
         _, vertices, projectable = camera.project(hand.vertices_m)
         if not projectable.all() or np.isnan(seen.box_size_px[0]):

@@ -5,10 +5,10 @@ import os
 import dagster as dg
 
 from hawor_pipeline.paths import root_variable
+from hawor_pipeline.sources.registry import DATASETS
 
 SUBJECTS = tuple(f"s{number:02d}" for number in range(1, 11))
 subjects_partitions = dg.StaticPartitionsDefinition(list(SUBJECTS))
-DATASETS = ("freihand", "ho3d", "dexycb", "interhand")
 
 
 def named_datasets() -> list[str]:

@@ -28,6 +28,7 @@ from hawor_pipeline.prediction.boxes import HandBox
 from hawor_pipeline.shards.schema import COLUMNS, to_arrow
 from hawor_pipeline.sources.arctic import SIDES, split_sequence_name
 from hawor_pipeline.sources.hand_models import HandModels
+from hawor_pipeline.sources.sample_id import sample_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +127,7 @@ def _table(where: tuple[str, str, int], rows: list[tuple], camera: FrameCamera) 
     frames = np.array([row[1] for row in rows], np.int64)
     object_name, action = split_sequence_name(sequence)
     known: dict[str, Any] = {
-        "sample_id": [
-            f"{subject}/{sequence}/{view}/{frame:05d}/{side}" for frame, side in zip(frames, sides, strict=True)
-        ],
+        "sample_id": [sample_id(*where, frame, side) for frame, side in zip(frames, sides, strict=True)],
         "subject": [subject] * count,
         "sequence": [sequence] * count,
         "object": [object_name] * count,

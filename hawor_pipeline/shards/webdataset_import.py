@@ -5,7 +5,6 @@ sequence appears by one rename and is then listed in its subject's manifest; an 
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import groupby
@@ -46,11 +45,10 @@ from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SplitProtocol, recorded
 from hawor_pipeline.shards.store import ImageWriter, write_parquet
 from hawor_pipeline.shards.webdataset import CARRIED, DISTANCE, Hand, Origin, Row, read_webdataset
 from hawor_pipeline.sources.arctic import SIDES
+from hawor_pipeline.sources.sample_id import parse_sample_id
 from hawor_pipeline.versions import IMPORT_VERSION
 
 _ORIGIN = {field.name: field.type for field in fields(Origin)}
-# subject/sequence/view/frame/side; subject and sequence become folders, so none may lead out of the output folder
-_SAMPLE_ID = re.compile(rf"([^/\\\0.][^/\\\0]*)/([^/\\\0.][^/\\\0]*)/([0-9]{{1,9}})/([0-9]{{1,9}})/({'|'.join(SIDES)})")
 _PYTHON_TYPES = {pa.string(): str, pa.int32(): int, pa.float32(): float}
 _CAMERA = ("intrinsics", "distortion", "cam_from_world")
 _TRANSLATION = "translation_m"
@@ -205,17 +203,12 @@ def _of_type(place: str, name: str, value: Any, kind: Any) -> Any:
 
 
 def _from_name(place: str, sample_id: str) -> Row:
-    found = _SAMPLE_ID.fullmatch(sample_id)
+    found = parse_sample_id(sample_id)
     if found is None:
         raise DataError(f"{place}: sample_id is {sample_id!r}, expected subject/sequence/view/frame/side")
-    subject, sequence, view, frame, side = found.groups()
     return {
-        "subject": subject,
-        "sequence": sequence,
-        "view": int(view),
-        "frame": int(frame),
-        "side": side,
-        "is_right": side == "right",
+        **found._asdict(),
+        "is_right": found.side == "right",
         "valid": True,
         "skip_reason": "",
     }

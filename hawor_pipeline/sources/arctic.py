@@ -29,7 +29,6 @@ RAW_PARTS = ("mano", "object", "egocam.dist")  # smplx holds no hand labels that
 IMAGE_SOURCES = ("images", "cropped_images")
 RAW_FOLDERS = ("raw_seqs", "meta", "splits_json", *IMAGE_SOURCES)
 SYNTHETIC_MARKER = "SYNTHETIC"
-MANO_DIR_VARIABLE = "MANO_DIR"
 # Folders of ARCTIC's download between where a person may point and the layout above, and back up again.
 _DESCENT = ("", "data", "arctic_data/data", "unpack/arctic_data/data", "data/arctic_data/data", "arctic", "unpack")
 _ASCENT = 4
@@ -183,23 +182,6 @@ class ArcticRoot:
         kept = [next((f for around in self._around if (f := around / name).is_file()), None) for name in names]
         return {name: crc for archive in kept if archive is not None for name, crc in member_checksums(archive).items()}
 
-    def mano_dir(self, given: str | Path | None = None) -> Path:
-        """Folder of the MANO models: as given, else `$MANO_DIR`, else `body_models/mano` beside the data.
-
-        Raises:
-            ConfigError: none of these exists.
-        """
-        chosen = given or os.environ.get(MANO_DIR_VARIABLE)
-        beside = [self.path.parents[up] / "body_models" / "mano" for up in range(min(3, len(self.path.parents)))]
-        candidates = [Path(chosen).expanduser()] if chosen else beside
-        for candidate in candidates:
-            if candidate.exists():
-                return candidate.absolute()
-        raise ConfigError(
-            f"MANO models not found: searched {', '.join(map(str, candidates))}. Give --mano-dir or set "
-            f"${MANO_DIR_VARIABLE}; register at https://mano.is.tue.mpg.de to download mano_v1_2.zip."
-        )
-
     def subjects(self) -> tuple[str, ...]:
         """All subjects that the data set has, present here or not."""
         return tuple(sorted(set(SUBJECTS) | {name for name in self.misc if re.fullmatch(r"s\d+", name)}))
@@ -311,3 +293,10 @@ def split_sequence_name(sequence: str) -> tuple[str, str]:
     if len(fields) < 2:
         raise DataError(f"sequence {sequence!r}: expected a name like box_grab_01.")
     return fields[0], fields[1]
+
+
+def missing_reason(subject: str, status: str) -> str:
+    """Return why a subject has no ground truth here, as a sentence for people."""
+    if status == "withheld":
+        return f"the ground truth of {subject} is withheld by ARCTIC (test subject); zero samples"
+    return f"{subject} is not downloaded: raw_seqs/{subject} holds no sequences; zero samples"

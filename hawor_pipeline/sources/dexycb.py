@@ -18,7 +18,7 @@ import yaml
 from hawor_pipeline.core.mano import Side
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.sources.image_files import ImageFile
-from hawor_pipeline.sources.reader import NO_HAND, HandLabel, PoseKind, Shot, Unit
+from hawor_pipeline.sources.reader import NO_HAND, HandLabels, Reader, SequenceRef, Take
 from hawor_pipeline.untrusted.mano_files import load_pose_components
 from hawor_pipeline.untrusted.safe_load import load_npz
 
@@ -28,7 +28,7 @@ _VAL_SUBJECTS, _TEST_SUBJECTS = (6,), (7, 8)
 _SUBJECT_COUNT = 10
 
 
-class DexYcb:
+class DexYcb(Reader):
     """DexYCB, all subjects that are there.
 
     Raises:
@@ -36,38 +36,38 @@ class DexYcb:
     """
 
     name = "dexycb"
-    pose_kind: PoseKind = "relative"
     tips = "manopth"
-    fix_left_shapedirs = False
+    folders = ("calibration",)
 
     def __init__(self, root: Path, mano_dir: Path) -> None:
-        self.root, self.mano_dir = root, mano_dir
+        super().__init__(root, mano_dir)
         if not (root / "calibration").is_dir():
             raise ConfigError(f"{root / 'calibration'} not found; expected DexYCB unpacked in {root}")
 
-    def _subjects(self) -> list[str]:
+    def subjects(self) -> list[str]:
+        """Return the subjects that are there."""
         return sorted({path.parent.parent.name for path in self.root.glob("*/*/meta.yml")})
 
-    def units(self) -> Sequence[Unit]:
-        """A unit per recording, all cameras together."""
+    def refs(self) -> list[SequenceRef]:
+        """Return a sequence per recording, all cameras together."""
         found = []
         for path in sorted(self.root.glob("*/*/meta.yml")):
             meta = _read_yaml(path)
             grasped = f"ycb_{meta['ycb_ids'][meta['ycb_grasp_ind']]:03d}"
-            found.append(Unit(path.parent.parent.name, path.parent.name, grasped, "grasp"))
+            found.append(SequenceRef(path.parent.parent.name, path.parent.name, grasped, "grasp"))
         return found
 
-    def label_files(self, unit: Unit) -> Sequence[Path]:
-        """Metadata, calibrations, and a file per picture."""
-        folder = self.root / unit.subject / unit.sequence
+    def label_files(self, ref: SequenceRef) -> Sequence[Path]:
+        """Return metadata, calibrations, and a file per image."""
+        folder = self.root / ref.subject / ref.sequence
         meta = _read_yaml(folder / "meta.yml")
         intrinsics = [self._intrinsics_file(serial) for serial in meta["serials"]]
         hands = [self._hand_file(name) for name in meta["mano_calib"]]
         return [folder / "meta.yml", *intrinsics, *hands, *sorted(folder.glob("*/labels_*.npz"))]
 
     def splits(self) -> dict[str, list[str]]:
-        """Setup s1, where all ten subjects are there."""
-        subjects = self._subjects()
+        """Return setup s1, where all ten subjects are there."""
+        subjects = self.subjects()
         if len(subjects) != _SUBJECT_COUNT:
             return {"train": subjects, "val": [], "test": []}
         val, test = ([subjects[index] for index in chosen] for chosen in (_VAL_SUBJECTS, _TEST_SUBJECTS))
@@ -80,20 +80,18 @@ class DexYcb:
     def _hand_file(self, calibration: str) -> Path:
         return self.root / "calibration" / f"mano_{calibration}" / "mano.yml"
 
-    def images(self, unit: Unit) -> Iterator[ImageFile]:
-        """As many of each camera as the recording's metadata says."""
-        folder = self.root / unit.subject / unit.sequence
+    def images(self, ref: SequenceRef, views: Sequence[int]) -> dict[int, dict[int, ImageFile]]:
+        """Return as many images of each camera as the recording's metadata states."""
+        folder = self.root / ref.subject / ref.sequence
         meta = _read_yaml(folder / "meta.yml")
-        for serial in meta["serials"]:
-            for frame in range(meta["num_frames"]):
-                yield _image(folder, serial, frame)
+        return {
+            view: {frame: _image(folder, serial, frame) for frame in range(meta["num_frames"])}
+            for view, serial in enumerate(meta["serials"])
+        }
 
-    def labels_of(self, unit: Unit) -> None:
-        """Nothing: each picture has a label file."""
-
-    def shots(self, unit: Unit, labels: None) -> Iterator[Shot]:
-        """Pictures of one recording; the view is the camera's position in the list of serial numbers."""
-        folder = self.root / unit.subject / unit.sequence
+    def takes(self, ref: SequenceRef, labels: None, views: Sequence[int]) -> Iterator[Take]:
+        """Yield the images of one recording; the view is the camera's position in the list of serial numbers."""
+        folder = self.root / ref.subject / ref.sequence
         meta = _read_yaml(folder / "meta.yml")
         side: Side = meta["mano_sides"][0]
         betas = np.asarray(_read_yaml(self._hand_file(meta["mano_calib"][0]))["betas"], np.float64)
@@ -101,15 +99,16 @@ class DexYcb:
             intrinsics = self._intrinsics(serial)
             for frame in range(meta["num_frames"]):
                 hand = self._hand(folder / serial / f"labels_{frame:06d}.npz", side, betas)
-                hands, lost = ((hand,), ()) if hand else ((), ((side, NO_HAND),))
                 image = _image(folder, serial, frame)
-                yield Shot(view, frame, image, IMAGE_SIZE, intrinsics, hands, left_out=lost)
+                hands: dict[str, HandLabels] = {side: hand} if hand else {}
+                unlabelled = () if hand else ((side, NO_HAND),)
+                yield Take.of_image(view, frame, image, IMAGE_SIZE, intrinsics, hands, unlabelled=unlabelled)
 
     def _intrinsics(self, serial: str) -> np.ndarray:
         color = _read_yaml(self._intrinsics_file(serial))["color"]
         return np.array([[color["fx"], 0, color["ppx"]], [0, color["fy"], color["ppy"]], [0, 0, 1]], np.float64)
 
-    def _hand(self, path: Path, side: Side, betas: np.ndarray) -> HandLabel | None:
+    def _hand(self, path: Path, side: Side, betas: np.ndarray) -> HandLabels | None:
         arrays = load_npz(path)
         try:
             pose = np.asarray(arrays["pose_m"], np.float64).reshape(51)
@@ -121,7 +120,8 @@ class DexYcb:
             raise DataError(f"{path}: holds values that are not finite; get the file again.")
         if not pose.any():
             return None
-        return HandLabel(side, pose[:3], pose[3:48] @ _components(self.mano_dir, side), betas, pose[48:], joints)
+        fingers = pose[3:48] @ _components(self.mano_dir, side)
+        return HandLabels.of_moment(pose[:3], fingers, pose[48:], betas, joints)
 
 
 def _image(folder: Path, serial: str, frame: int) -> ImageFile:

@@ -22,7 +22,7 @@ from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.sources.hand_models import load_hand_models
 from hawor_pipeline.sources.image_files import ImageFile, list_images
-from hawor_pipeline.sources.reader import HandLabel, PoseKind, Shot, Unit
+from hawor_pipeline.sources.reader import HandLabels, Reader, SequenceRef, Take
 
 SEQUENCES = 100
 IMAGE_SIZE = (224, 224)
@@ -33,7 +33,7 @@ _LABELS = ("K", "mano", "xyz")
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """One picture, and what the label files say of the hand that it shows."""
+    """One image and the labels of its hand."""
 
     number: int
     image: ImageFile
@@ -41,7 +41,7 @@ class LabelledImage:
     values: dict[str, Any]  # by name of the label file, not checked yet
 
 
-class FreiHand:
+class FreiHand(Reader):
     """The training set of FreiHAND.
 
     Args:
@@ -53,12 +53,11 @@ class FreiHand:
     """
 
     name = "freihand"
-    pose_kind: PoseKind = "relative"
     tips = "freihand"
-    fix_left_shapedirs = False  # right hands only
+    folders = ("training",)
 
     def __init__(self, root: Path, mano_dir: Path) -> None:
-        self.root, self.mano_dir = root, mano_dir
+        super().__init__(root, mano_dir)
         missing = [path for path in (root / "training" / "rgb", *self._files()) if not path.exists()]
         if missing:
             raise ConfigError(f"{missing[0]} not found; expected FreiHAND's training set (v2) unpacked in {root}")
@@ -66,20 +65,20 @@ class FreiHand:
     def _files(self) -> list[Path]:
         return [self.root / f"training_{name}.json" for name in _LABELS]
 
-    def units(self) -> Sequence[Unit]:
-        """SEQUENCES sequences of about equal size.
+    def refs(self) -> list[SequenceRef]:
+        """Return SEQUENCES sequences of about equal size.
 
         Raises:
             DataError: a label file is damaged, or the files disagree.
         """
-        return [Unit(SUBJECT, sequence, "", "single") for sequence in sorted(self._sequences)]
+        return [SequenceRef(SUBJECT, sequence, "", "single") for sequence in sorted(self._sequences)]
 
-    def label_files(self, unit: Unit) -> Sequence[Path]:
-        """All of them: each holds all pictures."""
+    def label_files(self, ref: SequenceRef) -> Sequence[Path]:
+        """Return all label files: each holds all images."""
         return self._files()
 
     def splits(self) -> dict[str, list[str]]:
-        """Only the training set has MANO parameters for every picture; validate by share of sequences."""
+        """Return no split: only the training set has MANO parameters for all images."""
         return {"train": [SUBJECT], "val": [], "test": []}
 
     @cached_property
@@ -113,30 +112,31 @@ class FreiHand:
     def _layer(self) -> ManoLayer:
         return load_hand_models(self.mano_dir).layers["right"]
 
-    def images(self, unit: Unit) -> list[ImageFile]:
-        """By number."""
-        return [found.image for found in self._sequences[unit.sequence]]
+    def images(self, ref: SequenceRef, views: Sequence[int]) -> dict[int, dict[int, ImageFile]]:
+        """Return the images of the one view."""
+        return {0: {found.number: found.image for found in self._sequences[ref.sequence]}}
 
-    def labels_of(self, unit: Unit) -> list[LabelledImage]:
-        """The pictures of one sequence with their labels."""
-        return self._sequences[unit.sequence]
+    def labels_of(self, ref: SequenceRef) -> list[LabelledImage]:
+        """Return the images of one sequence with their labels."""
+        return self._sequences[ref.sequence]
 
-    def shots(self, unit: Unit, labels: list[LabelledImage]) -> Iterator[Shot]:
-        """Pictures of one sequence."""
+    def takes(self, ref: SequenceRef, labels: list[LabelledImage], views: Sequence[int]) -> Iterator[Take]:
+        """Yield the images of one sequence."""
         for found in labels:
             intrinsics = _array(found, "K", (3, 3))
-            yield Shot(0, found.number, found.image, IMAGE_SIZE, intrinsics, (self._hand(found, intrinsics),))
+            hands: dict[str, HandLabels] = {"right": self._hand(found, intrinsics)}
+            yield Take.of_image(0, found.number, found.image, IMAGE_SIZE, intrinsics, hands)
 
-    def _hand(self, found: LabelledImage, intrinsics: np.ndarray) -> HandLabel:
+    def _hand(self, found: LabelledImage, intrinsics: np.ndarray) -> HandLabels:
         values = _array(found, "mano", (61,))
         pose, betas, pixel, scale = values[:48], values[48:58], values[58:60], values[60]
         focal = (intrinsics[0, 0] + intrinsics[1, 1]) / 2
         root = np.array([*(pixel - intrinsics[:2, 2]), focal]) / scale
         translation = root - self._posed_root(pose, betas)
-        return HandLabel("right", pose[:3], pose[3:], betas, translation, _array(found, "xyz", (21, 3)))
+        return HandLabels.of_moment(pose[:3], pose[3:], translation, betas, _array(found, "xyz", (21, 3)))
 
     def _posed_root(self, pose: np.ndarray, betas: np.ndarray) -> np.ndarray:
-        """Where the posed hand without translation has its root joint, (3,) metres."""
+        """Return the root joint of the posed hand without translation, (3,) metres."""
         import torch
 
         with torch.no_grad():

@@ -6,7 +6,7 @@ become OpenCV's. Right hands. Frames without annotation hold None and are left o
 Source: HO-3D's published files and its own viewer (flat hand mean, joints in MANO's order, tips appended).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from hawor_pipeline.core.skeleton import OPENPOSE_FROM_MANO
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.sources.hand_models import load_hand_models
 from hawor_pipeline.sources.image_files import ImageFile, list_images
-from hawor_pipeline.sources.reader import NOT_ANNOTATED, HandLabel, PoseKind, Shot, Unit
+from hawor_pipeline.sources.reader import NOT_ANNOTATED, HandLabels, Reader, SequenceRef, Take
 from hawor_pipeline.untrusted.safe_load import load_pickle
 
 IMAGE_SIZE = (480, 640)
@@ -26,7 +26,7 @@ OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0])
 _SHAPES = {"handPose": (48,), "handTrans": (3,), "handBeta": (10,), "handJoints3D": (21, 3), "camMat": (3, 3)}
 
 
-class Ho3d:
+class Ho3d(Reader):
     """The training set of HO-3D; the evaluation set has no hand poses.
 
     Args:
@@ -38,43 +38,39 @@ class Ho3d:
     """
 
     name = "ho3d"
-    pose_kind: PoseKind = "absolute"
-    tips = "smplx"
-    fix_left_shapedirs = False  # right hands only
+    folders = ("train",)
 
     def __init__(self, root: Path, mano_dir: Path) -> None:
-        self.root, self.mano_dir = root / "train", mano_dir
-        if not self.root.is_dir():
-            raise ConfigError(f"{self.root} not found; expected HO-3D unpacked in {root}")
+        super().__init__(root, mano_dir)
+        self._train = root / "train"
+        if not self._train.is_dir():
+            raise ConfigError(f"{self._train} not found; expected HO-3D unpacked in {root}")
 
-    def units(self) -> Sequence[Unit]:
-        """A unit per sequence; the letters of its name are person and object, the digits the camera."""
-        names = sorted(path.name for path in self.root.iterdir() if (path / "rgb").is_dir())
-        return [Unit(f"ho3d_{name.rstrip('0123456789')}", name, self._object(name), "hold") for name in names]
+    def refs(self) -> list[SequenceRef]:
+        """Return a ref per folder; the letters of its name are person and object, the digits the camera."""
+        names = sorted(path.name for path in self._train.iterdir() if (path / "rgb").is_dir())
+        return [SequenceRef(f"ho3d_{name.rstrip('0123456789')}", name, self._object(name), "hold") for name in names]
 
     def _object(self, sequence: str) -> str:
-        first = min((self.root / sequence / "meta").glob("*.pkl"), default=None)
+        first = min((self._train / sequence / "meta").glob("*.pkl"), default=None)
         name = self._read(first).get("objName") if first else None
         return str(name) if name is not None else ""
 
-    def label_files(self, unit: Unit) -> Sequence[Path]:
-        """A file per picture."""
-        return sorted((self.root / unit.sequence / "meta").glob("*.pkl"))
+    def label_files(self, ref: SequenceRef) -> Sequence[Path]:
+        """Return a file per image."""
+        return sorted((self._train / ref.sequence / "meta").glob("*.pkl"))
 
     def splits(self) -> dict[str, list[str]]:
-        """All of it trains; validate by share of sequences, or on the leaderboard."""
-        return {"train": sorted({unit.subject for unit in self.units()}), "val": [], "test": []}
+        """Return no split: all of it trains; validate by share of sequences, or on the leaderboard."""
+        return {"train": self.subjects(), "val": [], "test": []}
 
-    def images(self, unit: Unit) -> Iterable[ImageFile]:
-        """The sequence's folder."""
-        return list_images(self.root / unit.sequence / "rgb").values()
+    def images(self, ref: SequenceRef, views: Sequence[int]) -> dict[int, dict[int, ImageFile]]:
+        """Return the images of the one view."""
+        return {0: list_images(self._train / ref.sequence / "rgb")}
 
-    def labels_of(self, unit: Unit) -> None:
-        """Nothing: each picture has a label file."""
-
-    def shots(self, unit: Unit, labels: None) -> Iterator[Shot]:
-        """Pictures of one sequence."""
-        folder = self.root / unit.sequence
+    def takes(self, ref: SequenceRef, labels: None, views: Sequence[int]) -> Iterator[Take]:
+        """Yield the images of one sequence."""
+        folder = self._train / ref.sequence
         for number, image in list_images(folder / "rgb").items():
             path = folder / "meta" / f"{image.path.stem}.pkl"
             if not path.is_file():
@@ -84,8 +80,9 @@ class Ho3d:
             if intrinsics is None:
                 raise DataError(f"{path}: camMat is missing; get the file again.")
             hand = self._hand(found, path)
-            hands, lost = ((hand,), ()) if hand else ((), (("right", NOT_ANNOTATED),))
-            yield Shot(0, number, image, IMAGE_SIZE, intrinsics, hands, left_out=lost)
+            hands: dict[str, HandLabels] = {"right": hand} if hand else {}
+            unlabelled = () if hand else (("right", NOT_ANNOTATED),)
+            yield Take.of_image(0, number, image, IMAGE_SIZE, intrinsics, hands, unlabelled=unlabelled)
 
     def _read(self, path: Path) -> dict[str, Any]:
         found = load_pickle(path)
@@ -93,21 +90,22 @@ class Ho3d:
             raise DataError(f"{path}: holds {type(found).__name__}, expected a dictionary; get the file again.")
         return found
 
-    def _hand(self, found: dict[str, Any], path: Path) -> HandLabel | None:
+    def _hand(self, found: dict[str, Any], path: Path) -> HandLabels | None:
         values = {name: self._array(found, name, path) for name in _SHAPES}
         pose, shift, betas = values["handPose"], values["handTrans"], values["handBeta"]
         if pose is None or shift is None or betas is None:
             return None
         turned = OPENCV_FROM_OPENGL @ axis_angle_to_rotmat(torch.tensor(pose[:3])).numpy()
+        models = load_hand_models(self.mano_dir)
         with torch.no_grad():
-            pivot = load_hand_models(self.mano_dir).layers["right"].rest_joints(torch.tensor(betas[None]))[0, 0].numpy()
+            pivot = models.layers["right"].rest_joints(torch.tensor(betas[None]))[0, 0].numpy()
         joints = values["handJoints3D"]
-        return HandLabel(
-            "right",
+        return HandLabels.of_moment(
             rotmat_to_axis_angle(torch.tensor(turned)).numpy(),
-            pose[3:],
-            betas,
+            pose[3:] - models.arrays["right"].hands_mean,
+            # the global rotation turns about the root joint, so a change of frame moves the translation too
             OPENCV_FROM_OPENGL @ (pivot + shift) - pivot,
+            betas,
             None if joints is None else joints[list(OPENPOSE_FROM_MANO)] @ OPENCV_FROM_OPENGL.T,
         )
 

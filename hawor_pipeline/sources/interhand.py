@@ -24,7 +24,7 @@ from hawor_pipeline.core.mano import Side
 from hawor_pipeline.core.units import mm_to_m
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.sources.image_files import ImageFile
-from hawor_pipeline.sources.reader import HandLabel, PoseKind, Shot, Unit
+from hawor_pipeline.sources.reader import HandLabels, Reader, SequenceRef, Take
 
 SPLITS = ("train", "val", "test")
 NO_MANO_FIT = "no_mano_fit"
@@ -50,11 +50,11 @@ class SequenceLabels:
 
     images: list[Image]  # by camera and frame
     cameras: dict[int, tuple[np.ndarray, np.ndarray]]  # intrinsics (3, 3), pixels, and pose (4, 4), metres
-    hands: dict[int, tuple[HandLabel, ...]]  # by frame, the same in all cameras
-    left_out: dict[int, tuple[tuple[str, str], ...]]  # by frame, (side, reason)
+    hands: dict[int, dict[str, HandLabels]]  # by frame, the same in all cameras
+    unlabelled: dict[int, tuple[tuple[str, str], ...]]  # by frame, (side, reason)
 
 
-class InterHand:
+class InterHand(Reader):
     """InterHand2.6M, all splits that are there.
 
     Raises:
@@ -62,12 +62,11 @@ class InterHand:
     """
 
     name = "interhand"
-    pose_kind: PoseKind = "relative"
-    tips = "smplx"
     fix_left_shapedirs = True
+    folders = ("images", "annotations")
 
     def __init__(self, root: Path, mano_dir: Path) -> None:
-        self.root, self.mano_dir = root, mano_dir
+        super().__init__(root, mano_dir)
         begun = [split for split in SPLITS if any(path.is_file() for path in self._files(split))]
         missing = [path for split in begun or SPLITS[:1] for path in self._files(split) if not path.is_file()]
         if missing:
@@ -91,7 +90,7 @@ class InterHand:
                 found[f"{split}_Capture{capture}", sequence] = sorted(images)
         return dict(sorted(found.items()))
 
-    def _said(self, split: str, name: str) -> Any:
+    def _labels(self, split: str, name: str) -> Any:
         """A label file, kept until one of another split is asked for."""
         if self._held_split != split:
             self._held, self._held_split = {}, split
@@ -99,64 +98,68 @@ class InterHand:
             self._held[name] = _read_json(self._file(split, name))
         return self._held[name]
 
-    def units(self) -> Sequence[Unit]:
-        """A unit per capture and sequence, all cameras together."""
-        return [Unit(subject, sequence, "", _action(sequence)) for subject, sequence in self._images]
+    def refs(self) -> list[SequenceRef]:
+        """Return a ref per capture and sequence, all cameras together."""
+        return [SequenceRef(subject, sequence, "", _action(sequence)) for subject, sequence in self._images]
 
-    def label_files(self, unit: Unit) -> Sequence[Path]:
+    def label_files(self, ref: SequenceRef) -> Sequence[Path]:
         """The files of its split."""
-        return self._files(_split_and_capture(unit)[0])
+        return self._files(_split_and_capture(ref)[0])
 
     def splits(self) -> dict[str, list[str]]:
         """The published split."""
         subjects = sorted({subject for subject, _ in self._images})
         return {split: [name for name in subjects if name.startswith(f"{split}_")] for split in SPLITS}
 
-    def images(self, unit: Unit) -> Iterator[ImageFile]:
-        """By camera and frame."""
-        return (self._image(unit, image) for image in self._images[unit.subject, unit.sequence])
+    def images(self, ref: SequenceRef, views: Sequence[int]) -> dict[int, dict[int, ImageFile]]:
+        """Return the images by camera and frame."""
+        found: dict[int, dict[int, ImageFile]] = {}
+        for image in self._images[ref.subject, ref.sequence]:
+            found.setdefault(image.camera, {})[image.frame] = self._image(ref, image)
+        return found
 
-    def _image(self, unit: Unit, image: Image) -> ImageFile:
-        return ImageFile(self.root / "images" / _split_and_capture(unit)[0] / image.file)
+    def _image(self, ref: SequenceRef, image: Image) -> ImageFile:
+        return ImageFile(self.root / "images" / _split_and_capture(ref)[0] / image.file)
 
-    def labels_of(self, unit: Unit) -> SequenceLabels:
+    def labels_of(self, ref: SequenceRef) -> SequenceLabels:
         """Cameras and hands of its pictures."""
-        split, capture = _split_and_capture(unit)
-        images = self._images[unit.subject, unit.sequence]
+        split, capture = _split_and_capture(ref)
+        images = self._images[ref.subject, ref.sequence]
         cameras = {camera: self._camera(split, capture, camera) for camera in sorted({item.camera for item in images})}
-        hands, left_out = {}, {}
+        hands, unlabelled = {}, {}
         for frame in sorted({image.frame for image in images}):
-            hands[frame], left_out[frame] = self._hands(split, capture, str(frame))
-        return SequenceLabels(images, cameras, hands, left_out)
+            hands[frame], unlabelled[frame] = self._hands(split, capture, str(frame))
+        return SequenceLabels(images, cameras, hands, unlabelled)
 
-    def shots(self, unit: Unit, labels: SequenceLabels) -> Iterator[Shot]:
-        """Pictures of one sequence; the view is the camera's number."""
+    def takes(self, ref: SequenceRef, labels: SequenceLabels, views: Sequence[int]) -> Iterator[Take]:
+        """Yield the images of one sequence; the view is the camera's number."""
         for image in labels.images:
             intrinsics, cam_from_world = labels.cameras[image.camera]
-            yield Shot(
+            yield Take.of_image(
                 image.camera,
                 image.frame,
-                self._image(unit, image),
+                self._image(ref, image),
                 (image.height, image.width),
                 intrinsics,
                 labels.hands[image.frame],
                 cam_from_world,
-                left_out=labels.left_out[image.frame],
+                labels.unlabelled[image.frame],
             )
 
-    def _hands(self, split: str, capture: str, frame: str) -> tuple[tuple[HandLabel, ...], tuple[tuple[str, str], ...]]:
-        """Hands of one moment, and (side, reason) of those without usable labels."""
-        fits = self._said(split, _FITS).get(capture, {}).get(frame, {})
-        stated = self._said(split, _JOINTS).get(capture, {}).get(frame)
-        hands, lost = [], []
+    def _hands(self, split: str, capture: str, frame: str) -> tuple[dict[str, HandLabels], tuple[tuple[str, str], ...]]:
+        """Return the hands of one moment, and (side, reason) of those without usable labels."""
+        fits = self._labels(split, _FITS).get(capture, {}).get(frame, {})
+        stated = self._labels(split, _JOINTS).get(capture, {}).get(frame)
+        hands: dict[str, HandLabels] = {}
+        lost = []
         for order, side in enumerate(_SIDES):
             if fits.get(side) is not None:
-                hands.append(self._hand(fits[side], side, _joints(stated, order), (capture, frame)))
+                hands[side] = self._hand(fits[side], side, _joints(stated, order), (capture, frame))
             elif stated is None or stated["hand_type"] in (side, "interacting"):
                 lost.append((side, NO_MANO_FIT))
-        return tuple(hands), tuple(lost)
+        return hands, tuple(lost)
 
-    def _hand(self, fit: dict[str, Any], side: Side, joints: np.ndarray | None, where: tuple[str, str]) -> HandLabel:
+    def _hand(self, fit: dict[str, Any], side: Side, joints: np.ndarray | None, where: tuple[str, str]) -> HandLabels:
         try:
             pose, betas, shift = (
                 np.asarray(fit[name], np.float64).reshape(count)
@@ -167,13 +170,13 @@ class InterHand:
                 f"MANO_NeuralAnnot of capture {where[0]}, frame {where[1]}, {side}: expected pose 48, shape 10 and "
                 f"trans 3 ({error}); get the file again."
             ) from None
-        return HandLabel(side, pose[:3], pose[3:], betas, shift, joints)
+        return HandLabels.of_moment(pose[:3], pose[3:], shift, betas, joints)
 
     def _camera(self, split: str, capture: str, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Intrinsics (3, 3), pixels, and pose (4, 4), metres."""
         camera = str(number)
         try:
-            found = self._said(split, _CAMERAS)[capture]
+            found = self._labels(split, _CAMERAS)[capture]
             focal, point = found["focal"][camera], found["princpt"][camera]
             rotation = np.asarray(found["camrot"][camera], np.float64).reshape(3, 3)
             centre = mm_to_m(np.asarray(found["campos"][camera], np.float64).reshape(3))
@@ -194,9 +197,9 @@ def _joints(stated: dict[str, Any] | None, order: int) -> np.ndarray | None:
     return mm_to_m(np.where(valid[:, None], points, np.nan)[list(_OPENPOSE_FROM_INTERHAND)])
 
 
-def _split_and_capture(unit: Unit) -> tuple[str, str]:
+def _split_and_capture(ref: SequenceRef) -> tuple[str, str]:
     """ "train_Capture3" is capture "3" of the training split."""
-    split, capture = unit.subject.split("_Capture", 1)
+    split, capture = ref.subject.split("_Capture", 1)
     return split, capture
 
 

@@ -1,6 +1,7 @@
 """ARCTIC's articulated objects: two rigid parts from `top.obj` and `bottom.obj`, posed in the world frame."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,35 @@ class ObjectMesh:
             (PosedPart(top, frame @ turn, shift), PosedPart(bottom, frame, shift))
             for turn, frame, shift in zip(turns, frames, translation_m, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class PosedObject:
+    """An object over T moments in the world frame; arrays as of `ObjectMesh.posed`."""
+
+    mesh: ObjectMesh
+    articulation: np.ndarray  # (T,)
+    rotation: np.ndarray  # (T, 3)
+    translation_m: np.ndarray  # (T, 3)
+
+    @cached_property
+    def vertices_m(self) -> np.ndarray:
+        """(T, V, 3)."""
+        return self.mesh.posed(self.articulation, self.rotation, self.translation_m)
+
+    def parts(self) -> list[tuple[PosedPart, ...]]:
+        """Return the rigid parts at each moment."""
+        return self.mesh.posed_parts(self.articulation, self.rotation, self.translation_m)
+
+    def moment(self, index: int) -> "PosedObject":
+        """Reduce to one moment."""
+        part = slice(index, index + 1)
+        return replace(
+            self,
+            articulation=self.articulation[part],
+            rotation=self.rotation[part],
+            translation_m=self.translation_m[part],
+        )
 
 
 def _rotations(articulation: np.ndarray, rotation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,22 +9,12 @@ import numpy as np
 from hawor_pipeline.core.units import mm_to_m
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.arctic import SIDES, ArcticRoot, are_rotations, is_camera_matrix, split_sequence_name
+from hawor_pipeline.sources.reader import HandLabels
 from hawor_pipeline.untrusted.safe_load import load_npy
 
 _FARTHEST_M = 20.0  # a studio is smaller; more means another unit
 _LARGEST_ANGLE = 4 * np.pi  # of a rotation vector; a fit may wind once too often, not more
 _LARGEST_BETA = 20.0  # standard deviations of body shape
-
-
-@dataclass(frozen=True, slots=True)
-class RawHand:
-    """MANO parameters of one hand, world frame, pose relative to the mean pose."""
-
-    global_orient: np.ndarray  # (T, 3) axis-angle
-    pose: np.ndarray  # (T, 45) axis-angle
-    translation_m: np.ndarray  # (T, 3)
-    betas: np.ndarray  # (T, 10)
-    fitting_err: np.ndarray  # (T,) as in the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +25,7 @@ class RawSequence:
     sequence: str
     object: str
     action: str
-    hands: dict[str, RawHand]
+    hands: dict[str, HandLabels]
     object_articulation: np.ndarray  # (T,) radians
     object_rotation: np.ndarray  # (T, 3) axis-angle
     object_translation_m: np.ndarray  # (T, 3)
@@ -98,7 +88,7 @@ def _existing(root: ArcticRoot, subject: str, sequence: str, part: str) -> Path:
     return file
 
 
-def _load_hands(file: Path) -> dict[str, RawHand]:
+def _load_hands(file: Path) -> dict[str, HandLabels]:
     raw = load_npy(file)
     if not isinstance(raw, dict) or not set(SIDES) <= set(raw):
         raise DataError(f"{file}: expected a dictionary with right and left.")
@@ -113,7 +103,7 @@ def _load_hands(file: Path) -> dict[str, RawHand]:
         if shape.ndim == 1:  # one shape per sequence in the files, one per frame in ARCTIC's documentation
             shape = np.broadcast_to(shape, (frames, *shape.shape))
         errors = np.ravel(np.asarray(_entry(values, "fitting_err", file)))
-        hands[side] = RawHand(
+        hands[side] = HandLabels(
             global_orient=rotation,
             pose=_numbers(_entry(values, "pose", file), (frames, 45), file, f"{side}.pose"),
             translation_m=_numbers(_entry(values, "trans", file), (frames, 3), file, f"{side}.trans"),

@@ -1,87 +1,228 @@
-"""What every reader of another data set says: pictures, cameras and MANO parameters, by sequence.
+"""The protocol of dataset readers: paths, images, cameras and MANO parameters, by sequence.
 
-*Convention*: each hand is in the frame of the camera that its picture was taken with, or in a world frame with a camera
-pose; OpenCV axes, metres, integer pixel = pixel centre.
+*Convention*: hands are in a world frame with a camera pose per view, or in the frame of the camera (pose identity);
+OpenCV axes, metres, radians, integer pixel = pixel centre. Poses are relative to MANO's mean pose.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from hawor_pipeline.core.mano import Side
+from hawor_pipeline.sources.arctic import EGO_VIEW
 from hawor_pipeline.sources.image_files import ImageFile
+from hawor_pipeline.sources.image_frame import ImageFrame, ViewCamera, cropped_frame, full_frame
 
-# Reasons of hands without ground truth, by the data set's own word; any other reason loses a labelled hand.
+if TYPE_CHECKING:
+    from hawor_pipeline.sources.object_mesh import PosedObject
+
+# Reasons of hands without ground truth, as the dataset states them; any other reason loses a labelled hand.
 NO_HAND = "no_hand"
 NOT_ANNOTATED = "not_annotated"
 WITHOUT_GROUND_TRUTH = frozenset({NO_HAND, NOT_ANNOTATED})
-PoseKind = Literal["relative", "absolute"]  # axis-angle without, or with, MANO's mean pose
 
 
 @dataclass(frozen=True, slots=True)
-class HandLabel:
-    """MANO parameters of one hand in one picture, world frame."""
-
-    side: Side
-    global_orient: np.ndarray  # (3,) axis-angle
-    hand_pose: np.ndarray  # (45,) axis-angle, by the reader's `pose_kind`
-    betas: np.ndarray  # (10,)
-    translation_m: np.ndarray  # (3,) vertices = MANO(...) + translation_m
-    joints_m: np.ndarray | None = None  # (21, 3) the data set's own joints, world frame, OpenPose order
-
-
-@dataclass(frozen=True, slots=True)
-class Shot:
-    """One picture with its hands."""
-
-    view: int
-    frame: int
-    image: ImageFile
-    image_size: tuple[int, int]  # (height, width)
-    intrinsics: np.ndarray  # (3, 3)
-    hands: tuple[HandLabel, ...]
-    cam_from_world: np.ndarray = field(default_factory=lambda: np.eye(4))  # (4, 4)
-    left_out: tuple[tuple[str, str], ...] = ()  # (side or "", reason) of hands without usable ground truth
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """One sequence: the unit of conversion."""
+class SequenceRef:
+    """One sequence by name: the unit of conversion."""
 
     subject: str
     sequence: str
     object: str
     action: str
 
+    def __str__(self) -> str:
+        return f"{self.subject}/{self.sequence}"
 
-class Reader(Protocol):
-    """One data set in its published layout."""
 
-    name: str
-    pose_kind: PoseKind
-    tips: str  # of the data set's own joints
-    fix_left_shapedirs: bool  # whether its left hands were fitted with the corrected left model
+@dataclass(frozen=True, slots=True)
+class HandLabels:
+    """MANO parameters of one hand over T moments, world frame, pose relative to the mean pose."""
 
-    def units(self) -> Sequence[Unit]:
-        """All sequences, sorted."""
+    global_orient: np.ndarray  # (T, 3) axis-angle
+    pose: np.ndarray  # (T, 45) axis-angle
+    translation_m: np.ndarray  # (T, 3) vertices = MANO(...) + translation_m
+    betas: np.ndarray  # (T, 10)
+    fitting_err: np.ndarray | None = None  # (T,) as the dataset states it; None: measured against `joints_m`
+    joints_m: np.ndarray | None = None  # (T, 21, 3) the dataset's own joints, OpenPose order, NaN where unknown
 
-    def images(self, unit: Unit) -> Iterable[ImageFile]:
-        """All pictures of a sequence, in a fixed order; opens none, nor a label file of a picture."""
+    @classmethod
+    def of_moment(
+        cls,
+        global_orient: np.ndarray,
+        pose: np.ndarray,
+        translation_m: np.ndarray,
+        betas: np.ndarray,
+        joints_m: np.ndarray | None,
+    ) -> Self:
+        """Label a single moment, from arrays without the leading T."""
+        orient, pose, shift, betas = (
+            np.asarray(values, np.float64)[None] for values in (global_orient, pose, translation_m, betas)
+        )
+        return cls(orient, pose, shift, betas, joints_m=None if joints_m is None else joints_m[None])
 
-    def labels_of(self, unit: Unit) -> Any:
-        """What `shots` needs out of label files that many sequences share, and nothing of other sequences.
+    def moment(self, index: int) -> Self:
+        """Reduce the labels to one moment."""
+        arrays = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(
+            self, **{name: values[index : index + 1] for name, values in arrays.items() if values is not None}
+        )
 
-        Can be pickled: it is sent to a worker, which need not read those files. None where a sequence has its own.
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Labelled hands over T moments and the images that show them.
+
+    A dataset of labelled images has a take per image (T = 1); ARCTIC has one per sequence, seen by all its cameras.
+    """
+
+    hands: Mapping[str, HandLabels]
+    cameras: dict[int, ViewCamera]
+    images: dict[int, dict[int, ImageFile]]  # view -> frame number -> image, ascending
+    first_frame: int  # number of the image that shows moment 0
+    first_index: int  # index of moment 0 in the ground truth
+    unlabelled: tuple[tuple[str, str], ...] = ()  # (side or "", reason) of hands without usable ground truth
+    posed_object: "PosedObject | None" = None
+    cropped: bool = False  # the files are ARCTIC's `cropped_images`, cut around the object
+
+    def __len__(self) -> int:
+        return len(next(iter(self.cameras.values())).cam_from_world)
+
+    @classmethod
+    def of_image(
+        cls,
+        view: int,
+        frame: int,
+        image: ImageFile,
+        image_size: tuple[int, int],
+        intrinsics: np.ndarray,
+        hands: Mapping[str, HandLabels],
+        cam_from_world: np.ndarray | None = None,
+        unlabelled: tuple[tuple[str, str], ...] = (),
+    ) -> Self:
+        """Make the take of one image.
+
+        Args:
+            view, frame: numbers of the camera and of the image.
+            image: the file, which holds the full frame.
+            image_size: (height, width).
+            intrinsics: (3, 3), pixels.
+            hands: side to labels with T = 1.
+            cam_from_world: (4, 4), metres; None where labels are in the camera's frame.
+            unlabelled: (side, reason) of hands without usable ground truth.
+        """
+        pose = np.eye(4) if cam_from_world is None else cam_from_world
+        camera = ViewCamera(view, image_size, pose[None], intrinsics, np.zeros(8))
+        return cls(hands, {view: camera}, {view: {frame: image}}, frame, frame, unlabelled)
+
+    def file_frame(self, view: int) -> ImageFrame:
+        """Return how the files of a view relate to the full frame."""
+        camera = self.cameras[view]
+        if not self.cropped:
+            return full_frame(camera.image_size, len(self))
+        if camera.view == EGO_VIEW or self.posed_object is None:
+            return cropped_frame(camera, None)
+        return cropped_frame(camera, camera.project(self.posed_object.vertices_m)[1])
+
+    def moment(self, index: int) -> Self:
+        """Reduce the take to one moment; the images stay."""
+        found = self.posed_object
+        return replace(
+            self,
+            hands={side: labels.moment(index) for side, labels in self.hands.items()},
+            cameras={view: camera.moment(index) for view, camera in self.cameras.items()},
+            first_frame=self.first_frame + index,
+            first_index=self.first_index + index,
+            posed_object=None if found is None else found.moment(index),
+        )
+
+
+class Reader(ABC):
+    """One dataset in its published layout. Opening a reader reads no labels.
+
+    Args:
+        root: the folder that the dataset is unpacked in.
+        mano_dir: folder of the MANO models.
+
+    Raises:
+        ConfigError: the layout is missing.
+    """
+
+    name: ClassVar[str]  # in the registry
+    tips: ClassVar[str] = "smplx"  # vertices that are the fingertips of the dataset's own joints
+    fix_left_shapedirs: ClassVar[bool] = False  # left hands were fitted with the corrected left model
+    # Whole recordings per view: images and ground truth may not match, views may be missing. Otherwise labelled images.
+    records_views: ClassVar[bool] = False
+    folders: ClassVar[tuple[str, ...]]  # of raw files below the root
+
+    def __init__(self, root: Path, mano_dir: Path) -> None:
+        self.root, self.mano_dir = root, mano_dir
+
+    @property
+    def source(self) -> str:
+        """Source of the shards, as manifests record it."""
+        return self.name
+
+    @property
+    def image_source(self) -> str:
+        """Kind of the image files: `images` (full frames) or ARCTIC's `cropped_images`."""
+        return "images"
+
+    @abstractmethod
+    def refs(self) -> Sequence[SequenceRef]:
+        """Return all sequences, sorted."""
+
+    @abstractmethod
+    def images(self, ref: SequenceRef, views: Sequence[int]) -> dict[int, dict[int, ImageFile]]:
+        """Return view to images by frame number, in a fixed order; opens no image, nor the label file of one.
+
+        Args:
+            ref: the sequence.
+            views: views to list, for datasets with `records_views`; others list all.
         """
 
-    def shots(self, unit: Unit, labels: Any) -> Iterator[Shot]:
-        """Pictures of a sequence with what `labels_of` said of it, sorted by view and frame."""
+    @abstractmethod
+    def takes(self, ref: SequenceRef, labels: Any, views: Sequence[int]) -> Iterator[Take]:
+        """Yield the takes of a sequence, sorted by view and frame.
 
-    def label_files(self, unit: Unit) -> Sequence[Path]:
-        """Files whose content decides the labels of a sequence."""
+        Args:
+            ref: the sequence.
+            labels: result of `labels_of`.
+            views: as of `images`.
+        """
 
+    @abstractmethod
+    def label_files(self, ref: SequenceRef) -> Sequence[Path]:
+        """Return the files whose content decides the labels of a sequence."""
+
+    @abstractmethod
     def splits(self) -> dict[str, list[str]]:
-        """Train, val and test subjects, as published; empty lists where none is stated by subject."""
+        """Return train, val and test subjects, as published; empty lists where none is stated by subject."""
+
+    def labels_of(self, ref: SequenceRef) -> Any:
+        """Return what `takes` needs of label files that many sequences share, and nothing of other sequences.
+
+        It is pickled to a worker, which then need not read those files. None where a sequence has its own files.
+        """
+        return None
+
+    def subjects(self) -> list[str]:
+        """Return all subjects of the dataset, present here or not, sorted."""
+        return sorted({ref.subject for ref in self.refs()})
+
+    def sequences(self, subject: str) -> list[SequenceRef]:
+        """Return the sequences of a subject, sorted."""
+        return [ref for ref in self.refs() if ref.subject == subject]
+
+    def status(self, subject: str) -> tuple[str, str]:
+        """Return present, withheld or absent, and the reason where the ground truth is not here."""
+        if self.sequences(subject):
+            return "present", ""
+        return "absent", f"{subject} is not downloaded: {self.name} has no sequence of it here; zero samples"
+
+    def content_hashes(self, ref: SequenceRef) -> dict[str, Any] | None:
+        """Hash the raw files without the images, where contents decide reuse; None where sizes and times do."""
+        return None

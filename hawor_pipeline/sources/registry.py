@@ -1,27 +1,36 @@
-"""The data sets that can be read, by name."""
+"""The datasets that can be read, by name; a new reader is one line here."""
 
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hawor_pipeline.errors import ConfigError, nearest
-from hawor_pipeline.sources.dexycb import DexYcb
-from hawor_pipeline.sources.freihand import FreiHand
-from hawor_pipeline.sources.ho3d import Ho3d
-from hawor_pipeline.sources.interhand import InterHand
-from hawor_pipeline.sources.reader import Reader
 
-READERS = {reader.name: reader for reader in (FreiHand, Ho3d, DexYcb, InterHand)}
-DATASETS = tuple(READERS)
+if TYPE_CHECKING:
+    from hawor_pipeline.sources.reader import Reader
+
+ARCTIC = "arctic"
+# Name to module and class in this package; imported when it is opened, as some readers need torch.
+READERS = {
+    ARCTIC: ("arctic_reader", "ArcticReader"),
+    "freihand": ("freihand", "FreiHand"),
+    "ho3d": ("ho3d", "Ho3d"),
+    "dexycb": ("dexycb", "DexYcb"),
+    "interhand": ("interhand", "InterHand"),
+}
+DATASETS = tuple(name for name in READERS if name != ARCTIC)  # other than ARCTIC
 
 
-def open_reader(dataset: str, root: Path, mano_dir: Path) -> Reader:
-    """The reader of a data set as it is now; opening one reads no labels.
+def open_reader(dataset: str, root: Path, mano_dir: Path) -> "Reader":
+    """Open the reader of a dataset; no labels are read.
 
     Raises:
-        ConfigError: the data set is unknown, or not in its published layout under `root`.
+        ConfigError: the dataset is unknown, or not in its published layout under `root`.
     """
     if dataset not in READERS:
-        known = ", ".join(DATASETS)
-        raise ConfigError(f"unknown data set {dataset!r}; expected one of {known}.{nearest(dataset, DATASETS)}")
-    if not root.is_dir():
+        known = ", ".join(READERS)
+        raise ConfigError(f"unknown dataset {dataset!r}; expected one of {known}.{nearest(dataset, READERS)}")
+    if dataset != ARCTIC and not root.is_dir():  # ARCTIC is searched for around the folder given
         raise ConfigError(f"{root} not found; expected the folder that {dataset} is unpacked in")
-    return READERS[dataset](root, mano_dir)
+    module, name = READERS[dataset]
+    return getattr(import_module(f"hawor_pipeline.sources.{module}"), name)(root, mano_dir)

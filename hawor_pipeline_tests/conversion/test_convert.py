@@ -15,8 +15,7 @@ import pytest
 
 from hawor_pipeline import ArcticDataConverter
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.convert import convert_subject, convert_subjects
-from hawor_pipeline.conversion.prepare import prepare
+from hawor_pipeline.conversion.prepare import convert_subject, convert_subjects, prepare
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline.sources.image_files import ImageFile
@@ -66,7 +65,7 @@ def test_no_path_time_or_host_is_in_any_file(sample_shards, sample_root):
 KILLED = """
 import sys
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.convert import convert_subjects
+from hawor_pipeline.conversion.prepare import convert_subjects
 if __name__ == "__main__":
     settings = ConversionConfig(target_resolution=(64, 64), views=(0, 1, 4))
     convert_subjects(sys.argv[1], None, ["s01", "s05"], sys.argv[2], settings, workers=1)
@@ -276,7 +275,7 @@ def test_finished_sequences_are_not_dropped_in_passing(raw_copy, tmp_path):
     assert tree(tmp_path / "out") == before
     (tmp_path / "kept").rename(raw_copy / "raw_seqs/s05")
     (raw_copy / "images/s05").rename(tmp_path / "kept")
-    with pytest.raises(DataError, match="found no pictures of any sequence"):
+    with pytest.raises(DataError, match="found no images of any sequence"):
         convert(raw_copy, tmp_path / "out")
     assert tree(tmp_path / "out") == before
     (tmp_path / "kept").rename(raw_copy / "images/s05")
@@ -380,7 +379,7 @@ def test_a_subject_whose_images_were_not_downloaded_does_not_stop_the_others(raw
     shutil.copytree(sample_root / "arctic/raw_seqs/s01", raw_copy / "raw_seqs/s01")
     results = convert_subjects(raw_copy, None, ["s01", "s05"], tmp_path / "out", SETTINGS, workers=0)
     assert results["s05"].info["rows"] > 0
-    assert results["s01"].info["rows"] == 0 and "found no pictures" in results["s01"].why
+    assert results["s01"].info["rows"] == 0 and "found no images" in results["s01"].why
     assert str(raw_copy) not in (tmp_path / "out/s01/manifest.json").read_text()
 
 
@@ -431,7 +430,7 @@ import os, sys
 from pathlib import Path
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion import convert_sequence
-from hawor_pipeline.conversion.convert import convert_subject
+from hawor_pipeline.conversion.prepare import convert_subject
 convert_sequence.mark_done = lambda *_: os._exit(9)  # as if killed before the shard was published
 settings = ConversionConfig(target_resolution=(64, 64), views=(0, 1, 4))
 convert_subject(sys.argv[1], None, "s05", sys.argv[2], settings, sequences=[sys.argv[3]], workers=0)

@@ -10,7 +10,7 @@ import simplejpeg
 from scipy.spatial.transform import Rotation
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.convert import convert_subject
+from hawor_pipeline.conversion.prepare import convert_subject
 from hawor_pipeline.shards.store import open_shards
 
 SETTINGS = ConversionConfig(target_resolution=(64, 64), views=(0, 1, 4))

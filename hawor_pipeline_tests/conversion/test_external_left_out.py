@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from hawor_pipeline.conversion.prepare_dataset import prepare_dataset
+from hawor_pipeline.conversion.prepare import prepare
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline.sources.reader import NO_HAND, NOT_ANNOTATED
@@ -36,7 +36,7 @@ def test_too_many_lost_hands_are_an_error_and_good_sequences_are_kept(ho3d):
     with pytest.raises(DataError) as caught:
         ho3d.prepare()
     expected = (
-        "ho3d_ABF/ABF11: 67% of the 3 labelled hands are left out ({'no_joints_to_check_the_fit': 2}), at most 20%"
+        "ho3d_ABF/ABF11: 67% of the 3 labelled hands are skipped ({'no_joints_to_check_the_fit': 2}), at most 20%"
     )
     assert expected in str(caught.value) and "1 of 2 sequences are finished" in str(caught.value)
     assert ho3d.listed == ["ABF10"]
@@ -67,8 +67,10 @@ def test_hands_of_interhand_without_a_fit_count_as_lost(mano_dir, tmp_path):
     """Two pictures show a left hand that has joints, but no parameters, beside ten hands that have both."""
     WRITERS["interhand"](tmp_path / "raw", mano_dir)
     settings = {"target_resolution": (64, 64), "max_left_out_share": 0.1}
-    with pytest.raises(DataError, match=r"17% of the 12 labelled hands are left out \({'no_mano_fit': 2}\)"):
-        prepare_dataset("interhand", tmp_path / "raw", tmp_path / "out", mano_dir, settings=settings, workers=0)
+    with pytest.raises(DataError, match=r"17% of the 12 labelled hands are skipped \({'no_mano_fit': 2}\)"):
+        prepare(
+            tmp_path / "raw", tmp_path / "out", dataset="interhand", mano_dir=mano_dir, settings=settings, workers=0
+        )
 
 
 @pytest.mark.parametrize(("dataset", "reason", "empty"), [("ho3d", NOT_ANNOTATED, 4), ("dexycb", NO_HAND, 6)])
@@ -86,7 +88,7 @@ def test_a_sequence_without_any_annotated_frame_has_a_shard_without_rows(dataset
             np.savez(file, pose_m=np.zeros((1, 51), np.float32), joint_3d=np.full((1, 21, 3), -1, np.float32))
         truth = {sample: joints for sample, joints in truth.items() if name not in sample}
     settings = {"target_resolution": (64, 64), "max_left_out_share": 0.0}
-    totals = prepare_dataset(dataset, raw, output, mano_dir, settings=settings, workers=0)
+    totals = prepare(raw, output, dataset=dataset, mano_dir=mano_dir, settings=settings, workers=0)
     assert (totals["sequences"], totals["rows"]) == (2, len(truth))
     (manifest,) = [json.loads(path.read_text()) for path in output.glob("*/manifest.json")]
     (entry,) = [entry for entry in manifest["sequences"] if entry["sequence"] == name]
@@ -95,5 +97,5 @@ def test_a_sequence_without_any_annotated_frame_has_a_shard_without_rows(dataset
     assert pq.read_table(shard / "annotations.parquet", partitioning=None).num_rows == 0
     assert pq.read_table(shard / "ledger.parquet", partitioning=None)["reason"].to_pylist() == [reason] * empty
     assert set(open_shards(output).table.column("sample_id").to_pylist()) == set(truth)
-    again = prepare_dataset(dataset, raw, output, mano_dir, settings=settings, workers=0)
+    again = prepare(raw, output, dataset=dataset, mano_dir=mano_dir, settings=settings, workers=0)
     assert again["reused_sequences"] == 2

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import hawor_pipeline.conversion.prepare_dataset as conversion
-from hawor_pipeline.errors import DataError
+import hawor_pipeline.conversion.convert as conversion
+import hawor_pipeline.conversion.convert_sequence as worker
+from hawor_pipeline.conversion import sequence_task
+from hawor_pipeline.conversion.prepare import prepare
+from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import sha256_file
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline_tests.sources.layouts import WRITERS
@@ -24,8 +27,8 @@ class Ho3d:
         shutil.copytree(self.raw / "train" / "ABF10", self.raw / "train" / "ABF11")
 
     def prepare(self, **settings) -> dict:
-        return conversion.prepare_dataset(
-            "ho3d", self.raw, self.output, self.mano_dir, settings={**SETTINGS, **settings}, workers=0
+        return prepare(
+            self.raw, self.output, dataset="ho3d", mano_dir=self.mano_dir, settings={**SETTINGS, **settings}, workers=0
         )
 
     @property
@@ -48,7 +51,7 @@ def ho3d(mano_dir, tmp_path) -> Ho3d:
 
 def kill_after(shards: int, monkeypatch) -> None:
     """The next call dies when so many shards have taken their place."""
-    convert, left = conversion.convert_unit, [shards]
+    convert, left = worker.convert_sequence, [shards]
 
     def counted(task):
         if not left[0]:
@@ -56,7 +59,7 @@ def kill_after(shards: int, monkeypatch) -> None:
         left[0] -= 1
         return convert(task)
 
-    monkeypatch.setattr(conversion, "convert_unit", counted)
+    monkeypatch.setattr(worker, "convert_sequence", counted)
 
 
 @pytest.mark.parametrize("shards", [1, 2])
@@ -65,7 +68,7 @@ def test_killed_while_shards_are_replaced_no_manifest_vouches_for_them(ho3d, mon
     with monkeypatch.context() as patched:
         kill_after(shards, patched)
         if shards == 2:
-            patched.setattr(conversion, "_write_manifests", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patched.setattr(conversion, "_write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             ho3d.prepare(box_scale=2.0)
     assert ho3d.listed == []
@@ -91,6 +94,7 @@ def test_a_sequence_that_left_the_raw_data_leaves_the_manifest(ho3d):
     shutil.rmtree(ho3d.raw / "train" / "ABF11")
     assert ho3d.prepare()["sequences"] == 1
     assert ho3d.listed == ["ABF10"]
+    assert ho3d.manifest["left_out_sequences"] == [{"sequence": "ABF11", "reason": "raw_files_gone"}]
     assert len(open_shards(ho3d.output)) == 3
 
 
@@ -100,18 +104,42 @@ def test_sequences_of_earlier_calls_stay_listed_under_the_same_settings(ho3d):
     assert ho3d.listed == ["ABF10", "ABF11"]
 
 
-@pytest.mark.parametrize("raised", ["EXTERNAL_VERSION", "settings"])
-def test_shards_of_another_version_or_setting_are_not_listed_beside_new_ones(ho3d, monkeypatch, raised):
+def test_shards_of_another_version_are_not_listed_beside_new_ones(ho3d, monkeypatch):
     ho3d.prepare()
     old = {entry["sequence"]: entry["data_version"] for entry in ho3d.manifest["sequences"]}
-    if raised == "EXTERNAL_VERSION":
-        monkeypatch.setattr(conversion, raised, conversion.EXTERNAL_VERSION + 1)
-    settings = {"jpeg_quality": 80} if raised == "settings" else {}
-    ho3d.prepare(sequences=("ABF10",), **settings)
-    assert ho3d.listed == ["ABF10"]
-    assert ho3d.manifest["sequences"][0]["data_version"] != old["ABF10"]
-    assert ho3d.prepare(**settings)["converted_sequences"] == 1
+    monkeypatch.setattr(sequence_task, "EXTERNAL_VERSION", sequence_task.EXTERNAL_VERSION + 1)
+    assert ho3d.prepare(sequences=("ABF10",))["converted_sequences"] == 2
     assert ho3d.listed == ["ABF10", "ABF11"]
+    assert all(entry["data_version"] != old[entry["sequence"]] for entry in ho3d.manifest["sequences"])
+    assert ho3d.prepare()["converted_sequences"] == 0
+
+
+def test_shards_of_other_settings_are_not_listed_beside_new_ones(ho3d):
+    ho3d.prepare()
+    before = ho3d.manifest
+    with pytest.raises(ConfigError, match=r"1 other finished sequences .*jpeg_quality 95 -> 80"):
+        ho3d.prepare(sequences=("ABF10",), jpeg_quality=80)
+    assert ho3d.manifest == before
+    assert ho3d.prepare(jpeg_quality=80)["converted_sequences"] == 2
+    assert ho3d.listed == ["ABF10", "ABF11"]
+
+
+def test_a_limit_on_sequences_takes_the_others_out(ho3d):
+    ho3d.prepare()
+    assert ho3d.prepare(max_sequences_per_subject=1)["sequences"] == 1
+    assert ho3d.listed == ["ABF10"]
+    assert ho3d.prepare()["converted_sequences"] == 0
+
+
+def test_a_subject_whose_raw_files_are_gone_keeps_its_manifest(ho3d):
+    ho3d.prepare()
+    before = ho3d.manifest
+    for name in ("ABF10", "ABF11"):
+        (ho3d.raw / "train" / name).rename(ho3d.raw / "train" / name.replace("ABF", "SM"))
+    totals = ho3d.prepare()
+    assert "2 finished sequences of an earlier conversion" in totals["kept_without_raw_files"]["ho3d_ABF"]
+    assert totals["subjects"] == ["ho3d_ABF", "ho3d_SM"]
+    assert ho3d.manifest == before
 
 
 def test_a_sequence_that_failed_is_named_with_the_reason(ho3d):

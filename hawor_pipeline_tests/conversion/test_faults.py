@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.convert import convert_subject
+from hawor_pipeline.conversion.prepare import convert_subject
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.shards.store import ImageWriter
 from hawor_pipeline.sources.arctic import ArcticRoot
@@ -63,7 +63,7 @@ def test_root_that_is_none(tmp_path, where):
 def test_mano_missing(raw_copy, tmp_path, monkeypatch):
     monkeypatch.delenv("MANO_DIR", raising=False)
     shutil.rmtree(raw_copy.parent / "body_models")
-    with pytest.raises(ConfigError, match=r"MANO models not found.*mano\.is\.tue\.mpg\.de"):
+    with pytest.raises(ConfigError, match=r"MANO models for synthetic data not found.*sample-data"):
         convert(raw_copy, tmp_path / "out")
     with pytest.raises(ConfigError, match="nowhere"):
         convert(raw_copy, tmp_path / "out", mano=tmp_path / "nowhere")
@@ -221,14 +221,14 @@ def test_arrays_that_contradict(raw_copy, tmp_path, name):
 def test_counts_of_images_and_ground_truth_that_disagree(raw_copy, tmp_path):
     for path in sorted((raw_copy / "images").rglob("1/*.jpg"))[2:]:
         path.unlink()
-    with pytest.raises(DataError, match=r"counts of pictures and ground truth disagree.*no_image"):
+    with pytest.raises(DataError, match=r"counts of images and ground truth disagree.*no_image"):
         convert(raw_copy, tmp_path / "out")
     assert_nothing_published(tmp_path / "out")
 
 
 def test_no_images_at_all(raw_copy, tmp_path):
     shutil.rmtree(raw_copy / "images" / "s05")
-    with pytest.raises(DataError, match="found no pictures"):
+    with pytest.raises(DataError, match="found no images"):
         convert(raw_copy, tmp_path / "out")
     shutil.rmtree(raw_copy / "images")
     with pytest.raises(ConfigError, match="images or cropped_images"):

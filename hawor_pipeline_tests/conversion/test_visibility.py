@@ -10,7 +10,7 @@ from hawor_pipeline.sources.arctic import ArcticRoot
 from hawor_pipeline.sources.hand_models import load_hand_models
 from hawor_pipeline.sources.object_mesh import load_object
 from hawor_pipeline.sources.object_part import ObjectPart, PosedPart, least_distance
-from hawor_pipeline.sources.raw_sequence import RawHand
+from hawor_pipeline.sources.reader import HandLabels
 
 WRIST, TIPS = 0, [4, 8, 12, 16, 20]
 
@@ -31,7 +31,7 @@ def skin(models):
 def flat_hand(models, side, shift=(0.0, 0.0, 0.0), bend=0.0):
     pose = np.zeros((1, 15, 3)) - models.arrays[side].hands_mean.reshape(1, 15, 3)
     pose[..., 2] += bend
-    raw = RawHand(np.zeros((1, 3)), pose.reshape(1, 45), np.array([shift]), np.zeros((1, 10)), np.zeros(1))
+    raw = HandLabels(np.zeros((1, 3)), pose.reshape(1, 45), np.array([shift]), np.zeros((1, 10)), np.zeros(1))
     hand = pose_hand(models, side, raw)
     return hand.vertices_m[0], hand.joints_m[0]
 

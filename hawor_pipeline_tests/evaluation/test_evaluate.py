@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.convert import convert_subjects
+from hawor_pipeline.conversion.prepare import convert_subjects
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError, NumericalError
 from hawor_pipeline.evaluation import evaluate, evaluator, tables
 from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS

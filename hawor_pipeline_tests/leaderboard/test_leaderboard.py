@@ -13,7 +13,7 @@ import torch
 
 from hawor_pipeline.cli import main
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.convert import convert_subjects
+from hawor_pipeline.conversion.prepare import convert_subjects
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.errors import DataError, NumericalError
 from hawor_pipeline.evaluation.hands import ground_truth_predictions

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.confidence import confidence, skip_reasons
-from hawor_pipeline.conversion.convert import convert_subject
+from hawor_pipeline.conversion.prepare import convert_subject
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.shards.dataset_metadata import build_metadata
 from hawor_pipeline.shards.quality import build_quality

@@ -80,17 +80,6 @@ def test_images_are_listed_by_number(tmp_path):
     assert list_images(tmp_path / "nowhere") == {}
 
 
-def test_mano_is_searched_as_documented(raw_copy, tmp_path, monkeypatch):
-    root = ArcticRoot.locate(raw_copy)
-    monkeypatch.delenv("MANO_DIR", raising=False)
-    assert root.mano_dir() == raw_copy.parent / "body_models" / "mano"
-    monkeypatch.setenv("MANO_DIR", str(tmp_path))
-    assert root.mano_dir() == tmp_path
-    assert root.mano_dir(raw_copy.parent) == raw_copy.parent
-    with pytest.raises(ConfigError, match="MANO models not found"):
-        root.mano_dir(tmp_path / "nowhere")
-
-
 def test_objects_are_read_as_triangles(tmp_path):
     path = tmp_path / "top.obj"
     path.write_text("# c\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvn 0 0 1\nf 1/1/1 2/2/1 3/3/1 4/4/1\nf -4 -3 -2\n")
@@ -126,7 +115,7 @@ def test_contradicting_protocols_are_refused(raw_copy, splits, message):
 
 def test_light_modules_import_no_torch():
     modules = ["sources.arctic", "sources.image_files", "shards.store", "shards.schema", "shards.splits"]
-    modules += ["shards.dataset_metadata", "conversion.inventory", "conversion.plan", "conversion.convert"]
+    modules += ["shards.dataset_metadata", "conversion.inventory", "conversion.planning", "conversion.convert"]
     modules += ["conversion.prepare", "conversion.fingerprint", "workers.engine"]
     code = "import sys\n" + "".join(f"import hawor_pipeline.{name}\n" for name in modules)
     code += "assert 'torch' not in sys.modules and 'cv2' not in sys.modules"

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hawor_pipeline.cli import main
-from hawor_pipeline.conversion.prepare_dataset import prepare_dataset
+from hawor_pipeline.conversion.prepare import prepare
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.loading.clips import runs_of_frames
 from hawor_pipeline.shards.store import open_shards
@@ -24,7 +24,9 @@ def converted(request, mano_dir: Path, tmp_path_factory: pytest.TempPathFactory)
     """(name, root, output, truth, totals) of one data set."""
     base = tmp_path_factory.mktemp(request.param)
     truth = WRITERS[request.param](base / "raw", mano_dir)
-    totals = prepare_dataset(request.param, base / "raw", base / "shards", mano_dir, settings=SETTINGS, workers=0)
+    totals = prepare(
+        base / "raw", base / "shards", dataset=request.param, mano_dir=mano_dir, settings=SETTINGS, workers=0
+    )
     return request.param, base / "raw", base / "shards", truth, totals
 
 
@@ -74,14 +76,14 @@ def test_what_is_left_out_has_a_reason(converted):
 def test_a_second_call_converts_nothing_and_changes_no_byte(converted, mano_dir):
     name, raw, output, _, totals = converted
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
-    again = prepare_dataset(name, raw, output, mano_dir, settings=SETTINGS, workers=0)
+    again = prepare(raw, output, dataset=name, mano_dir=mano_dir, settings=SETTINGS, workers=0)
     assert (again["converted_sequences"], again["reused_sequences"]) == (0, totals["sequences"])
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
 
 def test_worker_count_does_not_change_bytes(converted, mano_dir, tmp_path):
     name, raw, output, _, _ = converted
-    prepare_dataset(name, raw, tmp_path, mano_dir, settings=SETTINGS, workers=2)
+    prepare(raw, tmp_path, dataset=name, mano_dir=mano_dir, settings=SETTINGS, workers=2)
     first = {p.relative_to(output): p.read_bytes() for p in output.rglob("*.arrow")}
     second = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*.arrow")}
     assert first == second and first
@@ -89,7 +91,7 @@ def test_worker_count_does_not_change_bytes(converted, mano_dir, tmp_path):
 
 def test_no_two_images_of_freihand_form_a_clip(mano_dir, tmp_path):
     WRITERS["freihand"](tmp_path / "raw", mano_dir, 6)
-    prepare_dataset("freihand", tmp_path / "raw", tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
+    prepare(tmp_path / "raw", tmp_path / "out", dataset="freihand", mano_dir=mano_dir, settings=SETTINGS, workers=0)
     table = open_shards(tmp_path / "out").table
     assert all(end - start == 1 for start, end in runs_of_frames(table))
 
@@ -136,7 +138,7 @@ def test_labels_that_say_nothing_are_an_error(dataset, file, content, message, m
         else:
             path.write_text(content)
     with pytest.raises((ConfigError, DataError), match=message):
-        prepare_dataset(dataset, tmp_path / "raw", tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
+        prepare(tmp_path / "raw", tmp_path / "out", dataset=dataset, mano_dir=mano_dir, settings=SETTINGS, workers=0)
 
 
 def test_damage_is_named_and_finished_sequences_are_kept(mano_dir, tmp_path):
@@ -144,7 +146,7 @@ def test_damage_is_named_and_finished_sequences_are_kept(mano_dir, tmp_path):
     damaged = next((tmp_path / "raw").glob("*/20200709_150000/*/color_000001.jpg"))
     damaged.write_bytes(damaged.read_bytes()[:2000])
     with pytest.raises(DataError, match=r"color_000001\.jpg.*1 of 2 sequences are finished"):
-        prepare_dataset("dexycb", tmp_path / "raw", tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
+        prepare(tmp_path / "raw", tmp_path / "out", dataset="dexycb", mano_dir=mano_dir, settings=SETTINGS, workers=0)
     assert [path.parent.name for path in tmp_path.glob("out/*/*/images.arrow")] == ["20200709_141754"]
     assert not list(tmp_path.glob("out/*/.*tmp"))
 
@@ -156,7 +158,7 @@ def test_another_hand_convention_is_noticed(mano_dir, tmp_path):
     points = np.array(json.loads(file.read_text()))
     file.write_text(json.dumps((points * [1, -1, 1]).tolist()))
     with pytest.raises(DataError, match="another"):
-        prepare_dataset("freihand", tmp_path / "raw", tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
+        prepare(tmp_path / "raw", tmp_path / "out", dataset="freihand", mano_dir=mano_dir, settings=SETTINGS, workers=0)
 
 
 def test_two_data_sets_never_share_a_folder(converted, mano_dir, tmp_path):
@@ -166,7 +168,7 @@ def test_two_data_sets_never_share_a_folder(converted, mano_dir, tmp_path):
     shutil.copytree(output, tmp_path / "out")
     WRITERS["ho3d"](tmp_path / "raw", mano_dir)
     with pytest.raises(ConfigError, match="folder of its own"):
-        prepare_dataset("ho3d", tmp_path / "raw", tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
+        prepare(tmp_path / "raw", tmp_path / "out", dataset="ho3d", mano_dir=mano_dir, settings=SETTINGS, workers=0)
 
 
 def test_a_pickle_that_runs_something_is_refused(mano_dir, tmp_path):
@@ -175,7 +177,7 @@ def test_a_pickle_that_runs_something_is_refused(mano_dir, tmp_path):
     evil = b"cos\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR."
     (tmp_path / "raw" / "train" / "ABF10" / "meta" / "0001.pkl").write_bytes(evil)
     with pytest.raises(DataError, match=r"0001\.pkl"):
-        prepare_dataset("ho3d", tmp_path / "raw", tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
+        prepare(tmp_path / "raw", tmp_path / "out", dataset="ho3d", mano_dir=mano_dir, settings=SETTINGS, workers=0)
     assert not mark.exists()
 
 
@@ -187,7 +189,7 @@ def test_a_mixture_of_data_sets_feeds_one_network(mano_dir, sample_shards, tmp_p
     from hawor_pipeline.untrusted.mano_files import load_mano
 
     WRITERS["dexycb"](tmp_path / "raw", mano_dir, 6)
-    prepare_dataset("dexycb", tmp_path / "raw", tmp_path / "out", mano_dir, settings=SETTINGS, workers=0)
+    prepare(tmp_path / "raw", tmp_path / "out", dataset="dexycb", mano_dir=mano_dir, settings=SETTINGS, workers=0)
     mixture = [{"path": str(sample_shards), "weight": 0.5}, {"path": str(tmp_path / "out"), "weight": 0.5}]
     config = TrainingConfig(
         image_size=64, clip_length=2, clip_stride=1, batch_size=8, num_workers=0, training_data_dir=mixture

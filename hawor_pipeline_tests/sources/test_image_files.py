@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.convert import convert_subject
 from hawor_pipeline.conversion.inventory import inventory_subject
+from hawor_pipeline.conversion.prepare import convert_subject
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.arctic import ArcticRoot
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from hawor_pipeline.conversion.fingerprint import DigestCache, digest_images
 from hawor_pipeline.errors import DataError
+from hawor_pipeline.sources.fingerprint import DigestCache, digest_images
 from hawor_pipeline.sources.image_files import images_state, list_images
 from hawor_pipeline.workers.engine import map_tasks
 from hawor_pipeline.workers.pool import usable_cores

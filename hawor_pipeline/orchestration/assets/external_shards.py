@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from hawor_pipeline.locate import find_dataset_root, find_hand_models
+from hawor_pipeline.locate import find_dataset_root
 from hawor_pipeline.orchestration.materialization import log_and_publish, stage_metadata
 from hawor_pipeline.orchestration.partitions import BESIDE_PIPELINE, datasets_partitions
 from hawor_pipeline.orchestration.resources import log_progress
@@ -35,11 +35,11 @@ class ExternalShardsConfig(dg.Config):
     tables=["annotations"],
 )
 def external_shards(context: dg.AssetExecutionContext, config: ExternalShardsConfig) -> dg.MaterializeResult:
-    """Training shards of FreiHAND, HO-3D, DexYCB or InterHand2.6M, read in the layout they are published in.
+    """Training shards of a dataset other than ARCTIC, read in its published layout.
 
-    Environment variables name their folders (FREIHAND_ROOT, HO3D_ROOT, DEXYCB_ROOT, INTERHAND_ROOT) and that of MANO
-    (MANO_DIR). Sequences already converted from the same files with the same settings are reused. A training
-    configuration mixes datasets, with weights, in `training_data_dir`.
+    Environment variables name the folder of each dataset (FREIHAND_ROOT, ...) and that of MANO (MANO_DIR). Sequences
+    already converted from the same files with the same settings are reused. A training configuration mixes datasets,
+    with weights, in `training_data_dir`.
     """
     from hawor_pipeline.shards.schema import annotations_schema
 
@@ -64,18 +64,12 @@ def _annotation_files(result: StageResult) -> list[Path]:
 
 
 def _convert(dataset: str, config: ExternalShardsConfig, progress: Any) -> StageResult:
-    from hawor_pipeline.conversion.prepare_dataset import prepare_dataset
+    from hawor_pipeline.conversion.prepare import prepare
     from hawor_pipeline.shards.store import shards_version
 
     root, output = find_dataset_root(dataset), DataPaths.default().shards(dataset)
-    totals = prepare_dataset(
-        dataset,
-        root,
-        output,
-        find_hand_models(dataset, raw_root=root),
-        settings=config.overrides,
-        workers=config.workers,
-        progress=progress,
+    totals = prepare(
+        root, output, dataset=dataset, settings=config.overrides, workers=config.workers, progress=progress
     )
     converted = totals["converted_sequences"]
     why = f"{converted} of {totals['sequences']} sequences converted" if converted else "no file or setting changed"

@@ -71,7 +71,7 @@ def subject_shards(context: dg.AssetExecutionContext, config: ShardsAssetConfig,
 
 
 def _convert(config: ShardsAssetConfig, raw: RawData, context: dg.AssetExecutionContext) -> dict[str, StageResult]:
-    from hawor_pipeline.conversion.convert import convert_subjects
+    from hawor_pipeline.conversion.prepare import convert_subjects
 
     where = raw.locate()
     return convert_subjects(
