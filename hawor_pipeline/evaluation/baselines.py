@@ -1,7 +1,7 @@
-"""Floors: what one reaches without looking at the picture. A network that is not clearly better has learnt nothing.
+"""Baselines that never see the image. A network that is not clearly better has learnt nothing.
 
 - `mean_pose`: one constant (21, 3), the mean of the training samples' wrist-relative joints in the camera frame, hands
-  mirrored to right. It says nothing about mesh or place, so those numbers are undefined.
+  mirrored to right. It predicts neither mesh nor place, so those numbers are undefined.
 - `mean_rotations`: one constant answer of the network: mean rotations, mean shape and mean crop camera of the training
   samples, posed by MANO.
 - `subject_mean`: like `mean_pose`, but the mean of the evaluated subject itself, which a predictor could not know.
@@ -59,13 +59,13 @@ class _MeanBuilder:
         self.count += len(rows)
 
     def means(self) -> TrainingMeans:
-        """The means of everything added."""
+        """Return the means of everything added."""
         joints, rotmats, betas, camera = (total / self.count for total in self.sums)
         return TrainingMeans(joints, chordal_mean(rotmats), betas, camera, self.count)
 
 
 def training_means(shards_dir: Path | str, subjects: Sequence[str]) -> TrainingMeans:
-    """Means over the valid rows of these subjects."""
+    """Average the valid rows of these subjects."""
     builder = _MeanBuilder()
     for annotations in sequences(shards_dir, subjects):
         builder.add(load_rows(annotations))

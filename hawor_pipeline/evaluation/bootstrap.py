@@ -33,7 +33,7 @@ class SequenceSums:
 
     @property
     def sequences(self) -> list[int]:
-        """Numbers of the sequences that contribute."""
+        """Sorted numbers of the sequences that contribute."""
         return sorted(self._sums)
 
     @property

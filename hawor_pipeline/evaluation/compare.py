@@ -44,23 +44,23 @@ class Difference:
 
     @property
     def worse(self) -> bool:
-        """Whether the run is worse beyond the interval of the difference; by sign alone where there is no interval."""
+        """Test if the run is worse beyond the interval of the difference; by sign alone where there is no interval."""
         return self._beyond(1.0 if self.better == "lower" else -1.0)
 
     @property
     def improved(self) -> bool:
-        """Whether the run is better beyond the interval of the difference; by sign alone where there is no interval."""
+        """Test if the run is better beyond the interval of the difference; by sign alone where there is no interval."""
         return self._beyond(-1.0 if self.better == "lower" else 1.0)
 
     def _beyond(self, sign: float) -> bool:
-        """Whether the difference and both ends of its interval have this sign."""
+        """Test if the difference and both ends of its interval have this sign."""
         if self.difference is None:
             return False
         ends = [self.difference, *(end for end in (self.ci_low, self.ci_high) if end is not None)]
         return min(sign * end for end in ends) > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, and `worse`, as plain values."""
+        """Return all fields, and `worse`, as plain values."""
         return {**asdict(self), "worse": self.worse}
 
 

@@ -58,7 +58,7 @@ def all_degradations() -> list[Degradation]:
 
 
 def row_change(degradation: Degradation, recording: str) -> Callable[[HandRows], HandRows] | None:
-    """What the degradation does to boxes, or None."""
+    """Return the change of boxes that a degradation makes, or None."""
     if degradation.kind == "box_shift":
         return lambda rows: _shifted(rows, degradation.level, _generator(degradation, recording))
     if degradation.kind == "box_scale":
@@ -67,7 +67,7 @@ def row_change(degradation: Degradation, recording: str) -> Callable[[HandRows],
 
 
 def image_change(degradation: Degradation, recording: str) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """What the degradation does to crops (B, T, 3, S, S) with a row number per clip (B,), or None."""
+    """Return the change of crops (B, T, 3, S, S), with a row number per clip (B,), or None."""
     if degradation.kind == "blur":
         return lambda images, _: blurred(images, degradation.level * images.shape[-1] / CROP_SIDE_PX)
     if degradation.kind == "resolution":
@@ -93,7 +93,7 @@ def _scaled(rows: HandRows, factor: float, generator: np.random.Generator) -> Ha
 
 
 def blurred(images: Tensor, sigma_px: float) -> Tensor:
-    """Gaussian blur of (*batch, channels, S, S); the edge is continued."""
+    """Blur (*batch, channels, S, S) by a Gaussian; the edge is continued."""
     radius = max(1, int(np.ceil(3 * sigma_px)))
     offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
     kernel = torch.exp(-0.5 * (offsets / sigma_px) ** 2)

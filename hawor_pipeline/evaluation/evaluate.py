@@ -79,20 +79,23 @@ def evaluate_checkpoint(
     info, why = find_done(stage, key)
     reused = info is not None
     if info is None:
-        task = Prediction(checkpoint, setting, devices)
-        measured = predict_and_measure(task, identity)
-        if robustness_samples:
-            write_robustness(task, identity, robustness_samples)
-        if curves is not None:
-            publish_training(curves, setting.metrics_dir, identity)
-        info = {"run_id": run_id, "checkpoint_sha256": checkpoint.sha256, "source": source, **measured}
-        info |= {"protocol": setting.protocol, "left_out_sequences": list(setting.excluded)}
+        info = _publish(Prediction(checkpoint, setting, devices), identity, curves, robustness_samples)
         extra = [*(["training"] if curves else []), *(["robustness"] if robustness_samples else [])]
         mark_done(stage, key, info, outputs_of(stage, setting.metrics_dir, run_id, (*MEASURED_TABLES, *extra)))
     if registry_dir is not None:
         about = (run_id, setting.protocol, setting.dataset_version, source, checkpoint.sha256)
         Registry(registry_dir).add(RunRecord(*about, str(checkpoint.path.resolve()), info["metrics"]))
     return StageResult(setting.metrics_dir, reused, why, key, info)
+
+
+def _publish(task: Prediction, identity: RunIdentity, curves: Path | None, robustness_samples: int) -> dict[str, Any]:
+    measured = predict_and_measure(task, identity)
+    if robustness_samples:
+        write_robustness(task, identity, robustness_samples)
+    if curves is not None:
+        publish_training(curves, task.setting.metrics_dir, identity)
+    info = {"run_id": identity.run_id, "checkpoint_sha256": identity.checkpoint_sha256, "source": identity.source}
+    return info | measured | {"protocol": identity.protocol, "left_out_sequences": list(task.setting.excluded)}
 
 
 def predict_and_measure(task: Prediction, identity: RunIdentity) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From predictions and annotations to the samples, joints and summary tables, one recording at a time.
+"""The samples, joints and summary tables, computed from predictions and annotations one recording at a time.
 
 Predictions come first and everything else is computed from them, so a stored prediction can be evaluated again by other
 rules. Memory holds one sequence and a few sums, however many samples there are.
@@ -44,7 +44,7 @@ OVERALL_STRATA = ("subject", "object", "action", "view", "side")
 
 
 def tracks_of(annotations: pa.Table) -> Tracks:
-    """Camera, hand and frame of each row."""
+    """Return the camera, hand and frame of each row."""
     return Tracks(*(to_numpy(annotations[name]) for name in ("view", "is_right", "frame")))
 
 
@@ -85,8 +85,8 @@ def evaluate_predictions(
         joints = stack.enter_context(table_writer(metrics_dir, "joints", identity))
         for annotations in annotations_of(shards_dir, recordings, protocol.views):
             truth = read_truth(annotations)
-            said = predictions.take(annotations["sample_id"])
-            measured = measure(truth, said, models, tracks_of(annotations), mirror_allowed=protocol.mirror_allowed)
+            predicted = predictions.take(annotations["sample_id"])
+            measured = measure(truth, predicted, models, tracks_of(annotations), mirror_allowed=protocol.mirror_allowed)
             _write_sequence(samples, joints, annotations, truth, measured)
             _summarise(summary, annotations, truth, measured)
         predictions.expect_end()
@@ -99,13 +99,13 @@ def evaluate_predictions(
 
 
 def overall(rows: dict[str, list]) -> dict[str, float]:
-    """Metric to value over all samples, from the columns of a summary."""
+    """Map each metric to its value over all samples, from the columns of a summary."""
     columns = zip(rows["stratum"], rows["level"], rows["metric"], rows["value"], strict=True)
     return {m: v for stratum, level, m, v in columns if stratum == "all" and level == "sample" and v is not None}
 
 
 class PredictionReader:
-    """Hands out a run's predictions in the order of the shards, and insists that they are the right ones."""
+    """A run's predictions in the order of the shards; those of other samples are refused."""
 
     def __init__(self, metrics_dir: Path | str, run_id: str):
         self._run_id = run_id
@@ -113,7 +113,7 @@ class PredictionReader:
         self._rest: pa.Table | None = None
 
     def take(self, sample_ids: pa.ChunkedArray) -> PredictedHands:
-        """The next rows, which must be these samples."""
+        """Return the next rows, which must be these samples."""
         wanted = len(sample_ids)
         while (self._rest is None or self._rest.num_rows < wanted) and (batch := next(self._batches, None)) is not None:
             table = pa.Table.from_batches([batch])
@@ -128,7 +128,7 @@ class PredictionReader:
         return read_predictions(rows.combine_chunks())
 
     def expect_end(self) -> None:
-        """No row may be left over."""
+        """Raise a DataError if rows are left over."""
         if (self._rest is not None and self._rest.num_rows) or next(self._batches, None) is not None:
             raise DataError(f"run {self._run_id!r} has predictions for more samples than the shards. Predict again.")
 
@@ -184,7 +184,7 @@ def _summarise(summary: Summary, annotations: pa.Table, truth: HandTruth, measur
 
 
 def bin_labels(name: str, values: np.ndarray) -> np.ndarray:
-    """The bin of each value as text ("0.10-0.25", "1.50+"); "" where it is NaN."""
+    """Name the bin of each value ("0.10-0.25", "1.50+"); "" where it is NaN."""
     edges = BINS[name]
     names = [f"{low:.2f}-{high:.2f}" if np.isfinite(high) else f"{low:.2f}+" for low, high in pairwise(edges)]
     values = np.asarray(values, np.float64)
@@ -199,7 +199,7 @@ def write_ground_truth(
     identity: RunIdentity,
     subjects: Sequence[str] | None = None,
 ) -> int:
-    """Publish the truth, sent through the network's parametrisation, as a predictions table; returns its rows."""
+    """Publish ground truth, sent through the network's parametrisation, as a predictions table; return its rows."""
     models = HandModels.load(mano_dir)
     views = find_protocol(identity.protocol).views
     with table_writer(metrics_dir, "predictions", identity) as writer:

@@ -1,4 +1,4 @@
-"""Which run a person means who names none, and what it measured of some samples."""
+"""Lookup of finished runs: the newest one, and its rows of some samples."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,19 +12,19 @@ BASELINE_PREFIX = "baseline-"
 
 
 def is_baseline(run_id: str) -> bool:
-    """Whether the tables of this run are of a floor, not of a checkpoint."""
+    """Test if the tables of this run are those of a baseline."""
     return run_id.startswith(BASELINE_PREFIX)
 
 
 def newest(metrics_dir: Path | str, table: str, run_ids: Iterable[str]) -> str | None:
-    """The run whose table was written last, baselines aside; None where there is none."""
+    """Return the run whose table was written last, except baselines; None where there is none."""
     runs = [run for run in run_ids if not is_baseline(run)]
     written = {run: (partition_dir(metrics_dir, table, run) / PART_NAME).stat().st_mtime_ns for run in runs}
     return max(runs, key=lambda run: (written[run], run), default=None)
 
 
 def last_run(metrics_dir: Path | str, table: str, sample_ids: Sequence[str]) -> str | None:
-    """The run, baselines aside, whose table was written last and has at least one of these samples."""
+    """Return the run, except baselines, whose table was written last and has at least one of these samples."""
     wanted = pa.array(sample_ids, pa.string())
 
     def has_any(run: str) -> bool:
@@ -38,7 +38,7 @@ def last_run(metrics_dir: Path | str, table: str, sample_ids: Sequence[str]) -> 
 def rows_of(
     metrics_dir: Path | str, table: str, run_id: str, sample_ids: Iterable[str], columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """The rows of a few samples, in the order of the table; memory does not grow with the table."""
+    """Read the rows of a few samples, in the order of the table; memory does not grow with the table."""
     wanted = pa.array(sorted(set(sample_ids)), pa.string())
     batches = []
     for batch in iterate_table(metrics_dir, table, run_id, columns):
@@ -47,6 +47,6 @@ def rows_of(
 
 
 def errors_of(metrics_dir: Path | str, run_id: str, sample_ids: Sequence[str]) -> dict[str, float | None]:
-    """mpjpe_mm of these samples by name, of those that the run measured."""
+    """Return mpjpe_mm of these samples by name, of those that the run measured."""
     table = rows_of(metrics_dir, "samples", run_id, sample_ids, ["sample_id", "mpjpe_mm"])
     return dict(zip(table["sample_id"].to_pylist(), table["mpjpe_mm"].to_pylist(), strict=True))

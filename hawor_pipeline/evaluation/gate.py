@@ -1,4 +1,4 @@
-"""May a run take the champion's place? No target metric may be worse beyond the interval of the paired difference.
+"""The gate before a promotion: no target metric may be worse beyond the interval of the paired difference.
 
 A rejection is a result, not a fault: `decide` returns it. Without five sequences there is no interval, and then the
 sign of the difference decides. No torch here: the report shows the same decision from the same function.
@@ -21,7 +21,7 @@ Outcome = Literal["first", "better_or_equal", "rejected", "is_champion"]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided about a challenger, and why.
+    """Decision about a challenger, with its reason.
 
     `outcome`: "first" (there was no champion), "better_or_equal" (passes the gate), "rejected", "is_champion" (it is
     the champion already; nothing to decide).
@@ -38,7 +38,7 @@ class Decision:
 
     @property
     def passed(self) -> bool:
-        """Whether the challenger may be, or stay, champion."""
+        """Test if the challenger may become, or stay, champion."""
         return self.outcome != "rejected"
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,14 +93,14 @@ def decide(
 
 
 def find_champion(registry: Registry, protocol: str, dataset_version: str, source: str) -> Champion | None:
-    """The champion of this protocol and data version; where there is none, the latest of the same source."""
+    """Return the champion of this protocol and data version, else the latest of the same source."""
     return registry.champion(protocol, dataset_version) or registry.latest_champion(protocol, source)
 
 
 def find_champion_tables(
     metrics_dir: Path | str, champion: Champion, protocol: str, dataset_version: str
 ) -> str | None:
-    """The run_id under which the champion was evaluated by this protocol on this version of the data, or None.
+    """Find the run_id under which the champion was evaluated by this protocol on this data version, or None.
 
     Tables that are damaged count as not there: they are made again from the champion's checkpoint.
     """
@@ -119,7 +119,7 @@ def find_champion_tables(
 
 
 def describe(item: Difference) -> str:
-    """One difference in words: "mpjpe_mm 12.1 against 12.9 (-0.80, 95 % -1.10 .. -0.50 mm, 8 sequences)"."""
+    """Describe a difference: "mpjpe_mm 12.1 against 12.9 (-0.80, 95 % -1.10 .. -0.50 mm, 8 sequences)"."""
     unit = "" if item.unit == "1" else f" {item.unit}"
     if item.ci_low is None:
         spread = f"{item.difference:+.4g}{unit}, {item.note}"

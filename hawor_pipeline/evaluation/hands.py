@@ -58,7 +58,7 @@ class _Rows:
         return len(getattr(self, fields(self)[0].name))
 
     def take(self, rows: Tensor | slice) -> Any:
-        """The same struct with only these rows."""
+        """Return the same struct with only these rows."""
         return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
@@ -83,7 +83,7 @@ class HandTruth(_Rows):
 
 @dataclass(slots=True)
 class PredictedHands(_Rows):
-    """Predictions of N rows; what a predictor does not say is NaN. Joints without translation are wrist-relative."""
+    """Predictions of N rows; values without a prediction are NaN. Joints without translation are wrist-relative."""
 
     rotmats: Tensor  # (N, 16, 3, 3)
     betas: Tensor  # (N, 10) of the right-hand model
@@ -92,7 +92,7 @@ class PredictedHands(_Rows):
     joints_px: Tensor  # (N, 21, 2)
 
     def columns(self, sample_ids: Sequence[str]) -> dict[str, Any]:
-        """The rows as the predictions table takes them."""
+        """Return the rows as the predictions table takes them."""
         return {
             "sample_id": sample_ids,
             "rotmats": self.rotmats.numpy(),
@@ -104,7 +104,7 @@ class PredictedHands(_Rows):
 
 
 def read_truth(annotations: pa.Table) -> HandTruth:
-    """Ground truth from rows of annotations that have the `TRUTH_COLUMNS`."""
+    """Read ground truth from rows of annotations that have the `TRUTH_COLUMNS`."""
     value = {name: _tensor(annotations[name], shape) for name, shape in TRUTH_SHAPES.items()}
     axis_angles = torch.cat((value["global_orient"].unsqueeze(1), value["hand_pose"]), 1)  # (N, 16, 3)
     return HandTruth(
@@ -125,7 +125,7 @@ def read_truth(annotations: pa.Table) -> HandTruth:
 
 
 def read_predictions(rows: pa.Table | pa.RecordBatch) -> PredictedHands:
-    """Predictions from rows of the predictions table; null becomes NaN."""
+    """Read predictions from rows of the predictions table; null becomes NaN."""
     value = {name: _tensor(rows[name], shape) for name, shape in PREDICTION_SHAPES.items()}
     return PredictedHands(*(value[name] for name in PREDICTION_SHAPES))
 
@@ -168,7 +168,7 @@ def predictions_on_true_side(
     Args:
         models: the two MANO models; only the right one is used.
         truth: rows that give side, camera and lens; nothing else of them is read.
-        rotmats: (N, 16, 3, 3), hands mirrored to right, as the network says them.
+        rotmats: (N, 16, 3, 3), hands mirrored to right, as the network predicts them.
         betas: (N, 10) of the right-hand model.
         translation_m: (N, 3), hands mirrored to right.
     """
@@ -187,17 +187,17 @@ def project_predictions(
 
 
 def crop_camera(rows: HandRows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Box centre, box size, focal length and principal point as the network's camera head is given them (double)."""
+    """Return box centre, box size, focal length and principal point as the camera head takes them (double)."""
     focal = (rows.intrinsics[:, 0, 0] + rows.intrinsics[:, 1, 1]) / 2
     camera = (rows.box_center_px, rows.box_size_px, focal, rows.intrinsics[:, :2, 2])
     return camera[0].double(), camera[1].double(), camera[2].double(), camera[3].double()
 
 
 def ground_truth_predictions(models: HandModels, annotations: pa.Table) -> PredictedHands:
-    """The truth sent through the network's parametrisation and back; every error of it must be 0.
+    """Send ground truth through the network's parametrisation and back; every error of it must be 0.
 
-    What a perfect network would say (hand mirrored to right, shape as right, weak-perspective camera of the crop) is
-    turned into predictions by the way that predictions take.
+    The output of a perfect network (hand mirrored to right, shape as right, weak-perspective camera of the crop) takes
+    the same way as any prediction.
     """
     rows = load_rows(annotations)
     boxes = crop_camera(rows)

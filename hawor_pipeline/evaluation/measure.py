@@ -91,12 +91,12 @@ class ComparedHands:
 
     @cached_property
     def is_placed(self) -> Tensor:
-        """(N,) whether a place in the camera frame is predicted."""
+        """(N,) true where a place in the camera frame is predicted."""
         return torch.isfinite(self.predicted.translation_m).all(-1)
 
     @cached_property
     def is_projected(self) -> Tensor:
-        """(N,) whether pixels are predicted."""
+        """(N,) true where pixels are predicted."""
         return torch.isfinite(self.predicted.joints_px).flatten(1).all(1)
 
     @property
@@ -123,11 +123,11 @@ class ComparedHands:
         return self.tracks
 
     def windows(self, length: int) -> Tensor:
-        """(M, length) rows of `length` consecutive frames of one hand."""
+        """Return (M, length) rows of `length` consecutive frames of one hand."""
         return torch.from_numpy(self.neighbours.windows(length))[:, None] + torch.arange(length)
 
     def at_rows(self, rows: Tensor, values: Tensor) -> Tensor:
-        """(N,) with values at some rows and NaN elsewhere."""
+        """Return (N,) with values at some rows and NaN elsewhere."""
         result = torch.full((len(self.truth),), torch.nan, dtype=torch.float64)
         result[rows] = values
         return result

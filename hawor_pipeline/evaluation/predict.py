@@ -1,9 +1,9 @@
 """A checkpoint's predictions for shards, streamed into the predictions table.
 
 Every valid row exactly once, in the order of the shards, whatever the batch size, the number of workers or devices. The
-network sees right hands in pinhole pictures; what is stored is on the true side, and its pixels are those of the lens.
+network sees right hands in pinhole images; the table has them on the true side, with the pixels of the lens.
 
-Several devices share the recordings and need no word between them: each process writes the rows of its share, and the
+Several devices share the recordings without communication: each process writes the rows of its share, and the
 shares are joined in the order of the shards.
 """
 
@@ -57,7 +57,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is done to the network's input on purpose (see `robustness`).
+    """Changes made to the network's input on purpose (see `robustness`).
 
     Attributes:
         rows: done to rows before crops are cut (to boxes, for example).
@@ -75,7 +75,7 @@ UNCHANGED = Changes()
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of that name; "auto" takes an accelerator where torch has one.
+    """Return the device of that name; "auto" takes an accelerator where torch has one.
 
     Raises:
         ConfigError: torch cannot use it.
@@ -90,7 +90,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_devices(device: str, count: int) -> list[str]:
-    """Names of `count` devices of one kind; several on the CPU are processes.
+    """Name `count` devices of one kind; several on the CPU are processes.
 
     Raises:
         ConfigError: there are not that many.
@@ -186,13 +186,13 @@ def predict_rows(
     where: torch.device,
     changes: Changes = UNCHANGED,
 ) -> Iterator[tuple[np.ndarray, pa.Table, PredictedHands]]:
-    """Predictions of the valid rows of a set of shards, batch by batch, in order.
+    """Predict the valid rows of a set of shards, batch by batch, in order.
 
     Args:
         model: the network, on `where`.
         models: the two MANO models.
         task: clip length, workers and batch size are taken from it.
-        shards: annotations and pictures.
+        shards: annotations and images.
         where: device of the network.
         changes: what is done to the input.
 
@@ -240,7 +240,7 @@ def run_network(
     device: torch.device,
     change_images: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor, Tensor]]:
-    """(row numbers, rotmats, betas, translation) of the frames that count, batch by batch, on the CPU in double.
+    """Yield (row numbers, rotmats, betas, translation) of the frames that count, batch by batch, on the CPU in double.
 
     Raises:
         NumericalError: a value is not finite.

@@ -124,7 +124,7 @@ DEFAULT_PROTOCOL = "arctic-all-val"
 
 
 def find_protocol(name: str) -> Protocol:
-    """Return the protocol with a name.
+    """Return the protocol of that name.
 
     Raises:
         ConfigError: the name is unknown.
@@ -135,7 +135,7 @@ def find_protocol(name: str) -> Protocol:
 
 
 def default_subjects(protocol: Protocol, shards_dir: Path | str) -> list[str]:
-    """Return the default subjects of a protocol: ARCTIC's validation subjects, or all subjects of other datasets.
+    """Return a protocol's default subjects: ARCTIC's validation subjects, or all subjects of other datasets.
 
     Raises:
         ConfigError: the folder does not exist.
@@ -180,7 +180,7 @@ def _source_of(shards_dir: Path | str, subjects: Sequence[str]) -> str:
 
 
 def _manifests(shards_dir: Path | str) -> dict[str, Manifest]:
-    """Manifest of every converted subject, by name."""
+    """Read the manifest of every converted subject, by name."""
     root = Path(shards_dir)
     if not root.is_dir():
         raise ConfigError(f"shards folder {root} does not exist; `hawor-pipeline prepare` makes it.")

@@ -1,7 +1,7 @@
 """The recordings that an evaluation goes through, one at a time, so that memory does not depend on how many there are.
 
-What counts is known before any work is done: `plan_recordings` reads a few small columns of every shard, and says at
-once where there is nothing to evaluate or a shard is damaged.
+`plan_recordings` reads a few small columns of every shard before any work is done, and raises an error where there is
+nothing to evaluate or a shard is damaged.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -46,7 +46,7 @@ class Recording:
 
 
 def converted_subjects(shards_dir: Path | str) -> list[str]:
-    """Subjects that have shards, sorted.
+    """List the subjects that have shards, sorted.
 
     Raises:
         ConfigError: the folder does not exist.
@@ -63,12 +63,12 @@ def plan_recordings(
     consecutive_frames: int = 1,
     excluded: Collection[str] = (),
 ) -> list[Recording]:
-    """The recordings that have rows to evaluate, in the order in which everything is written: subject, sequence.
+    """List the recordings that have rows to evaluate, in the order of all tables: subject, sequence.
 
     Args:
         shards_dir: converted shards.
-        subjects: whose; None takes all.
-        views: pictures of which cameras; None takes all.
+        subjects: those to list; None takes all.
+        views: cameras whose images count; None takes all.
         consecutive_frames: valid frames in a row that some hand must have.
         excluded: sequences that do not count, as "subject/sequence".
 
@@ -94,7 +94,7 @@ def plan_recordings(
     if longest < consecutive_frames:
         raise DataError(
             f"the longest run of valid frames of a hand in {shards_dir} is {longest}, the protocol needs "
-            f"{consecutive_frames}: single pictures have no motion. Choose another protocol."
+            f"{consecutive_frames}: single images have no motion. Choose another protocol."
         )
     return recordings
 
@@ -114,7 +114,7 @@ def _nothing(shards_dir: Path | str, subjects: Sequence[str] | None, views: Sequ
 
 
 def in_views(table: pa.Table, views: Sequence[int] | None) -> np.ndarray:
-    """(N,) bool: rows of these views."""
+    """Test which rows are of these views; (N,) bool."""
     if views is None:
         return np.ones(table.num_rows, bool)
     return np.isin(table["view"].to_numpy(), list(views))
@@ -123,7 +123,7 @@ def in_views(table: pa.Table, views: Sequence[int] | None) -> np.ndarray:
 def open_recordings(
     shards_dir: Path | str, recordings: Sequence[Recording], views: Sequence[int] | None = None
 ) -> ShardSet:
-    """Annotations and pictures of a few recordings of one subject, valid or not, in these views."""
+    """Open annotations and images of a few recordings of one subject, valid or not, in these views."""
     subject = recordings[0].subject
     shards = open_shards(shards_dir, [subject], None, [recording.sequence for recording in recordings])
     return shards if views is None else shards.select(in_views(shards.table, views))
@@ -132,7 +132,7 @@ def open_recordings(
 def annotations_of(
     shards_dir: Path | str, recordings: Sequence[Recording], views: Sequence[int] | None = None
 ) -> Iterator[pa.Table]:
-    """The valid rows of these views, a table per recording."""
+    """Yield the valid rows of these views, a table per recording."""
     for recording in recordings:
         table = open_shards(shards_dir, [recording.subject], list(ANNOTATION_COLUMNS), [recording.sequence]).table
         table = table.filter(pa.array(in_views(table, views)))
@@ -142,12 +142,12 @@ def annotations_of(
 def sequences(
     shards_dir: Path | str, subjects: Sequence[str] | None = None, views: Sequence[int] | None = None
 ) -> Iterator[pa.Table]:
-    """`annotations_of` everything that `plan_recordings` finds."""
+    """Yield `annotations_of` everything that `plan_recordings` finds."""
     yield from annotations_of(shards_dir, plan_recordings(shards_dir, subjects, views), views)
 
 
 def in_groups(recordings: Sequence[Recording], rows: int) -> list[list[Recording]]:
-    """Neighbours of one subject together, at most `rows` rows where a single recording has no more."""
+    """Group neighbours of one subject, at most `rows` rows where a single recording has no more."""
     groups: list[list[Recording]] = []
     size = 0
     for recording in recordings:
@@ -161,7 +161,7 @@ def in_groups(recordings: Sequence[Recording], rows: int) -> list[list[Recording
 
 
 def in_shares(groups: Sequence[list[Recording]], count: int) -> list[list[list[Recording]]]:
-    """`count` contiguous shares with about as many rows each; none is empty unless there are fewer groups."""
+    """Divide the groups into `count` contiguous shares with about as many rows each; few groups leave shares empty."""
     shares: list[list[list[Recording]]] = [[] for _ in range(count)]
     total = sum(recording.rows for group in groups for recording in group)
     done = 0

@@ -1,7 +1,7 @@
-"""What was evaluated, and which run is the champion: small JSON files that survive the folders of the runs.
+"""Registry of evaluated runs and champions: small JSON files that survive the folders of the runs.
 
     {registry}/runs/{protocol}/{dataset_version}/{run_id}.json     metrics and hashes of one evaluated run
-    {registry}/champions/{protocol}/{dataset_version}.json         who is the champion, why, and who was before
+    {registry}/champions/{protocol}/{dataset_version}.json         the champion, the reason, and the earlier ones
     {registry}/checkpoints/{sha256}.ckpt                           files of champions (hard links where possible)
 
 Numbers compare only under one protocol and on one version of the data, so there is a champion for each pair. No torch
@@ -53,13 +53,13 @@ class Registry:
         self.root = Path(root)
 
     def add(self, record: RunRecord) -> Path:
-        """Write down an evaluated run; an older record of the same run, protocol and data is replaced."""
+        """Record an evaluated run; an older record of the same run, protocol and data is replaced."""
         path = self._file("runs", record.protocol, record.dataset_version, record.run_id)
         atomic_write_json(path, asdict(record))
         return path
 
     def run(self, run_id: str, protocol: str, dataset_version: str) -> RunRecord:
-        """The record of a run.
+        """Return the record of a run.
 
         Raises:
             ConfigError: there is none.
@@ -74,17 +74,17 @@ class Registry:
         return _record(_read(path), path)
 
     def runs(self, protocol: str, dataset_version: str) -> list[RunRecord]:
-        """All evaluated runs of a protocol and data version, by name."""
+        """Return all evaluated runs of a protocol and data version, by name."""
         folder = self._file("runs", protocol, dataset_version, "x").parent
         return [_record(_read(path), path) for path in sorted(folder.glob("*.json"))]
 
     def champion(self, protocol: str, dataset_version: str) -> Champion | None:
-        """The champion of a protocol and data version, or None."""
+        """Return the champion of a protocol and data version, or None."""
         path = self._file("champions", protocol, dataset_version)
         return _champion(_read(path)["champion"], path) if path.is_file() else None
 
     def latest_champion(self, protocol: str, source: str) -> Champion | None:
-        """The champion promoted last for a protocol, on any version of the data of this source."""
+        """Return the champion promoted last for a protocol, on any version of the data of this source."""
         paths = (self.root / "champions" / _safe(protocol)).glob("*.json")
         found = [_champion(_read(path)["champion"], path) for path in paths]
         found = [champion for champion in found if champion.record.source == source]
@@ -114,12 +114,12 @@ class Registry:
         return champion
 
     def history(self, protocol: str, dataset_version: str) -> list[Champion]:
-        """Earlier champions, the oldest first."""
+        """Return the earlier champions, the oldest first."""
         path = self._file("champions", protocol, dataset_version)
         return [_champion(item, path) for item in _read(path)["history"]] if path.is_file() else []
 
     def checkpoint(self, champion: Champion) -> Path:
-        """The kept file of a champion.
+        """Return the kept file of a champion.
 
         Raises:
             DataError: it is gone or was changed.

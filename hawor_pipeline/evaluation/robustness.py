@@ -1,4 +1,4 @@
-"""How a checkpoint bears boxes and pictures that are worse than those it was made for: a curve per kind of harm.
+"""Robustness to imprecise bounding boxes and degraded images: a curve per kind of degradation.
 
 The network really runs on every degraded crop; nothing is modelled. A subset of the clips is enough, the same for every
 level, and `none` is measured on it too, so that every ratio is between equals.

@@ -1,4 +1,4 @@
-"""Smoothing of predictions over time: in a few frames around each, a hand is taken to move at constant velocity.
+"""Smoothing of predictions over time: around each frame, a hand is assumed to move at constant velocity.
 
 Each value is replaced by that of the straight line that fits its neighbours best. In the middle of a track this is the
 mean of the window; near its ends it extrapolates. Rotations are fitted as matrices and put back onto rotations.
@@ -17,7 +17,7 @@ RADIUS = 2  # frames on each side; a sixth of a second at 30 frames per second
 
 
 def line_weights(length: int, radius: int = RADIUS) -> Tensor:
-    """(length, length): how much each frame counts in the smoothed value of each frame.
+    """Compute the weight of each frame in the smoothed value of each frame, (length, length).
 
     Args:
         length: frames of the track.
@@ -38,7 +38,7 @@ def line_weights(length: int, radius: int = RADIUS) -> Tensor:
 
 
 def smooth(models: HandModels, truth: HandTruth, predicted: PredictedHands, tracks: Tracks) -> PredictedHands:
-    """Smoothed predictions of one recording; of the truth only camera, lens and side are used."""
+    """Smooth the predictions of one recording; of the ground truth only camera, lens and side are used."""
     rotmats, betas, translation = (t.clone() for t in (predicted.rotmats, predicted.betas, predicted.translation_m))
     for start, end in tracks.runs():
         weights = line_weights(end - start)

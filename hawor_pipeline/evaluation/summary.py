@@ -100,7 +100,7 @@ class Summary:
             return cells[0].mean() / cells[1].mean(), *interval(first / second, sequences), n, sequences
 
     def _joint_means(self) -> list[tuple]:
-        """Means in which each of the joints has equal weight, however often it is seen."""
+        """Average so that each of the joints has equal weight, however often it is seen."""
         rows = []
         for metric in JOINT_MEANS:
             cells = [c for (_, level, m), c in self._cells.items() if (level, m) == ("joint", metric) and c.n]

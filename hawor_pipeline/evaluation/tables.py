@@ -1,4 +1,4 @@
-"""Reading metric tables, and the only way to write one.
+"""Metric tables: reading them, and the only way to write one.
 
 Tables lie under one directory as `<table>/run_id=<run_id>/part-0.parquet`: DuckDB, pandas and Polars read the run from
 the path. A table that does not fit its published schema is refused before anything is published. A value that is not
@@ -30,7 +30,7 @@ _RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """What a row's numbers belong to. `checkpoint_sha256` is None where no checkpoint made the prediction."""
+    """Identity of a row's numbers. `checkpoint_sha256` is None where no checkpoint made the prediction."""
 
     run_id: str
     protocol: str
@@ -39,7 +39,7 @@ class RunIdentity:
     checkpoint_sha256: str | None = None
 
     def columns(self) -> dict[str, str | None]:
-        """The values repeated in every row (the run_id is in the path)."""
+        """Return the values repeated in every row (the run_id is in the path)."""
         return {
             "protocol": self.protocol,
             "dataset_version": self.dataset_version,
@@ -49,12 +49,12 @@ class RunIdentity:
 
 
 def baseline_run_id(kind: str, dataset_version: str) -> str:
-    """The run_id of a floor or rival for one version of the data set."""
+    """Return the run_id of a baseline or rival for one version of the dataset."""
     return f"baseline-{kind}-{dataset_version}"
 
 
 def partition_dir(metrics_dir: Path | str, table: str, run_id: str) -> Path:
-    """Where one run's rows of a table lie.
+    """Return the folder of one run's rows of a table.
 
     Raises:
         ConfigError: the run_id does not begin with a letter or has characters that a path may not have.
@@ -67,18 +67,18 @@ def partition_dir(metrics_dir: Path | str, table: str, run_id: str) -> Path:
 
 
 def partition_file(metrics_dir: Path | str, table: str, run_id: str) -> Path:
-    """The Parquet file of one run's rows of a table."""
+    """Return the Parquet file of one run's rows of a table."""
     return partition_dir(metrics_dir, table, run_id) / PART_NAME
 
 
 def list_runs(metrics_dir: Path | str, table: str) -> list[str]:
-    """The run_ids that have this table, sorted."""
+    """List the run_ids that have this table, sorted."""
     paths = (Path(metrics_dir) / table).glob(f"run_id=*/{PART_NAME}")
     return sorted(path.parent.name.removeprefix("run_id=") for path in paths)
 
 
 def read_table(metrics_dir: Path | str, table: str, run_id: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """One run's rows, all in memory.
+    """Read one run's rows, all in memory.
 
     Raises:
         DataError: the run has no such table, or the file cannot be read.
@@ -87,7 +87,7 @@ def read_table(metrics_dir: Path | str, table: str, run_id: str, columns: Sequen
 
 
 def read_identity(metrics_dir: Path | str, table: str, run_id: str) -> RunIdentity:
-    """What a run's rows say they belong to.
+    """Read the identity of a run from its rows.
 
     Raises:
         DataError: the run has no such table, or it is empty.
@@ -102,7 +102,7 @@ def read_identity(metrics_dir: Path | str, table: str, run_id: str) -> RunIdenti
 def iterate_table(
     metrics_dir: Path | str, table: str, run_id: str, columns: Sequence[str] | None = None, batch_rows: int = 4096
 ) -> Iterator[pa.RecordBatch]:
-    """One run's rows in order, in batches of at most `batch_rows`."""
+    """Yield one run's rows in order, in batches of at most `batch_rows`."""
     file = _open_table(metrics_dir, table, run_id)
     yield from file.iter_batches(batch_size=batch_rows, columns=list(columns) if columns else None)
 
@@ -121,7 +121,7 @@ def _open_table(metrics_dir: Path | str, table: str, run_id: str) -> pq.ParquetF
 
 
 def _others(run_id: str, runs: Sequence[str]) -> str:
-    """What could have been meant instead: the nearest name, or some of those that there are."""
+    """Suggest the nearest name, or some of the existing ones."""
     if not runs:
         return ""
     shown = ", ".join(runs[:_RUNS_NAMED]) + (f" and {len(runs) - _RUNS_NAMED} more" if len(runs) > _RUNS_NAMED else "")
@@ -207,7 +207,7 @@ class TableWriter:
 
 @contextmanager
 def table_writer(metrics_dir: Path | str, table: str, identity: RunIdentity) -> Iterator[TableWriter]:
-    """A writer whose table replaces the run's old one when the block ends well, and leaves it alone otherwise."""
+    """Open a writer whose table replaces the run's old one when the block ends well, and is dropped otherwise."""
     with staging_dir(partition_dir(metrics_dir, table, identity.run_id)) as staged:
         writer = TableWriter(staged / PART_NAME, table, identity)
         try:
@@ -217,7 +217,7 @@ def table_writer(metrics_dir: Path | str, table: str, identity: RunIdentity) -> 
 
 
 def to_numpy(column: pa.Array | pa.ChunkedArray, shape: Iterable[int] = ()) -> np.ndarray:
-    """A float or nested fixed-size list column as an (N, *shape) array; null becomes NaN."""
+    """Convert a float or nested fixed-size list column to an (N, *shape) array; null becomes NaN."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     shape = tuple(shape)
     if not shape:
@@ -225,7 +225,7 @@ def to_numpy(column: pa.Array | pa.ChunkedArray, shape: Iterable[int] = ()) -> n
     defined = array.is_valid().to_numpy(zero_copy_only=False)
     flat = array
     while pa.types.is_nested(flat.type):
-        flat = flat.flatten()  # leaves out the rows that are null
+        flat = flat.flatten()  # drops the rows that are null
     values = flat.to_numpy(zero_copy_only=False)
     result = np.full((len(array), *shape), np.nan, values.dtype if values.dtype.kind == "f" else np.float64)
     result[defined] = values.reshape(-1, *shape)

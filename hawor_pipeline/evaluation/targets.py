@@ -1,4 +1,4 @@
-"""What a run should reach. Reached on the built-in sample, it says nothing about real pictures, and is labelled so."""
+"""Quality targets of a run. Reached on the built-in sample, they mean nothing for real images, and are labelled so."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class Target:
 
     @property
     def sign(self) -> str:
-        """How the value must compare with the limit."""
+        """Comparison of a value with the limit, "<" or ">"."""
         return "<" if ALL_METRICS[self.metric].better == "lower" else ">"
 
     def met_by(self, value: float | None) -> bool:
-        """Whether a value reaches the target; an undefined one does not."""
+        """Test if a value reaches the target; an undefined one does not."""
         if value is None:
             return False
         return value < self.limit if self.sign == "<" else value > self.limit
@@ -38,7 +38,7 @@ TARGETS = (
 
 
 def judge(metrics: Mapping[str, float], source: str) -> list[dict[str, Any]]:
-    """Each target with the value reached: `met`, and `sample_only` where the data are synthetic.
+    """Judge each target: the value reached, `met`, and `sample_only` where the data are synthetic.
 
     Args:
         metrics: overall metric name to value.
@@ -59,6 +59,6 @@ def judge(metrics: Mapping[str, float], source: str) -> list[dict[str, Any]]:
 
 
 def target_distance_mm() -> float:
-    """The distance of the 3D PCK target, mm."""
+    """Return the distance of the 3D PCK target, mm."""
     name = next(target.metric for target in TARGETS if target.metric.startswith("pck_3d_"))
     return float(name.removeprefix("pck_3d_").removesuffix("mm"))

@@ -82,11 +82,11 @@ class TrainingMetrics:
     )
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain values."""
+        """Return all fields as plain values."""
         return asdict(self)
 
     def flat(self) -> dict[str, float]:
-        """One level: the entries of dictionaries as `name/entry`."""
+        """Flatten the entries of dictionaries to `name/entry`."""
         values: dict[str, float] = {}
         for name, value in asdict(self).items():
             entries = {f"{name}/{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
@@ -145,7 +145,7 @@ class TrainingEvaluator:
         self.close()
 
     def close(self) -> None:
-        """Take the hooks off the model and end the logs; measuring goes on to work, without times."""
+        """Take the hooks off the model and end the logs; measuring still works, without times."""
         for hook in self._hooks:
             hook.remove()
         if self._tensorboard is not None:
@@ -174,7 +174,7 @@ class TrainingEvaluator:
             loss_components: terms by name.
             step: optimiser step.
             epoch: epoch.
-            is_training: whether this is a training batch; decides under which name it is logged.
+            is_training: log under "train", else under "val".
 
         Returns:
             Means over the valid frames; NaN where nothing could be measured.
@@ -289,7 +289,7 @@ class TrainingEvaluator:
         return output / "report.md"
 
     def means(self, split: str) -> dict[str, float]:
-        """Mean of each metric over all samples of a split in its latest epoch; NaN where never measured."""
+        """Average each metric over all samples of a split in its latest epoch; NaN where never measured."""
         epochs = [epoch for _, epoch, name, _ in self.history if name == split]
         rows = [m for _, epoch, name, m in self.history if name == split and epoch == max(epochs)]
         weights = np.array([m.samples for m in rows], float)
@@ -331,20 +331,20 @@ class _Stopwatch:
         self._stopped = False
 
     def start(self) -> None:
-        """The pass begins."""
+        """Start timing."""
         if self._events is not None:
             self._events[0].record()
         self._began = time.perf_counter()
 
     def stop(self) -> None:
-        """The pass was handed to the device."""
+        """Stop timing; on an accelerator the pass may still be running."""
         if self._events is not None:
             self._events[1].record()
         self._took = time.perf_counter() - self._began
         self._stopped = True
 
     def seconds(self) -> float:
-        """Of the last pass; NaN before the first. Waits for the device."""
+        """Return the time of the last pass; NaN before the first. Waits for the device."""
         if self._events is None or not self._stopped:
             return self._took
         self._events[1].synchronize()
@@ -360,7 +360,7 @@ def _mean(values: Tensor) -> float:
 
 
 def _temporal(batch: ClipBatch, output: HandPrediction, device: torch.device) -> dict[str, Tensor]:
-    """Errors of changes over time, where the frames are neighbours and valid."""
+    """Compute errors of changes over time, where the frames are neighbours and valid."""
     target = batch.target
     used, frame = _used(batch).to(device), target.frame.to(device)
     pair = used[:, 1:] & used[:, :-1] & (frame[:, 1:] - frame[:, :-1] == 1)  # (B, T-1)
@@ -380,7 +380,7 @@ def _temporal(batch: ClipBatch, output: HandPrediction, device: torch.device) ->
 
 
 def _turns(rotmats: Tensor) -> Tensor:
-    """(B, T-1, 16) angle of each joint's rotation from one frame to the next."""
+    """Compute the angle of each joint's rotation from one frame to the next, (B, T-1, 16)."""
     return geodesic_angle(rotmats[:, 1:], rotmats[:, :-1])
 
 

@@ -1,4 +1,4 @@
-"""Shares of points within a distance of the truth, and the area under that curve.
+"""Shares of points within a distance of the ground truth, and the area under that curve.
 
 Convention: points as given (subtract the root first if that is meant), any unit; one value per sample comes out, 0 to
 1. NaN where a mask leaves a sample without points.
@@ -23,7 +23,7 @@ def pck(
     mask: Bool[Tensor, "*#batch #points"] | None = None,
     strict: bool = False,
 ) -> Tensor:
-    """Share of points within a distance of the truth; points as given, so subtract the root first if that is meant.
+    """Compute the share of points within a distance of the ground truth; subtract the root first if that is meant.
 
     Formula: mean over points of [|p' - p| <= threshold].
 
@@ -94,7 +94,7 @@ def share_within(
     mask: Bool[Tensor, "*#batch #points"] | None = None,
     strict: bool = False,
 ) -> Tensor:
-    """Share of errors within thresholds; `pck` of distances that are already there.
+    """Compute the share of errors within thresholds; `pck` of distances that are known already.
 
     Formula: mean over points of [error <= threshold].
 
@@ -132,7 +132,7 @@ def pck_auc(
     steps: int = 100,
     mask: Bool[Tensor, "*#batch #points"] | None = None,
 ) -> Float[Tensor, "*batch"]:
-    """Area under the PCK curve from 0 to a largest distance, divided by that distance.
+    """Compute the area under the PCK curve from 0 to a largest distance, divided by that distance.
 
     Formula: (integral of PCK over 0 .. max_threshold) / max_threshold, by trapezoids between evenly spaced thresholds.
 
@@ -169,7 +169,7 @@ def auc_within(
     steps: int = 100,
     mask: Bool[Tensor, "*#batch #points"] | None = None,
 ) -> Float[Tensor, "*batch"]:
-    """Area under the PCK curve of errors; `pck_auc` of distances that are known already.
+    """Compute the area under the PCK curve of errors; `pck_auc` of distances that are known already.
 
     Formula: (integral of PCK over 0 .. max_threshold) / max_threshold, by trapezoids between evenly spaced thresholds.
 
@@ -197,7 +197,7 @@ def auc_within(
 
 
 def first_threshold(errors: Float[Tensor, "*batch"], max_threshold: float, steps: int) -> Int[Tensor, "*batch"]:
-    """Index of the first of evenly spaced thresholds that is not below an error; `steps` where all are.
+    """Compute the index of the first of evenly spaced thresholds that is not below an error; `steps` where all are.
 
     Args:
         errors: (*batch), any unit.

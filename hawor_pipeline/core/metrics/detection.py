@@ -1,4 +1,4 @@
-"""Was the hand found, and do errors depend on what was seen: boxes, rates, strata, calibration."""
+"""Detection of hands, and the dependence of errors on visibility: boxes, rates, strata, calibration."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ HIGH_OCCLUSION, LOW_OCCLUSION = 0.5, 0.1
 def joint_box(
     joints_px: Float[Tensor, "*batch joints 2"], mask: Bool[Tensor, "*#batch #joints"] | None = None
 ) -> Float[Tensor, "*batch 4"]:
-    """Smallest upright box around joints.
+    """Compute the smallest upright box around joints.
 
     Formula: (min x, min y, max x, max y) over joints.
 
@@ -41,7 +41,7 @@ def joint_box(
 
 
 def box_iou(first: Float[Tensor, "*#batch 4"], second: Float[Tensor, "*#batch 4"]) -> Float[Tensor, "*batch"]:
-    """Intersection over union of boxes.
+    """Compute the intersection over union of boxes.
 
     Formula: area(a and b) / area(a or b).
 
@@ -74,7 +74,7 @@ def detected(
     *,
     iou: float = DETECTION_IOU,
 ) -> Bool[Tensor, "*batch"]:
-    """Say whether a hand counts as found: right side, and boxes of predicted and true joints overlap enough.
+    """Test if a hand counts as found: right side, and boxes of predicted and true joints overlap enough.
 
     Formula: [IoU of the joint boxes >= iou] and the side is right.
 
@@ -108,7 +108,7 @@ def match_detections(
     *,
     iou: float = DETECTION_IOU,
 ) -> Bool[Tensor, " found"]:
-    """Match the detections of one picture with its hands, the most certain first, each hand once, sides equal.
+    """Match the detections of one image with its hands, the most certain first, each hand once, sides equal.
 
     Formula: in order of score, each detection takes the free hand of its side with the largest IoU, if that is >= iou.
 
@@ -147,12 +147,12 @@ def match_detections(
 def binned_mean(
     values: Float[Tensor, " samples"], key: Float[Tensor, " samples"], edges: Sequence[float]
 ) -> tuple[Float[Tensor, " bins"], Float[Tensor, " bins"]]:
-    """Mean of a metric in bins of another quantity, such as the hidden share of a hand.
+    """Compute the mean of a metric in bins of another quantity, such as the hidden share of a hand.
 
     Formula: sum of values in a bin / their number.
 
     Args:
-        values: (samples), any unit; NaN entries are left out.
+        values: (samples), any unit; NaN entries are dropped.
         key: (samples), what decides the bin.
         edges: ascending; a bin holds its lower edge, the last one also its upper.
 
@@ -184,12 +184,12 @@ def occlusion_robustness(
     high: float = HIGH_OCCLUSION,
     low: float = LOW_OCCLUSION,
 ) -> tuple[Float[Tensor, ""], int, int]:
-    """Ratio of the mean error of much hidden hands to that of hardly hidden ones.
+    """Compute the ratio of the mean error of much hidden hands to that of hardly hidden ones.
 
     Formula: mean error where occlusion > high / mean error where occlusion < low.
 
     Args:
-        errors: (samples), for example MPJPE; NaN entries are left out.
+        errors: (samples), for example MPJPE; NaN entries are dropped.
         occlusion: (samples), hidden share of each hand, 0 to 1.
         high: above it a hand is much hidden.
         low: below it a hand is hardly hidden.
@@ -214,7 +214,7 @@ def occlusion_robustness(
 def calibration_error(
     confidence: Float[Tensor, " samples"], correct: Bool[Tensor, " samples"], *, bins: int = 15
 ) -> Float[Tensor, ""]:
-    """Expected calibration error: how far stated confidence is from the rate of success.
+    """Compute the expected calibration error: how far stated confidence is from the rate of success.
 
     Formula: sum over bins of n_b / n |mean confidence - rate of success|.
 

@@ -19,7 +19,7 @@ def mrrpe(
     *,
     mask: Bool[Tensor, "*#batch"] | None = None,
 ) -> Float[Tensor, "*batch"]:
-    """Error of the position of one root relative to another (mean relative-root position error).
+    """Compute the error of the position of one root relative to another (mean relative-root position error).
 
     Formula: |(a' - b') - (a - b)|, a and b the two roots.
 
@@ -52,7 +52,7 @@ def contact_deviation(
     *,
     contact_m: float = CONTACT_M,
 ) -> Float[Tensor, "*batch"]:
-    """How far apart predicted hand and object are where the true ones touch (CDev).
+    """Compute the distance of predicted hand and object where the true ones touch (CDev).
 
     Formula: mean of |v'_hand - v'_object| over pairs of a hand vertex and its nearest true object vertex within 3 mm.
 
@@ -129,7 +129,7 @@ def motion_deviation(
     *,
     min_frames: int = MIN_CONTACT_FRAMES,
 ) -> Float[Tensor, ""]:
-    """How differently predicted hand and object vertices move while the true ones stick together (MDev).
+    """Compute the difference in motion of predicted hand and object vertices while the true ones stick together (MDev).
 
     Formula: mean over windows of the mean of |(h'(t+1) - h'(t)) - (o'(t+1) - o'(t))|.
 

@@ -25,7 +25,7 @@ def acceleration_error(
     valid: Bool[Tensor, "*#batch time"] | None = None,
     root: int | None = 0,
 ) -> Float[Tensor, "*batch time"]:
-    """Distance between predicted and true acceleration, per frame.
+    """Compute the distance between predicted and true acceleration, per frame.
 
     Formula: |(p'(t+1) - 2 p'(t) + p'(t-1)) - (the same of p)| fps^2, mean over points. 1 mm/frame^2 at 30 fps is 0.9
         m/s^2.
@@ -63,7 +63,7 @@ def jitter(
     fps: float = ARCTIC_FPS,
     valid: Bool[Tensor, "*#batch time"] | None = None,
 ) -> Float[Tensor, "*batch time"]:
-    """Size of the third derivative of a motion, per frame; needs no truth.
+    """Compute the size of the third derivative of a motion, per frame; needs no ground truth.
 
     Formula: |third difference of p| fps^3, mean over points.
 

@@ -11,7 +11,7 @@ SUCCESS_SHARE = 0.05  # of the object's diameter
 
 
 def articulation_error(pred: Float[Tensor, "*batch"], target: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """Difference of predicted and true joint angle of an object (AAE is its mean in degrees).
+    """Compute the difference of predicted and true joint angle of an object (AAE is its mean in degrees).
 
     Formula: |a' - a|.
 
@@ -44,7 +44,7 @@ def success_rate(
     target_root: Float[Tensor, "*batch 3"] | None = None,
     share: float = SUCCESS_SHARE,
 ) -> Float[Tensor, "*batch"]:
-    """Share of an object's vertices whose error is below a share of its diameter.
+    """Compute the share of an object's vertices whose error is below a share of its diameter.
 
     Formula: mean over vertices of [|(v' - root') - (v - root)| < share x diameter].
 
@@ -86,7 +86,7 @@ def field_error(
     target_hand: Float[Tensor, "*batch hand 3"],
     target_object: Float[Tensor, "*batch object 3"],
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-    """Error of the distances between a hand and an object, both ways.
+    """Compute the error of the distances between a hand and an object, both ways.
 
     Formula: mean over hand vertices of |d(v', object') - d(v, object)|, and the same over object vertices.
 

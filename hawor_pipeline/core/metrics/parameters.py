@@ -10,12 +10,12 @@ from hawor_pipeline.core.rotations import geodesic_angle
 def pose_angle_error(
     pred: Float[Tensor, "*batch 16 3 3"], target: Float[Tensor, "*batch 16 3 3"]
 ) -> Float[Tensor, "*batch"]:
-    """Mean angle between predicted and true rotations of the 15 finger joints.
+    """Compute the mean angle between predicted and true rotations of the 15 finger joints.
 
     Formula: mean over 15 joints of the angle of R'^T R.
 
     Args:
-        pred: (*batch, 16, 3, 3), rotation matrices in MANO's order; the first (the whole hand's) is left out.
+        pred: (*batch, 16, 3, 3), rotation matrices in MANO's order; the first (the whole hand's) is excluded.
         target: the same.
 
     Returns:
@@ -37,7 +37,7 @@ def pose_angle_error(
 def global_orient_error(
     pred: Float[Tensor, "*batch 16 3 3"], target: Float[Tensor, "*batch 16 3 3"]
 ) -> Float[Tensor, "*batch"]:
-    """Angle between predicted and true rotations of the whole hand.
+    """Compute the angle between predicted and true rotations of the whole hand.
 
     Formula: angle of R'^T R.
 
@@ -59,7 +59,7 @@ def global_orient_error(
 
 
 def betas_error(pred: Float[Tensor, "*batch 10"], target: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch"]:
-    """Root of the summed squared errors of the shape coefficients.
+    """Compute the root of the summed squared errors of the shape coefficients.
 
     Formula: |b' - b|.
 
@@ -86,7 +86,7 @@ def betas_error(pred: Float[Tensor, "*batch 10"], target: Float[Tensor, "*batch 
 def shape_vertex_error(
     pred: Float[Tensor, "*batch 10"], target: Float[Tensor, "*batch 10"], shape_dirs: Float[Tensor, "778 3 10"]
 ) -> Float[Tensor, "*batch"]:
-    """Mean distance of the unposed surfaces that two sets of shape coefficients make.
+    """Compute the mean distance of the unposed surfaces that two sets of shape coefficients make.
 
     Formula: mean over vertices of |S (b' - b)|.
 
@@ -110,7 +110,7 @@ def shape_vertex_error(
 
 
 def translation_error(pred: Float[Tensor, "*batch 3"], target: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch"]:
-    """Distance of predicted and true translation in the camera frame.
+    """Compute the distance of predicted and true translation in the camera frame.
 
     Formula: |t' - t|.
 

@@ -20,7 +20,7 @@ def point_errors(
     *,
     root: int | None = None,
 ) -> Float[Tensor, "*batch points"]:
-    """Distance of each point.
+    """Compute the distance of each point.
 
     Formula: |p' - p| of each point; with a root |(p' - p'_root) - (p - p_root)|.
 
@@ -49,7 +49,7 @@ def mpjpe(
     root: int | None = 0,
     mask: Bool[Tensor, "*#batch #joints"] | None = None,
 ) -> Float[Tensor, "*batch"]:
-    """Mean per-joint position error, root-relative by default.
+    """Compute the mean per-joint position error, root-relative by default.
 
     Formula: mean over joints of |(p' - p'_root) - (p - p_root)|.
 
@@ -85,7 +85,7 @@ def mpvpe(
     center: bool = True,
     mask: Bool[Tensor, "*#batch #vertices"] | None = None,
 ) -> Float[Tensor, "*batch"]:
-    """Mean per-vertex position error, each surface relative to its root joint.
+    """Compute the mean per-vertex position error, each surface relative to its root joint.
 
     Formula: mean over vertices of |(v' - root') - (v - root)|.
 
@@ -129,7 +129,7 @@ def pa_errors(
     mask: Bool[Tensor, "*#batch #points"] | None = None,
     allow_reflection: bool = False,
 ) -> Float[Tensor, "*batch points"]:
-    """Distance of each point after the best similarity alignment; see `pa_mpjpe`.
+    """Compute the distance of each point after the best similarity alignment; see `pa_mpjpe`.
 
     Formula: |s R p' + t - p| of each point, with s, R, t the best similarity.
 
@@ -167,7 +167,7 @@ def pa_mpjpe(
     mask: Bool[Tensor, "*#batch #joints"] | None = None,
     allow_reflection: bool = False,
 ) -> Float[Tensor, "*batch"]:
-    """Mean per-joint error after the best similarity alignment of each sample (Procrustes).
+    """Compute the mean per-joint error after the best similarity alignment of each sample (Procrustes).
 
     Formula: mean over joints of |s R p' + t - p|, with s, R, t the similarity of least squares.
 
@@ -204,7 +204,7 @@ def pa_mpvpe(
     mask: Bool[Tensor, "*#batch #vertices"] | None = None,
     allow_reflection: bool = False,
 ) -> Float[Tensor, "*batch"]:
-    """Mean per-vertex error after the best similarity alignment of the vertices; see `pa_mpjpe`.
+    """Compute the mean per-vertex error after the best similarity alignment of the vertices; see `pa_mpjpe`.
 
     Formula: mean over vertices of |s R v' + t - v|, with s, R, t the similarity of least squares.
 
@@ -236,7 +236,7 @@ def st_mpjpe(
     scale_joint: int = 9,
     mask: Bool[Tensor, "*#batch #joints"] | None = None,
 ) -> Float[Tensor, "*batch"]:
-    """Mean per-joint error after giving the prediction the true size and the true wrist.
+    """Compute the mean per-joint error after giving the prediction the true size and the true wrist.
 
     Formula: mean over joints of |s (p' - p'_root) - (p - p_root)|, s = |p_k - p_root| / |p'_k - p'_root| with k the
         joint at the other end of one bone.
@@ -267,12 +267,12 @@ def st_mpjpe(
 
 
 def widened(points: Tensor) -> Tensor:
-    """Half precision as float32: a difference of metres taken in bfloat16 is wrong by a millimetre."""
+    """Convert half precision to float32: a difference of metres taken in bfloat16 is wrong by a millimetre."""
     return points.float() if points.dtype in (torch.float16, torch.bfloat16) else points
 
 
 def length(vectors: Float[Tensor, "*batch points dim"], root: int | None = None) -> Float[Tensor, "*batch points"]:
-    """Euclidean length over the last dimension, of vectors relative to that at `root` if given; gradient 0 at 0."""
+    """Compute the Euclidean length over the last dimension, relative to the vector at `root` if given."""
     if vectors.numel() >= _MANY and not vectors.requires_grad and vectors.shape[-1] == 3:
         return _length_by_component(vectors, root)  # a reduction over three numbers at a time costs twice as much
     if root is not None:

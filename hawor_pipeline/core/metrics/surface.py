@@ -16,7 +16,7 @@ def f_score(
     target: Float[Tensor, "*batch others 3"],
     threshold: float | Sequence[float],
 ) -> Tensor:
-    """Harmonic mean of precision and recall of surface points within a distance.
+    """Compute the harmonic mean of precision and recall of surface points within a distance.
 
     Formula: 2 P R / (P + R), P the share of predicted points nearer than the threshold to the target, R the reverse.
 
@@ -48,7 +48,7 @@ def f_score_of_distances(
     backward: Float[Tensor, "*batch others"],
     threshold: float | Sequence[float],
 ) -> Tensor:
-    """Compute `f_score` from given nearest distances.
+    """Compute the `f_score` of nearest distances that are known already.
 
     Formula: 2 P R / (P + R), with P and R the shares of forward and backward distances below the threshold.
 
@@ -85,7 +85,7 @@ def _share_below(distance: Tensor, limit: float) -> Tensor:
 def chamfer_distance(
     pred: Float[Tensor, "*batch points 3"], target: Float[Tensor, "*batch others 3"], *, squared: bool = False
 ) -> Float[Tensor, "*batch"]:
-    """Mean distance to the nearest point, both ways added.
+    """Compute the mean distance to the nearest point, both ways added.
 
     Formula: mean over i of min_j |x_i - y_j| + mean over j of min_i |x_i - y_j|.
 
@@ -119,7 +119,7 @@ def point_to_surface(
     vertices: Float[Tensor, "*batch vertices 3"],
     faces: Int[Tensor, "faces 3"],
 ) -> Float[Tensor, "*batch points"]:
-    """Distance of points to the triangles of a mesh; never more than to its nearest vertex.
+    """Compute the distance of points to the triangles of a mesh; never more than to its nearest vertex.
 
     Formula: min over triangles of the distance from the point to the triangle.
 
@@ -176,7 +176,7 @@ def edge_length_error(
     *,
     relative: bool = False,
 ) -> Float[Tensor, "*batch"]:
-    """Mean difference of edge lengths.
+    """Compute the mean difference of edge lengths.
 
     Formula: mean over edges of | |e'| - |e| |, or of the same over |e|.
 
@@ -184,7 +184,7 @@ def edge_length_error(
         pred: (*batch, vertices, 3), metres.
         target: (*batch, vertices, 3), metres.
         edges: (edges, 2), from `hawor_pipeline.core.mesh.mesh_topology`.
-        relative: divide each difference by the true length; true edges without length are left out.
+        relative: divide each difference by the true length; true edges without length are dropped.
 
     Returns:
         (*batch), metres; a share if relative.
@@ -215,7 +215,7 @@ def normal_consistency(
     *,
     signed: bool = False,
 ) -> Float[Tensor, "*batch"]:
-    """Mean cosine of the angle between corresponding triangle normals.
+    """Compute the mean cosine of the angle between corresponding triangle normals.
 
     Formula: mean over faces of |n' . n|.
 
@@ -226,7 +226,7 @@ def normal_consistency(
         signed: keep the sign of the cosine, so that a surface turned inside out scores -1 instead of 1.
 
     Returns:
-        (*batch), 0 to 1 (-1 to 1 if signed); 1 is best. Triangles without area are left out.
+        (*batch), 0 to 1 (-1 to 1 if signed); 1 is best. Triangles without area are dropped.
 
     Source:
         Mean |cos|, as in surface reconstruction benchmarks (Mescheder et al. 2019) but between corresponding triangles.

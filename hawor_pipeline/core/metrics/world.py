@@ -19,7 +19,7 @@ def world_mpjpe(
     chunk: int = 100,
     with_scale: bool = True,
 ) -> Float[Tensor, " time"]:
-    """Joint error in the world after one alignment per chunk of a track (W-MPJPE and WA-MPJPE).
+    """Compute the joint error in the world after one alignment per chunk of a track (W-MPJPE and WA-MPJPE).
 
     Formula: mean over joints of |s R p' + t - p|, one s, R, t per chunk, fitted to its first frames or to all.
 
@@ -57,7 +57,7 @@ def world_mpjpe(
 def w_mpjpe(
     pred: Float[Tensor, "time joints 3"], target: Float[Tensor, "time joints 3"], *, chunk: int = 100
 ) -> Float[Tensor, " time"]:
-    """Joint error in the world, each chunk aligned by its first two frames; see `world_mpjpe`.
+    """Compute the joint error in the world, each chunk aligned by its first two frames; see `world_mpjpe`.
 
     Formula: mean over joints of |s R p' + t - p|, s, R, t fitted to the first two frames of each chunk.
 
@@ -86,7 +86,7 @@ def w_mpjpe(
 def wa_mpjpe(
     pred: Float[Tensor, "time joints 3"], target: Float[Tensor, "time joints 3"], *, chunk: int = 100
 ) -> Float[Tensor, " time"]:
-    """Joint error in the world, each chunk aligned by all its frames; see `world_mpjpe`.
+    """Compute the joint error in the world, each chunk aligned by all its frames; see `world_mpjpe`.
 
     Formula: mean over joints of |s R p' + t - p|, s, R, t fitted to all frames of each chunk.
 
@@ -112,7 +112,7 @@ def wa_mpjpe(
 def ga_mpjpe(
     pred: Float[Tensor, "time joints 3"], target: Float[Tensor, "time joints 3"], *, with_scale: bool = True
 ) -> Float[Tensor, " time"]:
-    """Joint error after one alignment of the whole track.
+    """Compute the joint error after one alignment of the whole track.
 
     Formula: mean over joints of |s R p' + t - p|, s, R, t fitted to all frames.
 
@@ -138,7 +138,7 @@ def ga_mpjpe(
 def fa_mpjpe(
     pred: Float[Tensor, "time joints 3"], target: Float[Tensor, "time joints 3"], *, with_scale: bool = True
 ) -> Float[Tensor, " time"]:
-    """Joint error after aligning the whole track by its first frame.
+    """Compute the joint error after aligning the whole track by its first frame.
 
     Formula: mean over joints of |s R p' + t - p|, s, R, t fitted to the first frame.
 
@@ -162,7 +162,7 @@ def fa_mpjpe(
 
 
 def root_trajectory_error(pred: Float[Tensor, "time 3"], target: Float[Tensor, "time 3"]) -> Float[Tensor, " time"]:
-    """Error of a path after rigid alignment, as a share of the true path's length (RTE).
+    """Compute the error of a path after rigid alignment, as a share of the true path's length (RTE).
 
     Formula: |R p' + t - p| / (length of the true path).
 
@@ -193,7 +193,7 @@ def root_trajectory_error(pred: Float[Tensor, "time 3"], target: Float[Tensor, "
 def absolute_trajectory_error(
     pred: Float[Tensor, "time 3"], target: Float[Tensor, "time 3"], *, with_scale: bool = True
 ) -> Float[Tensor, ""]:
-    """Error of a camera's or wrist's path after alignment: root of the mean square over frames (ATE).
+    """Compute the error of a camera's or wrist's path after alignment: root of the mean square over frames (ATE).
 
     Formula: sqrt(mean over t of |s R p'(t) + t - p(t)|^2).
 
