@@ -20,18 +20,16 @@ PACKAGE = REPOSITORY / "hawor_pipeline"
 MAP = REPOSITORY / "docs" / "rooms.md"
 
 # Upper limits of what the package has. Lower them when the code gets better; never raise them.
-MOST_LINES = 36_800
+MOST_LINES = 36_400
 MOST_LINES_OF_A_ROOM = 0.15  # share of the package
 MOST_FILES_OF_A_ROOM = 40
-MOST_LINES_OF_A_FUNCTION = 88
-MOST_PARAMETERS = 14
-MOST_SMALL_MODULES = 8  # below 60 lines with a single importer: candidates to merge
-MOST_UNTYPED_RECORDS = 145  # lines with dict[str, Any]
-MOST_MODULES_ON_CIRCLES = 2
+MOST_LINES_OF_A_FUNCTION = 64
+MOST_PARAMETERS = 8
+MOST_SMALL_MODULES = 5  # below 60 lines with a single importer: candidates to merge
+MOST_UNTYPED_RECORDS = 91  # lines with dict[str, Any]
 MOST_SHARED_MODULE_NAMES = 3
-MOST_SHARED_PUBLIC_NAMES = 0
-MOST_QUESTIONS = 144  # docstrings that begin with a question word
-MOST_HOUSE_WORDS = 56  # in 10,000 words of docstrings
+MOST_QUESTIONS = 37  # docstrings that begin with a question word
+MOST_HOUSE_WORDS = 13  # in 10,000 words of docstrings
 
 QUESTION = re.compile(r"(What|Which|How|Where|Whether|Who|Whom|Why|When)\b")
 HOUSE_WORDS = re.compile(r"\b(says?|said|saying|tells?|told|knocks?|broom|pictures?|floors?|left out)\b", re.IGNORECASE)
@@ -296,7 +294,7 @@ def test_no_modules_import_each_other_in_a_circle():
     # The same from the other end removes those that only lead to one.
     while free := set(reach) - {target for targets in reach.values() for target in targets}:
         reach = {name: targets for name, targets in reach.items() if name not in free}
-    assert len(reach) <= MOST_MODULES_ON_CIRCLES, sorted(reach)
+    assert sorted(reach) == []
 
 
 def test_names_are_unique():
@@ -311,7 +309,7 @@ def test_names_are_unique():
     assert len(shared) <= MOST_SHARED_MODULE_NAMES, shared
     # `add` registers the commands of a module, `main` starts one.
     twice = {name: found for name, found in defined.items() if len(found) > 1 and name not in ("add", "main")}
-    assert len(twice) <= MOST_SHARED_PUBLIC_NAMES, twice
+    assert twice == {}
 
 
 def test_docstrings_are_in_plain_technical_english():
