@@ -239,8 +239,8 @@ def _convert_part(
     """
     views = job.reader.images(task.ref, task.settings.views)
     longest = max(map(len, views.values()))
-    step = max(1, (longest - part[1]) // part[0])
-    chosen = slice(min(part[1], longest - 1), None, step)
+    first = part[1] if longest >= sum(part) else 0  # a short view is taken whole
+    chosen = slice(first, None, max(1, (longest - first) // part[0]))
     wanted = {view: set(list(images)[chosen]) for view, images in views.items()}
     try:
         return _convert_takes(job, task, wanted, folder)

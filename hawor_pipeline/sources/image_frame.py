@@ -6,9 +6,7 @@ ARCTIC ships its images twice: whole, and cropped around the object. Shards hold
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
-from hawor_pipeline.core.camera import MIN_DEPTH_M, project_distorted, project_pinhole, transform_points
 from hawor_pipeline.sources.arctic import EGO_VIEW
 
 # ARCTIC's own cropping: the object's box is widened, not made smaller than a least size, and cut with a margin.
@@ -49,6 +47,10 @@ class ViewCamera:
             Points in the camera frame (T, N, 3), pixels (T, N, 2), and whether each is in front of the camera and
             inside the lens model's monotone radius, (T, N).
         """
+        import torch  # here, because planning a conversion needs no torch
+
+        from hawor_pipeline.core.camera import MIN_DEPTH_M, project_distorted, project_pinhole, transform_points
+
         points = transform_points(torch.tensor(self.cam_from_world), torch.tensor(points_world))
         intrinsics, distortion = torch.tensor(self.intrinsics), torch.tensor(self.distortion)
         if not self.distortion.any():  # the same numbers, without the work of a lens

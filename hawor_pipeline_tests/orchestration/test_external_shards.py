@@ -76,6 +76,7 @@ def test_what_is_not_named_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.delenv("HO3D_ROOT", raising=False)
     with pytest.raises(dg.Failure, match=r"\$HO3D_ROOT is not set"):
         materialize("ho3d")
+    (tmp_path / "train").mkdir()
     monkeypatch.setenv("HO3D_ROOT", str(tmp_path))
     monkeypatch.delenv("MANO_DIR", raising=False)
     with pytest.raises(dg.Failure, match=r"searched \$MANO_DIR \(not set\)"):

@@ -116,7 +116,7 @@ def test_contradicting_protocols_are_refused(raw_copy, splits, message):
 def test_light_modules_import_no_torch():
     modules = ["sources.arctic", "sources.image_files", "shards.store", "shards.schema", "shards.splits"]
     modules += ["shards.dataset_metadata", "conversion.inventory", "conversion.planning", "conversion.convert"]
-    modules += ["conversion.prepare", "conversion.fingerprint", "workers.engine"]
+    modules += ["conversion.prepare", "sources.fingerprint", "sources.registry", "workers.engine"]
     code = "import sys\n" + "".join(f"import hawor_pipeline.{name}\n" for name in modules)
     code += "assert 'torch' not in sys.modules and 'cv2' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
