@@ -8,7 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from hawor_pipeline.conversion.inventory import inventory_subject
+from hawor_pipeline.conversion.proof_sheet import write_proof_sheet
 from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.sources.registry import open_reader
+from hawor_pipeline_tests.sources.layouts import WRITERS
 
 
 def rows_of(result):
@@ -100,3 +103,13 @@ def test_a_failed_proof_sheet_is_tried_again(raw_copy, tmp_path):
     assert not inventory_subject(raw_copy, "s05", tmp_path / "out").reused
     mesh.write_text(whole)
     assert inventory_subject(raw_copy, "s05", tmp_path / "out").info["proof_error"] == ""
+
+
+@pytest.mark.parametrize("dataset", sorted(WRITERS))
+def test_every_dataset_has_a_proof_sheet(dataset, mano_dir, tmp_path):
+    truth = WRITERS[dataset](tmp_path / "raw", mano_dir)
+    reader = open_reader(dataset, tmp_path / "raw", mano_dir)
+    shown = write_proof_sheet(reader, reader.subjects()[0], tmp_path / "proof.jpg")
+    frames = {tuple(name.split("/")[1:4]) for name in truth}
+    assert {tuple(name.split("/")) for name in shown} <= frames and shown
+    assert cv2.imread(str(tmp_path / "proof.jpg")).shape[1] == 3 * 560

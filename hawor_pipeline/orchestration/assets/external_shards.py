@@ -6,8 +6,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from hawor_pipeline.locate import find_dataset_root
-from hawor_pipeline.orchestration.materialization import log_and_publish, stage_metadata
+from hawor_pipeline.locate import find_dataset_root, find_hand_models
+from hawor_pipeline.orchestration.materialization import Metadata, image_metadata, log_and_publish, stage_metadata
 from hawor_pipeline.orchestration.partitions import BESIDE_PIPELINE, datasets_partitions
 from hawor_pipeline.orchestration.resources import log_progress
 from hawor_pipeline.orchestration.stage_asset import stage_asset
@@ -48,7 +48,7 @@ def external_shards(context: dg.AssetExecutionContext, config: ExternalShardsCon
     files = _annotation_files(result)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(result.key),
-        metadata=stage_metadata(result, **table_metadata(files, partition=True)),
+        metadata=stage_metadata(result, **_proof_sheet(result), **table_metadata(files, partition=True)),
         check_results=[schema_check("annotations", files, annotations_schema({}))],
     )
 
@@ -61,6 +61,19 @@ def _annotation_files(result: StageResult) -> list[Path]:
     manifests = read_manifests(result.path)
     sequences = [(subject, name) for subject in result.info["subjects"] for name in manifests[subject].names]
     return [result.path / subject / sequence / ANNOTATIONS_FILE for subject, sequence in sorted(sequences)]
+
+
+def _proof_sheet(result: StageResult) -> Metadata:
+    """Draw the proof sheet of the first subject; an earlier one stays where nothing was converted."""
+    from hawor_pipeline.conversion.proof_sheet import PROOF_FILE, write_proof_sheet
+    from hawor_pipeline.sources.registry import open_reader
+
+    dataset, subject = result.info["source"], result.info["subjects"][0]
+    sheet = DataPaths.default().inventory(dataset, subject) / PROOF_FILE
+    if not result.reused or not sheet.is_file():
+        root = find_dataset_root(dataset)
+        write_proof_sheet(open_reader(dataset, root, find_hand_models(dataset, raw_root=root)), subject, sheet)
+    return {"proof_sheet": image_metadata(sheet)} if sheet.is_file() else {}
 
 
 def _convert(dataset: str, config: ExternalShardsConfig, progress: Any) -> StageResult:
