@@ -44,7 +44,7 @@ def test_first_query_is_the_summary(in_project: Analysed) -> None:
         assert row["note"] == "no interval: 1 sequences, at least 5 are needed"
 
 
-def test_second_query_has_a_row_per_floor(in_project: Analysed) -> None:
+def test_second_query_has_a_row_per_baseline(in_project: Analysed) -> None:
     runs = {row["run"]: row["mpjpe_mm"] for row in answer(2)}
     floors = ("mean_pose", "mean_rotations", "subject_mean", "smoothed")
     assert set(runs) == {RUN, *(f"baseline-{kind}" for kind in floors)}
