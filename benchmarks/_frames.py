@@ -39,7 +39,7 @@ class Images:
 
 def make_base(root: Path) -> SampleSpec:
     """Write metadata, hand models and ground truth of one short sequence at ARCTIC's sizes."""
-    spec = SampleSpec((SUBJECT,), 1, 8, (1,), image_source="cropped_images", image_scale=1.0)
+    spec = SampleSpec((SUBJECT,), 1, 8, (1,), image_source="cropped_images")
     ensure_sample(root, spec, workers=1)
     return spec
 

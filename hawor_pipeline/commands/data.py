@@ -25,7 +25,12 @@ def _add_sample(commands) -> None:
     option("--frames", type=int, metavar="N", help="frames of ground truth per sequence, at 30 fps (default: 36)")
     option("--views", type=int, nargs="+", metavar="V", help="cameras: 0 egocentric, 1 to 8 static (default: all)")
     option("--image-source", choices=["images", "cropped_images"], help="full frames (default) or crops")
-    option("--image-scale", type=float, metavar="F", help="scale of full frames and intrinsics (default: 0.25)")
+    option(
+        "--image-scale",
+        type=float,
+        metavar="F",
+        help="scale of full frames and intrinsics (default: 0.25; 1 for crops)",
+    )
     option("--seed", type=int, metavar="N", help="random seed of all contents (default: 0)")
     option("--tempo", type=float, metavar="F", help="speed of motion (default: 1, natural)")
     option("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")

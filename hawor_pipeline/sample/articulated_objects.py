@@ -2,7 +2,8 @@
 
 Each object has a bottom and a top part. Units are millimetres; the hinge is the z axis through the origin and the top
 part turns about (0, 0, -1) by the articulation angle, as in ARCTIC's official code. Parts are unions of rounded boxes
-and cylinders, so that one description gives both a mesh to draw and an exact signed distance for fingers to rest on.
+and cylinders: a mesh to draw, and an exact signed distance for fingers to rest on. `python -m tools.procedural_scene`
+of the repository writes both to `scene.npz`.
 """
 
 from dataclasses import dataclass
@@ -11,19 +12,20 @@ from functools import cache
 import numpy as np
 
 from hawor_pipeline.core.units import MM_PER_M
+from hawor_pipeline.sample.hand import stored_arrays
 
+SCENE_FILE = "scene.npz"
 TOP_PART, BOTTOM_PART = 0, 1  # as in ARCTIC's parts.json
 
 
 @dataclass(frozen=True)
 class Primitive:
-    """A rounded box, or a cylinder along y where `half_mm[0]` is the radius; colour is linear RGB in 0..1."""
+    """A rounded box, or a cylinder along y where `half_mm[0]` is the radius."""
 
-    centre_mm: tuple[float, float, float]
-    half_mm: tuple[float, float, float]
-    colour: tuple[float, float, float]
-    round_mm: float = 3.0
-    cylinder: bool = False
+    centre_mm: np.ndarray  # (3,)
+    half_mm: np.ndarray  # (3,)
+    round_mm: float
+    cylinder: bool
 
     def distance_mm(self, points_mm: np.ndarray) -> np.ndarray:
         """Compute the signed distance (..., 3) -> (...), negative inside."""
@@ -40,11 +42,6 @@ class Primitive:
             inside = np.maximum(np.maximum(x, y), z)
         return outside + np.minimum(inside, 0) - points_mm.dtype.type(self.round_mm)
 
-    def mesh(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (vertices_mm (N, 3), faces (F, 3)), outward oriented."""
-        vertices, faces = _cylinder(self) if self.cylinder else _rounded_box(self)
-        return vertices + np.asarray(self.centre_mm), faces
-
 
 @dataclass(frozen=True)
 class ObjectModel:
@@ -59,8 +56,8 @@ class ObjectModel:
     faces: np.ndarray
     parts: np.ndarray
     colours: np.ndarray
-    primitives: tuple[tuple[Primitive, ...], tuple[Primitive, ...]]
-    articulation_range: tuple[float, float]
+    primitives: tuple[list[Primitive], list[Primitive]]
+    articulation_range: np.ndarray  # (2,)
 
     @property
     def diameter_m(self) -> float:
@@ -102,165 +99,13 @@ def hinge(points: np.ndarray, angle: np.ndarray | float) -> np.ndarray:
     return np.stack([c * x + s * y, -s * x + c * y, z], axis=-1)
 
 
-def _axis_grid(half: float, round_mm: float, step_mm: float) -> np.ndarray:
-    """Return sample positions along one axis of a rounded box, dense where it bends."""
-    flat = half - round_mm
-    inner = np.linspace(-flat, flat, 2 + int(2 * flat // step_mm))
-    return np.concatenate([[-half], inner, [half]]) if round_mm else inner
-
-
-def grid_faces(rows: int, columns: int) -> np.ndarray:
-    """Return triangles (F, 3) int32 over a grid of points in rows, wound from the first axis to the second."""
-    index = np.arange(rows * columns).reshape(rows, columns)
-    a, b, c, d = (part.ravel() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]))
-    return np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)]).astype(np.int32)
-
-
-def _rounded_box(shape: Primitive, step_mm: float = 40.0) -> tuple[np.ndarray, np.ndarray]:
-    half = np.asarray(shape.half_mm)
-    round_mm = min(shape.round_mm, *(half * 0.999))
-    vertices, faces, count = [], [], 0
-    for axis in range(3):
-        first, second = (axis + 1) % 3, (axis + 2) % 3
-        rows = _axis_grid(half[first], round_mm, step_mm)
-        columns = _axis_grid(half[second], round_mm, step_mm)
-        for sign in (1.0, -1.0):
-            points = np.zeros((len(rows), len(columns), 3))
-            points[..., axis] = sign * half[axis]
-            points[..., first], points[..., second] = rows[:, None], columns[None, :]
-            if round_mm:
-                # Points of the sharp box are projected onto a sphere around the nearest point of the inner box.
-                core = np.clip(points, -(half - round_mm), half - round_mm)
-                offset = points - core
-                points = core + round_mm * offset / np.linalg.norm(offset, axis=-1, keepdims=True)
-            grid = grid_faces(len(rows), len(columns))
-            faces.append((grid if sign > 0 else grid[:, ::-1]) + count)
-            vertices.append(points.reshape(-1, 3))
-            count += len(rows) * len(columns)
-    return np.concatenate(vertices), np.concatenate(faces)
-
-
-def _cylinder(shape: Primitive, sides: int = 28) -> tuple[np.ndarray, np.ndarray]:
-    radius, half_height, bend = shape.half_mm[0], shape.half_mm[1], shape.round_mm
-    turn = np.linspace(0, np.pi / 2, 4)
-    rim_r, rim_y = radius - bend + bend * np.sin(turn), half_height - bend + bend * np.cos(turn)
-    middle = np.linspace(half_height - bend, -(half_height - bend), 2 + int(2 * half_height // 30))[1:-1]
-    radii = np.concatenate([[1e-3], rim_r, np.full(len(middle), radius), rim_r[::-1], [1e-3]])
-    heights = np.concatenate([[half_height], rim_y, middle, -rim_y[::-1], [-half_height]])
-    angle = np.linspace(0, 2 * np.pi, sides + 1)
-    points = np.stack(
-        [
-            radii[:, None] * np.cos(angle),
-            np.broadcast_to(heights[:, None], (len(radii), sides + 1)),
-            radii[:, None] * np.sin(angle),
-        ],
-        axis=-1,
-    )
-    return points.reshape(-1, 3), grid_faces(len(radii), sides + 1)[:, ::-1]
-
-
-def _slab(x: tuple, y: tuple, z: tuple, colour: tuple, round_mm: float = 3.0) -> Primitive:
-    """Build a rounded box between bounds in mm."""
-    low, high = np.array([x[0], y[0], z[0]]), np.array([x[1], y[1], z[1]])
-    half = (high - low) / 2
-    return Primitive(tuple((low + high) / 2), tuple(half), colour, min(round_mm, float(half.min()) * 0.95))
-
-
-def _box() -> tuple:
-    w, h, d, wall = 150.0, 85.0, 105.0, 5.0
-    card, inside, tape = (0.55, 0.36, 0.2), (0.42, 0.27, 0.15), (0.75, 0.7, 0.6)
-    bottom = (
-        _slab((-w, 0), (-h, -h + wall), (-d / 2, d / 2), inside),
-        _slab((-w, 0), (-h, 0), (-d / 2, -d / 2 + wall), card),
-        _slab((-w, 0), (-h, 0), (d / 2 - wall, d / 2), card),
-        _slab((-wall, 0), (-h, 0), (-d / 2, d / 2), card),
-        _slab((-w, -w + wall), (-h, 0), (-d / 2, d / 2), card),
-    )
-    top = (
-        _slab((-w - 4, 3), (0.5, 0.5 + wall), (-d / 2 - 4, d / 2 + 4), card),
-        _slab((-w + 5, -5), (wall, wall + 1.5), (-13, 13), tape, 0.0),
-    )
-    return top, bottom, (0.0, 1.9)
-
-
-def _folding(w: float, d: float, thick: tuple, colours: tuple, most: float, panel: tuple, keys: tuple) -> tuple:
-    """Build two slabs on a hinge, with panels on the inner faces: laptop, notebook, phone, waffle iron."""
-    lower, upper = thick
-    inset = min(w, d) * 0.07
-    bottom = (
-        _slab((-w, 0), (-lower, 0), (-d / 2, d / 2), colours[0], 4.0),
-        _slab((-w * 0.95, -w * 0.3), (-0.5, 0.6), (-d / 2 + inset, d / 2 - inset), keys, 0.0),
-    )
-    top = (
-        _slab((-w, 0), (1.2, 1.2 + upper), (-d / 2, d / 2), colours[1], 4.0),
-        _slab((-w + inset, -inset), (0.6, 1.6), (-d / 2 + inset, d / 2 - inset), panel, 0.0),
-        _slab((-w * 0.6, -w * 0.4), (upper, upper + 1.8), (-d * 0.12, d * 0.12), panel, 0.0),
-    )
-    return top, bottom, (0.0, most)
-
-
-def _ketchup() -> tuple:
-    red, white = (0.62, 0.05, 0.04), (0.85, 0.83, 0.78)
-    bottom = (
-        Primitive((-24.0, -82.0, 0.0), (30.0, 70.0, 30.0), red, 12.0, True),
-        Primitive((-24.0, -6.0, 0.0), (19.0, 8.0, 19.0), white, 3.0, True),
-        Primitive((-24.0, -85.0, 0.0), (30.8, 28.0, 30.8), (0.8, 0.72, 0.5), 0.8, True),
-    )
-    top = (Primitive((-24.0, 18.0, 0.0), (22.0, 16.0, 22.0), white, 6.0, True),)
-    return top, bottom, (0.0, 2.0)
-
-
-def _microwave() -> tuple:
-    w, h, d = 95.0, 115.0, 150.0
-    shell, dark = (0.68, 0.68, 0.7), (0.06, 0.06, 0.07)
-    bottom = (
-        _slab((0.5, w), (-h, 0), (-d / 2, d / 2), shell, 6.0),
-        _slab((-2, 2), (-h + 8, -8), (d / 2 - 32, d / 2 - 6), dark, 0.0),
-    )
-    top = (
-        _slab((-12, -0.5), (-h, 0), (-d / 2, d / 2 - 36), shell, 4.0),
-        _slab((-13, -11), (-h + 14, -14), (-d / 2 + 12, d / 2 - 52), dark, 0.0),
-        _slab((-22, -12), (-h + 12, -h + 22), (-d / 2 + 20, d / 2 - 60), (0.3, 0.3, 0.32), 4.0),
-    )
-    return top, bottom, (0.0, 1.7)
-
-
-_GREY, _BLACK, _PAPER = (0.45, 0.46, 0.48), (0.05, 0.05, 0.055), (0.82, 0.8, 0.74)
-_MAKERS = {
-    "box": _box,
-    "laptop": lambda: _folding(150, 205, (11, 6), (_GREY, _GREY), 2.0, (0.08, 0.16, 0.32), _BLACK),
-    "notebook": lambda: _folding(
-        125, 165, (9, 3), ((0.1, 0.16, 0.34), (0.12, 0.2, 0.42)), 2.7, (0.78, 0.76, 0.7), _PAPER
-    ),
-    "phone": lambda: _folding(78, 74, (9, 8), (_BLACK, (0.3, 0.1, 0.14)), 2.6, (0.12, 0.2, 0.3), (0.2, 0.2, 0.22)),
-    "waffleiron": lambda: _folding(
-        130, 130, (30, 26), ((0.5, 0.07, 0.06), _BLACK), 1.7, (0.2, 0.2, 0.2), (0.24, 0.24, 0.24)
-    ),
-    "ketchup": _ketchup,
-    "microwave": _microwave,
-}
-OBJECT_NAMES = tuple(_MAKERS)
-
-
 @cache
 def build_object(name: str) -> ObjectModel:
-    """Build the object of a name in `OBJECT_NAMES`."""
-    top, bottom, reach = _MAKERS[name]()
-    vertices, faces, parts, colours, count = [], [], [], [], 0
-    for part, primitives in ((TOP_PART, top), (BOTTOM_PART, bottom)):
-        for primitive in primitives:
-            points, triangles = primitive.mesh()
-            vertices.append(points)
-            faces.append(triangles + count)
-            parts.append(np.full(len(points), part))
-            colours.append(np.broadcast_to(primitive.colour, points.shape))
-            count += len(points)
-    return ObjectModel(
-        name=name,
-        vertices_mm=np.concatenate(vertices),
-        faces=np.concatenate(faces).astype(np.int32),
-        parts=np.concatenate(parts),
-        colours=np.concatenate(colours),
-        primitives=(top, bottom),
-        articulation_range=reach,
+    """Build the object of a name in `spec.OBJECT_NAMES`."""
+    stored = stored_arrays(SCENE_FILE)
+    fields = ("vertices_mm", "faces", "parts", "colours", "articulation_range")
+    top, bottom = (
+        [Primitive(row[:3], row[3:6], row[6], bool(row[7])) for row in stored[f"{name}.{part}"]]
+        for part in ("top", "bottom")
     )
+    return ObjectModel(name=name, primitives=(top, bottom), **{field: stored[f"{name}.{field}"] for field in fields})

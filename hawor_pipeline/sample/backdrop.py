@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -29,18 +28,6 @@ _EGO_STEP_PX = 10
 
 
 Region = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, the last two exclusive
-
-
-class Backdrop(Protocol):
-    """Background of a view that moving meshes are drawn over."""
-
-    gain: np.ndarray
-
-    def poses(self, count: int) -> np.ndarray: ...
-
-    def at(self, frame: int) -> np.ndarray: ...
-
-    def buffers(self, image: np.ndarray, frame: int, region: Region) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 def _between(coarse: np.ndarray, step: int, camera: Camera) -> np.ndarray:
@@ -157,6 +144,9 @@ class HeadBackdrop:
         depth = np.full(colour.shape[:2], FAR_M, np.float32)
         self.body.draw(self.camera, self.path[frame], self.gain, (colour, depth), (x0, y0))
         return colour, depth
+
+
+Backdrop = StaticBackdrop | HeadBackdrop  # the background of a view that moving meshes are drawn over
 
 
 @lru_cache(maxsize=4)

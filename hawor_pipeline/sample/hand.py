@@ -10,7 +10,7 @@ The arrays are constants in `hand.npz`, written by `python -m tools.procedural_h
 import importlib.resources
 import io
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,11 @@ DIGITS = ("index", "middle", "pinky", "ring", "thumb")
 SOURCE = "synthetic: procedural hand of hawor_pipeline, not MANO"
 MIRROR = np.array([-1.0, 1.0, 1.0])
 HAND_FILE = "hand.npz"
+# In the order of the written files, whose bytes depend on it.
+_ARRAYS = (
+    *("v_template", "f", "shapedirs", "posedirs", "J_regressor", "J", "weights", "kintree_table"),
+    *("hands_mean", "hands_components", "hands_coeffs"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +57,10 @@ class RestSkeleton:
         return -self.palmar_axes
 
 
-@lru_cache(maxsize=1)
+@cache
 def rest_skeleton() -> RestSkeleton:
     """Return the rest skeleton of the synthetic right hand."""
-    return RestSkeleton(**{name: _stored()[name] for name in RestSkeleton.__slots__})
+    return RestSkeleton(**{name: stored_arrays(HAND_FILE)[name] for name in RestSkeleton.__slots__})
 
 
 def build_mano(side: str) -> dict[str, np.ndarray]:
@@ -75,20 +80,14 @@ def build_mano(side: str) -> dict[str, np.ndarray]:
     """
     if side not in SIDES:
         raise ValueError(f"side is {side!r}; expected 'right' or 'left'")
-    stored = _stored()
+    stored = stored_arrays(HAND_FILE)
     parents = np.array(MANO_PARENTS, dtype=np.int64) % 2**32  # MANO stores the root's parent -1 as uint32
-    model = {
-        "v_template": stored["v_template"].copy(),
+    computed = {
         "f": stored["f"].astype(np.uint32),
-        "shapedirs": stored["shapedirs"].copy(),
         "posedirs": _posedirs(stored),
-        "J_regressor": stored["J_regressor"].copy(),
-        "J": stored["J"].copy(),
-        "weights": stored["weights"].copy(),
         "kintree_table": np.stack([parents, np.arange(16)]).astype(np.uint32),
-        "hands_mean": stored["hands_mean"].copy(),
-        "hands_components": stored["hands_components"].copy(),
-        "hands_coeffs": stored["hands_coeffs"].copy(),
+    }
+    model = {name: computed[name] if name in computed else stored[name].copy() for name in _ARRAYS} | {
         "bs_style": np.array("lbs"),
         "bs_type": np.array("lrotmin"),
         "source": np.array(SOURCE),
@@ -115,10 +114,10 @@ def write_mano_models(directory: Path) -> dict[str, Path]:
     return files
 
 
-@lru_cache(maxsize=1)
-def _stored() -> dict[str, np.ndarray]:
-    """Read the package's hand file."""
-    file = importlib.resources.files(__package__) / HAND_FILE
+@cache
+def stored_arrays(name: str) -> dict[str, np.ndarray]:
+    """Read the arrays of one of the package's `.npz` files."""
+    file = importlib.resources.files(__package__) / name
     with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
         return dict(archive)
 

@@ -6,7 +6,10 @@ Convention: right hand, radians; joints 1..15 in MANO's order. A joint has three
 expects with `flat_hand_mean=False`.
 """
 
+import importlib.resources
+
 import numpy as np
+import yaml
 from scipy.spatial.transform import Rotation
 
 from hawor_pipeline.sample.hand import DIGITS, RestSkeleton
@@ -39,42 +42,14 @@ def angles_to_pose(angles: np.ndarray, skeleton: RestSkeleton) -> np.ndarray:
     return (flexion * abduction * twist).as_rotvec().reshape(*angles.shape[:-2], 45)
 
 
-# Degrees. A finger: (MCP flexion, MCP abduction, PIP flexion, DIP flexion).
-# The thumb: (CMC flexion, CMC abduction, CMC twist, MCP flexion, IP flexion).
-_GRASPS_DEG: dict[str, dict[str, tuple[float, ...]]] = {
-    "open": {"index": (-4, 2, 0, 0), "middle": (-4, 0, 0, 0), "ring": (-4, -2, 0, 0), "pinky": (-4, -3, 0, 0),
-             "thumb": (-5, 8, 0, 0, -4)},
-    "relaxed": {"index": (14, -1, 24, 12), "middle": (19, 0, 28, 14), "ring": (22, 1, 30, 15),
-                "pinky": (23, 3, 30, 15), "thumb": (6, -4, 4, 8, 12)},
-    "fist": {"index": (76, -2, 98, 58), "middle": (80, 0, 100, 60), "ring": (82, 2, 100, 60),
-             "pinky": (82, 6, 98, 58), "thumb": (16, 18, -28, 32, 46)},
-    "power": {"index": (38, 1, 44, 26), "middle": (42, 0, 46, 28), "ring": (46, 0, 50, 30), "pinky": (50, 2, 50, 30),
-              "thumb": (18, 20, -20, 8, 16)},
-    "pinch": {"index": (44, -7, 44, 25), "middle": (40, 0, 36, 18), "ring": (34, 0, 32, 18), "pinky": (28, 0, 30, 16),
-              "thumb": (29, 6, -24, 1, -1)},
-    "tripod": {"index": (48, 3, 41, 23), "middle": (61, -1, 49, 28), "ring": (62, 2, 66, 36), "pinky": (66, 4, 66, 36),
-               "thumb": (26, 9, -15, 9, 21)},
-    "flat_on_side": {"index": (24, 4, 12, 6), "middle": (26, 0, 12, 6), "ring": (28, -3, 14, 6),
-                     "pinky": (30, -5, 16, 6), "thumb": (12, 22, -14, 0, 2)},
-    "hook": {"index": (12, 0, 78, 48), "middle": (14, 0, 82, 50), "ring": (16, 1, 82, 50), "pinky": (18, 4, 78, 48),
-             "thumb": (4, -6, -4, 10, 18)},
-    "point": {"index": (6, 0, 6, 3), "middle": (76, 0, 96, 56), "ring": (80, 2, 98, 58), "pinky": (80, 6, 96, 56),
-              "thumb": (30, 9, -28, 17, 48)},
-}  # fmt: skip
+def _read_grasps() -> dict[str, np.ndarray]:
+    table = yaml.safe_load((importlib.resources.files(__package__) / "grasps.yaml").read_text())
+    angles = {}
+    for name, grasp in table.items():
+        digits = [(knuckle, (middle, 0, 0), (last, 0, 0)) for *knuckle, middle, last in (grasp[d] for d in DIGITS)]
+        angles[name] = np.radians(np.array(digits, float).reshape(15, 3))
+    return angles
 
 
-def _angles(grasp: dict[str, tuple[float, ...]]) -> np.ndarray:
-    """Return the joint angles (15, 3), radians, of one row of `_GRASPS_DEG`."""
-    rows = []
-    for digit in DIGITS:
-        if digit == "thumb":
-            flexion, abduction, twist, middle, last = grasp[digit]
-        else:
-            flexion, abduction, middle, last = grasp[digit]
-            twist = 0.0
-        rows += [(flexion, abduction, twist), (middle, 0.0, 0.0), (last, 0.0, 0.0)]
-    return np.radians(np.array(rows))
-
-
-GRASP_ANGLES = {name: _angles(grasp) for name, grasp in _GRASPS_DEG.items()}
+GRASP_ANGLES = _read_grasps()
 """(15, 3) joint angles of each named grasp, radians. Blend these, not the axis-angle vectors."""

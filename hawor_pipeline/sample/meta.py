@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from hawor_pipeline.provenance import atomic_write_text
-from hawor_pipeline.sample.articulated_objects import BOTTOM_PART, OBJECT_NAMES, TOP_PART, ObjectModel, build_object
+from hawor_pipeline.sample.articulated_objects import BOTTOM_PART, TOP_PART, ObjectModel, build_object
 from hawor_pipeline.sample.spec import (
     IOI_OFFSETS,
+    OBJECT_NAMES,
     SUBJECTS,
     VALIDATION_SUBJECT,
     WITHHELD_SUBJECT,

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hawor_pipeline.sample.articulated_objects import grid_faces
+from hawor_pipeline.sample.articulated_objects import SCENE_FILE
+from hawor_pipeline.sample.hand import stored_arrays
 from hawor_pipeline.sample.hand_motion import HandTrack
 from hawor_pipeline.sample.studio import Look
 
 ARM_RINGS = 17
 _FOREARM_RINGS = 10  # of the arm's rings, from the wrist to the elbow
-_SIDES = 18
+HAT_BAND = 0.02  # albedo
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def wrist_rim(faces: np.ndarray) -> np.ndarray:
     return np.array(loop)
 
 
-def _ring_faces(rings: int, sides: int) -> np.ndarray:
+def ring_faces(rings: int, sides: int) -> np.ndarray:
     index = np.arange(rings * sides).reshape(rings, sides)
     after = np.roll(index, -1, axis=1)
     a, b, c, d = (part.ravel() for part in (index[:-1], after[:-1], index[1:], after[1:]))
@@ -97,7 +98,7 @@ def arm_mesh(track: HandTrack, rim: np.ndarray, rim_albedo: np.ndarray, look: Lo
         rings.append(line[:, -1, None] + bulge * along_end + width * girth[-1] * end)
         albedo.append(albedo[-1])
     vertices = np.stack(rings, axis=1).reshape(len(loop), -1, 3)
-    faces = _ring_faces(len(rings), len(rim))
+    faces = ring_faces(len(rings), len(rim))
     spin = np.einsum("tk,tk->t", np.cross(offsets[:, 0], offsets[:, 1]), track.away)
     if spin[0] < 0:  # the rim of a mirrored hand runs the other way
         faces = faces[:, ::-1]
@@ -116,12 +117,11 @@ def _transport(before: np.ndarray, after: np.ndarray, offsets: np.ndarray) -> np
     return turned + crossed + np.cross(np.broadcast_to(axis, offsets.shape), crossed) / np.maximum(1 + cosine, 0.05)
 
 
-_TORSO = (  # height, half width, half depth, middle y
-    (0.0, 0.17, 0.11, -0.05), (0.45, 0.19, 0.12, -0.05), (0.849, 0.183, 0.125, -0.05), (0.851, 0.186, 0.128, -0.05),
-    (1.02, 0.16, 0.115, -0.05), (1.2, 0.175, 0.125, -0.055), (1.32, 0.19, 0.115, -0.06), (1.39, 0.175, 0.085, -0.06),
-    (1.43, 0.1, 0.065, -0.055), (1.436, 0.066, 0.066, -0.045), (1.437, 0.058, 0.06, -0.045),
-    (1.54, 0.05, 0.058, -0.02),
-)  # fmt: skip
+def grid_faces(rows: int, columns: int) -> np.ndarray:
+    """Return triangles (F, 3) int32 over a grid of points in rows, wound from the first axis to the second."""
+    index = np.arange(rows * columns).reshape(rows, columns)
+    a, b, c, d = (part.ravel() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]))
+    return np.concatenate([np.stack([a, c, b], 1), np.stack([b, c, d], 1)]).astype(np.int32)
 
 
 def table_meshes(low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> tuple[AlbedoMesh, AlbedoMesh]:
@@ -148,44 +148,9 @@ def table_meshes(low: np.ndarray, high: np.ndarray, colour: np.ndarray) -> tuple
 
 def body_mesh(look: Look, world_from_body: np.ndarray, *, head: bool) -> AlbedoMesh:
     """Build torso and, unless `head` is False, the head of a person who looks down at their hands."""
-    profile = np.array(_TORSO)
-    angle = np.linspace(0, 2 * np.pi, _SIDES, endpoint=False)
-    c, s = np.cos(angle), np.sin(angle)
-    squared = np.sign(c) * np.abs(c) ** 0.8, np.sign(s) * np.abs(s) ** 0.8
-    torso = np.stack(
-        [
-            profile[:, 1, None] * squared[0],
-            profile[:, 3, None] + profile[:, 2, None] * squared[1],
-            np.broadcast_to(profile[:, 0, None], (len(profile), _SIDES)),
-        ],
-        axis=-1,
-    )
-    heights = np.repeat(profile[:, 0], _SIDES)
-    above_waist = np.where((heights < 1.4365)[:, None], look.shirt, look.skin)
-    albedo = np.where((heights < 0.85)[:, None], look.trousers, above_waist)
-    vertices, faces, colours = [torso.reshape(-1, 3)], [_ring_faces(len(profile), _SIDES)], [albedo]
-    if head:
-        skull, skull_faces, skull_albedo = _head(look)
-        faces.append(skull_faces + len(vertices[0]))
-        vertices.append(skull)
-        colours.append(skull_albedo)
-    joined = np.concatenate(vertices) @ world_from_body.T
-    return AlbedoMesh(joined.astype(np.float32), np.concatenate(faces), np.concatenate(colours))
-
-
-def _head(look: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    latitude = np.linspace(-np.pi / 2 + 0.02, np.pi / 2 - 0.02, 13)
-    longitude = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    ring = np.cos(latitude)[:, None]
-    unit = np.stack(
-        [ring * np.cos(longitude), ring * np.sin(longitude), np.broadcast_to(np.sin(latitude)[:, None], (13, 20))], -1
-    )
-    points = unit * np.array([0.076, 0.095, 0.12])
-    tilt = np.radians(32)
-    turn = np.array([[1, 0, 0], [0, np.cos(tilt), np.sin(tilt)], [0, -np.sin(tilt), np.cos(tilt)]])
-    hairy = (unit[..., 2] > 0.35) | (unit[..., 1] < -0.1) & (unit[..., 2] > -0.45)
-    band = hairy & (np.abs(unit[..., 2] - 0.55) < 0.13)
-    albedo = np.where(hairy[..., None], look.hair, look.skin)
-    albedo = np.where(band[..., None], 0.02, albedo).reshape(-1, 3)
-    points = points.reshape(-1, 3) @ turn.T + np.array([0.0, 0.005, 1.615])
-    return points, _ring_faces(13, 20), albedo
+    stored = stored_arrays(SCENE_FILE)
+    count = len(stored["body.vertices"]) if head else int(stored["body.torso_vertices"])
+    faces = stored["body.faces"][(stored["body.faces"] < count).all(axis=1)]
+    materials = np.stack([look.trousers, look.shirt, look.skin, look.hair, np.full(3, HAT_BAND)])
+    vertices = stored["body.vertices"][:count] @ world_from_body.T
+    return AlbedoMesh(vertices.astype(np.float32), faces, materials[stored["body.surface"][:count]])

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from hawor_pipeline.errors import ConfigError, nearest
-from hawor_pipeline.sample.articulated_objects import OBJECT_NAMES
 
 SUBJECTS = tuple(f"s{i:02d}" for i in range(1, 11))
 VALIDATION_SUBJECT, WITHHELD_SUBJECT = "s05", "s03"
 RETAKE_SUBJECTS = ("s01", "s06")  # the last sequence of each is a retake
 IOI_OFFSETS = dict(zip(SUBJECTS, (2, 1, 3, 1, 2, 4, 1, 3, 2, 1), strict=True))
+OBJECT_NAMES = ("box", "laptop", "notebook", "phone", "waffleiron", "ketchup", "microwave")
 IMAGE_SOURCES = ("images", "cropped_images")
 # Images past the last ground-truth frame; negative where the cameras stopped first.
 EXTRA_IMAGES = (2, -1, 0, 1, -3)
@@ -33,7 +33,8 @@ class SampleSpec:
         frames: ground-truth frames per sequence at 30 frames per second; images are a few more or fewer.
         views: 0 is the head-mounted camera, 1..8 are the static ones.
         image_source: `images` (full frames) or `cropped_images` (ARCTIC's smaller download).
-        image_scale: size of images and intrinsics relative to 2800 x 2000; 1 for `cropped_images`.
+        image_scale: size of images and intrinsics relative to 2800 x 2000. The default is 0.25 for `images` and 1, the
+            only possible one, for `cropped_images`.
         seed: seed of every random generator.
         tempo: speed of all motion, 1 is natural. Above 1 a short sequence holds more poses; the exposure stays that
             of a real camera, as if the images were further apart in time.
@@ -44,9 +45,13 @@ class SampleSpec:
     frames: int = 36
     views: tuple[int, ...] = tuple(range(9))
     image_source: str = "images"
-    image_scale: float = 0.25
+    image_scale: float = None  # type: ignore[assignment]  # a float from `__post_init__` on
     seed: int = 0
     tempo: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.image_scale is None:
+            object.__setattr__(self, "image_scale", 1.0 if self.image_source == "cropped_images" else 0.25)
 
     def check(self) -> None:
         """Raise ConfigError if the specification is impossible."""

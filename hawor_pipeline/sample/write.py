@@ -70,9 +70,8 @@ def ensure_sample(
 
 
 def _generator() -> str:
-    """Return the version of the generator: a hash of its source and of the hand's arrays."""
-    folder = Path(__file__).parent
-    sources = [*sorted(folder.glob("*.py")), *sorted(folder.glob("*.npz"))]
+    """Return the version of the generator: a hash of its source and data files."""
+    sources = [path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".npz", ".yaml")]
     return hash_json({source.name: sha256_file(source) for source in sources})
 
 

@@ -80,7 +80,7 @@ class TestFormat:
         assert "synthetic" in str(model["source"])
 
     def test_same_bytes_when_made_again(self, files, tmp_path):
-        hand._stored.cache_clear()
+        hand.stored_arrays.cache_clear()
         again = hand.write_mano_models(tmp_path)
         for side in SIDES:
             assert again[side].read_bytes() == files[side].read_bytes()
@@ -347,7 +347,7 @@ class TestCollapse:
 class TestGenerator:
     def test_reproduces_the_file_of_the_package(self):
         """Floats may differ in the last digits between processors, so they are compared within a nanometre."""
-        made, stored = hand_arrays(), hand._stored()
+        made, stored = hand_arrays(), hand.stored_arrays(hand.HAND_FILE)
         assert set(made) == set(stored)
         for name, value in made.items():
             assert value.dtype == stored[name].dtype, name

@@ -117,14 +117,21 @@ def test_finished_work_is_reused_and_other_settings_replace_it(tiny: Path, tmp_p
     )
 
 
-@pytest.mark.parametrize("name", ["hand.npz", "grasp.py"])
-def test_a_changed_source_or_hand_makes_a_sample_stale(name: str, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("name", ["hand.npz", "scene.npz", "grasps.yaml", "grasp.py"])
+def test_a_changed_source_or_data_file_makes_a_sample_stale(name: str, tmp_path: Path, monkeypatch) -> None:
     shutil.copytree(Path(write.__file__).parent, tmp_path / "sample")
     monkeypatch.setattr(write, "__file__", str(tmp_path / "sample" / "write.py"))
     before = write._generator()
     with (tmp_path / "sample" / name).open("ab") as file:
         file.write(b"\n")
     assert write._generator() != before
+
+
+def test_the_default_scale_depends_on_the_image_source() -> None:
+    assert SampleSpec().image_scale == 0.25
+    crops = SampleSpec(image_source="cropped_images")
+    crops.check()
+    assert crops.image_scale == 1 and crops == SampleSpec(image_source="cropped_images", image_scale=1.0)
 
 
 def test_a_real_data_set_is_never_touched(tmp_path: Path) -> None:
@@ -176,7 +183,7 @@ def test_crops_follow_arctics_mapping(tiny: Path, tmp_path: Path) -> None:
     size = {"subjects": ("s02",), "sequences_per_subject": 1, "frames": 8}
     for name, spec in {
         "full": SampleSpec(views=(0, 7), image_scale=0.5, **size),
-        "crop": SampleSpec(views=(0, 7), image_source="cropped_images", image_scale=1.0, **size),
+        "crop": SampleSpec(views=(0, 7), image_source="cropped_images", **size),
     }.items():
         ensure_sample(tmp_path / name, spec, workers=1)
     plan = plan_sequences(SampleSpec(**size))[0]
