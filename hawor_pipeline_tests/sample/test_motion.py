@@ -14,6 +14,7 @@ from hawor_pipeline.sample.spec import OBJECT_NAMES
 from hawor_pipeline.untrusted.mano_files import load_mano
 from hawor_pipeline.workers.pool import one_thread
 from hawor_pipeline_tests.sample.joint_angles import pose_to_joint_angles
+from tools.procedural_scene.objects import OBJECTS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,8 +93,8 @@ def test_orientations_in_the_cameras_cover_the_sphere(motions) -> None:
 def test_object_mesh_lies_on_its_distance_field_and_faces_outwards(name: str) -> None:
     model = build_object(name)
     for part in (0, 1):
-        for primitive in model.primitives[part]:
-            vertices, faces = primitive.mesh()
+        for solid, primitive in zip(OBJECTS[name]()[part], model.primitives[part], strict=True):
+            vertices, faces = solid.mesh()
             assert np.abs(primitive.distance_mm(vertices)).max() < 0.02
             a, b, c = np.moveaxis(vertices[faces], 1, 0)
             assert np.einsum("ij,ij->i", a - vertices.mean(axis=0), np.cross(b - a, c - a)).sum() > 0
