@@ -187,7 +187,11 @@ def shards_page() -> str:
     """Return the page of all columns of a shard's tables, and of all reasons of skipped frames and invalid rows."""
     from hawor_pipeline.shards import schema as schema
 
-    columns = [(c.name, str(c.kind), " x ".join(map(str, c.shape)), c.unit, c.meaning) for c in schema.COLUMNS.values()]
+    # The module moved from `data` to `conversion`; shards of this converter version still name the old place.
+    meanings = {name: column.meaning.replace("data/conf", "conversion/conf") for name, column in schema.COLUMNS.items()}
+    columns = [
+        (c.name, str(c.kind), " x ".join(map(str, c.shape)), c.unit, meanings[c.name]) for c in schema.COLUMNS.values()
+    ]
     return "\n".join(
         [
             NOTE,

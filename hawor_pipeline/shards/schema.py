@@ -52,7 +52,7 @@ joint_in_frame  | bool   | 21   |     | depth > 0.05 m, inside the lens model's 
 joint_visible   | bool   | 21   |     | not hidden by the other hand, the object or the hand itself; from ray casting
 occlusion       | float  |      |     | share of the 21 joints that are hidden
 truncation      | float  |      |     | share of the hand's surface points that are not in the picture
-confidence      | float  |      |     | 0..1: share of joints seen x sharpness x fit, see conversion/confidence.py
+confidence      | float  |      |     | 0..1: share of joints seen x sharpness x fit, see data/confidence.py
 blur            | float  |      |     | 0 sharp .. 1 without detail, of the box at the stored resolution
 fitting_err     | float  |      |     | as in the raw file
 valid           | bool   |      |     | passes every rule
@@ -69,6 +69,7 @@ def _required(**kinds: pa.DataType) -> pa.Schema:
     return pa.schema([pa.field(name, kind, False) for name, kind in kinds.items()])
 
 
+# Meanings are written into every shard, so a reworded one changes its bytes and needs a new CONVERTER_VERSION.
 COLUMNS: dict[str, Column] = {column.name: column for column in map(_column, _TABLE.strip().splitlines())}
 # Skipped data: a row per image, hand or view without a sample, and the number of samples that are missing for it.
 LEDGER_SCHEMA = _required(
