@@ -23,13 +23,13 @@ MAP = REPOSITORY / "docs" / "rooms.md"
 MOST_LINES = 36_400
 MOST_LINES_OF_A_ROOM = 0.15  # share of the package
 MOST_FILES_OF_A_ROOM = 40
-MOST_LINES_OF_A_FUNCTION = 64
+MOST_LINES_OF_A_FUNCTION = 60
 MOST_PARAMETERS = 8
 MOST_SMALL_MODULES = 5  # below 60 lines with a single importer: candidates to merge
 MOST_UNTYPED_RECORDS = 92  # lines with dict[str, Any]
 MOST_SHARED_MODULE_NAMES = 3
-MOST_QUESTIONS = 37  # docstrings that begin with a question word
-MOST_HOUSE_WORDS = 13  # in 10,000 words of docstrings
+MOST_QUESTIONS = 14  # docstrings that begin with a question word
+MOST_HOUSE_WORDS = 9  # in 10,000 words of docstrings
 
 QUESTION = re.compile(r"(What|Which|How|Where|Whether|Who|Whom|Why|When)\b")
 HOUSE_WORDS = re.compile(r"\b(says?|said|saying|tells?|told|knocks?|broom|pictures?|floors?|left out)\b", re.IGNORECASE)
