@@ -19,7 +19,7 @@ ROW_GROUP_ROWS = 4096
 
 
 # name | type | shape | unit | meaning, in the order of the file. Units and meanings are metadata of the Parquet files:
-# changing one changes the bytes of every shard.
+# changing one changes the bytes of every shard and needs a new CONVERTER_VERSION.
 _TABLE = """
 sample_id       | string |      |     | subject/sequence/view/frame/side
 subject         | string |      |     | s01..s10
@@ -69,7 +69,6 @@ def _required(**kinds: pa.DataType) -> pa.Schema:
     return pa.schema([pa.field(name, kind, False) for name, kind in kinds.items()])
 
 
-# Meanings are written into every shard, so a reworded one changes its bytes and needs a new CONVERTER_VERSION.
 COLUMNS: dict[str, Column] = {column.name: column for column in map(_column, _TABLE.strip().splitlines())}
 # Skipped data: a row per image, hand or view without a sample, and the number of samples that are missing for it.
 LEDGER_SCHEMA = _required(
