@@ -91,26 +91,31 @@ def fsync_tree(directory: Path) -> None:
         fsync_path(Path(root))
 
 
-def atomic_write_bytes(path: Path | str, data: bytes) -> None:
-    """Write a file so that readers see the old or the complete new content, also after a power loss.
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path; the file written there replaces `path` at the end of the block.
+
+    Readers see the old or the complete new content, also after a power loss.
 
     Raises:
-        DataError: The disk is full; the unfinished file is removed and the old one stays.
+        DataError: The disk is full; the unfinished file is removed and the old one stays, as after any error.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with explain_disk_errors(path):
         try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            yield temporary
+            fsync_path(temporary)
             os.replace(temporary, path)
-        except BaseException:
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
     fsync_path(path.parent)  # the rename itself is only durable once the directory is flushed
+
+
+def atomic_write_bytes(path: Path | str, data: bytes) -> None:
+    """Write a file by `replaced_file`."""
+    with replaced_file(Path(path)) as temporary:
+        temporary.write_bytes(data)
 
 
 def atomic_write_text(path: Path | str, text: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.paths import DataPaths
-from hawor_pipeline.provenance import explain_disk_errors, fsync_path, sha256_file
+from hawor_pipeline.provenance import replaced_file, sha256_file
 
 REMOTE_VARIABLE = "HAWOR_REMOTE_URL"
 INDEX_FILE = "_index.json"
@@ -142,10 +142,8 @@ def _indices(system: Any, base: str) -> dict[str, _Index]:
 def _fetch(system: Any, source: str, target: Path, entry: _FileEntry) -> None:
     if target.is_file() and target.stat().st_size == entry["bytes"] and sha256_file(target) == entry["sha256"]:
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with explain_disk_errors(target), _reached(source):
+    with replaced_file(target) as temporary:
+        with _reached(source):
             system.get_file(source, str(temporary))
         found = sha256_file(temporary)
         if found != entry["sha256"]:
@@ -153,10 +151,6 @@ def _fetch(system: Any, source: str, target: Path, entry: _FileEntry) -> None:
                 f"{source} has sha256 {found[:12]}.., its index states {entry['sha256'][:12]}..: it is being published "
                 "again, or damaged. Run the same command again in a while; if that does not help, publish it again"
             )
-        fsync_path(temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _inside(root: Path, name: str) -> Path:

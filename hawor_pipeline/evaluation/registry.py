@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.provenance import atomic_write_json, explain_disk_errors, sha256_file
+from hawor_pipeline.provenance import atomic_write_json, replaced_file, sha256_file
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -134,14 +134,8 @@ class Registry:
         kept = self.root / "checkpoints" / f"{record.checkpoint_sha256}.ckpt"
         if kept.is_file() and sha256_file(kept) == record.checkpoint_sha256:
             return kept
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        staged = kept.with_name(f".{kept.name}.{os.getpid()}.tmp")
-        with explain_disk_errors(kept):
-            try:
-                _link_or_copy(source, staged)
-                os.replace(staged, kept)
-            finally:
-                staged.unlink(missing_ok=True)
+        with replaced_file(kept) as staged:
+            _link_or_copy(source, staged)
         return kept
 
     def _file(self, kind: str, *parts: str) -> Path:

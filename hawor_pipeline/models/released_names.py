@@ -1,84 +1,22 @@
 """Names of parameters: ours in this package, HaWoR's in files for other projects.
 
 HaWoR's names and shapes are those of its released checkpoint (hawor.ckpt, 671 entries; sizes ST_HDIM 512, ST_NLAYER 6,
-MOTION_HDIM 384, MOTION_NLAYER 6); HaMeR's and ViTPose's are the same where they have the same part. `{n}` is the index
-of a block or layer, `{m}` the name of a temporal module.
+MOTION_HDIM 384, MOTION_NLAYER 6); HaMeR's and ViTPose's are the same where they have the same part. The table is
+`released_names.yaml`.
 
 Belongs here: names, and the one tensor that is stored in another shape. Does not: files.
 """
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_BLOCK = ("backbone.blocks.{n}.", "backbone.blocks.{n}.")
-_TRACK = ("{m}.layers.{n}.", "{m}.trans.layers.{n}.")
-_LEVEL = ("mano_head.layers.{n}.", "mano_head.transformer.transformer.layers.{n}.")
-_BACKBONE = {
-    "backbone.positions": "backbone.pos_embed",
-    "backbone.patch_embed.projection.": "backbone.patch_embed.proj.",
-    "backbone.norm.": "backbone.last_norm.",
-}
-_IN_BLOCK = {
-    "attention_norm.": "norm1.",
-    "attention.query_key_value.": "attn.qkv.",
-    "attention.output.": "attn.proj.",
-    "feedforward_norm.": "norm2.",
-    "feedforward.expand.": "mlp.fc1.",
-    "feedforward.contract.": "mlp.fc2.",
-}
-_TEMPORAL = {
-    "{m}.input.": "{m}.l1.",
-    "{m}.output.": "{m}.l2.",
-    "{m}.positions": "{m}.pos_embedding.pe",
-}
-_IN_TRACK = {
-    "attention.query_key_value.weight": "self_attn.in_proj_weight",
-    "attention.query_key_value.bias": "self_attn.in_proj_bias",
-    "attention.output.": "self_attn.out_proj.",
-    "attention_norm.": "norm1.",
-    "feedforward.expand.": "linear1.",
-    "feedforward.contract.": "linear2.",
-    "feedforward_norm.": "norm2.",
-}
-_HEAD = {
-    "mano_head.mean_pose": "mano_head.init_hand_pose",
-    "mano_head.mean_betas": "mano_head.init_betas",
-    "mano_head.mean_camera": "mano_head.init_cam",
-    "mano_head.query_embedding.": "mano_head.transformer.to_token_embedding.",
-    "mano_head.query_position": "mano_head.transformer.pos_embedding",
-    "mano_head.pose_output.": "mano_head.decpose.",
-    "mano_head.betas_output.": "mano_head.decshape.",
-    "mano_head.camera_output.": "mano_head.deccam.",
-}
-_IN_LEVEL = {
-    "self_attention_norm.": "0.norm.",
-    "self_attention.query_key_value.": "0.fn.to_qkv.",
-    "self_attention.output.": "0.fn.to_out.0.",
-    "cross_attention_norm.": "1.norm.",
-    "cross_attention.key_value.": "1.fn.to_kv.",
-    "cross_attention.query.": "1.fn.to_q.",
-    "cross_attention.output.": "1.fn.to_out.0.",
-    "feedforward_norm.": "2.norm.",
-    "feedforward.expand.": "2.fn.net.0.",
-    "feedforward.contract.": "2.fn.net.3.",
-}
+from hawor_pipeline.config import read_yaml
 
-
-def _prefixed(prefix: tuple[str, str], names: Mapping[str, str]) -> dict[str, str]:
-    return {prefix[0] + ours: prefix[1] + theirs for ours, theirs in names.items()}
-
-
-RELEASED_OF_OURS: dict[str, str] = {
-    **_BACKBONE,
-    **_prefixed(_BLOCK, _IN_BLOCK),
-    **_TEMPORAL,
-    **_prefixed(_TRACK, _IN_TRACK),
-    **_HEAD,
-    **_prefixed(_LEVEL, _IN_LEVEL),
-}
+RELEASED_OF_OURS: dict[str, str] = read_yaml(Path(__file__).with_suffix(".yaml"))
 _PLACEHOLDERS = {"{n}": r"(?P<n>\d+)", "{m}": r"(?P<m>st_module|motion_module)"}
 
 

@@ -8,7 +8,6 @@ Belongs here: one file and its names. Does not: the match of weights and network
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 from hawor_pipeline.errors import CheckpointError, ConfigError
 from hawor_pipeline.models.hawor import NetworkConfig
 from hawor_pipeline.models.released_names import to_ours, to_released
-from hawor_pipeline.provenance import explain_disk_errors, fsync_path
+from hawor_pipeline.provenance import replaced_file
 from hawor_pipeline.untrusted.foreign_checkpoint import load_foreign_checkpoint
 
 Kind = Literal["own", "hawor", "hamer", "wilor", "vitpose"]
@@ -148,23 +147,16 @@ def write_released(path: Path, state: Mapping[str, Tensor], network: NetworkConf
     """
     named = {name: value.detach().contiguous().cpu() for name, value in to_released(state).items()}
     card = json.dumps({"network": None if network is None else network.to_dict()}, sort_keys=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with explain_disk_errors(path):
-        try:
-            if path.suffix == SAFETENSORS:
-                from safetensors.torch import save_file
+    with replaced_file(path) as temporary:
+        if path.suffix == SAFETENSORS:
+            from safetensors.torch import save_file
 
-                temporary.touch()  # its mode follows the umask; safetensors would write a file for its owner only
-                mode = temporary.stat().st_mode
-                save_file(named, temporary, metadata={"format": "pt", CARD: card})
-                temporary.chmod(mode)
-            else:
-                torch.save(_as_lightning(named, card), temporary)
-            fsync_path(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            temporary.touch()  # its mode follows the umask; safetensors would write a file for its owner only
+            mode = temporary.stat().st_mode
+            save_file(named, temporary, metadata={"format": "pt", CARD: card})
+            temporary.chmod(mode)
+        else:
+            torch.save(_as_lightning(named, card), temporary)
 
 
 def _as_lightning(state: dict[str, Tensor], card: str) -> dict[str, Any]:

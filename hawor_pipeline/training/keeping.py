@@ -1,17 +1,17 @@
 """Checkpoints of a run: which are kept, and when they are written."""
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 
 from hawor_pipeline.config import TrainingConfig
-from hawor_pipeline.provenance import explain_disk_errors, fsync_path
+from hawor_pipeline.provenance import replaced_file
 from hawor_pipeline.training.loggers import TrainingTable
 from hawor_pipeline.training.stopping import between_steps, validation_follows
 
@@ -101,17 +101,9 @@ class CheckpointKeeper(pl.Callback):
         return self.folder / f"step-{step:08d}.ckpt"
 
     def _save(self, trainer: pl.Trainer, path: Path) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with explain_disk_errors(path):
-            try:
-                trainer.save_checkpoint(temporary)
-                if trainer.is_global_zero:
-                    fsync_path(temporary)
-                    os.replace(temporary, path)
-                    fsync_path(path.parent)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        # All processes take part; only the first one writes.
+        with replaced_file(path) if trainer.is_global_zero else nullcontext(path) as temporary:
+            trainer.save_checkpoint(temporary)
 
     def best_value(self) -> float | None:
         """Return the best value of the monitored metric."""

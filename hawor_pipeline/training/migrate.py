@@ -25,81 +25,15 @@ from hawor_pipeline.config import (
 from hawor_pipeline.errors import ConfigError, nearest
 
 Fate = Literal["kept", "renamed", "dropped"]
-_MAIN_SECTIONS = ("data", "model", "training", "loss", "evaluation", "logging", "hardware", "output", "paths")
-_SIDE_SECTIONS = ("arctic", "arctic_settings", "experimental", "advanced_losses", "data_loading")
-SECTIONS = frozenset((*_MAIN_SECTIONS, *_SIDE_SECTIONS, "optimizer_params", "scheduler_params"))
 GROUPS: dict[str, tuple[str, ...]] = {
     "augmentation_params": tuple(AugmentationParams.model_fields),
     "data_filtering": tuple(DataFiltering.model_fields),
     "loss_weights": LOSS_TERMS,
 }
-RENAMED = {
-    "weights": "loss_weights",
-    "img_size": "image_size",
-    "sequence_length": "clip_length",
-    "lr_scheduler": "scheduler",
-    "patience": "early_stopping_patience",
-    "augmentation": "use_augmentation",
-    "eta_min": "min_lr",
-    "save_dir": "output_dir",
-    "random_seed": "seed",
-}
-_KEYS_BY_REASON = {
-    "one key names the body model: mano_model_path": "mano_data_dir",
-    "MANO has one model per side, none per gender": "mano_gender",
-    "the mean pose comes from the training shards": "mano_mean_params",
-    "MANO's 15 joints are fixed": "num_hand_joints",
-    "the 21 joints are fixed": "num_joints",
-    "belongs to the body model, not to hands": "create_body_pose",
-    "given to `prepare --arctic-root` or $ARCTIC_ROOT; training reads shards": "arctic_data_root data_root",
-    "shards name their source": "dataset",
-    "decided when shards are made: `prepare --subjects --max-sequences-per-subject`": (
-        "subjects max_sequences max_sequences_per_subject images_per_camera"
-    ),
-    "all subjects of the shards that are not validated on; choose with `prepare --subjects`": "train_subjects",
-    "decided when shards are made: `prepare --views`": "use_multiple_cameras",
-    "sequences shorter than a clip are padded and masked": "min_sequence_length",
-    "clips are cut from whole sequences": "max_sequence_length",
-    "follows from backbone_size": "patch_size",
-    "there is one network": "name",
-    "part of the network's definition": "dropout activation",
-    "pretrained_weights names the file, or is null": "pretrained use_pretrained load_weights",
-    "`train --resume PATH` continues a run; pretrained_weights starts from weights": "checkpoint_path",
-    "cosine runs to the last planned step; plateau has its own factor and patience": (
-        "cosine_restarts lr_decay_factor lr_decay_patience T_max"
-    ),
-    "the optimiser's defaults, which are the original's values": "betas eps",
-    "not offered": "amsgrad use_swa use_gradient_centralization use_lookahead",
-    "losses are means over what is valid": "loss_reduction",
-    "the keypoint terms mix MSE, L1 and Huber": "use_huber_loss",
-    "Huber's scale belongs to the term": "huber_delta",
-    "MESH_VERTICES uses MANO's vertex correspondence": "use_chamfer_loss chamfer_weight",
-    "BETAS is the only prior": "regularization_weight",
-    "val_check_interval decides when to validate": "eval_every_n_epochs",
-    "every metric is always written; select by name in the tables": "eval_metrics",
-    "validation uses batch_size": "val_batch_size",
-    "log_dir holds TensorBoard's files": "tensorboard_log_dir",
-    "one key: log_every_n_steps": "log_metrics_every_n_steps log_steps",
-    "log_images_every_n_steps decides when predictions are drawn": "render_log render_frequency num_render_samples",
-    "no parameter is unused": "find_unused_parameters",
-    "the network has no batch normalisation": "sync_batchnorm",
-    "one key decides it: precision": "use_amp amp_level",
-    "has a fixed place inside output_dir": "checkpoint_dir",
-    "reports lie beside the runs, under data/reports": "report_dir",
-    "the last checkpoint is always kept": "save_last",
-    "use `preflight`": "fast_dev_run",
-    "use `preflight`, which overfits one clip": "overfit_batches",
-    "evaluation always covers its whole protocol": "limit_test_batches",
-    "memory is always logged": "monitor_gpu_memory",
-    "throughput and data_wait_share are always logged": "monitor_cpu_usage",
-    "a full disk is an error that loses nothing": "monitor_disk_usage",
-    "Dagster's run-failure sensor notifies": "enable_alerts",
-    "nonfinite_policy and the asset checks watch training": "alert_conditions",
-    "not a loss of hand meshes": "use_focal_loss use_dice_loss use_contrastive_loss",
-    "one key: pin_memory": "use_pin_memory",
-    "shards are memory-mapped": "use_shared_memory",
-}
-DROPPED = {key: reason for reason, keys in _KEYS_BY_REASON.items() for key in keys.split()}
+_KEYS = read_yaml(Path(__file__).with_suffix(".yaml"))
+SECTIONS = frozenset(_KEYS["sections"].split())
+RENAMED: dict[str, str] = _KEYS["renamed"]
+DROPPED: dict[str, str] = {key: reason for reason, keys in _KEYS["dropped"].items() for key in keys.split()}
 _FOREIGN_TERM = "a term of another definition; see KEYPOINTS_3D and the other eight terms"
 
 

@@ -293,10 +293,11 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         prediction = self.predict_batch(batch)
         total, terms = self.losses(prediction, batch)
         use = batch.target.valid & (batch.sample_index >= 0)
-        errors = {
-            "mpjpe_mm": MM_PER_M * mpjpe(prediction.joints_m, batch.target.joints_m),
-            "pa_mpjpe_mm": MM_PER_M * pa_mpjpe(prediction.joints_m, batch.target.joints_m),
-        }
+        with torch.autocast(self.device.type, enabled=False):  # the alignment multiplies matrices of metres
+            errors = {
+                "mpjpe_mm": MM_PER_M * mpjpe(prediction.joints_m, batch.target.joints_m),
+                "pa_mpjpe_mm": MM_PER_M * pa_mpjpe(prediction.joints_m, batch.target.joints_m),
+            }
         self._sums.add_frames(errors, use)
         self._sums.add_means({"loss": total, **{f"loss/{name}": value for name, value in terms.items()}}, use.sum())
         for dataset, clips in self.data.clips_by_dataset(batch, validation=True).items():

@@ -177,6 +177,12 @@ def test_trial_steps_have_the_configured_precision(tiny, precision, dtype):
     assert {parameter.dtype for parameter in module.model.parameters()} == {dtype}
 
 
+def test_validation_aligns_in_full_precision_under_bf16(tiny, tmp_path):
+    """Autocast would run the matrix products of the alignment in bfloat16, which NumPy has no type for."""
+    trainer, _ = TrainingPipeline(tiny(precision="bf16", max_steps=1, val_check_interval=1), tmp_path).train()
+    assert 0 < float(trainer.callback_metrics["val/pa_mpjpe_mm"]) < float(trainer.callback_metrics["val/mpjpe_mm"])
+
+
 def test_preflight_sets_threads_and_determinism(tiny, monkeypatch):
     threads = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)

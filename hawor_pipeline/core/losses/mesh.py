@@ -29,16 +29,7 @@ def vertices_loss(
 ) -> Float[Tensor, ""]:
     """Penalise the distance of corresponding vertices; subtract the roots first for a root-relative term.
 
-    Formula: mean over vertices of rho(|v' - v| / scale), rho the `mixed_penalty`.
-
-    Args:
-        pred: (*batch, vertices, 3), metres.
-        target: (*batch, vertices, 3), metres.
-        mask: (*batch, vertices), or (*batch, 1) for whole samples.
-        scale_m: the distance that counts as 1, metres.
-
-    Returns:
-        Scalar without unit.
+    Formula: mean over vertices of rho(|v' - v| / scale).
 
     Source:
         `mixed_penalty` per vertex.
@@ -66,14 +57,7 @@ def topology_loss(
     shrinks with it, which keeps the gradient bounded.
 
     Args:
-        pred: (*batch, vertices, 3), metres.
-        target: (*batch, vertices, 3), metres.
         topology: from `mesh_topology`.
-        mask: (*batch), samples that count.
-        scale_m: the edge or Laplacian error that counts as 1, metres.
-
-    Returns:
-        Scalar without unit.
 
     Source:
         Edge and normal terms after I2L-MeshNet and Pose2Mesh, with the angle between normals in place of that between a
@@ -145,11 +129,7 @@ def chamfer_loss(
     Formula: mean over i of min_j |x_i - y_j| / scale + mean over j of min_i |x_i - y_j| / scale; squared on request.
 
     Args:
-        pred: (*batch, points, 3), metres.
-        target: (*batch, others, 3), metres.
-        mask: (*batch), samples that count.
         squared: square the distances (pytorch3d's default) instead of taking them as they are.
-        scale_m: the distance that counts as 1, metres.
 
     Returns:
         Scalar without unit: mean over points of each side, both sides added.

@@ -66,19 +66,16 @@ def temporal_consistency_loss(
     window: int = 5,
     scale_m: float = KEYPOINT_SCALE_M,
 ) -> Float[Tensor, ""]:
-    """Penalise errors of velocity and acceleration within clips.
+    """Penalise errors of velocity and acceleration within clips; give root-relative joints, and the root apart.
 
     Formula: for lags l = 1 .. window - 1, the distance between predicted and true p(t+l) - p(t), and between predicted
     and true p(t+l) - 2 p(t) + p(t-l); `mixed_penalty`, mean over all allowed frames, points and lags of each kind, the
     two kinds added. Differences never cross a gap in the frame numbers or a frame that is not valid.
 
     Args:
-        pred: (*batch, time, points, 3), metres; give root-relative joints, and the root apart.
-        target: (*batch, time, points, 3), metres.
         valid: (*batch, time), frames that count.
         frame: (*batch, time), original frame numbers.
         window: lags 1 to window - 1 are used; 1 uses none.
-        scale_m: the error that counts as 1, metres.
 
     Returns:
         Scalar without unit; 0, linked to the graph, without any allowed pair.
