@@ -16,17 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from hawor_pipeline.config_problems import explain_problems
 from hawor_pipeline.errors import ConfigError, nearest
 
-LOSS_TERMS = (
-    "KEYPOINTS_3D",
-    "KEYPOINTS_2D",
-    "GLOBAL_ORIENT",
-    "HAND_POSE",
-    "BETAS",
-    "MESH_VERTICES",
-    "MESH_FACES",
-    "TEMPORAL_CONSISTENCY",
-    "OCCLUSION_ROBUSTNESS",
-)
 DEFAULT_LOSS_WEIGHTS: dict[str, float] = {
     "KEYPOINTS_3D": 0.1,
     "KEYPOINTS_2D": 0.05,
@@ -38,6 +27,9 @@ DEFAULT_LOSS_WEIGHTS: dict[str, float] = {
     "TEMPORAL_CONSISTENCY": 0.005,
     "OCCLUSION_ROBUSTNESS": 0.01,
 }
+LOSS_TERMS = tuple(DEFAULT_LOSS_WEIGHTS)
+# Precisions by their names here and by Lightning's.
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 # Validation metrics that `monitor` accepts; a mixture also has the first three per dataset, as "val/mpjpe_mm/NAME".
 PER_DATASET = ("val/mpjpe_mm", "val/pa_mpjpe_mm", "val/loss")
 MONITORS = (*PER_DATASET, *(f"val/loss/{term}" for term in LOSS_TERMS))
@@ -251,10 +243,9 @@ class TrainingConfig(Settings):
     @field_validator("precision", mode="before")
     @classmethod
     def _known_precision(cls, value: Any) -> str:
-        names = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
-        lightning = {"16-mixed", "bf16-mixed", "32-true", "64-true", "16-true", "bf16-true"}
+        lightning = {*PRECISIONS.values(), "16-true", "bf16-true"}
         text = str(value)
-        if text not in names and text not in lightning:
+        if text not in PRECISIONS and text not in lightning:
             raise ValueError(f"found {value!r}, expected one of 16, bf16, 32, {', '.join(sorted(lightning))}")
         return text
 
@@ -317,9 +308,7 @@ class TrainingConfig(Settings):
     @property
     def lightning_precision(self) -> str:
         """Precision by Lightning's name."""
-        return {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}.get(
-            self.precision, self.precision
-        )
+        return PRECISIONS.get(self.precision, self.precision)
 
 
 class ConversionConfig(Settings):

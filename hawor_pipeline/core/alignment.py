@@ -83,9 +83,6 @@ def apply_similarity(
     Returns:
         (*batch, points, 3), metres.
 
-    Source:
-        Definition.
-
     Example:
         >>> apply_similarity(torch.ones(1, 3), torch.tensor(2.0), torch.eye(3), torch.zeros(3)).tolist()
         [[2.0, 2.0, 2.0]]

@@ -28,9 +28,6 @@ def mesh_topology(faces: Int[Tensor, "faces 3"], vertex_count: int) -> MeshTopol
     Returns:
         The topology; MANO has 778 vertices, 1538 faces and 2315 edges.
 
-    Source:
-        Definition.
-
     Example:
         >>> mesh_topology(torch.tensor([[0, 1, 2], [0, 2, 3]]), 4).edges.tolist()
         [[0, 1], [0, 2], [0, 3], [1, 2], [2, 3]]

@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hawor_pipeline.config import DEFAULT_LOSS_WEIGHTS as DEFAULT_WEIGHTS
+from hawor_pipeline.config import LOSS_TERMS as TERMS
 from hawor_pipeline.errors import CheckpointError, ConfigError, nearest
 
 Mode = Literal["static", "ema", "gradnorm_head"]
 
-TERMS = tuple(DEFAULT_WEIGHTS)
 # Share of each term in the total under adaptive weighting. A share of the value is not a share of the gradient: per
 # unit of value the terms in the crop and over time have ten times the gradient of the others at the head, hence their
 # small shares (docs/decisions/0014-shares-of-the-loss-terms.md).

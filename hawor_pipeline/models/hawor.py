@@ -144,13 +144,9 @@ class HaworModel(nn.Module):
             network.patch_embed,
             network.activation_checkpointing,
         )
-        self.st_module = (
-            self._temporal(network.dim, network.st_hdim, network.st_nlayer, residual=True) if network.st_hdim else None
-        )
-        self.motion_module = (
-            self._temporal(POSE_SIZE, network.motion_hdim, network.motion_nlayer, residual=network.motion_residual)
-            if network.motion_hdim
-            else None
+        self.st_module = self._temporal(network.dim, network.st_hdim, network.st_nlayer, residual=True)
+        self.motion_module = self._temporal(
+            POSE_SIZE, network.motion_hdim, network.motion_nlayer, residual=network.motion_residual
         )
         if self.st_module is not None:
             share = parameter_count(self.st_module) / parameter_count(self.backbone)
@@ -165,8 +161,10 @@ class HaworModel(nn.Module):
             query=network.head_query,
         )
 
-    def _temporal(self, dim: int, hidden: int, layers: int, *, residual: bool) -> TemporalAttention:
+    def _temporal(self, dim: int, hidden: int, layers: int, *, residual: bool) -> TemporalAttention | None:
         network = self.network
+        if not hidden:
+            return None
         return TemporalAttention(
             dim,
             BOX_INFO,

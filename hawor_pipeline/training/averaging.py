@@ -57,9 +57,7 @@ class WeightAverage(pl.Callback):
         else:  # counters of the batch statistics
             torch._foreach_copy_(averaged, current)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Add the weights of a finished optimiser step."""
         if trainer.global_step != self._seen_step:
             self._seen_step = trainer.global_step

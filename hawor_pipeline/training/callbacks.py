@@ -37,9 +37,7 @@ class StepTimer(pl.Callback):
         """Exclude validation from the waiting time."""
         self._ended = None
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Record the arrival of a batch."""
         self._started = time.perf_counter()
         if self._ended is not None:
@@ -115,9 +113,7 @@ class MetricsRecorder(pl.Callback):
             }
         )
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Record metrics every `log_every_n_steps` optimiser steps."""
         step = trainer.global_step
         if step == self._step or not trainer.is_global_zero:

@@ -39,10 +39,9 @@ from hawor_pipeline.training.memory import explain_out_of_memory
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 from hawor_pipeline.training.progress import Progress, ProgressFile, RunClock
 from hawor_pipeline.training.resolve import ConfigSource, as_config
+from hawor_pipeline.training.runs import CONFIG_FILE, LAST_CHECKPOINT, RESULT_FILE
 from hawor_pipeline.training.stopping import Stopper
 
-CONFIG_FILE = "config.yaml"
-RESULT_FILE = "result.json"
 PROGRESS_FILE = "progress.jsonl"
 TABLE_FILE = "training.parquet"
 IMAGES_DIR = "pictures"
@@ -75,7 +74,7 @@ class TrainingPipeline:
     @property
     def last_checkpoint(self) -> Path:
         """Path of the checkpoint that a resumed run starts from."""
-        return self.run_dir / "checkpoints" / "last.ckpt"
+        return self.run_dir / LAST_CHECKPOINT
 
     def train(self, resume: str | Path | None = "auto") -> tuple[pl.Trainer, EnhancedHaWoRTrainer]:
         """Train to the end, or until a signal arrives.

@@ -45,9 +45,7 @@ class PredictionImages(pl.Callback):
         self.folder, self.every_n_steps = folder, every_n_steps
         self._hands: ClipBatch | None = None
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Draw predictions if due, on the first process."""
         step = trainer.global_step
         if step % self.every_n_steps or between_steps(trainer) or not trainer.is_global_zero:

@@ -43,9 +43,7 @@ class CheckpointKeeper(pl.Callback):
         """Restore the best values."""
         self.best = [(value, int(step)) for value, step in state_dict["best"]]
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Save `last` when it is due, or when the run is stopping."""
         if between_steps(trainer) or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return  # accumulated gradients cannot be resumed; the end of an epoch saves in its own hook

@@ -24,34 +24,13 @@ from hawor_pipeline.provenance import (
 from hawor_pipeline.versions import TRAINING_VERSION
 
 # Settings without effect on the numbers of a run. Of the files that they name, the content is part of the key.
-MACHINE_KEYS = frozenset(
-    {
-        "accelerator",
-        "micro_batches",
-        "num_threads",
-        "num_workers",
-        "pin_memory",
-        "prefetch_factor",
-        "persistent_workers",
-        "strategy",
-        "training_data_dir",
-        "validation_data_dir",
-        "pretrained_weights",
-        "mano_model_path",
-        "output_dir",
-        "log_dir",
-        "experiment_name",
-        "log_every_n_steps",
-        "log_images_every_n_steps",
-        "use_tensorboard",
-        "use_wandb",
-        "wandb_project",
-        "wandb_entity",
-        "save_top_k",
-        "save_every_n_epochs",
-        "save_every_n_steps",
-    }
-)
+_MACHINE_KEYS = """
+accelerator micro_batches num_threads num_workers pin_memory prefetch_factor persistent_workers strategy
+training_data_dir validation_data_dir pretrained_weights mano_model_path output_dir log_dir experiment_name
+log_every_n_steps log_images_every_n_steps use_tensorboard use_wandb wandb_project wandb_entity save_top_k
+save_every_n_epochs save_every_n_steps
+"""
+MACHINE_KEYS = frozenset(_MACHINE_KEYS.split())
 CONFIG_FILE = "config.yaml"
 RESULT_FILE = "result.json"
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"

@@ -68,9 +68,7 @@ class Stopper(pl.Callback):
             os.kill(os.getpid(), number)
         self.received, self._since = number, time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Stop after this step if requested, unless a validation is due first."""
         if between_steps(trainer) or validation_follows(trainer):
             return
@@ -96,7 +94,14 @@ class Stopper(pl.Callback):
         return here if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(here, all=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Restore the signal handlers."""
+        """Restore the signal handlers after the run."""
+        self._restore()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Restore the signal handlers after an error, for which Lightning calls no `teardown`."""
+        self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

@@ -3,6 +3,7 @@
 The steps are those of training: the same network, losses, augmentation, precision and optimiser, on one device.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -93,17 +94,15 @@ class Trial:
         with self.precision.forward_context():
             total, _ = self.module.losses(self.module.predict_batch(batch), batch)
         total.backward()
-        self._clip()
+        if self.config.grad_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.module.model.parameters(), self.config.grad_clip_val)
         self.optimizer.step()
         return float(total.detach())
 
-    def _clip(self) -> None:
-        if self.config.grad_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.module.model.parameters(), self.config.grad_clip_val)
-
     def measure(self, batches: Iterator[ClipBatch], steps: int) -> Pace:
         """Measure some steps after an unmeasured one, which fills caches and allocators."""
-        self._reset_peak()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         loss = self.step(next(batches))
         waited = frames = 0.0
         began = time.perf_counter()
@@ -115,10 +114,6 @@ class Trial:
             frames += len(batch) * self.config.clip_length
         total = time.perf_counter() - began
         return Pace(total / steps, waited / total, self._peak(), round(frames / steps), loss)
-
-    def _reset_peak(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
 
     def _peak(self) -> int:
         """Return the peak memory of the device, or the memory of this process."""
@@ -200,7 +195,7 @@ def find_batch_size(trial: Trial, batch: ClipBatch, most: int) -> list[BatchSize
         chosen = torch.arange(clips) % len(batch)
         try:
             trial.restart()
-            pace = trial.measure(_repeat(take_clips(batch, chosen)), 1)
+            pace = trial.measure(itertools.repeat(take_clips(batch, chosen)), 1)
         except (RuntimeError, MemoryError) as error:
             if not is_memory_shortage(error):
                 raise
@@ -225,8 +220,3 @@ def _would_not_fit(tried: list[BatchSize], room_bytes: int) -> bool:
 
 def _no_faster(tried: list[BatchSize]) -> bool:
     return len(tried) > 2 and tried[-1].seconds_per_clip * FASTER > min(each.seconds_per_clip for each in tried[:-1])
-
-
-def _repeat(batch: ClipBatch) -> Iterator[ClipBatch]:
-    while True:
-        yield batch

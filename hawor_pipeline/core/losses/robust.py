@@ -120,9 +120,6 @@ def root_relative(points: Float[Tensor, "*batch points 3"], root: int = 0) -> Fl
     Returns:
         (*batch, points, 3), metres.
 
-    Source:
-        Definition.
-
     Example:
         >>> root_relative(torch.tensor([[1.0, 1, 1], [2, 3, 4]])).tolist()
         [[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]
