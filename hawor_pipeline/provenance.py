@@ -59,19 +59,20 @@ def explain_disk_errors(path: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(_existing_parent(Path(path))).free
             raise DataError(
-                f"disk full while writing {path}: {free / 1e6:.0f} MB are free there. "
+                f"disk full while writing {path}: {free_bytes(Path(path)) / 1e6:.0f} MB are free there. "
                 "Free some space or choose another output directory, then run the same command again: "
                 "finished work is kept and reused."
             ) from error
         raise
 
 
-def _existing_parent(path: Path) -> Path:
+def free_bytes(path: Path) -> int:
+    """Return the free space at a path that may not exist yet."""
+    path = path.absolute()
     while not path.exists():
         path = path.parent
-    return path
+    return shutil.disk_usage(path).free
 
 
 def fsync_path(path: Path) -> None:

@@ -5,7 +5,6 @@ size separate the cost of a sequence from the cost of an image. Damage is report
 estimate is made from the rest.
 """
 
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ from hawor_pipeline.conversion.ledger import ViewLosses, rows_without_ground_tru
 from hawor_pipeline.conversion.planning import ConversionJob
 from hawor_pipeline.conversion.sequence_task import SequenceTask
 from hawor_pipeline.errors import DataError
+from hawor_pipeline.provenance import free_bytes
 from hawor_pipeline.sources.image_files import ImageFile
 from hawor_pipeline.workers.pool import one_thread, usable_cores
 
@@ -73,7 +73,7 @@ def dry_run(job: ConversionJob, subjects: Sequence[str], *, workers: int | None 
     images = sum(counts.values())
     crops = round(cost.crops_per_image * images)
     size = crops * cost.bytes_per_crop * _SPARE
-    free = shutil.disk_usage(_existing(job.output)).free
+    free = free_bytes(job.output)
     seconds = (cost.seconds_per_sequence * len(counts) + cost.seconds_per_image * images) / processes
     return {
         "source": job.reader.source,
@@ -299,9 +299,3 @@ def _drop_damaged(job: ConversionJob, task: SequenceTask, wanted: dict[int, set[
                     errors += damage
                     wanted[view].discard(frame)
     return errors
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path

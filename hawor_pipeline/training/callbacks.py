@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from hawor_pipeline.config import TrainingConfig
-from hawor_pipeline.training.loggers import TrainingTable, finite
+from hawor_pipeline.training.loggers import TrainingTable
 from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 from hawor_pipeline.training.progress import Progress, RunClock
 
@@ -157,7 +157,8 @@ class MetricsRecorder(pl.Callback):
         self.report({**line, **metrics, "seconds": round(self.clock.seconds(), 1)})
 
     def _log(self, trainer: pl.Trainer, split: str, values: dict[str, float]) -> None:
-        values = finite(values)
+        # Terms for which a batch has no sample are NaN.
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         self.table.add(trainer.global_step, trainer.current_epoch, split, values)
         for logger in trainer.loggers:
             logger.log_metrics({f"{split}/{name}": value for name, value in values.items()}, step=trainer.global_step)

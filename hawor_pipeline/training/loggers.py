@@ -2,7 +2,6 @@
 
 import io
 import logging
-import math
 import netrc
 import os
 from collections.abc import Iterable, Mapping
@@ -70,12 +69,8 @@ class TrainingTable:
         """Write all rows; without new rows the file is unchanged."""
         if not self._rows and self.path.exists():
             return
-        new = pa.Table.from_arrays(
-            [pa.array(values, field.type) for values, field in zip(zip(*self._rows, strict=True), SCHEMA, strict=True)]
-            if self._rows
-            else [pa.array([], field.type) for field in SCHEMA],
-            schema=SCHEMA,
-        )
+        columns = zip(*self._rows, strict=True) if self._rows else [()] * len(SCHEMA)
+        new = pa.table([pa.array(values, f.type) for values, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
         self._kept = pa.concat_tables([self._kept, new]).combine_chunks()
         self._rows = []
         buffer = io.BytesIO()
@@ -131,8 +126,3 @@ def _wandb_key() -> bool:
         return netrc.netrc().authenticators("api.wandb.ai") is not None
     except (OSError, netrc.NetrcParseError):
         return False
-
-
-def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the finite values; terms for which a batch has no sample are NaN."""
-    return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -129,7 +129,6 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
             self.model.compile()
         self.mano = ManoLayer(load_mano(hand_models_of(self.data.folders, config.mano_model_path), "right"))
         self.loss = self._build_loss()
-        self.processes = 1  # that train together; known from `setup` on
         self.epoch_position = (0, 0)  # epoch and batch at which training resumes
         self.step_values: dict[str, Tensor] = {}  # of the last batch, for the metrics table
         self.plateau = Plateau(config)  # its factor stays 1 under every other schedule
@@ -154,10 +153,6 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         )
         loss.accumulate_grad_batches = config.passes_per_step
         return loss
-
-    def setup(self, stage: str) -> None:
-        """Record how many processes train together, before a checkpoint is loaded."""
-        self.processes = self.trainer.world_size
 
     def train(self, mode: bool = True) -> "EnhancedHaWoRTrainer":
         """Set the training mode; a frozen backbone stays in eval mode (no stochastic depth, no batch statistics)."""
@@ -380,7 +375,8 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         self.skipped_batches = checkpoint.get("skipped_batches", 0)
 
     def _clips_of_a_batch(self) -> int:
-        return self.config.batch_size * self.processes
+        # A checkpoint is also loaded without a trainer.
+        return self.config.batch_size * (1 if self._trainer is None else self._trainer.world_size)
 
     def _restate_position(self, checkpoint: Checkpoint) -> None:
         """Convert a position to the current number of parts per batch, and of clips per batch over all devices.

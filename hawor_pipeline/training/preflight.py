@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.core.metrics import mpjpe
 from hawor_pipeline.core.types import ClipBatch
 from hawor_pipeline.core.units import MM_PER_M
+from hawor_pipeline.provenance import free_bytes
 from hawor_pipeline.training.callbacks import DATA_WAIT_LIMIT, data_wait_advice
 from hawor_pipeline.training.fit import prepare_torch
 from hawor_pipeline.training.launch import processes_of
@@ -83,17 +83,10 @@ def _describe(findings: Findings, module: EnhancedHaWoRTrainer, device: torch.de
     findings.facts["data"] = f"{len(data.training_clips)} clips train, {len(data.validation_clips)} validate"
     findings.facts["split"] = f"{data.split.rule}: {', '.join(data.split.validation) or config.validation_data_dir}"
     kept = config.save_top_k + 2  # plus last.ckpt, and the file being written
-    needed, free = weights * BYTES_PER_WEIGHT_KEPT * kept, _free_bytes(Path(config.output_dir))
+    needed, free = weights * BYTES_PER_WEIGHT_KEPT * kept, free_bytes(Path(config.output_dir))
     findings.facts["checkpoints"] = f"about {needed / 1e9:.1f} GB in all; {free / 1e9:.1f} GB are free"
     if needed > free:
         findings.refusals.append(f"{config.output_dir} has no room for the checkpoints: free some, or set output_dir")
-
-
-def _free_bytes(folder: Path) -> int:
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def _judge_pace(findings: Findings, module: EnhancedHaWoRTrainer, trial: Trial, pace: Pace) -> None:

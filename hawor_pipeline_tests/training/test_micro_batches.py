@@ -88,7 +88,7 @@ def test_a_run_goes_on_with_other_devices_where_its_clips_stand(
     counts = {"ready": 40, "completed": 40}
     loops = {"fit_loop": {"epoch_loop.batch_progress": {"total": dict(counts), "current": dict(counts)}}}
     position = {"epoch": 2, "batch": 40, "micro_batches": parts_before, "clips": 8 * world_before}
-    module._in_parts_of_now({"position": position, "loops": loops})
+    module._restate_position({"position": position, "loops": loops})
     assert position["batch"] == expected
     assert set(loops["fit_loop"]["epoch_loop.batch_progress"]["current"].values()) == {expected}
     seen = 40 / parts_before * 8 * world_before
