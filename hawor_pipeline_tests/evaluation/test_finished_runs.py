@@ -31,7 +31,7 @@ def test_rows_come_in_the_order_of_the_table_and_none_is_a_table_too(metrics_dir
     assert errors_of(metrics_dir, "first", ["nobody", names[3]]) == {names[3]: table["mpjpe_mm"][3].as_py()}
 
 
-def test_the_last_run_is_no_floor_and_has_the_samples(metrics_dir: Path) -> None:
+def test_the_last_run_is_no_baseline_and_has_the_samples(metrics_dir: Path) -> None:
     name = read_table(metrics_dir, "samples", "first")["sample_id"][0].as_py()
     assert last_run(metrics_dir, "samples", [name]) == "second"
     assert last_run(metrics_dir, "samples", ["nobody"]) is None

@@ -46,9 +46,9 @@ def test_first_query_is_the_summary(in_project: Analysed) -> None:
 
 def test_second_query_has_a_row_per_baseline(in_project: Analysed) -> None:
     runs = {row["run"]: row["mpjpe_mm"] for row in answer(2)}
-    floors = ("mean_pose", "mean_rotations", "subject_mean", "smoothed")
-    assert set(runs) == {RUN, *(f"baseline-{kind}" for kind in floors)}
-    assert runs["baseline-mean_pose"] == pytest.approx(in_project.floors.info["metrics"]["mean_pose"]["mpjpe_mm"])
+    kinds = ("mean_pose", "mean_rotations", "subject_mean", "smoothed")
+    assert set(runs) == {RUN, *(f"baseline-{kind}" for kind in kinds)}
+    assert runs["baseline-mean_pose"] == pytest.approx(in_project.baselines.info["metrics"]["mean_pose"]["mpjpe_mm"])
 
 
 def test_worst_samples_are_the_worst(in_project: Analysed) -> None:
