@@ -6,12 +6,13 @@ versions of the libraries, on nothing else.
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from hawor_pipeline.config import ConversionConfig
@@ -74,7 +75,7 @@ class Converted:
 class SequenceRows:
     """Contents of a shard while it is made."""
 
-    blocks: list[dict[str, Any]] = field(default_factory=list)  # columns, in the order of the table
+    blocks: list[dict[str, np.ndarray]] = field(default_factory=list)  # columns, in the order of the table
     ledger: list[LedgerRow] = field(default_factory=list)
     distances: list[tuple[int, str, float]] = field(default_factory=list)
     image_digests: dict[str, str] = field(default_factory=dict)
@@ -116,13 +117,13 @@ def convert_sequence(task: SequenceTask) -> Converted:
         write_parquet(to_arrow(arrays, metadata), folder / ANNOTATIONS_FILE)
         _write_side_table(task, metadata, LEDGER_SCHEMA, sorted(found.ledger), folder / LEDGER_FILE)
         _write_side_table(task, metadata, DISTANCES_SCHEMA, found.distances, folder / DISTANCES_FILE)
-        # the version follows from the key of a sequence that is keyed by contents, so its marker does not repeat it
-        known = {"data_version": version, "made_under": hash_json(task.shared)} if task.key else {}
-        files = {
-            "sha256": {name: sha256_file(folder / name) for name in _FILES},
-            "bytes": sum((folder / name).stat().st_size for name in _FILES),
-        }
-        info = SequenceInfo.from_dict({**info.to_dict(), **known, **files})
+        info = replace(
+            info,
+            sha256={name: sha256_file(folder / name) for name in _FILES},
+            bytes=sum((folder / name).stat().st_size for name in _FILES),
+        )
+        if task.key:  # of a sequence that is keyed by contents, the version follows from them
+            info = replace(info, data_version=version, made_under=hash_json(task.shared))
         mark_done(folder, task.key or content_key(task.shared, raw, task.ref), info.to_dict(), list(_FILES))
     return Converted(info, version, digests)
 
@@ -248,22 +249,19 @@ def _info(task: SequenceTask, reader: Reader, found: SequenceRows) -> SequenceIn
     invalid = add_counts({reason: 1} for block in found.blocks for reason in block["skip_reason"] if reason)
     # images without ground truth are in the ledger, but no hand was expected of them
     without = sum(left_out.get(reason, 0) for reason in (NO_GROUND_TRUTH_BEFORE, NO_GROUND_TRUTH_AFTER))
-    losses: dict[str, Any]
-    if reader.records_views:
-        counted = ViewLosses.of_ledger(found.ledger, found.moments)
-        losses = {name: getattr(counted, name) for name in ("unmatched_share", "unseen", "absent_views")}
-    else:
-        lost = sum(lost_hands(left_out).values())
-        losses = {"left_out_share": lost / max(rows + lost, 1)}
-    return SequenceInfo(
+    info = SequenceInfo(
         rows=rows,
         valid_rows=rows - sum(invalid.values()),
         ground_truth_frames=found.moments,
         left_out=left_out,
         invalid=invalid,
         unaccounted=found.expected - rows - (sum(left_out.values()) - without),
-        **losses,
     )
+    if not reader.records_views:
+        lost = sum(lost_hands(left_out).values())
+        return replace(info, left_out_share=lost / max(rows + lost, 1))
+    losses = ViewLosses.of_ledger(found.ledger, found.moments)
+    return replace(info, unmatched_share=losses.unmatched_share, unseen=losses.unseen, absent_views=losses.absent_views)
 
 
 def _raw_hashes(task: SequenceTask, reader: Reader, digests: dict[str, str]) -> dict[str, Any]:

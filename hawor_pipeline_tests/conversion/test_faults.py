@@ -63,7 +63,7 @@ def test_root_that_is_none(tmp_path, where):
 def test_mano_missing(raw_copy, tmp_path, monkeypatch):
     monkeypatch.delenv("MANO_DIR", raising=False)
     shutil.rmtree(raw_copy.parent / "body_models")
-    with pytest.raises(ConfigError, match=r"MANO models for synthetic data not found.*sample-data"):
+    with pytest.raises(ConfigError, match=r"MANO models not found for synthetic data.*sample-data"):
         convert(raw_copy, tmp_path / "out")
     with pytest.raises(ConfigError, match="nowhere"):
         convert(raw_copy, tmp_path / "out", mano=tmp_path / "nowhere")
@@ -268,10 +268,11 @@ def test_damaged_meta(raw_copy, tmp_path):
 
 
 def test_synthetic_and_real_never_share_a_folder(raw_copy, tmp_path):
-    convert(raw_copy, tmp_path / "out")
+    mano = raw_copy.parent / "body_models" / "mano"
+    convert(raw_copy, tmp_path / "out", mano=mano)
     (raw_copy / "SYNTHETIC").unlink()
     with pytest.raises(ConfigError, match=r"holds synthetic shards.*never mix"):
-        convert(raw_copy, tmp_path / "out")
+        convert(raw_copy, tmp_path / "out", mano=mano)
 
 
 def test_disk_full_on_a_real_small_disk(raw_copy, tmp_path):
