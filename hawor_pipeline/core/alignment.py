@@ -36,8 +36,6 @@ def procrustes(
     s = (s1 + s2 + d s3) / sum |a|^2; t = mean b - s R mean a.
 
     Args:
-        pred: (*batch, points, 3), metres.
-        target: (*batch, points, 3), metres.
         mask: (*batch, points), points that count; all by default.
         allow_reflection: let R mirror the cloud, as FreiHAND's and HO-3D's evaluation do.
         with_scale: fit the scale too; False gives the rigid alignment.
@@ -74,15 +72,6 @@ def apply_similarity(
 ) -> Float[Tensor, "*batch points 3"]:
     """Apply s R p + t to points.
 
-    Args:
-        points: (*batch, points, 3), metres.
-        scale: (*batch).
-        rotation: (*batch, 3, 3).
-        shift: (*batch, 3), metres.
-
-    Returns:
-        (*batch, points, 3), metres.
-
     Example:
         >>> apply_similarity(torch.ones(1, 3), torch.tensor(2.0), torch.eye(3), torch.zeros(3)).tolist()
         [[2.0, 2.0, 2.0]]
@@ -100,8 +89,6 @@ def aligned_difference(
     """Compute the difference of two clouds after the best similarity: s R pred + t - target.
 
     Args:
-        pred: (*batch, points, 3), metres.
-        target: (*batch, points, 3), metres.
         mask: (*batch, points), points that the alignment is fitted to; all are compared.
         allow_reflection: let the alignment mirror.
 

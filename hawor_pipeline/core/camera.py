@@ -1,8 +1,9 @@
 """Cameras: from world to camera to pixels and back, with lens distortion, crops and mirroring.
 
 Convention: metres in the camera frame (x right, y down, z forward), pixels (x, y) with the centre of the first pixel at
-(0, 0). Leading batch dimensions are free and broadcast. The lens is OpenCV's rational model,
-`[k1, k2, p1, p2, k3, k4, k5, k6]`.
+(0, 0). Shapes are those of the signatures; leading batch dimensions are free and broadcast. Intrinsics and `uv` are in
+pixels, normalised coordinates `xy` have no unit, and boxes and principal points are in the full pinhole image. The lens
+is OpenCV's rational model, `[k1, k2, p1, p2, k3, k4, k5, k6]`.
 """
 
 import torch
@@ -48,13 +49,8 @@ def project_pinhole(
     """Project camera-frame points to pixels without distortion.
 
     Args:
-        points_cam: (*batch, points, 3), metres.
-        intrinsics: (*batch, 3, 3), pixels.
         min_depth_m: depths below it count as this depth, so that points near or behind the camera stay finite. Such
             pixels mean nothing: mask them by their depth.
-
-    Returns:
-        (*batch, points, 2), pixels (x, y).
 
     Source:
         u = fx x/z + skew y/z + cx, v = fy y/z + cy.
@@ -72,13 +68,6 @@ def normalized_to_pixels(
 ) -> Float[Tensor, "*batch points 2"]:
     """Map normalised image coordinates (x/z, y/z) to pixels.
 
-    Args:
-        xy: (*batch, points, 2), no unit.
-        intrinsics: (*batch, 3, 3), pixels.
-
-    Returns:
-        (*batch, points, 2), pixels (x, y).
-
     Source:
         The upper two rows of K.
 
@@ -95,11 +84,7 @@ def pixels_to_normalized(
     """Map pixels to normalised image coordinates; the inverse of `normalized_to_pixels`.
 
     Args:
-        uv: (*batch, points, 2), pixels (x, y).
         intrinsics: (*batch, 3, 3), pixels, upper triangular.
-
-    Returns:
-        (*batch, points, 2), no unit.
 
     Source:
         Back substitution in the upper two rows of K.
@@ -125,9 +110,6 @@ def project_distorted(
     """Project camera-frame points to pixels through the lens, with a mask of the points it is valid for.
 
     Args:
-        points_cam: (*batch, points, 3), metres.
-        intrinsics: (*batch, 3, 3), pixels.
-        distortion: (*batch, 8), order k1 k2 p1 p2 k3 k4 k5 k6.
         min_depth_m: smallest depth of a point that counts as in front of the camera.
 
     Returns:
@@ -167,8 +149,6 @@ def undistort_pixels(
 
     Args:
         uv: (*batch, points, 2), distorted pixels (x, y).
-        intrinsics: (*batch, 3, 3), pixels.
-        distortion: (*batch, 8), order k1 k2 p1 p2 k3 k4 k5 k6.
 
     Returns:
         (*batch, points, 2), pinhole pixels (x, y); NaN for pixels that no ray reaches inside the one-to-one radius.
@@ -203,10 +183,6 @@ def full_translation(
 
     Args:
         camera: (*batch, 3): s in 1/m, then tx and ty in metres. s counts as at least `min_scale`.
-        box_center_px: (*batch, 2), pinhole pixels of the full frame.
-        box_size_px: (*batch), side of the square box, pixels.
-        focal_px: (*batch), pixels.
-        principal_point_px: (*batch, 2), pixels.
         min_scale: bound of s in 1/m that keeps the depth finite and positive; minus infinity for none (HaWoR).
 
     Returns:
@@ -237,10 +213,6 @@ def camera_from_translation(
 
     Args:
         translation_m: (*batch, 3), metres; depths count as at least `MIN_DEPTH_M`.
-        box_center_px: (*batch, 2), pinhole pixels of the full frame.
-        box_size_px: (*batch), side of the square box, pixels.
-        focal_px: (*batch), pixels.
-        principal_point_px: (*batch, 2), pixels.
 
     Returns:
         (*batch, 3): s in 1/m, then tx and ty in metres.
@@ -265,11 +237,6 @@ def pixels_to_crop(
 ) -> Float[Tensor, "*batch points 2"]:
     """Express pixels in units of the box: 0 is its centre, -0.5 and 0.5 are its sides.
 
-    Args:
-        uv: (*batch, points, 2), pixels.
-        box_center_px: (*batch, 2), pixels.
-        box_size_px: (*batch), pixels.
-
     Returns:
         (*batch, points, 2), crop units.
 
@@ -285,12 +252,6 @@ def pixels_to_crop(
 
 def mirror_points(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
     """Mirror points in the plane x = 0, which turns a left hand into a right one: (x, y, z) -> (-x, y, z).
-
-    Args:
-        points: (*batch, 3), metres.
-
-    Returns:
-        (*batch, 3), metres.
 
     Source:
         Reflection; applying it twice gives the input back.
@@ -328,7 +289,6 @@ def mirror_intrinsics(
     """Mirror camera matrices along with the image.
 
     Args:
-        intrinsics: (*batch, 3, 3), pixels.
         image_width: (*batch,), pixels.
 
     Returns:
@@ -353,11 +313,6 @@ def where_left(is_right: Bool[Tensor, "*batch"], mirrored: Tensor, value: Tensor
 
     Args:
         is_right: (*batch,), the true side; covers the leading dimensions of the values.
-        mirrored: (*batch, ...).
-        value: (*batch, ...).
-
-    Returns:
-        (*batch, ...).
 
     Source:
         `torch.where` with the mask broadcast from the left.

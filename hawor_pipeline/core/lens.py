@@ -20,11 +20,7 @@ def distort_rational(
     x' = x d + 2 p1 x y + p2 (r^2 + 2 x^2) and y' = y d + p1 (r^2 + 2 y^2) + 2 p2 x y.
 
     Args:
-        xy: (*batch, points, 2), no unit.
         distortion: (*batch, 8), order k1 k2 p1 p2 k3 k4 k5 k6. All zeros leave the points as they are.
-
-    Returns:
-        (*batch, points, 2), no unit.
 
     Source:
         OpenCV `projectPoints` with eight coefficients.
@@ -59,9 +55,6 @@ def monotone_radius(distortion: Float[Tensor, "*batch 8"]) -> Float[Tensor, "*ba
 
     Beyond it the radial curve r d(r) turns back (or has a pole) and points far outside the view fall back into the
     image.
-
-    Args:
-        distortion: (*batch, 8), order k1 k2 p1 p2 k3 k4 k5 k6.
 
     Returns:
         (*batch), no unit (tangent of the angle to the optical axis); infinite where the curve never turns.
@@ -108,7 +101,6 @@ def undistort_normalized(
 
     Args:
         goal: (*batch, points, 2), distorted coordinates, no unit.
-        distortion: (*batch, 8), order k1 k2 p1 p2 k3 k4 k5 k6.
 
     Returns:
         (*batch, points, 2), undistorted coordinates in float64; NaN where no ray inside the one-to-one radius ends.

@@ -1,4 +1,4 @@
-"""Nearest points between clouds: indices to differentiate through, and exact distances."""
+"""Nearest points between clouds (metres): indices to differentiate through, and exact distances."""
 
 import numpy as np
 import torch
@@ -16,10 +16,6 @@ def nearest_indices(
     first: Float[Tensor, "batch points 3"], second: Float[Tensor, "batch others 3"]
 ) -> tuple[Int[Tensor, "batch points"], Int[Tensor, "batch others"]]:
     """Find the index of the nearest point of the other cloud, for each point of two clouds.
-
-    Args:
-        first: (batch, points, 3), metres.
-        second: (batch, others, 3), metres.
 
     Returns:
         Indices into `second` (batch, points) and into `first` (batch, others).
@@ -52,8 +48,6 @@ def nearest_distances(
     """Measure the distance of each point to the nearest point of the other cloud, both ways.
 
     Args:
-        pred: (*batch, points, 3), metres.
-        target: (*batch, others, 3), metres.
         enough: in clouds of equal size, a point closer than this to its own partner is not searched: its distance is
             that to the partner (never less than the exact one).
 
@@ -90,10 +84,6 @@ def nearest_points(
     points: Float[Tensor, "*batch points 3"], others: Float[Tensor, "*batch others 3"]
 ) -> tuple[Float[Tensor, "*batch points"], Int[Tensor, "*batch points"]]:
     """Find distance and index of the nearest point of another cloud, for each point of one cloud.
-
-    Args:
-        points: (*batch, points, 3), metres.
-        others: (*batch, others, 3), metres.
 
     Returns:
         Distances (*batch, points), metres, NaN where a cloud is not finite, and indices into `others`

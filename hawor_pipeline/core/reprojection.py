@@ -1,4 +1,7 @@
-"""Projection of hands into the crop: as seen, and with pose and place separated for training."""
+"""Projection of hands into the crop: as seen, and with pose and place separated for training.
+
+Convention: as in `core.camera`; joints are in metres in the camera frame.
+"""
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,12 +18,6 @@ def joints_in_crop(
     box_size_px: Float[Tensor, "*batch"],
 ) -> Float[Tensor, "*batch joints 2"]:
     """Project joints into the crop, in at least float32 also under autocast.
-
-    Args:
-        joints_m: (*batch, joints, 3), metres, camera frame.
-        intrinsics: (*batch, 3, 3), pixels.
-        box_center_px: (*batch, 2), pixels.
-        box_size_px: (*batch), pixels.
 
     Returns:
         (*batch, joints, 2), crop units: -0.5 and 0.5 are the sides of the box.
@@ -54,11 +51,7 @@ def pose_and_place_in_crop(
 
     Args:
         joints_m: (*batch, joints, 3), metres, camera frame; the wrist is joint 0.
-        true_joints_m: (*batch, joints, 3), metres.
         valid: (*batch), true where ground truth exists; elsewhere the prediction replaces it, without gradient.
-        intrinsics: (*batch, 3, 3), pixels.
-        box_center_px: (*batch, 2), pixels.
-        box_size_px: (*batch), pixels.
 
     Returns:
         (*batch, 2 joints, 2), crop units: first the joints of the predicted pose, then those of the true pose. Joints

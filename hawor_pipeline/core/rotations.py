@@ -1,7 +1,8 @@
 """Rotations: axis-angle vectors, 3x3 matrices and the 6D form, with gradients that are finite everywhere.
 
-Convention: matrices act on column vectors, axis-angle is in radians, leading batch dimensions are free. Half-precision
-inputs are promoted to float32, because a rotation in bfloat16 is wrong by a fifth of a degree.
+Convention: `rotmat` and matrices without another description are rotation matrices that act on column vectors;
+axis-angle is in radians, the 6D form has no unit; leading batch dimensions are free. Half-precision inputs are promoted
+to float32, because a rotation in bfloat16 is wrong by a fifth of a degree.
 """
 
 from typing import Literal
@@ -23,12 +24,6 @@ def axis_angle_to_rotmat(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor,
 
     Formula: R = I + (sin t / t) K + ((1 - cos t) / t^2) K^2 with t the norm and K the cross-product matrix; a Taylor
     series takes over for small angles, so values and gradients are exact at zero.
-
-    Args:
-        axis_angle: (*batch, 3), radians.
-
-    Returns:
-        (*batch, 3, 3) rotation matrices.
 
     Source:
         Rodrigues' formula. Agrees with `scipy.spatial.transform.Rotation.from_rotvec`.
@@ -56,9 +51,6 @@ def axis_angle_to_rotmat(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor,
 
 def rotmat_to_quaternion(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:
     """Turn rotation matrices into unit quaternions (w, x, y, z) with w >= 0.
-
-    Args:
-        rotmat: (*batch, 3, 3) rotation matrices.
 
     Returns:
         (*batch, 4) unit quaternions, real part first and never negative.
@@ -91,9 +83,6 @@ def rotmat_to_quaternion(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "
 def rotmat_to_axis_angle(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3"]:
     """Turn rotation matrices into axis-angle vectors of norm 0 to pi.
 
-    Args:
-        rotmat: (*batch, 3, 3) rotation matrices.
-
     Returns:
         (*batch, 3), radians. At exactly pi the sign of the axis is arbitrary, as it must be.
 
@@ -122,11 +111,7 @@ def rot6d_to_rotmat(rot6d: Float[Tensor, "*batch 6"], layout: Rot6dLayout = "col
     is always a proper rotation with finite gradients.
 
     Args:
-        rot6d: (*batch, 6), no unit.
         layout: how the two vectors are stored.
-
-    Returns:
-        (*batch, 3, 3) rotation matrices.
 
     Raises:
         ValueError: the layout is unknown.
@@ -168,11 +153,7 @@ def rotmat_to_rot6d(rotmat: Float[Tensor, "*batch 3 3"], layout: Rot6dLayout = "
     """Take the first two columns of rotation matrices as six numbers; the inverse of `rot6d_to_rotmat`.
 
     Args:
-        rotmat: (*batch, 3, 3) rotation matrices.
         layout: how the two columns are stored.
-
-    Returns:
-        (*batch, 6), no unit.
 
     Raises:
         ValueError: the layout is unknown.
@@ -197,10 +178,6 @@ def geodesic_angle(pred: Float[Tensor, "*batch 3 3"], target: Float[Tensor, "*ba
 
     Formula: t = atan2(|vee(D - D^T)| / 2, (tr D - 1) / 2), D = pred^T target. Exact at both ends, unlike the arc
     cosine, which loses every angle below half a milliradian in float32.
-
-    Args:
-        pred: (*batch, 3, 3) rotation matrices.
-        target: (*batch, 3, 3) rotation matrices.
 
     Returns:
         (*batch), radians, 0 to pi; the gradient is finite everywhere (0 at exactly 0 and pi).
@@ -229,12 +206,6 @@ def geodesic_angle(pred: Float[Tensor, "*batch 3 3"], target: Float[Tensor, "*ba
 def chordal_mean(mean_matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
     """Project arithmetic means of rotation matrices to the nearest rotations (Frobenius norm).
 
-    Args:
-        mean_matrix: (*batch, 3, 3).
-
-    Returns:
-        (*batch, 3, 3) rotation matrices.
-
     Source:
         Hartley et al. 2013, "Rotation averaging", section 5.3.
 
@@ -251,9 +222,6 @@ def chordal_mean(mean_matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*ba
 
 def mirror_rotmat(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
     """Mirror rotations in the plane x = 0 (left hand to right hand and back): R -> M R M with M = diag(-1, 1, 1).
-
-    Args:
-        rotmat: (*batch, 3, 3) rotation matrices.
 
     Returns:
         (*batch, 3, 3) rotation matrices of the mirrored body.
