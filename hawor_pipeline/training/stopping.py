@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 import lightning.pytorch as pl
@@ -50,15 +51,12 @@ class Stopper(pl.Callback):
         self.received: int | None = None
         self.out_of_time = False
         self._since = 0.0
-        self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Replace Lightning's signal handlers, which would exit without a checkpoint."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._before[number] = signal.signal(number, self._receive)
-            except ValueError:  # not in the main thread: the caller handles signals
-                return
+        """Replace Lightning's signal handlers, which would exit without a checkpoint; Lightning restores the former."""
+        with suppress(ValueError):  # not in the main thread: the caller handles signals
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._receive)
 
     def _receive(self, number: int, _frame: Any) -> None:
         if self.received is not None:
@@ -92,16 +90,3 @@ class Stopper(pl.Callback):
     def _on_any_process(self, trainer: pl.Trainer, here: bool) -> bool:
         # All processes must decide alike: one that stops alone leaves the others waiting for its gradients.
         return here if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(here, all=False)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Restore the signal handlers after the run."""
-        self._restore()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Restore the signal handlers after an error, for which Lightning calls no `teardown`."""
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}

@@ -15,6 +15,7 @@ from hawor_pipeline.config import dump_config
 from hawor_pipeline.errors import CheckpointError
 from hawor_pipeline.training import fit
 from hawor_pipeline.training.fit import TrainingPipeline
+from hawor_pipeline.training.module import EnhancedHaWoRTrainer
 from hawor_pipeline.untrusted.safe_load import load_checkpoint
 from hawor_pipeline_tests.training.conftest import tiny_config
 
@@ -220,3 +221,15 @@ def test_a_checkpoint_of_another_network_is_refused(tiny, tmp_path):
     _train(tiny(max_steps=2), tmp_path)
     with pytest.raises(CheckpointError, match="st_hdim"):
         TrainingPipeline(tiny(max_steps=3, st_hdim=64), tmp_path).train()
+
+
+def test_signal_handlers_are_those_from_before_the_run(tiny, tmp_path, monkeypatch):
+    """A handler that stays would swallow a later signal, and keep the trainer of each finished run in memory."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    TrainingPipeline(tiny(max_steps=1), tmp_path / "done").train()
+    assert [signal.getsignal(number) for number in numbers] == before
+    monkeypatch.setattr(EnhancedHaWoRTrainer, "training_step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        TrainingPipeline(tiny(max_steps=1), tmp_path / "failed").train()
+    assert [signal.getsignal(number) for number in numbers] == before
