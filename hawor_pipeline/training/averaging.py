@@ -63,22 +63,17 @@ class WeightAverage(pl.Callback):
             self._seen_step = trainer.global_step
             self._average.update_parameters(_network(pl_module))
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validate with the average."""
-        self._swap(pl_module)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Return to the raw weights."""
-        self._swap(pl_module)
-
     @torch.no_grad()
-    def _swap(self, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Exchange the raw weights and the average, with which validation runs."""
         if not self._average.n_averaged:
             return
         for averaged, current in zip(_tensors(self._average.module), _tensors(_network(pl_module)), strict=True):
             kept = averaged.clone()
             averaged.copy_(current)
             current.copy_(kept)
+
+    on_validation_epoch_end = on_validation_epoch_start
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the average in the network, for the caller."""

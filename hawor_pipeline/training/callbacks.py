@@ -30,12 +30,10 @@ class StepTimer(pl.Callback):
         self.frames = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Exclude the time between epochs from the waiting time."""
+        """Exclude the time between epochs, and of validation, from the waiting time."""
         self._ended = None
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Exclude validation from the waiting time."""
-        self._ended = None
+    on_validation_start = on_train_epoch_start
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Record the arrival of a batch."""

@@ -252,12 +252,7 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise NumericalError(f"{found} {self.skipped_in_a_row} batches in a row were skipped; giving up.")
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip gradients by their total norm; the norm of each part of the network goes to the table."""
         norms: dict[str, Tensor] = {}
         for name, part in self.model.named_children():
