@@ -1,141 +1,42 @@
-"""The published schema of every metric table: name, unit and meaning of each column.
+"""The published schema of every metric table: name, unit and meaning of each column, from schemas.yaml.
 
 No torch here: the web UI and the report import this module.
 """
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
 import pyarrow as pa
 
+from hawor_pipeline.config import read_yaml
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.shards.columns import Column
 
-
-def _column(name: str, kind: pa.DataType, unit: str, meaning: str, *shape: int, nullable: bool = False) -> Column:
-    return Column(name, kind, shape, unit, meaning, nullable, nested=True)
-
-
-def _text(name: str, meaning: str, *, nullable: bool = False) -> Column:
-    return _column(name, pa.string(), "", meaning, nullable=nullable)
-
-
-def _count(name: str, meaning: str) -> Column:
-    return _column(name, pa.int64(), "", meaning)
-
-
-def _number(name: str, meaning: str, unit: str = "", *, nullable: bool = True) -> Column:
-    return _column(name, pa.float64(), unit, meaning, nullable=nullable)
-
-
-_FLOAT = pa.float32()
-_IDENTITY = (
-    _text("protocol", "evaluation protocol: which views and subjects, which conventions"),
-    _text("dataset_version", "version of the shards, from their manifest"),
-    _text("source", "arctic, or synthetic for the built-in sample"),
-    _text("checkpoint_sha256", "the checkpoint; null for baselines, which have none", nullable=True),
-)
-_SAMPLE_ID = _text("sample_id", "subject/sequence/view/frame/side")
-_STRATA = (
-    _text("subject", "subject"),
-    _text("sequence", "recording"),
-    _text("object", "object in the hands"),
-    _text("action", "what is done with it"),
-    _column("view", pa.int32(), "", "camera: 0 is on the head, 1 to 8 stand in the room"),
-    _text("side", "left or right hand"),
-    _column("frame", pa.int32(), "", "number in the image's file name"),
-    _column("occlusion", _FLOAT, "1", "share of the hand that something hides", nullable=True),
-    _column("truncation", _FLOAT, "1", "share of the hand outside the image", nullable=True),
-    _column("depth_m", _FLOAT, "m", "true distance of the wrist from the camera plane"),
-    _column("speed_m_s", _FLOAT, "m/s", "true mean joint speed since the frame before, camera frame", nullable=True),
-    _column("box_size_px", _FLOAT, "px", "side of the hand box in the full frame"),
-)
-_MEAN = (
-    _text("metric", "name as in the samples table"),
-    _text("unit", "unit of value and interval"),
-    _number("value", "the mean; null where nothing could be measured"),
-    _number("ci_low", "lower end of the 95 % interval; null below 5 sequences"),
-    _number("ci_high", "upper end of the 95 % interval; null below 5 sequences"),
-)
-_MEAN_OF = (
-    _count("sequences", "number of sequences that they come from"),
-    _text("note", "why there is a value but no interval", nullable=True),
-    *_IDENTITY,
-)
+_TABLES = read_yaml(Path(__file__).with_suffix(".yaml"))
 # Columns of a shard that the strata which are measured depend on; those of metrics stand in their declarations.
 _STRATA_MADE_FROM = {"depth_m": ("joints_cam_m",), "speed_m_s": ("joints_cam_m",)}
 
-SCHEMAS: dict[str, tuple[Column, ...]] = {
-    "predictions": (
-        _SAMPLE_ID,
-        _column("rotmats", _FLOAT, "1", "absolute rotations in MANO's joint order, true side", 16, 3, 3, nullable=True),
-        _column(
-            "betas", _FLOAT, "1", "shape of the right-hand model; a left hand is its mirror image", 10, nullable=True
-        ),
-        _column("translation_m", _FLOAT, "m", "translation in the camera frame, true side", 3, nullable=True),
-        _column(
-            "joints_cam_m",
-            _FLOAT,
-            "m",
-            "joints in OpenPose order, camera frame, true side; relative to the wrist where translation_m is null",
-            21,
-            3,
-        ),
-        _column("joints_px", _FLOAT, "px", "joints in the full frame with the camera's lens", 21, 2, nullable=True),
-        *_IDENTITY,
-    ),
-    "samples": (
-        _SAMPLE_ID,
-        *_STRATA,
-        *(_number(metric.name, metric.meaning, metric.unit) for metric in SAMPLE_METRICS.values()),
-        *_IDENTITY,
-    ),
-    "joints": (
-        _SAMPLE_ID,
-        _text("joint", "joint in OpenPose naming"),
-        _column("error_mm", _FLOAT, "mm", "wrist-aligned distance"),
-        _column("error_px", _FLOAT, "px", "distance in the full frame", nullable=True),
-        _column("visible", pa.bool_(), "", "nothing hides the joint and it is inside the image"),
-        *_IDENTITY,
-    ),
-    "comparison": (
-        _text("other_run_id", "the run that this one is compared with, sample by sample"),
-        _text("metric", "name as in the samples table"),
-        _text("unit", "unit of values and interval"),
-        _number("value", "mean of this run over the samples that both have"),
-        _number("other_value", "mean of the other run over the same samples"),
-        _number("difference", "value minus other_value"),
-        _number("ci_low", "lower end of the 95 % interval of the difference"),
-        _number("ci_high", "upper end of the 95 % interval of the difference"),
-        _count("n", "number of samples that both have"),
-        _count("sequences", "number of sequences that they come from"),
-        _column("worse", pa.bool_(), "", "the run is worse beyond the interval (by sign where there is none)"),
-        _text("note", "why there is no difference or no interval", nullable=True),
-        *_IDENTITY,
-    ),
-    "robustness": (
-        _text("kind", "change of boxes or crops; `none` is the reference"),
-        _number("level", "its size, in the unit of level_unit; 0 for `none`", nullable=False),
-        _text("level_unit", "unit of the level"),
-        _text("side", "left, right, or all"),
-        *_MEAN,
-        _count("n", "number of samples that the mean has"),
-        *_MEAN_OF,
-    ),
-    "summary": (
-        _text("stratum", "`all`, or column=value of the rows that count"),
-        _text("level", "what has equal weight in the mean: sample, joint or sequence"),
-        *_MEAN,
-        _count("n", "number of samples, joints or sequences that the mean has"),
-        *_MEAN_OF,
-    ),
-    "training": (
-        _count("step", "optimiser step"),
-        _count("epoch", "epoch"),
-        _text("split", "train or val"),
-        _text("metric", "name of a loss term, weight, norm, rate or metric"),
-        _number("value", "its value; null where it was not finite"),
-        *_IDENTITY,
-    ),
-}
+
+def _column(name: str, meaning: str, type: str, unit: str = "") -> Column:
+    """Build a column from its declaration; the type is like "float[16,3,3]?", with "?" for nullable."""
+    kind, _, shape = type.removesuffix("?").removesuffix("]").partition("[")
+    sizes = tuple(int(size) for size in shape.split(",") if size)
+    return Column(name, pa.type_for_alias(kind), sizes, unit, meaning, type.endswith("?"), nested=True)
+
+
+def _columns(entries: Iterable[str | dict[str, dict[str, str]]]) -> Iterator[Column]:
+    """Build the columns of a table from its entries: columns, and names of groups."""
+    for entry in entries:
+        if entry == "metrics":
+            yield from (_column(m.name, m.meaning, "double?", m.unit) for m in SAMPLE_METRICS.values())
+        elif isinstance(entry, str):
+            yield from _columns([_TABLES["groups"][entry]])
+        else:
+            yield from (_column(name, **declared) for name, declared in entry.items())
+
+
+SCHEMAS = {table: tuple(_columns(entries)) for table, entries in _TABLES["tables"].items()}
 
 
 def arrow_schema(table: str) -> pa.Schema:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from hawor_pipeline.config import read_yaml
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.evaluation.compare import Difference
 from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS
@@ -32,29 +33,7 @@ class PublishedNumber:
     caveat: str
 
 
-_EGO = "egocentric frames only, other boxes than ours; aligned differently from table to table"
-_PA = "Procrustes-aligned: compare with PA-MPJPE, never with the wrist-aligned error"
-_WITHHELD = "test subject without public ground truth; joints of both hands averaged per frame"
-
-PUBLISHED = (
-    PublishedNumber("ArcticNet-SF", "ARCTIC p1 test", "MPJPE", 21.5, "mm", "ARCTIC leaderboard notes", _WITHHELD),
-    PublishedNumber("HaMeR", "ARCTIC ego", "P-MPJPE", 9.9, "mm", "EgoHandICL, table", _EGO),
-    PublishedNumber("WiLoR", "ARCTIC ego", "P-MPJPE", 5.5, "mm", "EgoHandICL, table", _EGO),
-    PublishedNumber("HaWoR", "ARCTIC ego", "P-MPJPE", 6.2, "mm", "notes on the HaWoR paper", _EGO),
-    PublishedNumber(
-        "WiLoR", "ARCTIC", "PA-MPJPE", 11.87, "mm", "MINT, table", "the same method as above under another protocol"
-    ),
-    PublishedNumber(
-        "HaWoR", "HOT3D", "PA-MPJPE", 4.79, "mm", "notes on the HaWoR paper", "trained on HOT3D and other sets; " + _PA
-    ),
-    PublishedNumber("HaWoR", "DexYCB", "PA-MPJPE", 4.76, "mm", "notes on the HaWoR paper", _PA),
-    PublishedNumber(
-        "HaMeR", "FreiHAND", "PA-MPJPE", 6.0, "mm", "papers' tables", "its evaluator lets the alignment mirror the hand"
-    ),
-    PublishedNumber(
-        "WiLoR", "FreiHAND", "PA-MPJPE", 5.5, "mm", "papers' tables", "its evaluator lets the alignment mirror the hand"
-    ),
-)
+PUBLISHED = tuple(PublishedNumber(**row) for row in read_yaml(Path(__file__).with_name("published.yaml"))["numbers"])
 PAIRED = ("mpjpe_mm", "pa_mpjpe_mm")
 OUTCOMES = {
     "first": "May become the first champion",
