@@ -10,27 +10,10 @@ import sys
 from collections.abc import Sequence
 
 from hawor_pipeline import __version__
-from hawor_pipeline.commands import (
-    data,
-    evaluation,
-    predicting,
-    project,
-    training,
-    viewing,
-    weights,
-)
+from hawor_pipeline.commands import data, evaluation, predicting, project, training, viewing, weights
 from hawor_pipeline.errors import HaworError
 
-# In the order in which help lists them; a line each, so that two additions do not collide.
-TOPICS = (
-    project,
-    data,
-    training,
-    evaluation,
-    viewing,
-    predicting,
-    weights,
-)
+TOPICS = (project, data, training, evaluation, viewing, predicting, weights)  # in the order of the help
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in TOPICS:
-        module.add(commands)
+        for add in module.COMMANDS:
+            add(commands)
     return parser
 
 

@@ -307,8 +307,8 @@ def test_names_are_unique():
                 defined[node.name].append(module.where)
     shared = sorted(stem for stem, found in rooms.items() if len(found) > 1)
     assert len(shared) <= MOST_SHARED_MODULE_NAMES, shared
-    # `add` registers the commands of a module, `main` starts one.
-    twice = {name: found for name, found in defined.items() if len(found) > 1 and name not in ("add", "main")}
+    # `main` starts a module.
+    twice = {name: found for name, found in defined.items() if len(found) > 1 and name != "main"}
     assert twice == {}
 
 

@@ -4,20 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
-from hawor_pipeline.commands.options import add_hand_models, add_shards
+from hawor_pipeline.commands.options import add_command, add_hand_models, add_shards
 from hawor_pipeline.commands.printing import print_result, show_progress
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.sources.registry import ARCTIC, DATASETS
 
 
-def add(commands) -> None:
-    """Add the commands of this module."""
-    for each in (_add_sample, _add_prepare, _add_export_webdataset, _add_import_webdataset):
-        each(commands)
-
-
 def _add_sample(commands) -> None:
-    parser = commands.add_parser("sample-data", help="write the built-in synthetic sample in ARCTIC's raw layout")
+    parser = add_command(commands, "sample-data", _sample, "write the built-in synthetic sample in ARCTIC's raw layout")
     option = parser.add_argument
     option("--root", type=Path, required=True, metavar="DIR", help="folder for arctic/ and body_models/")
     option("--subjects", nargs="+", metavar="s01", help="subjects, s01 to s10 (default: all)")
@@ -34,7 +28,6 @@ def _add_sample(commands) -> None:
     option("--seed", type=int, metavar="N", help="random seed of all contents (default: 0)")
     option("--tempo", type=float, metavar="F", help="speed of motion (default: 1, natural)")
     option("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
-    parser.set_defaults(execute=_sample)
 
 
 def _sample(arguments: argparse.Namespace) -> int:
@@ -53,7 +46,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _add_prepare(commands) -> None:
-    parser = commands.add_parser("prepare", help="convert ARCTIC or another dataset to training shards")
+    parser = add_command(commands, "prepare", _prepare, "convert ARCTIC or another dataset to training shards")
     option = parser.add_argument
     option("--arctic-root", type=Path, metavar="DIR", help="ARCTIC, any folder level of its download")
     option("--dataset", metavar="NAME", help=f"another dataset: {', '.join(DATASETS)}")
@@ -67,7 +60,6 @@ def _add_prepare(commands) -> None:
     option("--views", type=int, nargs="+", metavar="V", help="cameras of ARCTIC (default: all)")
     add_hand_models(parser)
     option("--dry-run", action="store_true", help="only estimate crops, disk and hours")
-    parser.set_defaults(execute=_prepare)
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
@@ -98,15 +90,14 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _add_export_webdataset(commands) -> None:
-    parser = commands.add_parser(
-        "export-webdataset", help="write shards as WebDataset tars that HaMeR's training reads"
+    parser = add_command(
+        commands, "export-webdataset", _export_webdataset, "write shards as WebDataset tars that HaMeR's training reads"
     )
     option = parser.add_argument
     add_shards(parser, required=True)
     option("--output", type=Path, required=True, metavar="DIR", help="a new folder")
     option("--subjects", nargs="+", metavar="s01", help="default: all")
     option("--samples-per-tar", type=int, default=1000, metavar="N", help="default: 1000")
-    parser.set_defaults(execute=_export_webdataset)
 
 
 def _export_webdataset(arguments: argparse.Namespace) -> int:
@@ -120,12 +111,13 @@ def _export_webdataset(arguments: argparse.Namespace) -> int:
 
 
 def _add_import_webdataset(commands) -> None:
-    parser = commands.add_parser("import-webdataset", help="convert tars of export-webdataset back to shards")
+    parser = add_command(
+        commands, "import-webdataset", _import_webdataset, "convert tars of export-webdataset back to shards"
+    )
     parser.add_argument("tars", type=Path, metavar="TAR_FOLDER", help="folder written by export-webdataset")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="shards folder, new or of the same source"
     )
-    parser.set_defaults(execute=_import_webdataset)
 
 
 def _import_webdataset(arguments: argparse.Namespace) -> int:
@@ -137,3 +129,6 @@ def _import_webdataset(arguments: argparse.Namespace) -> int:
         f"{done.reused_sequences} sequences were reused"
     )
     return 0
+
+
+COMMANDS = (_add_sample, _add_prepare, _add_export_webdataset, _add_import_webdataset)

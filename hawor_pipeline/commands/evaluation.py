@@ -3,19 +3,13 @@
 import argparse
 from pathlib import Path
 
-from hawor_pipeline.commands.options import add_device, add_hand_models, add_metrics, add_shards
+from hawor_pipeline.commands.options import add_command, add_device, add_hand_models, add_metrics, add_shards
 from hawor_pipeline.commands.printing import print_result
 from hawor_pipeline.paths import DataPaths
 
 
-def add(commands) -> None:
-    """Add the commands of this module."""
-    for each in (_add_evaluate, _add_compare):
-        each(commands)
-
-
 def _add_evaluate(commands) -> None:
-    parser = commands.add_parser("evaluate", help="evaluate a checkpoint on shards and write the metric tables")
+    parser = add_command(commands, "evaluate", _evaluate, "evaluate a checkpoint on shards and write the metric tables")
     option = parser.add_argument
     option("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to evaluate")
     add_shards(parser, required=True)
@@ -28,7 +22,6 @@ def _add_evaluate(commands) -> None:
     option("--num-workers", type=int, default=0, metavar="N", help="decoding processes per device (default: 0)")
     option("--run-id", metavar="NAME", help="run_id of the tables (default: the name of the run's folder)")
     option("--robustness", type=int, default=0, metavar="N", help="write the robustness table from about N samples")
-    parser.set_defaults(execute=_evaluate)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -70,13 +63,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _add_compare(commands) -> None:
-    parser = commands.add_parser("compare", help="compare two runs sample by sample, with confidence intervals")
+    parser = add_command(commands, "compare", _compare, "compare two runs sample by sample, with confidence intervals")
     option = parser.add_argument
     option("run_id", metavar="RUN_ID")
     option("other_run_id", metavar="OTHER_RUN_ID")
     add_metrics(parser, "--metrics-dir")
     option("--metrics", nargs="+", metavar="mpjpe_mm", help="metrics to compare (default: all of the samples table)")
-    parser.set_defaults(execute=_compare)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -90,3 +82,6 @@ def _compare(arguments: argparse.Namespace) -> int:
         mark = "worse" if item.worse else "better" if item.improved else ""
         print(f"{mark:8}{describe(item) if item.difference is not None else f'{item.metric}: {item.note}'}")
     return 0
+
+
+COMMANDS = (_add_evaluate, _add_compare)

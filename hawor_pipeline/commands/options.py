@@ -1,9 +1,17 @@
-"""Options that several commands share, each with one help text."""
+"""Registration of a command, and options that several commands share, each with one help text."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 _DATA_HELP = "shards folder, or the URL of a published one"
+
+
+def add_command(commands, name: str, execute: Callable[[argparse.Namespace], int], summary: str):
+    """Add a command that `execute` runs, and return its parser."""
+    parser = commands.add_parser(name, help=summary)
+    parser.set_defaults(execute=execute)
+    return parser
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -4,18 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from hawor_pipeline.commands.options import add_device, add_hand_models, add_metrics
+from hawor_pipeline.commands.options import add_command, add_device, add_hand_models, add_metrics
 from hawor_pipeline.errors import ConfigError, DataError
 
 
-def add(commands) -> None:
-    """Add the commands of this module."""
-    for each in (_add_predict, _add_export_leaderboard):
-        each(commands)
-
-
 def _add_predict(commands) -> None:
-    parser = commands.add_parser("predict", help="predict the hands in a video or image folder: table, video, meshes")
+    parser = add_command(
+        commands, "predict", _predict, "predict the hands in a video or image folder: table, video, meshes"
+    )
     option = parser.add_argument
     option("--checkpoint", type=Path, required=True, metavar="FILE", help="network to apply")
     option("--input", type=Path, required=True, metavar="VIDEO|DIR", help="video file, or folder of images")
@@ -24,7 +20,6 @@ def _add_predict(commands) -> None:
     option("--output", type=Path, required=True, metavar="DIR", help="a new folder")
     add_hand_models(parser, "$MANO_DIR, else the hand of the built-in sample")
     add_device(parser)
-    parser.set_defaults(execute=_predict)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -55,8 +50,11 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _add_export_leaderboard(commands) -> None:
-    parser = commands.add_parser(
-        "export-leaderboard", help="write and check an upload for ARCTIC's leaderboard (hands only)"
+    parser = add_command(
+        commands,
+        "export-leaderboard",
+        _export_leaderboard,
+        "write and check an upload for ARCTIC's leaderboard (hands only)",
     )
     option = parser.add_argument
     option("--output", type=Path, metavar="FILE.zip", help="upload to write")
@@ -72,7 +70,6 @@ def _add_export_leaderboard(commands) -> None:
     add_metrics(parser)
     option("--missing", choices=("refuse", "hold"), default="refuse", help="hands without a prediction")
     add_device(parser)
-    parser.set_defaults(execute=_export_leaderboard)
 
 
 def _export_leaderboard(arguments: argparse.Namespace) -> int:
@@ -113,3 +110,6 @@ def _report_problems(path: Path, problems: list[str]) -> int:
         raise DataError(f"{path} would not be evaluated:\n{shown}{more}")
     print(f"Checked, complete: {path}")
     return 0
+
+
+COMMANDS = (_add_predict, _add_export_leaderboard)

@@ -9,6 +9,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from hawor_pipeline.commands.options import add_command
 from hawor_pipeline.commands.printing import print_report
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import DataPaths, config_dir
@@ -18,15 +19,8 @@ UI_PORT = 3000
 TENSORBOARD_PORT = 6006
 
 
-def add(commands) -> None:
-    """Add the commands of this module."""
-    for each in (_add_demo, _add_ui, _add_doctor):
-        each(commands)
-
-
 def _add_demo(commands) -> None:
-    parser = commands.add_parser("demo", help="run the whole pipeline on the built-in sample")
-    parser.set_defaults(execute=_demo)
+    add_command(commands, "demo", _demo, "run the whole pipeline on the built-in sample")
 
 
 def _dagster_environment() -> dict[str, str]:
@@ -58,7 +52,7 @@ def _demo(_: argparse.Namespace) -> int:
 
 
 def _add_ui(commands) -> None:
-    parser = commands.add_parser("ui", help="start Dagster's web UI with its daemon")
+    parser = add_command(commands, "ui", _ui, "start Dagster's web UI with its daemon")
     option = parser.add_argument
     option("--host", default=UI_ADDRESS, help=f"default: {UI_ADDRESS}")
     option("--port", type=int, default=UI_PORT, help=f"default: {UI_PORT}")
@@ -69,7 +63,6 @@ def _add_ui(commands) -> None:
         default=TENSORBOARD_PORT,
         help=f"0 starts no TensorBoard (default: {TENSORBOARD_PORT})",
     )
-    parser.set_defaults(execute=_ui)
 
 
 def _ui(arguments: argparse.Namespace) -> int:
@@ -105,8 +98,7 @@ def _until_stopped(command: list[str], environment: dict[str, str]) -> int:
 
 
 def _add_doctor(commands) -> None:
-    parser = commands.add_parser("doctor", help="check this machine: what is present, what is missing, what to do")
-    parser.set_defaults(execute=_doctor)
+    add_command(commands, "doctor", _doctor, "check this machine: what is present, what is missing, what to do")
 
 
 def _doctor(_: argparse.Namespace) -> int:
@@ -115,3 +107,6 @@ def _doctor(_: argparse.Namespace) -> int:
     diagnoses = examine()
     print(render(diagnoses))
     return 1 if any(each.required and not each.ok for each in diagnoses) else 0
+
+
+COMMANDS = (_add_demo, _add_ui, _add_doctor)

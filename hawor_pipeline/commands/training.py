@@ -4,22 +4,18 @@ import argparse
 import sys
 from pathlib import Path
 
+from hawor_pipeline.commands.options import add_command
 from hawor_pipeline.commands.printing import print_result
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import experiment_file
 
 
-def add(commands) -> None:
-    """Add the commands of this module."""
-    for each in (_add_create_config, _add_migrate_config, _add_preflight, _add_train):
-        each(commands)
-
-
 def _add_create_config(commands) -> None:
-    parser = commands.add_parser("create-config", help="write a training configuration with every key explained")
+    parser = add_command(
+        commands, "create-config", _create_config, "write a training configuration with every key explained"
+    )
     parser.add_argument("path", type=Path, metavar="FILE", help="YAML file to write")
     parser.add_argument("--experiment", metavar="NAME", help="start from a shipped experiment")
-    parser.set_defaults(execute=_create_config)
 
 
 def _create_config(arguments: argparse.Namespace) -> int:
@@ -35,10 +31,9 @@ def _create_config(arguments: argparse.Namespace) -> int:
 
 
 def _add_migrate_config(commands) -> None:
-    parser = commands.add_parser("migrate-config", help="translate a configuration of the original system")
+    parser = add_command(commands, "migrate-config", _migrate, "translate a configuration of the original system")
     parser.add_argument("old", type=Path, metavar="OLD", help="its YAML or JSON file")
     parser.add_argument("new", type=Path, metavar="NEW", help="the YAML file to write")
-    parser.set_defaults(execute=_migrate)
 
 
 def _migrate(arguments: argparse.Namespace) -> int:
@@ -65,9 +60,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_preflight(commands) -> None:
-    parser = commands.add_parser("preflight", help="check memory, data loading, learning and duration before training")
+    parser = add_command(
+        commands, "preflight", _preflight, "check memory, data loading, learning and duration before training"
+    )
     _add_settings(parser)
-    parser.set_defaults(execute=_preflight)
 
 
 def _preflight(arguments: argparse.Namespace) -> int:
@@ -89,7 +85,7 @@ def _preflight(arguments: argparse.Namespace) -> int:
 
 
 def _add_train(commands) -> None:
-    parser = commands.add_parser("train", help="train a network; resumes an interrupted run")
+    parser = add_command(commands, "train", _train, "train a network; resumes an interrupted run")
     _add_settings(parser)
     parser.add_argument(
         "--resume",
@@ -97,7 +93,6 @@ def _add_train(commands) -> None:
         metavar="auto|PATH",
         help="auto (default) resumes this run; PATH starts a new run from it",
     )
-    parser.set_defaults(execute=_train)
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -130,3 +125,6 @@ def _overrides(arguments: argparse.Namespace) -> dict:
     if arguments.from_scratch:
         overrides["from_scratch"] = True
     return overrides
+
+
+COMMANDS = (_add_create_config, _add_migrate_config, _add_preflight, _add_train)

@@ -4,20 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from hawor_pipeline.commands.options import add_hand_models, add_metrics, add_shards
+from hawor_pipeline.commands.options import add_command, add_hand_models, add_metrics, add_shards
 from hawor_pipeline.commands.printing import print_report
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import DataPaths
 
 
-def add(commands) -> None:
-    """Add the commands of this module."""
-    for each in (_add_report, _add_show, _add_video):
-        each(commands)
-
-
 def _add_report(commands) -> None:
-    parser = commands.add_parser("report", help="write the report of a run and print its path and main numbers")
+    parser = add_command(commands, "report", _report, "write the report of a run and print its path and main numbers")
     option = parser.add_argument
     option("--run", dest="run_dir", type=Path, required=True, metavar="DIR", help="folder of the run below data/runs")
     option("--against", metavar="RUN", help="write a comparison with this run (folder or run_id) instead")
@@ -26,7 +20,6 @@ def _add_report(commands) -> None:
     add_hand_models(parser)
     option("--output", type=Path, metavar="DIR", help="folder for the report (default: data/reports)")
     option("--data-card-dir", type=Path, metavar="DIR", help="folder of data_card.md (default: data/metadata)")
-    parser.set_defaults(execute=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -81,11 +74,12 @@ def _add_places(parser) -> None:
 
 
 def _add_show(commands) -> None:
-    parser = commands.add_parser("show", help="write a page about one sample: image, true and predicted mesh, errors")
+    parser = add_command(
+        commands, "show", _show, "write a page about one sample: image, true and predicted mesh, errors"
+    )
     parser.add_argument("sample_id", metavar="SAMPLE_ID", help="such as s05/box_grab_01/0/00012/right")
     _add_places(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page (default: in data/reports)")
-    parser.set_defaults(execute=_show)
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -114,7 +108,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _add_video(commands) -> None:
-    parser = commands.add_parser("video", help="draw predicted meshes over one recording, as MP4 and for rerun")
+    parser = add_command(commands, "video", _video, "draw predicted meshes over one recording, as MP4 and for rerun")
     option = parser.add_argument
     option("sequence", metavar="SUBJECT/SEQUENCE", help="such as s05/box_grab_01")
     option("--view", type=int, default=1, metavar="V", help="camera: 0 egocentric, 1 to 8 static (default: 1)")
@@ -126,7 +120,6 @@ def _add_video(commands) -> None:
     option("--align-wrists", action="store_true", help="move predicted wrists to the true ones")
     option("--rerun", type=Path, metavar="FILE.rrd", help="also write meshes and cameras for the rerun viewer")
     option("--output", type=Path, metavar="FILE", help="the video (default: in data/reports)")
-    parser.set_defaults(execute=_video)
 
 
 def _video(arguments: argparse.Namespace) -> int:
@@ -156,3 +149,6 @@ def _video(arguments: argparse.Namespace) -> int:
     if arguments.rerun:
         print(f"For the rerun viewer: {arguments.rerun}")
     return 0
+
+
+COMMANDS = (_add_report, _add_show, _add_video)

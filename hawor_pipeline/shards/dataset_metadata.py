@@ -1,9 +1,10 @@
 """Metadata of a whole dataset: manifest over all shards, splits and protocols, data card, dataset version."""
 
+import importlib.resources
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jinja2
 import pyarrow.compute as pc
 
 from hawor_pipeline.errors import ConfigError, DataError
@@ -124,62 +125,33 @@ def _info(manifests: dict[str, Manifest], protocols: dict[str, SplitProtocol], v
 
 def _data_card(shards: Path, manifests: dict[str, Manifest], protocols: dict[str, SplitProtocol], info: Info) -> str:
     """Describe the contents of the dataset, and what was skipped, in Markdown."""
-    lines = [f"# Data card: {info['source']} hands, version {info['dataset_version'][:12]}", ""]
-    if "synthetic" in info["sources"]:
-        lines += [
-            "**SYNTHETIC SAMPLE.** Every image is a rendering of a procedural hand in ARCTIC's layout; no person was "
-            "filmed. Results on it do not transfer to real hands.",
-            "",
-        ]
-    else:
-        lines += ["Source: ARCTIC (non-commercial licence, no redistribution).", ""]
-    lines += [
-        f"{info['rows']} hands ({info['valid_rows']} valid) in {info['sequences']} sequences of {info['subjects']} "
-        f"subjects, {info['bytes'] / 1e6:.1f} MB.",
-        "",
-        "## Subjects",
-        "",
-        *_markdown(info["per_subject"]),
-        "",
-        f"Splits of protocol {main_protocol(protocols).name}, {main_protocol(protocols).stated_by}.",
-    ]
     table = open_shards(shards, columns=_CARD_COLUMNS).table
+    counts = []
     for title, column in (("Views", "view"), ("Sides", "side"), ("Objects", "object")):
-        counts = Counter(table.column(column).to_pylist())
+        every = Counter(table.column(column).to_pylist())
         good = Counter(table.filter(pc.field("valid")).column(column).to_pylist())
-        rows = [{column: name, "rows": counts[name], "valid rows": good[name]} for name in sorted(counts)]
-        lines += ["", f"## {title}", "", *_markdown(rows)]
-    lines += ["", "## Skipped samples, with the reason", ""]
-    ledger = (
-        read_side_tables(shards, manifests, LEDGER_FILE)
-        .group_by("reason")
-        .aggregate([("samples", "sum"), ("reason", "count")])
-    )
-    rows = [
+        rows = [{column: name, "rows": every[name], "valid rows": good[name]} for name in sorted(every)]
+        counts.append((title, rows))
+    ledger = read_side_tables(shards, manifests, LEDGER_FILE).group_by("reason")
+    skipped = [
         {"reason": row["reason"], "samples": row["samples_sum"], "ledger rows": row["reason_count"]}
-        for row in sorted(ledger.to_pylist(), key=lambda row: row["reason"])
+        for row in ledger.aggregate([("samples", "sum"), ("reason", "count")]).sort_by("reason").to_pylist()
     ]
-    rows += [
+    skipped += [
         {"reason": f"{name} (kept, marked invalid)", "samples": n, "ledger rows": 0}
         for name, n in info["invalid"].items()
     ]
-    lines += _markdown(rows) if rows else ["Nothing."]
-    missing = [
-        f"- {name}/{item.sequence}: {item.reason}"
-        for name, manifest in manifests.items()
-        for item in manifest.left_out_sequences
-    ]
-    if missing:
-        lines += ["", "Whole sequences:", "", *missing]
     settings = next((manifest.settings for manifest in manifests.values() if manifest.rows), {})
-    lines += ["", "## Settings", "", *_markdown([{"setting": k, "value": str(v)} for k, v in settings.items()]), ""]
-    return "\n".join(lines)
-
-
-def _markdown(rows: Sequence[Mapping[str, object]]) -> list[str]:
-    """Lay out rows with equal keys as a Markdown table."""
-    if not rows:
-        return ["None."]
-    names = list(rows[0])
-    body = ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in rows]
-    return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names), *body]
+    template = (importlib.resources.files(__package__) / "data_card.md.j2").read_text()
+    return jinja2.Template(template, trim_blocks=True, undefined=jinja2.StrictUndefined).render(
+        info=info,
+        protocol=main_protocol(protocols),
+        counts=counts,
+        skipped=skipped,
+        sequences=[
+            f"{name}/{item.sequence}: {item.reason}"
+            for name, manifest in manifests.items()
+            for item in manifest.left_out_sequences
+        ],
+        settings=[{"setting": name, "value": value} for name, value in settings.items()],
+    )

@@ -1,7 +1,7 @@
 """Plots of the quality of a dataset, from the tables of `quality`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,9 +9,6 @@ import pyarrow as pa
 from hawor_pipeline.core.units import m_to_mm
 from hawor_pipeline.shards.schema import as_numpy
 from hawor_pipeline.shards.store import ShardSet
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _BLUE, _ORANGE, _GRAY, _RED = "#3b6fb6", "#e08214", "#666666", "#c0392b"
 _DPI = 110
@@ -43,14 +40,15 @@ def _axes(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.n
     return figure, np.atleast_1d(figure.subplots(rows, columns)).ravel()
 
 
-def _title(figure: Any, data: ShardSet, text: str) -> None:
+def _save(figure: Any, path: Path, data: ShardSet, text: str) -> None:
     figure.suptitle(text, fontsize=11)
     if data.source == "synthetic":
         # in a row of its own, so that the layout keeps it clear of the title
         figure.supxlabel("SYNTHETIC SAMPLE", fontsize=9, fontweight="bold", color=_RED, x=0.99, ha="right")
+    figure.savefig(path, dpi=_DPI)
 
 
-def _bare(axis: "Axes") -> None:
+def _bare(axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
 
@@ -83,8 +81,9 @@ def _measures(path: Path, data: ShardSet, measures: dict[str, np.ndarray], dista
     axes[7].set_xlabel("occlusion by view (0 egocentric)", fontsize=8)
     _bare(axes[7])
     excluded = len(data) - int(valid.sum())
-    _title(figure, data, f"Measures of {valid.sum()} valid hands ({excluded} invalid ones excluded; dashed: median)")
-    figure.savefig(path, dpi=_DPI)
+    _save(
+        figure, path, data, f"Measures of {valid.sum()} valid hands ({excluded} invalid ones excluded; dashed: median)"
+    )
 
 
 def _joints(path: Path, data: ShardSet, table: pa.Table) -> None:
@@ -98,8 +97,7 @@ def _joints(path: Path, data: ShardSet, table: pa.Table) -> None:
     axis.set_ylabel("share of samples", fontsize=8)
     axis.legend(fontsize=8, frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     _bare(axis)
-    _title(figure, data, f"Joints of {len(data)} hands")
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path, data, f"Joints of {len(data)} hands")
 
 
 def _coverage(path: Path, data: ShardSet, measures: dict[str, np.ndarray], table: pa.Table) -> None:
@@ -120,8 +118,7 @@ def _coverage(path: Path, data: ShardSet, measures: dict[str, np.ndarray], table
     axes[2].boxplot(bends, tick_labels=fingers, showfliers=False, medianprops={"color": _ORANGE})
     axes[2].set_ylabel("total bend of the three joints (deg)", fontsize=8)
     _bare(axes[2])
-    _title(figure, data, "Coverage of viewing direction, depth and pose")
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path, data, "Coverage of viewing direction, depth and pose")
 
 
 def _outliers(path: Path, data: ShardSet, table: pa.Table) -> None:
@@ -140,5 +137,4 @@ def _outliers(path: Path, data: ShardSet, table: pa.Table) -> None:
         axis = axes[names.index(row["measure"]) * columns + row["rank"] - 1]
         axis.imshow(simplejpeg.decode_jpeg(data.jpeg(row["row"])))
         axis.set_title(f"{row['measure']} {row['value']:.3g}\n{row['sample_id']}", fontsize=5)
-    _title(figure, data, "Worst valid samples of each measure, one per moment")
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path, data, "Worst valid samples of each measure, one per moment")

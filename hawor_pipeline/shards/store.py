@@ -211,13 +211,17 @@ def open_shards(
 
 def _read_annotations(directory: Path, rows: int, columns: Sequence[str] | None, shard_id: int) -> pa.Table:
     path = directory / ANNOTATIONS_FILE
-    try:
-        table = pq.read_table(path, columns=list(columns) if columns is not None else None, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: damaged or missing ({error}); run the conversion again.") from None
+    table = _read_parquet(path, None if columns is None else list(columns))
     if len(table) != rows:
         raise DataError(f"{path}: {len(table)} rows, the manifest lists {rows}; run the conversion again.")
-    return _with_position(table.replace_schema_metadata(None), shard_id)
+    return _with_position(table, shard_id)
+
+
+def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None).replace_schema_metadata(None)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: damaged or missing ({error}); run the conversion again.") from None
 
 
 def _with_position(table: pa.Table, shard_id: int) -> pa.Table:
@@ -242,11 +246,7 @@ def read_side_tables(shards_dir: str | Path, subjects: Iterable[str], name: str)
     tables = [{LEDGER_FILE: LEDGER_SCHEMA, DISTANCES_FILE: DISTANCES_SCHEMA}[name].empty_table()]
     for subject in subjects:
         for entry in (read_manifest(shards_dir, subject) or Manifest()).sequences:
-            path = Path(shards_dir) / subject / entry.sequence / name
-            try:
-                tables.append(pq.read_table(path, partitioning=None).replace_schema_metadata(None))
-            except (OSError, pa.ArrowException) as error:
-                raise DataError(f"{path}: damaged or missing ({error}); run the conversion again.") from None
+            tables.append(_read_parquet(Path(shards_dir) / subject / entry.sequence / name))
     return pa.concat_tables(tables)
 
 

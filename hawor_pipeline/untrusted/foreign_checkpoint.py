@@ -45,11 +45,7 @@ class _StandIn(dict):
     def append(self, _value: object) -> None:
         """Discard."""
 
-    def extend(self, _values: object) -> None:
-        """Discard."""
-
-    def add(self, _value: object) -> None:
-        """Discard."""
+    extend = add = append
 
     def __hash__(self) -> int:  # type: ignore[override]
         return id(self)
@@ -94,9 +90,6 @@ class _TensorsOnly(pickle.Unpickler):
 
 def load_foreign_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read the tensors of a checkpoint as downloaded; other objects in it become empty mappings.
-
-    Args:
-        path: The file.
 
     Returns:
         The dictionary that was saved, tensors on the CPU.

@@ -30,11 +30,10 @@ class RefusedError(Exception):
 class _FrozenType(type):
     """Metaclass of the recorders, without which BUILD could set attributes on the class and so affect the next load."""
 
-    def __setattr__(cls, name: str, value: object) -> None:
+    def __setattr__(cls, name: str, *_value: object) -> None:
         raise RefusedError(f"an attribute of {cls.__name__}")
 
-    def __delattr__(cls, name: str) -> None:
-        raise RefusedError(f"an attribute of {cls.__name__}")
+    __delattr__ = __setattr__
 
 
 class _Recorder(metaclass=_FrozenType):

@@ -50,9 +50,6 @@ def _read(path: Path, kind: str) -> bytes:
 def load_npy(path: str | Path) -> Any:
     """Read one `.npy` file.
 
-    Args:
-        path: The file.
-
     Returns:
         The array; for a file that wraps one dictionary or list (an object array of shape ()), that object.
 
@@ -92,9 +89,6 @@ def load_npy(path: str | Path) -> Any:
 def load_pickle(path: str | Path) -> Any:
     """Read one pickle that holds data, such as MANO's `.pkl` files; chumpy and scipy need not be installed.
 
-    Args:
-        path: The file.
-
     Returns:
         Its contents: plain containers, with chumpy objects and sparse matrices as dense arrays.
 
@@ -108,9 +102,6 @@ def load_pickle(path: str | Path) -> Any:
 
 def load_npz(path: str | Path) -> dict[str, np.ndarray]:
     """Read one `.npz` archive of plain arrays.
-
-    Args:
-        path: The file.
 
     Returns:
         Arrays by name.
@@ -133,9 +124,6 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Tensors are memory-mapped, so those that nobody uses (an optimiser's) are never read. The file may be replaced by a
     rename while they are in use, but not be overwritten in place.
-
-    Args:
-        path: The file.
 
     Returns:
         The dictionary that was saved.

@@ -19,7 +19,7 @@ from hawor_pipeline.errors import DataError, NumericalError
 from hawor_pipeline.evaluation.hands import ground_truth_predictions
 from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline.leaderboard import submission, submission_sources
-from hawor_pipeline.leaderboard.arctic_hands import to_arctic
+from hawor_pipeline.leaderboard.submission import to_arctic
 from hawor_pipeline.leaderboard.submission_check import check_upload
 from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.prediction.boxes import HandBox, read_boxes
