@@ -7,6 +7,7 @@ Their tables lie beside those of the baselines, as `baseline-<kind>-<dataset ver
 `checkpoint_sha256`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,7 @@ def evaluate_smoothed(run_id: str, setting: Setting) -> str:
     """Smooth a run's predictions and measure them; return the run_id of the tables."""
     protocol = find_protocol(setting.protocol)
     identity = read_identity(setting.metrics_dir, "predictions", run_id)
-    about = (identity.protocol, identity.dataset_version, identity.source, identity.checkpoint_sha256)
-    rival = RunIdentity(baseline_run_id("smoothed", setting.dataset_version), *about)
+    rival = replace(identity, run_id=baseline_run_id("smoothed", setting.dataset_version))
     models = HandModels.load(setting.mano_dir)
     predictions = PredictionReader(setting.metrics_dir, run_id)
     excluded = _excluded(setting, run_id)

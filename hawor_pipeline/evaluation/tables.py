@@ -8,7 +8,7 @@ defined is null, never NaN and never 0. No torch here.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,7 @@ class RunIdentity:
 
     def columns(self) -> dict[str, str | None]:
         """Return the values repeated in every row (the run_id is in the path)."""
-        return {
-            "protocol": self.protocol,
-            "dataset_version": self.dataset_version,
-            "source": self.source,
-            "checkpoint_sha256": self.checkpoint_sha256,
-        }
+        return {name: value for name, value in asdict(self).items() if name != "run_id"}
 
 
 def baseline_run_id(kind: str, dataset_version: str) -> str:

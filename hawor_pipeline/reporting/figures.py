@@ -20,8 +20,10 @@ from hawor_pipeline.reporting.style import (
     TERMS,
     Figure,
     Plotly,
+    bar_trace,
     in_columns,
     layout,
+    line_trace,
     rounded,
     vertical,
 )
@@ -59,17 +61,8 @@ def pck_curve(series: Sequence[Series], target_mm: float) -> Figure:
         errors = np.sort(one.results.joint_errors_mm().reshape(-1))
         errors = errors[np.isfinite(errors)]
         shares = 100 * np.searchsorted(errors, limits, side="right") / max(len(errors), 1)
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": one.name,
-                "x": limits.tolist(),
-                "y": rounded(shares),
-                "line": {"color": one.color, "width": one.width, "dash": one.dash},
-                "hovertemplate": "%{y:.1f} %",
-            }
-        )
+        line = {"color": one.color, "width": one.width, "dash": one.dash}
+        traces.append(line_trace(one.name, limits.tolist(), rounded(shares), line, "%{y:.1f} %"))
     frame = layout("wrist-aligned distance, mm", "joints within, %", yaxis={"range": [0, 101]})
     frame["shapes"] = [vertical(target_mm)]
     frame["legend"] |= in_columns([one.name for one in series])
@@ -82,20 +75,12 @@ def error_histogram(series: Sequence[Series]) -> Figure:
     errors = [values[np.isfinite(values)] for values in errors]
     top = max((float(np.percentile(values, 99.5)) for values in errors if len(values)), default=1.0)
     edges = np.linspace(0, max(top, 1e-3), 41)
-    traces: list[Plotly] = []
+    middles = rounded((edges[1:] + edges[:-1]) / 2)
+    traces = []
     for one, values in zip(series, errors, strict=True):
         counts = 100 * np.histogram(values, edges)[0] / max(len(values), 1)
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": one.name,
-                "x": rounded((edges[1:] + edges[:-1]) / 2),
-                "y": rounded(counts, 3),
-                "line": {"color": one.color, "width": one.width * 0.8, "shape": "hvh", "dash": one.dash},
-                "hovertemplate": "%{y:.1f} %",
-            }
-        )
+        line = {"color": one.color, "width": one.width * 0.8, "shape": "hvh", "dash": one.dash}
+        traces.append(line_trace(one.name, middles, rounded(counts, 3), line, "%{y:.1f} %"))
     traces[0] |= {"fill": "tozeroy", "fillcolor": "rgba(200,85,27,0.12)"}
     frame = layout("mean joint error of a sample, mm", "samples, %")
     frame["legend"] |= in_columns([one.name for one in series])
@@ -108,54 +93,43 @@ def joint_bars(run: RunResults) -> Figure:
     traces = []
     for finger, color in zip(FINGERS, (TERMS[4], TERMS[0], TERMS[2], TERMS[1], TERMS[3]), strict=True):
         names = [name for name in values if name.startswith(finger)]
-        traces.append(
-            {
-                "type": "bar",
-                "name": finger,
-                "x": [name.replace("_", " ") for name in names],
-                "y": rounded([values[name] for name in names]),
-                "marker": {"color": color},
-                "hovertemplate": "%{x}: %{y:.1f} mm<extra></extra>",
-            }
-        )
+        labels, errors = [name.replace("_", " ") for name in names], rounded([values[name] for name in names])
+        traces.append(bar_trace(finger, labels, errors, color, "%{x}: %{y:.1f} mm<extra></extra>"))
     frame = layout("", "mean error, mm", hovermode="closest", xaxis={"tickangle": -60}, bargap=0.25, margin={"b": 90})
     return {"data": traces, "layout": frame}
 
 
-def _known_and_shown(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return indices of points with both values, and an evenly spaced part of them that a page can carry."""
+def _sample_dots(
+    x: np.ndarray, y: np.ndarray, sample_id: np.ndarray, color: str, hover: str
+) -> tuple[np.ndarray, Plotly]:
+    """Return indices of points with both values, and dots of an evenly spaced part of them that a page can carry."""
     known = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-    return known, known[np.linspace(0, len(known) - 1, min(len(known), _SCATTER_POINTS)).astype(int)]
+    shown = known[np.linspace(0, len(known) - 1, min(len(known), _SCATTER_POINTS)).astype(int)]
+    dots: Plotly = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "sample",
+        "x": rounded(x[shown], 3),
+        "y": rounded(y[shown], 3),
+        "text": sample_id[shown].tolist(),
+        "marker": {"color": color, "size": 5},
+        "hovertemplate": hover,
+    }
+    return known, dots
 
 
 def occlusion_scatter(run: RunResults) -> Figure:
     """Draw errors of samples over the hidden share of the hand, with the mean of each bin."""
     columns = run.sample_columns("occlusion", "mpjpe_mm", "sample_id")
     x, y = columns["occlusion"].astype(float), columns["mpjpe_mm"].astype(float)
-    known, shown = _known_and_shown(x, y)
+    hover = "%{text}<br>%{y:.1f} mm, hidden %{x:.0%}<extra></extra>"
+    known, dots = _sample_dots(x, y, columns["sample_id"], "rgba(200,85,27,0.22)", hover)
     edges = np.linspace(0, 1, 11)
     bins = np.clip(np.digitize(x[known], edges) - 1, 0, 9)
     means = [float(y[known][bins == b].mean()) if (bins == b).any() else None for b in range(10)]
-    dots = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "sample",
-        "x": rounded(x[shown], 3),
-        "y": rounded(y[shown], 3),
-        "text": columns["sample_id"][shown].tolist(),
-        "marker": {"color": "rgba(200,85,27,0.22)", "size": 5},
-        "hovertemplate": "%{text}<br>%{y:.1f} mm, hidden %{x:.0%}<extra></extra>",
-    }
-    line = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": "mean of each tenth",
-        "x": rounded((edges[1:] + edges[:-1]) / 2),
-        "y": rounded(means),
-        "line": {"color": INK, "width": 2},
-        "hovertemplate": "mean %{y:.1f} mm<extra></extra>",
-        "connectgaps": True,
-    }
+    middles, hover = rounded((edges[1:] + edges[:-1]) / 2), "mean %{y:.1f} mm<extra></extra>"
+    line = line_trace("mean of each tenth", middles, rounded(means), {"color": INK, "width": 2}, hover, "lines+markers")
+    line["connectgaps"] = True
     frame = layout("share of joints that are hidden", "error of the sample, mm", hovermode="closest")
     frame["xaxis"] |= {"tickformat": ".0%", "range": [-0.02, 1.02]}
     return {"data": [dots, line], "layout": frame}
@@ -174,17 +148,11 @@ def track_curves(runs: Sequence[Any], shown_frame: int, drawn: Any) -> Figure:
     for run in runs:
         frames = sorted(run.track)
         line = {"color": RUN, "width": 3} if run is drawn else {"color": next(greys), "width": 1.6}
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers" if len(frames) < 12 else "lines",
-                "name": short_run_name(run.run_id),
-                "x": frames,
-                "y": rounded([run.track[number] for number in frames]),
-                "line": line,
-                "hovertemplate": "%{y:.1f} mm",
-            }
+        errors, mode = (
+            rounded([run.track[number] for number in frames]),
+            "lines+markers" if len(frames) < 12 else "lines",
         )
+        traces.append(line_trace(short_run_name(run.run_id), frames, errors, line, "%{y:.1f} mm", mode))
     frame = layout("frame", "joint error, mm", yaxis={"rangemode": "tozero"})
     frame["shapes"] = [vertical(shown_frame)]
     return {"data": traces, "layout": frame}
@@ -194,18 +162,9 @@ def paired_scatter(run: RunResults, other: RunResults, names: Mapping[str, str])
     """Draw each sample's error by both runs; below the diagonal the run is better."""
     ours, theirs = (one.sample_columns("mpjpe_mm", "sample_id") for one in (run, other))
     y, x = ours["mpjpe_mm"].astype(float), theirs["mpjpe_mm"].astype(float)
-    known, shown = _known_and_shown(x, y)
+    hover = "%{text}<br>%{y:.1f} against %{x:.1f} mm<extra></extra>"
+    known, dots = _sample_dots(x, y, ours["sample_id"], "rgba(34,38,43,0.28)", hover)
     top = float(max(x[known].max(), y[known].max())) if len(known) else 1.0
-    dots = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "sample",
-        "x": rounded(x[shown], 3),
-        "y": rounded(y[shown], 3),
-        "text": ours["sample_id"][shown].tolist(),
-        "marker": {"color": "rgba(34,38,43,0.28)", "size": 5},
-        "hovertemplate": "%{text}<br>%{y:.1f} against %{x:.1f} mm<extra></extra>",
-    }
     even = {
         "type": "scatter",
         "mode": "lines",
@@ -223,14 +182,7 @@ def joint_pairs(run: RunResults, other: RunResults, names: Mapping[str, str]) ->
     """Draw the error of each joint by both runs, the run in orange and the other in purple."""
     labels = [name.replace("_", " ") for name in JOINT_NAMES[1:]]
     bars = [
-        {
-            "type": "bar",
-            "name": names[key],
-            "x": labels,
-            "y": rounded(one.joint_means_mm()[1:]),
-            "marker": {"color": color},
-            "hovertemplate": "%{y:.1f} mm",
-        }
+        bar_trace(names[key], labels, rounded(one.joint_means_mm()[1:]), color, "%{y:.1f} mm")
         for key, one, color in (("run", run, RUN), ("other", other, OTHER))
     ]
     frame = layout("", "mean error, mm", xaxis={"tickangle": -60}, bargap=0.25, margin={"b": 90})

@@ -1,15 +1,17 @@
 """Advice computed from the numbers: each rule reads the tables and yields findings or nothing."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from hawor_pipeline.config import read_yaml
 from hawor_pipeline.core.skeleton import FINGERS
 from hawor_pipeline.core.units import mm_to_m
 from hawor_pipeline.evaluation.bootstrap import MIN_SEQUENCES
-from hawor_pipeline.reporting.evidence import Evidence, Finding, change, percent
-from hawor_pipeline.reporting.results import Entry, RunResults
-from hawor_pipeline.reporting.training_findings import dominant_term, fit, waiting
+from hawor_pipeline.reporting.results import Curve, Entry, RunResults
 
 # Thresholds above which a rule yields a finding.
 ORIENTATION_SHARE = 0.5  # of the error that a similarity alignment removes
@@ -19,6 +21,10 @@ OUTLIER_RATIO = 1.5
 LEAST_FOUND = 0.5
 HARDER_RATIO = 1.15  # of a kind of samples over the rest
 LEAST_ADDED = 0.02  # of the whole error
+OVERFIT_RATIO = 1.3  # validation over training error
+STILL_FALLING = 0.03  # relative gain over the last quarter of training
+DOMINANT_SHARE = 0.6  # of one term in the weighted loss
+WAITING_SHARE = 0.2  # of the time, without a batch
 COLLECTED = (
     ("object", "object"),
     ("action", "action"),
@@ -27,12 +33,52 @@ COLLECTED = (
     ("depth_m", "distance in m"),
     ("speed_m_s", "speed in m/s"),
 )
+_TEXTS = read_yaml(Path(__file__).with_suffix(".yaml"))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Advice with its evidence; `tone` is "good", "watch" or "act"."""
+
+    tone: str
+    title: str
+    evidence: str
+    action: str
+
+
+def finding(name: str, **values: Any) -> Finding:
+    """Fill in the texts of a finding, which findings.yaml has by name."""
+    return Finding(**{part: text.format_map(values) for part, text in _TEXTS[name].items()})
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Results and curves that the rules may read."""
+
+    run: RunResults
+    baselines: Mapping[str, RunResults]
+    curves: list[Curve]
+
+    def curve(self, metric: str, split: str) -> Curve | None:
+        """Return a training curve by name; names may carry the split as a prefix."""
+        names = (metric, f"{split}/{metric}")
+        return next((c for c in self.curves if c.metric in names and c.split == split and c.last is not None), None)
+
+
+def percent(share: float) -> str:
+    """Format a share in per cent."""
+    return f"{100 * share:.0f} %"
+
+
+def change(gain: float) -> str:
+    """Describe a gain; a negative one is a loss."""
+    return f"{percent(abs(gain))} {'lower' if gain >= 0 else 'higher'}"
 
 
 def find(evidence: Evidence) -> list[Finding]:
     """Return all findings, those that need action first."""
-    found = [finding for rule in RULES for finding in rule(evidence)]
-    return sorted(found, key=lambda finding: ("act", "watch", "good").index(finding.tone))
+    found = [one for rule in RULES for one in rule(evidence)]
+    return sorted(found, key=lambda one: ("act", "watch", "good").index(one.tone))
 
 
 def _against_mean_pose(e: Evidence) -> Iterable[Finding]:
@@ -41,25 +87,8 @@ def _against_mean_pose(e: Evidence) -> Iterable[Finding]:
     if ours is None or not baseline:
         return
     gain = 1 - ours / baseline
-    evidence = f"{ours:.1f} mm against {baseline:.1f} mm for a constant mean hand: {change(gain)}."
-    if gain >= 0.5:
-        yield Finding(
-            "good", "The network uses the images", evidence, "It beats the baseline; look at the strata below."
-        )
-    elif gain > 0.1:
-        yield Finding(
-            "watch",
-            "More than half of the baseline's error remains",
-            evidence,
-            "Train longer before tuning anything else.",
-        )
-    else:
-        yield Finding(
-            "act",
-            "Hardly better than ignoring the image",
-            evidence,
-            "Overfit a single clip first; check learning rate and labels.",
-        )
+    name = "uses_images" if gain >= 0.5 else "half_of_baseline" if gain > 0.1 else "ignores_images"
+    yield finding(name, ours=ours, baseline=baseline, change=change(gain))
 
 
 def _orientation(e: Evidence) -> Iterable[Finding]:
@@ -70,12 +99,7 @@ def _orientation(e: Evidence) -> Iterable[Finding]:
     share = 1 - aligned / whole
     if share > ORIENTATION_SHARE:
         turned = f" The wrist is off by {angle:.0f}° on average." if angle is not None else ""
-        yield Finding(
-            "act",
-            "Most of the error is the rotation of the whole hand",
-            f"A similarity alignment removes {percent(share)} of the error ({whole:.1f} → {aligned:.1f} mm).{turned}",
-            "Raise the weight of GLOBAL_ORIENT, widen the rotation augmentation, or add views and sequences.",
-        )
+        yield finding("orientation", share=percent(share), whole=whole, aligned=aligned, turned=turned)
 
 
 def _placement(e: Evidence) -> Iterable[Finding]:
@@ -84,14 +108,7 @@ def _placement(e: Evidence) -> Iterable[Finding]:
         return
     pixels = e.run.value("mpjpe_crop_px")
     in_image = f", joints by {pixels:.0f} px of the 256 px crop" if pixels is not None else ""
-    yield Finding(
-        "act",
-        "The hand is placed wrongly",
-        f"{percent(found)} of the hands are detected; their position is off by {mm_to_m(off):.2f} m on "
-        f"average{in_image}.",
-        "Depth comes late in training: more steps, a higher weight of KEYPOINTS_2D; check intrinsics and bounding "
-        "boxes.",
-    )
+    yield finding("placement", found=percent(found), off=mm_to_m(off), in_image=in_image)
 
 
 def _fingers(e: Evidence) -> Iterable[Finding]:
@@ -101,12 +118,7 @@ def _fingers(e: Evidence) -> Iterable[Finding]:
         return
     gain = 1 - ours / theirs
     if gain < 0.2:
-        yield Finding(
-            "watch" if gain > 0 else "act",
-            "Finger poses are close to the mean pose",
-            f"PA-MPJPE {ours:.1f} mm, mean rotations {theirs:.1f} mm: {change(gain)}.",
-            "Fingers come late in training: more steps, a larger crop, or a higher weight of HAND_POSE.",
-        )
+        yield finding("fingers_better" if gain > 0 else "fingers_worse", ours=ours, theirs=theirs, change=change(gain))
 
 
 def _occlusion(e: Evidence) -> Iterable[Finding]:
@@ -116,13 +128,7 @@ def _occlusion(e: Evidence) -> Iterable[Finding]:
     low = e.run.value("mpjpe_mm", "occlusion<0.1")
     high = e.run.value("mpjpe_mm", "occlusion>0.5")
     if entry.value > OCCLUSION_RATIO and low is not None and high is not None:
-        yield Finding(
-            "watch",
-            "Hidden hands are harder",
-            f"{high:.1f} mm where more than half of the joints are hidden, {low:.1f} mm where hardly any is: "
-            f"{entry.value:.2f} times as much.",
-            "Raise OCCLUSION_ROBUSTNESS (0 switches it off), keep hidden hands in data_filtering, use longer clips.",
-        )
+        yield finding("occlusion", high=high, low=low, ratio=entry.value)
 
 
 def _views(e: Evidence) -> Iterable[Finding]:
@@ -131,12 +137,7 @@ def _views(e: Evidence) -> Iterable[Finding]:
         return
     best, worst = min(views, key=lambda v: views[v]), max(views, key=lambda v: views[v])
     if views[worst] > VIEW_RATIO * views[best]:
-        yield Finding(
-            "watch",
-            f"View {worst} is the weakest",
-            f"{views[worst]:.1f} mm there, {views[best]:.1f} mm in view {best}.",
-            "Look at its worst samples below; give the view more weight in training if the labels are right.",
-        )
+        yield finding("views", worst=worst, best=best, high=views[worst], low=views[best])
 
 
 def _sides(e: Evidence) -> Iterable[Finding]:
@@ -146,12 +147,7 @@ def _sides(e: Evidence) -> Iterable[Finding]:
     if _apart(left, right):
         weak, strong = ("left", "right") if left.value > right.value else ("right", "left")
         values = sorted((left.value, right.value), reverse=True)
-        yield Finding(
-            "watch",
-            f"The {weak} hand is worse than the {strong}",
-            f"{values[0]:.1f} mm against {values[1]:.1f} mm; their intervals do not touch.",
-            "Check mirroring and left-hand labels; balance the two sides in training.",
-        )
+        yield finding("sides", weak=weak, strong=strong, high=values[0], low=values[1])
 
 
 def _apart(a: Entry, b: Entry) -> bool:
@@ -167,12 +163,7 @@ def _fingertips(e: Evidence) -> Iterable[Finding]:
         worst = max(values, key=lambda finger: values[finger])
         others = float(np.mean([value for finger, value in values.items() if finger != worst]))
         if values[worst] > 1.2 * others:
-            yield Finding(
-                "watch",
-                f"The {worst} is the hardest finger",
-                f"Its tip is off by {values[worst]:.1f} mm, the other tips by {others:.1f} mm on average.",
-                "Weight its joints in the keypoint losses, and look at the crops: is the tip inside them?",
-            )
+            yield finding("fingertips", worst=worst, high=values[worst], others=others)
 
 
 def _outliers(e: Evidence) -> Iterable[Finding]:
@@ -185,12 +176,7 @@ def _outliers(e: Evidence) -> Iterable[Finding]:
     worst = max(means, key=lambda name: means[name])
     middle = float(np.median(list(means.values())))
     if means[worst] > OUTLIER_RATIO * middle:
-        yield Finding(
-            "act",
-            f"{worst} stands out",
-            f"{means[worst]:.1f} mm there, {middle:.1f} mm in the middle of {len(means)} sequences.",
-            "Look at its proof sheet for wrong labels first; if they are right, record more like it.",
-        )
+        yield finding("outliers", worst=worst, high=means[worst], middle=middle, count=len(means))
 
 
 def _to_collect(e: Evidence) -> Iterable[Finding]:
@@ -212,24 +198,60 @@ def _to_collect(e: Evidence) -> Iterable[Finding]:
                 found.append((added, what))
     if found:
         found.sort(reverse=True)
-        yield Finding(
-            "watch",
-            "What to record more of",
-            f"{'; '.join(what for _, what in found[:3])}.",
-            f"If the first were like the rest, the joint error would fall by {percent(found[0][0])}: record more of "
-            "it, or give it more weight in training.",
-        )
+        yield finding("to_collect", strata="; ".join(what for _, what in found[:3]), fall=percent(found[0][0]))
+
+
+def _fit(e: Evidence) -> Iterable[Finding]:
+    """Report under- and over-fitting."""
+    train, val = e.curve("mpjpe_mm", "train"), e.curve("mpjpe_mm", "val")
+    if val is None:
+        return
+    defined = [value for value in val.values if value is not None]
+    term = "mpjpe_mm" if train is not None else "loss/KEYPOINTS_3D"
+    known, unseen = e.curve(term, "train"), e.curve(term, "val")
+    pair = (known.last, unseen.last) if known is not None and unseen is not None else (None, None)
+    if pair[0] and pair[1] and pair[1] / pair[0] > OVERFIT_RATIO:
+        yield finding("overfit", term=term, val=pair[1], train=pair[0], ratio=pair[1] / pair[0])
+    if len(defined) >= 4:
+        before = min(defined[: max(1, len(defined) * 3 // 4)])
+        gain = 1 - min(defined) / before if before else 0.0
+        if gain > STILL_FALLING:
+            yield finding("still_falling", gain=percent(gain))
+        elif defined[-1] > 1.1 * min(defined):
+            yield finding("last_is_worse", best=min(defined), last=defined[-1])
+
+
+def _dominant_term(e: Evidence) -> Iterable[Finding]:
+    """Report a loss term that dominates the others."""
+    shares = {
+        c.metric.rsplit("/", 1)[-1]: c.last
+        for c in e.curves
+        if c.split == "train" and c.metric.startswith("share/") and c.last
+    }
+    if not shares:
+        for curve in e.curves:
+            name = curve.metric.rsplit("/", 1)[-1]
+            weight = e.curve(f"weight/{name}", "train")
+            if curve.metric.startswith("loss/") and curve.split == "train" and weight and weight.last and curve.last:
+                shares[name] = weight.last * curve.last
+    total = sum(shares.values())
+    if total > 0:
+        name, value = max(shares.items(), key=lambda item: item[1])
+        if value / total > DOMINANT_SHARE:
+            yield finding("dominant_term", term=name, share=percent(value / total), terms=len(shares))
+
+
+def _waiting(e: Evidence) -> Iterable[Finding]:
+    """Report a loader that is too slow."""
+    curve = e.curve("data_wait_share", "train")
+    if curve is not None and curve.last is not None and curve.last > WAITING_SHARE:
+        yield finding("waiting", share=percent(curve.last))
 
 
 def _few_sequences(e: Evidence) -> Iterable[Finding]:
     entry = e.run.get("mpjpe_mm")
     if entry is not None and entry.sequences < MIN_SEQUENCES:
-        yield Finding(
-            "act",
-            "Too few sequences for confidence intervals",
-            f"Evaluated: {entry.sequences} of at least {MIN_SEQUENCES} sequences that an interval needs.",
-            "Evaluate more recordings before comparing runs.",
-        )
+        yield finding("few_sequences", sequences=entry.sequences, least=MIN_SEQUENCES)
 
 
 def _defined(run: RunResults, column: str) -> dict[str, float]:
@@ -241,16 +263,16 @@ Rule = Callable[[Evidence], Iterable[Finding]]
 RULES: tuple[Rule, ...] = (
     _few_sequences,
     _against_mean_pose,
-    fit,
+    _fit,
     _orientation,
     _placement,
     _fingers,
-    dominant_term,
+    _dominant_term,
     _occlusion,
     _views,
     _sides,
     _fingertips,
     _outliers,
     _to_collect,
-    waiting,
+    _waiting,
 )

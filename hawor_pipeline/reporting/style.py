@@ -72,3 +72,13 @@ def vertical(x: float) -> Plotly:
     """Return a dotted line over the whole height."""
     line = {"color": MUTED, "width": 1, "dash": "dot"}
     return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+
+
+def line_trace(name: str, x: Any, y: Any, line: Plotly, hover: str, mode: str = "lines") -> Plotly:
+    """Return a line; `hover` is the template of the text at a point."""
+    return {"type": "scatter", "mode": mode, "name": name, "x": x, "y": y, "line": line, "hovertemplate": hover}
+
+
+def bar_trace(name: str, x: Any, y: Any, color: str, hover: str) -> Plotly:
+    """Return bars of one colour."""
+    return {"type": "bar", "name": name, "x": x, "y": y, "marker": {"color": color}, "hovertemplate": hover}

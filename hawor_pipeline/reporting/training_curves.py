@@ -15,6 +15,7 @@ from hawor_pipeline.reporting.style import (
     Plotly,
     in_columns,
     layout,
+    line_trace,
     rounded,
 )
 
@@ -114,15 +115,9 @@ def _scale(log: bool) -> Plotly:
 
 
 def _trace(curve: Curve, name: str, color: str, dash: str = "solid") -> Plotly:
-    return {
-        "type": "scatter",
-        "mode": "lines+markers" if len(curve.steps) < MARKED_POINTS else "lines",
-        "name": name,
-        "x": curve.steps,
-        "y": rounded(curve.values),
-        "line": {"color": color, "width": 2 if curve.split == "val" else 1.5, "dash": dash},
-        "hovertemplate": "%{y:.4~g}",
-    }
+    line = {"color": color, "width": 2 if curve.split == "val" else 1.5, "dash": dash}
+    mode = "lines+markers" if len(curve.steps) < MARKED_POINTS else "lines"
+    return line_trace(name, curve.steps, rounded(curve.values), line, "%{y:.4~g}", mode)
 
 
 def _curve_name(curve: Curve, several: bool) -> str:
