@@ -31,6 +31,9 @@ def vertices_loss(
 
     Formula: mean over vertices of rho(|v' - v| / scale).
 
+    Returns:
+        Scalar without unit.
+
     Source:
         `mixed_penalty` per vertex.
 
@@ -58,6 +61,9 @@ def topology_loss(
 
     Args:
         topology: from `mesh_topology`.
+
+    Returns:
+        Scalar without unit.
 
     Source:
         Edge and normal terms after I2L-MeshNet and Pose2Mesh, with the angle between normals in place of that between a

@@ -17,6 +17,9 @@ def frame_step(frame: Int[Tensor, "*batch time"], valid: Bool[Tensor, "*batch ti
     Returns:
         (*batch, 1): the smallest positive step between neighbouring valid frames; 1 if there is none.
 
+    Source:
+        Definition.
+
     Example:
         >>> frame_step(torch.tensor([3, 5, 7, 20]), torch.ones(4, dtype=torch.bool)).tolist()
         [2]
@@ -42,6 +45,9 @@ def lag_mask(
 
     Returns:
         (*batch, time - lag).
+
+    Source:
+        Definition.
 
     Example:
         >>> lag_mask(torch.ones(4, dtype=torch.bool), torch.tensor([3, 4, 5, 9]), 1).tolist()
