@@ -9,7 +9,7 @@ _PUBLIC = {
     "EnhancedTrainingLoss": "hawor_pipeline.core.loss",
     "TrainingEvaluator": "hawor_pipeline.evaluation.training_evaluator",
     "TrainingMetrics": "hawor_pipeline.evaluation.training_evaluator",
-    "ArcticDataConverter": "hawor_pipeline.conversion.converter",
+    "ArcticDataConverter": "hawor_pipeline.conversion.prepare",
     "EnhancedHaWoRTrainer": "hawor_pipeline.training.module",
     "TrainingPipeline": "hawor_pipeline.training.fit",
 }

@@ -39,11 +39,6 @@ class Conversion:
     plans: list[SubjectPlan]
     seconds: float
 
-    @property
-    def finished_rows(self) -> int:
-        """Rows of all valid sequences."""
-        return sum(info.rows for plan in self.plans for name, info in plan.done.items() if name not in plan.errors)
-
     def raise_errors(self) -> None:
         """Raise the errors of all sequences that failed, as one."""
         errors = [error for plan in self.plans for error in plan.errors.values()]

@@ -27,13 +27,12 @@ from hawor_pipeline.conversion.ledger import (
     NO_JOINTS,
     OUTSIDE_IMAGE,
     LedgerRow,
-    ViewLosses,
     count_reasons,
     fit_error,
     limit_error,
     lost_hands,
-    rows_without_ground_truth,
-    rows_without_image,
+    unmatched_rows,
+    with_view_losses,
 )
 from hawor_pipeline.conversion.posed_scene import PosedTake, pose_take
 from hawor_pipeline.conversion.row_builder import StoredCrop, ViewedHand, build_rows, join_rows
@@ -178,8 +177,7 @@ def _cut_view(
     found.ledger += [LedgerRow(view, take.first_frame, side, reason, 1) for side, reason in take.unlabelled]
     if not posed.hands:
         return []
-    found.ledger += rows_without_image(view, images, take.first_frame, len(take))
-    found.ledger += rows_without_ground_truth(view, images, take.first_frame, len(take))
+    found.ledger += unmatched_rows(view, images, take.first_frame, len(take))
     file_frame = take.file_frame(view)
     seen = {
         side: see_hand(hand, take.cameras[view], task.settings.box_scale, file_frame.shows)
@@ -257,11 +255,10 @@ def _info(task: SequenceTask, reader: Reader, found: SequenceRows) -> SequenceIn
         invalid=invalid,
         unaccounted=found.expected - rows - (sum(left_out.values()) - without),
     )
-    if not reader.records_views:
-        lost = sum(lost_hands(left_out).values())
-        return replace(info, left_out_share=lost / max(rows + lost, 1))
-    losses = ViewLosses.of_ledger(found.ledger, found.moments)
-    return replace(info, unmatched_share=losses.unmatched_share, unseen=losses.unseen, absent_views=losses.absent_views)
+    if reader.records_views:
+        return with_view_losses(info, found.ledger)
+    lost = sum(lost_hands(left_out).values())
+    return replace(info, left_out_share=lost / max(rows + lost, 1))
 
 
 def _raw_hashes(task: SequenceTask, reader: Reader, digests: dict[str, str]) -> dict[str, Any]:

@@ -10,21 +10,24 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hawor_pipeline.conversion.convert import plan_job
-from hawor_pipeline.conversion.ledger import ViewLosses, rows_without_ground_truth, rows_without_image, view_error
+from hawor_pipeline.conversion.convert_sequence import convert_takes
+from hawor_pipeline.conversion.decode import END_WITHIN, decode_image, has_end, thread_decoder
+from hawor_pipeline.conversion.ledger import count_reasons, limit_error, unmatched_rows, with_view_losses
 from hawor_pipeline.conversion.planning import ConversionJob
 from hawor_pipeline.conversion.sequence_task import SequenceTask
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import free_bytes
+from hawor_pipeline.shards.manifest import SequenceInfo
+from hawor_pipeline.shards.store import ImageWriter
+from hawor_pipeline.sources.hand_models import load_hand_models
 from hawor_pipeline.sources.image_files import ImageFile
+from hawor_pipeline.sources.reader import Take
 from hawor_pipeline.workers.pool import one_thread, usable_cores
-
-if TYPE_CHECKING:
-    from hawor_pipeline.sources.reader import Take
 
 _SEQUENCES = 3  # measured, spread over all that are to be converted
 _FEW, _MANY = 2, 12  # images per view
@@ -55,9 +58,6 @@ def dry_run(job: ConversionJob, subjects: Sequence[str], *, workers: int | None 
         ConfigError: subject or sequence not found, or the output folder cannot be used.
         DataError: the hand models, or files that all sequences share, are damaged.
     """
-    from hawor_pipeline.conversion.decode import thread_decoder
-    from hawor_pipeline.sources.hand_models import load_hand_models
-
     plans = plan_job(job, subjects)
     tasks = [task for plan in plans for task in plan.tasks]
     problems = [f"{plan.subject}/{name}: {error}" for plan in plans for name, error in plan.errors.items()]
@@ -105,7 +105,7 @@ def _count(job: ConversionJob, tasks: Sequence[SequenceTask]) -> tuple[dict[Path
         try:
             (take,) = job.reader.takes(task.ref, None, task.settings.views)
         except DataError as error:
-            problems.append(_problem(task, error))
+            problems.append(f"{task.ref}: {error}")
             continue
         counts[task.output] = _matched(take)
         lacking = _lacking(task, take)
@@ -114,25 +114,20 @@ def _count(job: ConversionJob, tasks: Sequence[SequenceTask]) -> tuple[dict[Path
     return counts, problems
 
 
-def _matched(take: "Take") -> int:
+def _matched(take: Take) -> int:
     """Count the images of a take that have ground truth."""
     known = range(take.first_frame, take.first_frame + len(take))
     return sum(frame in known for images in take.images.values() for frame in images)
 
 
-def _lacking(task: SequenceTask, take: "Take") -> DataError | None:
+def _lacking(task: SequenceTask, take: Take) -> DataError | None:
     """Return the error that a conversion would end with for missing images or ground truth; the rest is not known."""
-    ledger = []
-    for view, images in take.images.items():
-        ledger += rows_without_image(view, images, take.first_frame, len(take))
-        ledger += rows_without_ground_truth(view, images, take.first_frame, len(take))
-    losses = ViewLosses.of_ledger(ledger, len(take))
+    ledger = [
+        row for view, images in take.images.items() for row in unmatched_rows(view, images, take.first_frame, len(take))
+    ]
     count = sum(map(len, take.images.values()))
-    return view_error(str(task.ref), losses, count, task.settings, task.recorded_views)
-
-
-def _problem(task: SequenceTask, what: object) -> str:
-    return f"{task.ref}: {what}"
+    info = SequenceInfo(rows=count, ground_truth_frames=len(take), left_out=count_reasons(ledger))
+    return limit_error(str(task.ref), with_view_losses(info, ledger), task.settings, task.recorded_views)
 
 
 def _check_ends(job: ConversionJob, tasks: Sequence[SequenceTask]) -> tuple[int, list[str]]:
@@ -149,12 +144,10 @@ def _check_ends(job: ConversionJob, tasks: Sequence[SequenceTask]) -> tuple[int,
     ]
     chosen = files[:: max(1, -(-len(files) // _ENDS))]
     suspects = [(task, image) for task, image in chosen if not _has_end(image)]
-    return len(chosen), [_problem(task, error) for task, image in suspects for error in _damage(image, None)]
+    return len(chosen), [f"{task.ref}: {error}" for task, image in suspects for error in _damage(image, None)]
 
 
 def _has_end(image: ImageFile) -> bool:
-    from hawor_pipeline.conversion.decode import END_WITHIN, has_end
-
     try:
         with image.path.open("rb") as file:
             file.seek(max(0, image.path.stat().st_size - END_WITHIN))
@@ -165,8 +158,6 @@ def _has_end(image: ImageFile) -> bool:
 
 def _damage(image: ImageFile, size: tuple[int, int] | None) -> list[DataError]:
     """Return why an image cannot be converted; empty where it can."""
-    from hawor_pipeline.conversion.decode import decode_image
-
     try:
         decode_image(image.read(), image, size)
     except DataError as error:
@@ -203,7 +194,7 @@ def _measure(job: ConversionJob, tasks: Sequence[SequenceTask]) -> tuple[_Cost, 
                 many.append(_convert_part(job, labelled, (_MANY, 3), Path(folder), problems))
                 few.append(less)
             except DataError as error:
-                problems.append(_problem(task, error))
+                problems.append(f"{task.ref}: {error}")
     if not few:
         return _Cost(0.0, 0.0, 0.0, 0.0, {}), problems
     images = sum(s.images for s in many)
@@ -248,11 +239,11 @@ def _convert_part(
         damage = _drop_damaged(job, task, wanted)
         if not damage:
             raise
-        problems += [_problem(task, error) for error in damage]
+        problems += [f"{task.ref}: {error}" for error in damage]
     return _convert_takes(job, task, wanted, folder)
 
 
-def _parts(takes: "Iterable[Take]", wanted: dict[int, set[int]]) -> "Iterator[Take]":
+def _parts(takes: Iterable[Take], wanted: dict[int, set[int]]) -> Iterator[Take]:
     """Yield takes reduced to the wanted frames of each view; those without any are dropped."""
     for take in takes:
         images = {
@@ -269,12 +260,9 @@ def _convert_takes(job: ConversionJob, task: SequenceTask, wanted: dict[int, set
     Raises:
         DataError: an image or label is damaged.
     """
-    from hawor_pipeline.conversion.convert_sequence import convert_takes
-    from hawor_pipeline.shards.store import ImageWriter
-
     began, taken = time.perf_counter(), 0
 
-    def counted() -> "Iterator[Take]":
+    def counted() -> Iterator[Take]:
         nonlocal taken
         for take in _parts(job.reader.takes(task.ref, task.labels, task.settings.views), wanted):
             taken += _matched(take)  # other images are skipped, and cost next to nothing

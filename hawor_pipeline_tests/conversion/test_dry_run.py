@@ -77,7 +77,7 @@ def test_every_damaged_file_is_listed_not_only_the_first(raw_copy, tmp_path):
 
 def test_too_small_a_disk_is_exit_code_1(raw_copy, tmp_path, monkeypatch):
     usage = shutil._ntuple_diskusage(10, 10, 0)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     arguments = ["prepare", "--arctic-root", str(raw_copy), "--output-dir", str(tmp_path / "out"), "--dry-run"]
     assert main([*arguments, "--subjects", "s05", "--num-workers", "1"]) == 1
 
