@@ -7,7 +7,6 @@ import pytest
 
 from hawor_pipeline.cli import main
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion import dry_run as module
 from hawor_pipeline.conversion.prepare import convert_subject, estimate
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline_tests.sources.layouts import WRITERS
