@@ -10,9 +10,11 @@ which is half old and half new.
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
+
+from pydantic import TypeAdapter
 
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import STAGE_FILE, atomic_write_json, find_done, hash_json, sha256_file
@@ -49,12 +51,9 @@ class SequenceInfo:
         """Build from stored values; keys of other versions are ignored.
 
         Raises:
-            KeyError: a required key is missing.
+            ValueError: a required key is missing, or a value is of another type.
         """
-        required = {item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING}
-        if missing := required - set(values):
-            raise KeyError(*sorted(missing))
-        return cls(**{item.name: values[item.name] for item in fields(cls) if item.name in values})
+        return TypeAdapter(cls).validate_python(values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, without the fields that are None."""
@@ -106,24 +105,17 @@ class Manifest:
         """Build from stored values; keys of other versions are ignored.
 
         Raises:
-            KeyError, TypeError: the values are not those of a manifest.
+            ValueError: the values are not those of a manifest.
         """
-        known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
-        return cls(
-            **{
-                **known,
-                "sequences": tuple(SequenceEntry.from_dict(entry) for entry in values.get("sequences", ())),
-                "left_out_sequences": tuple(SkippedSequence(**each) for each in values.get("left_out_sequences", ())),
-                "withdrawn": tuple(values.get("withdrawn", ())),
-            }
-        )
+        return TypeAdapter(cls).validate_python(values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; keys that do not apply are absent."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        values["sequences"] = [entry.to_dict() for entry in self.sequences]
-        values["left_out_sequences"] = [asdict(each) for each in self.left_out_sequences]
-        values["withdrawn"] = list(self.withdrawn)
+        values = asdict(self) | {
+            "sequences": [entry.to_dict() for entry in self.sequences],
+            "left_out_sequences": [asdict(each) for each in self.left_out_sequences],
+            "withdrawn": list(self.withdrawn),
+        }
         for name in ("withdrawn", "hand_models"):
             if not values[name]:
                 del values[name]
@@ -185,7 +177,7 @@ def read_manifest(shards_dir: Path | str, subject: str) -> Manifest | None:
         return Manifest.from_dict(json.loads(file.read_text()))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         raise DataError(f"{file}: not readable ({error}); run the conversion again, finished work is reused.") from None
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -273,12 +273,14 @@ def _inside(candidate: Path, start: Path) -> bool:
     return first in (*IMAGE_SOURCES, "raw_seqs", "meta", "splits_json")
 
 
-def read_json(path: Path) -> Any:
-    """Raises:
-    DataError: the file cannot be read as JSON.
+def read_json(path: Path, of_each_object: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Read a JSON file; `of_each_object` as `object_hook` of the standard library.
+
+    Raises:
+        DataError: the file cannot be read as JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_hook=of_each_object)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as JSON ({error}); get the file again.") from None
 

@@ -114,7 +114,7 @@ class ArcticReader(Reader):
         """
         raw = load_sequence(self.arctic, ref.subject, ref.sequence)
         subject_cameras = self.arctic.cameras(ref.subject)
-        mesh = load_object(self.arctic, raw.object)
+        mesh = load_object(self.arctic, ref.object)
         self._check_zip(ref, views)
         yield Take(
             hands=raw.hands,

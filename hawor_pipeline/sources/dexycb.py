@@ -16,9 +16,9 @@ import numpy as np
 import yaml
 
 from hawor_pipeline.core.mano import Side
-from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.image_files import ImageFile
-from hawor_pipeline.sources.reader import NO_HAND, HandLabels, Reader, SequenceRef, Take
+from hawor_pipeline.sources.reader import NO_HAND, HandLabels, Reader, SequenceRef, Take, checked_array
 from hawor_pipeline.untrusted.mano_files import load_pose_components
 from hawor_pipeline.untrusted.safe_load import load_npz
 
@@ -37,12 +37,8 @@ class DexYcb(Reader):
 
     name = "dexycb"
     tips = "manopth"
-    folders = ("calibration",)
-
-    def __init__(self, root: Path, mano_dir: Path) -> None:
-        super().__init__(root, mano_dir)
-        if not (root / "calibration").is_dir():
-            raise ConfigError(f"{root / 'calibration'} not found; expected DexYCB unpacked in {root}")
+    folders = layout = ("calibration",)
+    title = "DexYCB"
 
     def subjects(self) -> list[str]:
         """Return the subjects that are there."""
@@ -110,14 +106,8 @@ class DexYcb(Reader):
 
     def _hand(self, path: Path, side: Side, betas: np.ndarray) -> HandLabels | None:
         arrays = load_npz(path)
-        try:
-            pose = np.asarray(arrays["pose_m"], np.float64).reshape(51)
-            joints = np.asarray(arrays["joint_3d"], np.float64).reshape(21, 3)
-        except (KeyError, ValueError) as error:
-            expected = "pose_m (1, 51) and joint_3d (1, 21, 3)"
-            raise DataError(f"{path}: expected {expected} ({error}); get the file again.") from None
-        if not (np.isfinite(pose).all() and np.isfinite(joints).all()):
-            raise DataError(f"{path}: holds values that are not finite; get the file again.")
+        pose = checked_array(arrays.get("pose_m"), (51,), f"{path}: pose_m")
+        joints = checked_array(arrays.get("joint_3d"), (21, 3), f"{path}: joint_3d")
         if not pose.any():
             return None
         fingers = pose[3:48] @ _components(self.mano_dir, side)

@@ -9,7 +9,6 @@ Source: FreiHAND's published files; its MANO vector is pose 48 (relative to the 
 middle finger's root, and the scale that puts that root at depth focal / scale.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from hawor_pipeline.core.mano import ManoLayer
-from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.errors import DataError
+from hawor_pipeline.sources.arctic import read_json
 from hawor_pipeline.sources.hand_models import load_hand_models
 from hawor_pipeline.sources.image_files import ImageFile, list_images
-from hawor_pipeline.sources.reader import HandLabels, Reader, SequenceRef, Take
+from hawor_pipeline.sources.reader import HandLabels, Reader, SequenceRef, Take, checked_array
 
 SEQUENCES = 100
 IMAGE_SIZE = (224, 224)
@@ -55,12 +55,8 @@ class FreiHand(Reader):
     name = "freihand"
     tips = "freihand"
     folders = ("training",)
-
-    def __init__(self, root: Path, mano_dir: Path) -> None:
-        super().__init__(root, mano_dir)
-        missing = [path for path in (root / "training" / "rgb", *self._files()) if not path.exists()]
-        if missing:
-            raise ConfigError(f"{missing[0]} not found; expected FreiHAND's training set (v2) unpacked in {root}")
+    layout = ("training/rgb", *(f"training_{name}.json" for name in _LABELS))
+    title = "FreiHAND's training set (v2)"
 
     def _files(self) -> list[Path]:
         return [self.root / f"training_{name}.json" for name in _LABELS]
@@ -94,12 +90,7 @@ class FreiHand(Reader):
 
     @cached_property
     def _labels(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, path in zip(_LABELS, self._files(), strict=True):
-            try:
-                found[name] = json.loads(path.read_text())
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path}: damaged ({error}); get the file again.") from None
+        found: dict[str, Any] = {name: read_json(path) for name, path in zip(_LABELS, self._files(), strict=True)}
         counts = {name: len(values) for name, values in found.items()}
         if len(set(counts.values())) != 1 or not counts["K"]:
             raise DataError(
@@ -147,11 +138,4 @@ class FreiHand(Reader):
 
 
 def _array(found: LabelledImage, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    where = f"training_{name}.json: entry {found.hand}"
-    try:
-        values = np.asarray(found.values[name], np.float64).reshape(shape)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{where} is not {shape} ({error}); get it again.") from None
-    if not np.isfinite(values).all():
-        raise DataError(f"{where} holds values that are not finite; get it again.")
-    return values
+    return checked_array(found.values[name], shape, f"training_{name}.json: entry {found.hand}")

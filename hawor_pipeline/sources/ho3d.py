@@ -15,10 +15,10 @@ import torch
 
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, rotmat_to_axis_angle
 from hawor_pipeline.core.skeleton import OPENPOSE_FROM_MANO
-from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.hand_models import load_hand_models
 from hawor_pipeline.sources.image_files import ImageFile, list_images
-from hawor_pipeline.sources.reader import NOT_ANNOTATED, HandLabels, Reader, SequenceRef, Take
+from hawor_pipeline.sources.reader import NOT_ANNOTATED, HandLabels, Reader, SequenceRef, Take, checked_array
 from hawor_pipeline.untrusted.safe_load import load_pickle
 
 IMAGE_SIZE = (480, 640)
@@ -38,13 +38,12 @@ class Ho3d(Reader):
     """
 
     name = "ho3d"
-    folders = ("train",)
+    folders = layout = ("train",)
+    title = "HO-3D"
 
-    def __init__(self, root: Path, mano_dir: Path) -> None:
-        super().__init__(root, mano_dir)
-        self._train = root / "train"
-        if not self._train.is_dir():
-            raise ConfigError(f"{self._train} not found; expected HO-3D unpacked in {root}")
+    @property
+    def _train(self) -> Path:
+        return self.root / "train"
 
     def refs(self) -> list[SequenceRef]:
         """Return a ref per folder; the letters of its name are person and object, the digits the camera."""
@@ -111,12 +110,4 @@ class Ho3d(Reader):
 
     def _array(self, found: dict[str, Any], name: str, path: Path) -> np.ndarray | None:
         value = found.get(name)
-        if value is None:
-            return None
-        try:
-            array = np.asarray(value, np.float64).reshape(_SHAPES[name])
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{path}: {name} is not {_SHAPES[name]} ({error}); get the file again.") from None
-        if not np.isfinite(array).all():
-            raise DataError(f"{path}: {name} holds values that are not finite; get the file again.")
-        return array
+        return None if value is None else checked_array(value, _SHAPES[name], f"{path}: {name}")

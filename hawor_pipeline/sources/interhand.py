@@ -10,9 +10,8 @@ once, by the process that plans, one split at a time and without what is not use
 Source: InterHand2.6M's published files and its notes on the MANO fits (NeuralAnnot).
 """
 
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +21,10 @@ import numpy as np
 
 from hawor_pipeline.core.mano import Side
 from hawor_pipeline.core.units import mm_to_m
-from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.errors import DataError
+from hawor_pipeline.sources.arctic import read_json
 from hawor_pipeline.sources.image_files import ImageFile
-from hawor_pipeline.sources.reader import HandLabels, Reader, SequenceRef, Take
+from hawor_pipeline.sources.reader import HandLabels, Reader, SequenceRef, Take, checked_array
 
 SPLITS = ("train", "val", "test")
 NO_MANO_FIT = "no_mano_fit"
@@ -64,16 +64,17 @@ class InterHand(Reader):
     name = "interhand"
     fix_left_shapedirs = True
     folders = ("images", "annotations")
+    title = "InterHand2.6M"
 
     def __init__(self, root: Path, mano_dir: Path) -> None:
         super().__init__(root, mano_dir)
-        begun = [split for split in SPLITS if any(path.is_file() for path in self._files(split))]
-        missing = [path for split in begun or SPLITS[:1] for path in self._files(split) if not path.is_file()]
-        if missing:
-            raise ConfigError(f"{missing[0]} not found; expected InterHand2.6M unpacked in {root}")
-        self.present = begun
+        self.present = [split for split in SPLITS if self._files(split)[0].exists()]
         self._held: dict[str, Any] = {}
         self._held_split = ""
+
+    def _layout(self) -> list[Path]:
+        begun = [split for split in SPLITS if any(path.exists() for path in self._files(split))]
+        return [path for split in begun or SPLITS[:1] for path in self._files(split)]
 
     def _files(self, split: str) -> list[Path]:
         return [self._file(split, name) for name in _LABELS]
@@ -95,7 +96,7 @@ class InterHand(Reader):
         if self._held_split != split:
             self._held, self._held_split = {}, split
         if name not in self._held:
-            self._held[name] = _read_json(self._file(split, name))
+            self._held[name] = read_json(self._file(split, name))
         return self._held[name]
 
     def refs(self) -> list[SequenceRef]:
@@ -160,16 +161,11 @@ class InterHand(Reader):
         return hands, tuple(lost)
 
     def _hand(self, fit: dict[str, Any], side: Side, joints: np.ndarray | None, where: tuple[str, str]) -> HandLabels:
-        try:
-            pose, betas, shift = (
-                np.asarray(fit[name], np.float64).reshape(count)
-                for name, count in (("pose", 48), ("shape", 10), ("trans", 3))
-            )
-        except (KeyError, ValueError, TypeError) as error:
-            raise DataError(
-                f"MANO_NeuralAnnot of capture {where[0]}, frame {where[1]}, {side}: expected pose 48, shape 10 and "
-                f"trans 3 ({error}); get the file again."
-            ) from None
+        place = f"MANO_NeuralAnnot of capture {where[0]}, frame {where[1]}, {side}"
+        pose, betas, shift = (
+            checked_array(fit.get(name), (count,), f"{place}: {name}")
+            for name, count in (("pose", 48), ("shape", 10), ("trans", 3))
+        )
         return HandLabels.of_moment(pose[:3], pose[3:], shift, betas, joints)
 
     def _camera(self, split: str, capture: str, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -224,14 +220,7 @@ def _read_images(path: Path) -> dict[tuple[str, str], list[Image]]:
             found.setdefault((str(entry["capture"]), entry["seq_name"]), []).append(image)
 
     try:
-        _read_json(path, keep)
+        read_json(path, keep)
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: a picture's entry is not complete ({error}); get the file again.") from None
     return found
-
-
-def _read_json(path: Path, of_each_object: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    try:
-        return json.loads(path.read_text(), object_hook=of_each_object)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: damaged ({error}); get the file again.") from None

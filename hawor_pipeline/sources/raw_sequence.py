@@ -21,10 +21,6 @@ _LARGEST_BETA = 20.0  # standard deviations of body shape
 class RawSequence:
     """One sequence. T is the number of ground-truth frames, the same for every array."""
 
-    subject: str
-    sequence: str
-    object: str
-    action: str
     hands: dict[str, HandLabels]
     object_articulation: np.ndarray  # (T,) radians
     object_rotation: np.ndarray  # (T, 3) axis-angle
@@ -44,7 +40,7 @@ def load_sequence(root: ArcticRoot, subject: str, sequence: str) -> RawSequence:
         DataError: a file is missing, damaged or refused, has the wrong shape, values that are not finite or not
             metres, or the files disagree about the number of frames. The message names the file.
     """
-    object_name, action = split_sequence_name(sequence)
+    split_sequence_name(sequence)  # refuses a name without object or action
     hands = _load_hands(_existing(root, subject, sequence, "mano"))
     object_file = _existing(root, subject, sequence, "object")
     pose = _numbers(load_npy(object_file), (None, 7), object_file, "object poses")
@@ -66,10 +62,6 @@ def load_sequence(root: ArcticRoot, subject: str, sequence: str) -> RawSequence:
     if not is_camera_matrix(intrinsics):
         raise DataError(f"{ego_file}: intrinsics are no camera matrix ({intrinsics.tolist()}); get the file again.")
     return RawSequence(
-        subject=subject,
-        sequence=sequence,
-        object=object_name,
-        action=action,
         hands=hands,
         object_articulation=pose[:, 0],
         object_rotation=pose[:, 1:4],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.sources.arctic import EGO_VIEW
 from hawor_pipeline.sources.image_files import ImageFile
 from hawor_pipeline.sources.image_frame import ImageFrame, ViewCamera, cropped_frame, full_frame
@@ -23,6 +24,26 @@ if TYPE_CHECKING:
 NO_HAND = "no_hand"
 NOT_ANNOTATED = "not_annotated"
 WITHOUT_GROUND_TRUTH = frozenset({NO_HAND, NOT_ANNOTATED})
+
+
+def checked_array(values: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
+    """Convert stored values to an array of doubles of a shape.
+
+    Args:
+        values: nested lists or an array, with as many values as the shape has.
+        shape: shape of the result.
+        where: file and name of the values, for messages.
+
+    Raises:
+        DataError: the values are missing, of another number, or not finite.
+    """
+    try:
+        array = np.asarray(values, np.float64).reshape(shape)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where} is not {shape} ({error}); get the file again.") from None
+    if not np.isfinite(array).all():
+        raise DataError(f"{where} holds values that are not finite; get the file again.")
+    return array
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +178,17 @@ class Reader(ABC):
     # Whole recordings per view: images and ground truth may not match, views may be missing. Otherwise labelled images.
     records_views: ClassVar[bool] = False
     folders: ClassVar[tuple[str, ...]]  # of raw files below the root
+    layout: ClassVar[tuple[str, ...]] = ()  # files and folders below the root that must be there
+    title: ClassVar[str] = ""  # in messages about the layout
 
     def __init__(self, root: Path, mano_dir: Path) -> None:
         self.root, self.mano_dir = root, mano_dir
+        for path in self._layout():
+            if not path.exists():
+                raise ConfigError(f"{path} not found; expected {self.title} unpacked in {root}")
+
+    def _layout(self) -> Sequence[Path]:
+        return [self.root / name for name in self.layout]
 
     @property
     def source(self) -> str:
