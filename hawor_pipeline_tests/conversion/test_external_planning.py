@@ -93,7 +93,7 @@ def test_a_changed_label_file_is_read_again_in_the_same_process(mano_dir, tmp_pa
     WRITERS["freihand"](raw, mano_dir)
     prepare(raw, output, dataset="freihand", mano_dir=mano_dir, settings=SETTINGS, workers=0)
     (raw / "training_K.json").write_text("not JSON")
-    with pytest.raises(DataError, match=r"training_K\.json: damaged"):
+    with pytest.raises(DataError, match=r"training_K\.json: not readable as JSON"):
         prepare(raw, output, dataset="freihand", mano_dir=mano_dir, settings=SETTINGS, workers=0)
 
 
