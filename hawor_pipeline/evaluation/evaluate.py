@@ -128,6 +128,11 @@ def evaluate_baselines(
     """
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise ConfigError(f"unknown baselines {unknown}; there are {', '.join(KINDS)}.")
+    if setting.excluded:
+        raise ConfigError(
+            f"baselines are measured on all sequences of their subjects; expected none excluded, found "
+            f"{', '.join(setting.excluded)}."
+        )
     _, source = setting.check()
     about = (setting.protocol, setting.dataset_version, source)
     key = hash_json(

@@ -266,6 +266,17 @@ def _check_folder(output: Path, subject: str, origin: Origin) -> None:
                 f"(version {manifest.converter_version} there, {origin.converter_version} in the tars). "
                 "Choose another output folder."
             )
+        recorded, stated = manifest.hand_models, _hand_models(origin)
+        if name == subject and recorded and stated and recorded != stated:
+            raise ConfigError(
+                f"{output / name} was converted with other hand models than the tars: {recorded} there, {stated} in "
+                "the tars. Choose another output folder."
+            )
+
+
+def _hand_models(origin: Origin) -> dict[str, str] | None:
+    """Return the digests of the hand models that tars state; None for tars older than that entry."""
+    return _from_json("hand_models", origin.hand_models) if origin.hand_models else None
 
 
 def _from_json(name: str, text: str) -> dict[str, Any]:
@@ -369,7 +380,7 @@ def _check_same(final: Path, key: str, info: SequenceInfo) -> None:
 def _list_sequence(output: Path, name: tuple[str, str], origin: Origin, info: SequenceInfo) -> None:
     """List a sequence in its subject's manifest, so that it is read."""
     subject, sequence = name
-    before = read_manifest(output, subject) or Manifest()
+    before, stated = read_manifest(output, subject) or Manifest(), _hand_models(origin)
     entries = {entry.sequence: entry for entry in before.sequences} | {sequence: SequenceEntry.of(sequence, info)}
     manifest = Manifest(
         subject=subject,
@@ -377,6 +388,6 @@ def _list_sequence(output: Path, name: tuple[str, str], origin: Origin, info: Se
         converter_version=origin.converter_version,
         settings=_from_json("settings", origin.settings),
         left_out_sequences=before.left_out_sequences,
-        hand_models=_from_json("hand_models", origin.hand_models) if origin.hand_models else None,
+        hand_models=stated if not before.sequences or before.hand_models == stated else None,  # one entry for all
     )
     write_manifest(output, manifest.listing(entries[each] for each in sorted(entries)))

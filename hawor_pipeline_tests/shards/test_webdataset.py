@@ -238,6 +238,19 @@ def test_imported_shards_know_their_hand_models(back, sample_shards, mano_dir, l
         check_hand_models(output, licensed_mano)
 
 
+def test_tars_of_other_hand_models_are_refused(exported, back, tmp_path):
+    """One manifest entry vouches for all sequences of a subject."""
+    output = Path(shutil.copytree(back[1], tmp_path / "back"))
+    path = output / "s05" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "hand_models": {"left": "0" * 64, "right": "1" * 64}}))
+    with pytest.raises(ConfigError, match="other hand models than the tars"):
+        import_webdataset(exported[0].output, output)
+    path.write_text(json.dumps({**manifest, "hand_models": None}))  # as an earlier version wrote it
+    import_webdataset(exported[0].output, output)
+    assert read_manifest(output, "s05").hand_models is None
+
+
 def test_an_import_is_an_ordinary_folder_of_shards(back, sample_shards):
     _, output = back
     for subject in ("s01", "s05"):

@@ -16,7 +16,7 @@ from hawor_pipeline.orchestration.stage_asset import PASSES_VALUE, USES_ACCELERA
 from hawor_pipeline.orchestration.table_checks import BASELINE_TABLES, RUN_TABLES, described_tables, table_checks
 from hawor_pipeline.paths import DataPaths
 from hawor_pipeline.provenance import StageResult
-from hawor_pipeline.versions import EVALUATION_VERSION
+from hawor_pipeline.versions import EVALUATION_VERSION, GALLERY_VERSION
 
 if TYPE_CHECKING:
     from hawor_pipeline.evaluation.setting import Setting
@@ -78,6 +78,7 @@ def baseline_metrics(
 
 @stage_asset(
     EVALUATION_VERSION,
+    GALLERY_VERSION,
     kinds={"parquet", "pytorch"},
     blocking={"metrics_are_finite": f"At least {LEAST_METRICS} metrics of the whole validation set are finite."},
     warning={
