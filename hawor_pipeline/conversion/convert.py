@@ -90,7 +90,8 @@ def run_job(
         ConfigError: see `plan_job`.
         DataError: no sequence of the subjects has images.
     """
-    started = time.monotonic()
+    job.check_names(subjects)
+    check_output(job)
     for subject in subjects:
         _tidy(job.output / subject)
     plans = plan_job(job, subjects)
@@ -101,6 +102,7 @@ def run_job(
         _add_labels(job, plan)
         if plan.tasks:  # while shards are being replaced, no manifest may vouch for them
             withdraw(job.output, plan.subject, {task.ref.sequence for task in plan.tasks})
+    started = time.monotonic()
     _convert(plans, workers, progress)
     for plan in plans:
         _judge(job, plan)

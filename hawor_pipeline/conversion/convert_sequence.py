@@ -94,6 +94,7 @@ def convert_sequence(task: SequenceTask) -> Converted:
         DataError: a raw file or image is damaged, too much is missing, or the disk is full. Nothing is published.
     """
     reader = open_reader(task.dataset, task.root, task.mano_dir)
+    reader.verify(task.ref, task.settings.views)
     with staging_dir(task.output) as folder:
         takes = reader.takes(task.ref, task.labels, task.settings.views)
         with ImageWriter(folder / IMAGES_FILE) as writer:

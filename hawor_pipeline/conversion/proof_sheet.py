@@ -112,11 +112,16 @@ class _Picked:
 
 def _pick(reader: Reader, subject: str, rng: np.random.Generator) -> _Picked | None:
     refs = reader.sequences(subject)
+    if not refs:
+        return None
     ref = refs[int(rng.integers(len(refs)))]
-    images = reader.images(ref, range(VIEW_COUNT))
-    views = list(images)
-    view = views[int(rng.integers(len(views)))]
-    if not images[view]:
+    if reader.records_views:  # list one view only: a listing of nine is slow on a network disk
+        view = int(rng.integers(VIEW_COUNT))
+        images = reader.images(ref, [view])
+    else:
+        images = reader.images(ref, ())
+        view = list(images)[int(rng.integers(len(images)))] if images else 0
+    if not images.get(view):
         return None
     return _Picked(ref, view, list(images[view])[int(rng.integers(len(images[view])))])
 

@@ -178,7 +178,9 @@ def read_manifest(shards_dir: Path | str, subject: str) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise DataError(f"{file}: not readable ({error}); run the conversion again, finished work is reused.") from None
+        raise DataError(
+            f"{file}: not readable ({error}); remove it and run the conversion again, finished work is reused."
+        ) from None
 
 
 def converted_names(shards_dir: Path | str) -> list[str]:

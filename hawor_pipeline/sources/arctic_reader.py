@@ -66,6 +66,8 @@ class ArcticReader(Reader):
 
     def status(self, subject: str) -> tuple[str, str]:
         """Return present, withheld or absent, and the reason where the ground truth is not here."""
+        if subject not in self.arctic.subjects():  # listed by a manifest of other raw data
+            return "absent", missing_reason(subject, "absent")
         status = self.arctic.status(subject)
         return status, "" if status == "present" else missing_reason(subject, status)
 
@@ -110,12 +112,11 @@ class ArcticReader(Reader):
         """Yield the one take of a sequence.
 
         Raises:
-            DataError: a raw file, a mesh or the zip of the images is damaged or missing.
+            DataError: a raw file or a mesh is damaged or missing.
         """
         raw = load_sequence(self.arctic, ref.subject, ref.sequence)
         subject_cameras = self.arctic.cameras(ref.subject)
         mesh = load_object(self.arctic, ref.object)
-        self._check_zip(ref, views)
         yield Take(
             hands=raw.hands,
             cameras={view: view_camera(raw, subject_cameras, view) for view in views},
@@ -126,7 +127,7 @@ class ArcticReader(Reader):
             cropped=self.image_source == "cropped_images",
         )
 
-    def _check_zip(self, ref: SequenceRef, views: Sequence[int]) -> None:
+    def verify(self, ref: SequenceRef, views: Sequence[int]) -> None:
         """Compare the zip that the images are read from with ARCTIC's published checksum, where the user has it."""
         archive = self.arctic.image_zip(ref.subject, ref.sequence)
         if archive is None or not self.arctic.reads_zip(ref.subject, ref.sequence, views):

@@ -7,6 +7,7 @@ OpenCV axes, metres, radians, integer pixel = pixel centre. Poses are relative t
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -166,7 +167,8 @@ class Reader(ABC):
 
     Args:
         root: the folder that the dataset is unpacked in.
-        mano_dir: folder of the MANO models.
+        mano_dir: folder of the MANO models; set after opening where it depends on the source, so the constructor must
+            not use it.
 
     Raises:
         ConfigError: the layout is missing.
@@ -223,6 +225,14 @@ class Reader(ABC):
             views: as of `images`.
         """
 
+    def verify(self, ref: SequenceRef, views: Sequence[int]) -> None:
+        """Check the files of a sequence as a whole before it is converted, where checksums are published.
+
+        Raises:
+            DataError: a file differs from its published checksum.
+        """
+        return
+
     @abstractmethod
     def label_files(self, ref: SequenceRef) -> Sequence[Path]:
         """Return the files whose content decides the labels of a sequence."""
@@ -238,13 +248,18 @@ class Reader(ABC):
         """
         return None
 
+    @cached_property
+    def _known(self) -> Sequence[SequenceRef]:
+        """All sequences, listed once: a dataset may read a file of each for it."""
+        return self.refs()
+
     def subjects(self) -> list[str]:
         """Return all subjects of the dataset, present here or not, sorted."""
-        return sorted({ref.subject for ref in self.refs()})
+        return sorted({ref.subject for ref in self._known})
 
     def sequences(self, subject: str) -> list[SequenceRef]:
         """Return the sequences of a subject, sorted."""
-        return [ref for ref in self.refs() if ref.subject == subject]
+        return [ref for ref in self._known if ref.subject == subject]
 
     def status(self, subject: str) -> tuple[str, str]:
         """Return present, withheld or absent, and the reason where the ground truth is not here."""

@@ -206,3 +206,17 @@ def test_a_mixture_of_data_sets_feeds_one_network(mano_dir, sample_shards, tmp_p
         use = target.valid & (batch.sample_index >= 0)
         assert float((posed - target.joints_m)[use].norm(dim=-1).mean()) < 2e-3
     assert 0.35 < drawn["dexycb"] / sum(drawn.values()) < 0.65
+
+
+@pytest.mark.parametrize("dataset", ["dexycb", "ho3d"])
+def test_sequences_are_listed_once(dataset, mano_dir, tmp_path, monkeypatch):
+    """Listing reads a file per sequence, and planning asks for sequences of each subject several times."""
+    from hawor_pipeline.sources.registry import open_reader
+
+    WRITERS[dataset](tmp_path, mano_dir)
+    reader, calls = open_reader(dataset, tmp_path, mano_dir), []
+    listed = type(reader).refs
+    monkeypatch.setattr(type(reader), "refs", lambda self: calls.append(1) or listed(self))
+    for subject in reader.subjects():
+        assert reader.sequences(subject) and reader.status(subject) == ("present", "")
+    assert len(calls) == 1

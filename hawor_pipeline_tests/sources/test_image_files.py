@@ -147,3 +147,18 @@ def test_what_an_interrupted_unzip_left_out_is_read_from_the_zip(raw_copy, downl
     state.write_text(json.dumps(dict.fromkeys(json.loads(state.read_text()), "0" * 64)))
     with pytest.raises(DataError, match=r"differs from the published checksum"):
         convert(download, tmp_path / "c")
+
+
+def test_estimates_and_proof_sheets_do_not_read_whole_zips(download, tmp_path):
+    """Only a conversion compares a zip with its published checksum; here it would fail."""
+    from hawor_pipeline.conversion.prepare import estimate
+    from hawor_pipeline.conversion.proof_sheet import write_proof_sheet
+    from hawor_pipeline.sources.registry import open_reader
+
+    state_checksums(download, wrong=True)
+    models = download / "body_models" / "mano"
+    found = estimate(download, tmp_path / "out", mano_dir=models, settings={"views": (0, 1, 4)}, workers=0)
+    assert found["problems"] == []
+    reader = open_reader("arctic", download, models)
+    assert write_proof_sheet(reader, "s05", tmp_path / "sheet.jpg")
+    assert write_proof_sheet(reader, "s01", tmp_path / "none.jpg") == []  # no raw files

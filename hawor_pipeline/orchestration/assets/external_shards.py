@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from hawor_pipeline.errors import DataError
 from hawor_pipeline.locate import find_dataset_root, find_hand_models
 from hawor_pipeline.orchestration.materialization import Metadata, image_metadata, log_and_publish, stage_metadata
 from hawor_pipeline.orchestration.partitions import BESIDE_PIPELINE, datasets_partitions
@@ -68,11 +69,18 @@ def _proof_sheet(result: StageResult) -> Metadata:
     from hawor_pipeline.conversion.proof_sheet import PROOF_FILE, write_proof_sheet
     from hawor_pipeline.sources.registry import open_reader
 
-    dataset, subject = result.info["source"], result.info["subjects"][0]
+    dataset = result.info["source"]
+    root = find_dataset_root(dataset)
+    reader = open_reader(dataset, root, find_hand_models(dataset, raw_root=root))
+    subject = next((name for name in result.info["subjects"] if reader.sequences(name)), None)  # raw files are here
+    if subject is None:
+        return {}
     sheet = DataPaths.default().inventory(dataset, subject) / PROOF_FILE
-    if not result.reused or not sheet.is_file():
-        root = find_dataset_root(dataset)
-        write_proof_sheet(open_reader(dataset, root, find_hand_models(dataset, raw_root=root)), subject, sheet)
+    try:
+        if not result.reused or not sheet.is_file():
+            write_proof_sheet(reader, subject, sheet)
+    except DataError as error:  # the shards are finished; a sheet cannot be a reason to lose them
+        return {"proof_sheet_error": str(error)}
     return {"proof_sheet": image_metadata(sheet)} if sheet.is_file() else {}
 
 
