@@ -156,7 +156,7 @@ def test_estimates_and_proof_sheets_do_not_read_whole_zips(download, tmp_path):
     from hawor_pipeline.sources.registry import open_reader
 
     state_checksums(download, wrong=True)
-    models = download / "body_models" / "mano"
+    models = download / "unpack" / "arctic_data" / "body_models" / "mano"
     found = estimate(download, tmp_path / "out", mano_dir=models, settings={"views": (0, 1, 4)}, workers=0)
     assert found["problems"] == []
     reader = open_reader("arctic", download, models)
