@@ -178,11 +178,11 @@ class TestShards:
 
     def test_published_shards_are_like_local_ones(self, shards, sample_root):
         fsspec = pytest.importorskip("fsspec")
-        from hawor_pipeline.remote import publish
+        from hawor_pipeline.remote import publish_folder
 
         fsspec.filesystem("memory").store.clear()
         own = install_sample(sample_root)
-        publish(shards, "memory://bucket/synthetic")
+        publish_folder(shards, "memory://bucket/synthetic")
         assert shards_source("memory://bucket/synthetic") == "synthetic"
         assert hand_models_of("memory://bucket/synthetic") == own
         assert (find_shards("memory://bucket/synthetic", "s01") / "s01" / "manifest.json").is_file()

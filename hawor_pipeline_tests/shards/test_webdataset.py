@@ -373,7 +373,7 @@ def test_recorded_protocols_travel_along(sample_shards, sample_root, tmp_path, c
     record_protocols(shards, ArcticRoot.locate(sample_root / "arctic"))
     assert main(["export-webdataset", "--data", str(shards), "--output", str(tmp_path / "tars")]) == 0
     assert main(["import-webdataset", str(tmp_path / "tars"), "--output", str(tmp_path / "back")]) == 0
-    assert "0 sequences were there already" in capsys.readouterr().out
+    assert "0 sequences were reused" in capsys.readouterr().out
     assert (tmp_path / "back" / "protocols.json").read_bytes() == (shards / "protocols.json").read_bytes()
 
 
