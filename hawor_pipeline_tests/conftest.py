@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hawor_pipeline.paths import root_variable
+from hawor_pipeline.sources.registry import DATASETS
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -42,7 +45,7 @@ def sample_shards(sample_root: Path, tmp_path_factory: pytest.TempPathFactory) -
     return output
 
 
-DATASET_ROOTS = ("FREIHAND_ROOT", "HO3D_ROOT", "DEXYCB_ROOT", "INTERHAND_ROOT")
+DATASET_ROOTS = tuple(root_variable(dataset) for dataset in DATASETS)
 
 
 def project_environment() -> dict[str, str]:

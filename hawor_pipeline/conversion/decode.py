@@ -100,7 +100,7 @@ class Decoder:
             size = simplejpeg.decode_jpeg_header(data)[:2]
             if expected is not None and size != expected:
                 raise DataError(
-                    f"{name}: {size[1]}x{size[0]} pixels, expected {expected[1]}x{expected[0]} by meta/misc.json."
+                    f"{name}: {size[1]}x{size[0]} pixels, expected {expected[1]}x{expected[0]} as the dataset states."
                 )
             if not has_end(data):
                 raise ValueError("it has no end marker")

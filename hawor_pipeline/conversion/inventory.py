@@ -1,6 +1,6 @@
 """Inventory of one subject's raw files: what is there, what is missing or broken and why, with hashes and counts.
 
-A row per sequence and view. Nothing is converted; pictures are read once for their hash, and their ends are checked
+A row per sequence and view. Nothing is converted; images are read once for their hash, and their ends are checked
 (a JPEG cut short lacks its end marker).
 """
 
@@ -71,7 +71,7 @@ def inventory_subject(
     Args:
         arctic_root: any folder level of ARCTIC, or of the sample.
         subject: s01..s10.
-        output_dir: gets inventory.parquet and, where there is ground truth with pictures, proof.jpg.
+        output_dir: gets inventory.parquet and, where there is ground truth with images, proof.jpg.
         mano_dir: folder of the MANO models; None searches `$MANO_DIR` and beside the data.
         progress: called with (finished sequences, all sequences).
 
@@ -110,7 +110,7 @@ def inventory_subject(
 
 
 def _proof(root: ArcticRoot, mano_dir: str | Path | None, subject: str, folder: Path) -> tuple[list[str], str]:
-    """What the panels of the proof sheet show, and why there is none."""
+    """Draw the proof sheet; return the names of its panels, and the reason where there is none."""
     from hawor_pipeline.conversion.proof_sheet import PROOF_FILE, write_proof_sheet
     from hawor_pipeline.sources.arctic_reader import ArcticReader
 
@@ -142,7 +142,7 @@ def _state(root: ArcticRoot, subject: str, mano_dir: str | Path | None) -> list[
 
 
 def _images(root: ArcticRoot, subject: str, sequence: str, view: int) -> tuple[dict[int, ImageFile], str]:
-    """The pictures of a view, and what is wrong with the zip that should hold them."""
+    """The images of a view, and what is wrong with the zip that should hold them."""
     try:
         return root.images(subject, sequence, view), ""
     except DataError as error:

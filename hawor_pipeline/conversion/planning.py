@@ -32,7 +32,7 @@ Images = dict[int, dict[int, ImageFile]]
 
 @dataclass(frozen=True)
 class ConversionJob:
-    """What to convert, from where, to where, and how."""
+    """Settings of one conversion: reader, hand models, output folder, selection."""
 
     reader: "Reader"
     mano_dir: Path

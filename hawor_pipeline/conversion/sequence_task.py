@@ -83,6 +83,6 @@ def state_key(shared: dict[str, Any], labels: list, images: str, ref: "SequenceR
 def data_version(shared: dict[str, Any], raw: dict[str, Any]) -> str:
     """Return the version of a shard's data: raw contents, hand models, settings, converter and reader.
 
-    Libraries are left out: they change a few pixels' rounding, not the data.
+    Libraries are not part of it: they change a few pixels' rounding, not the data.
     """
     return hash_json({"raw": raw, **{name: value for name, value in shared.items() if name != "libraries"}})

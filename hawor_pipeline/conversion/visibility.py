@@ -1,4 +1,4 @@
-"""Which hand joints a camera sees, from geometry: rays against both hands and the articulated object.
+"""Visibility of hand joints from geometry: rays against both hands and the articulated object.
 
 A joint lies inside the hand, so the first thing a ray towards it meets is, at best, its own skin. The joint counts as
 visible if that first hit is skin of the same hand that belongs to the joint (its own bone or a neighbour in the
@@ -39,7 +39,7 @@ JOINT_BONES = _joint_bones()
 
 @dataclass(frozen=True, slots=True)
 class SkinFaces:
-    """What the rays need to know of the hand models."""
+    """Triangles of both hands, and the bone that each belongs to."""
 
     faces: dict[str, np.ndarray]  # side -> (F, 3) int32
     bones: dict[str, np.ndarray]  # side -> (F,) bone with the largest skinning weight

@@ -29,7 +29,7 @@ class RawData(dg.ConfigurableResource):
 
     @property
     def is_sample(self) -> bool:
-        """Whether the built-in sample takes the place of ARCTIC."""
+        """Return True where the built-in sample takes the place of ARCTIC."""
         return uses_sample()
 
     @property

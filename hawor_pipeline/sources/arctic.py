@@ -1,8 +1,8 @@
-"""Where ARCTIC's raw files are, by ARCTIC's own layout. Paths, names, counts and checksums; nothing is decoded.
+"""Paths, names, counts and checksums of ARCTIC's raw files in ARCTIC's own layout. Nothing is decoded.
 
 {root}/raw_seqs/{subject}/{sequence}.{mano,object,egocam.dist,smplx}.npy
 {root}/images or cropped_images/{subject}/{sequence}/{view}/00012.jpg       view 0 is egocentric, 1..8 are static
-downloads/data/images_zips or cropped_images_zips/{subject}/{sequence}.zip    the same pictures as downloaded
+downloads/data/images_zips or cropped_images_zips/{subject}/{sequence}.zip    the same images as downloaded
 {root}/meta/misc.json, meta/object_vtemplates/{object}/, {root}/splits_json/protocol_*.json
 """
 
@@ -85,7 +85,7 @@ class ArcticRoot:
 
     @cached_property
     def source(self) -> Source:
-        """`synthetic` where the files say so themselves, else `arctic`."""
+        """Source of the files: `synthetic` where they are marked so, else `arctic`."""
         return "synthetic" if (self.path / SYNTHETIC_MARKER).exists() else "arctic"
 
     @cached_property
@@ -103,7 +103,7 @@ class ArcticRoot:
 
     @cached_property
     def image_source(self) -> str:
-        """Which pictures are read: unpacked ones before those in zips, full ones before cropped ones.
+        """Return the kind of images that are read: unpacked ones before those in zips, full ones before cropped ones.
 
         Raises:
             ConfigError: there are none.
@@ -115,7 +115,7 @@ class ArcticRoot:
             if self._zip_folder(name) is not None:
                 return name
         raise ConfigError(
-            f"{self.path}: found no pictures; expected a folder images or cropped_images beside raw_seqs, or "
+            f"{self.path}: found no images; expected a folder images or cropped_images beside raw_seqs, or "
             f"ARCTIC's zips of them in {_DOWNLOADS}/data/images_zips or cropped_images_zips."
         )
 
@@ -131,18 +131,18 @@ class ArcticRoot:
         return next((f for around in self._around if (f := around / f"{image_source}_zips").is_dir()), None)
 
     def image_zip(self, subject: str, sequence: str) -> Path | None:
-        """The zip of a sequence's pictures, where it was kept."""
+        """The zip of a sequence's images, where it was kept."""
         folder = self._zip_folder(self.image_source)
         path = None if folder is None else folder / subject / f"{sequence}.zip"
         return path if path is not None and path.is_file() else None
 
     def reads_zip(self, subject: str, sequence: str, views: Iterable[int]) -> bool:
-        """Whether the pictures of any of these views are read from the sequence's zip."""
+        """Return True where the images of any of these views are read from the sequence's zip."""
         images = (self.images(subject, sequence, view) for view in views)
         return any(found and next(iter(found.values())).member for found in images)
 
     def images(self, subject: str, sequence: str, view: int) -> dict[int, ImageFile]:
-        """Pictures of one view by the number in their name, ascending.
+        """Images of one view by the number in their name, ascending.
 
         From the folder, or from the sequence's zip where that has more of them: unpacking may have been cut short.
 
@@ -164,7 +164,7 @@ class ArcticRoot:
         return {} if found is None else read_json(found)
 
     def zip_checksum(self, archive: Path) -> str | None:
-        """The published sha256 of a zip of pictures, where the user has ARCTIC's list of them."""
+        """The published sha256 of a zip of images, where the user has ARCTIC's list of them."""
         return self.published_checksums.get("/data/" + "/".join(archive.parts[-3:]))
 
     def check_raw_file(self, path: Path) -> None:
@@ -197,7 +197,7 @@ class ArcticRoot:
             )
 
     def status(self, subject: str) -> Literal["present", "withheld", "absent"]:
-        """Whether the ground truth of a subject is here, held back by ARCTIC, or not downloaded."""
+        """Return present, withheld (by ARCTIC) or absent (not downloaded), for the ground truth of a subject."""
         self.check_subject(subject)
         if self.sequences(subject):
             return "present"
@@ -212,7 +212,7 @@ class ArcticRoot:
         return sorted({name.split(".", 1)[0] for name in names if "." in name and f".{name.split('.', 1)[1]}" in parts})
 
     def imaged_sequences(self, subject: str) -> list[str]:
-        """Sequences of a subject that have a folder or a zip of pictures, sorted."""
+        """Sequences of a subject that have a folder or a zip of images, sorted."""
         folder, zips = self.path / self.image_source / subject, self._zip_folder(self.image_source)
         names = {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
         return sorted(names | ({file.stem for file in (zips / subject).glob("*.zip")} if zips else set()))
@@ -222,7 +222,7 @@ class ArcticRoot:
         return self.path / "raw_seqs" / subject / f"{sequence}.{part}.npy"
 
     def image_folder(self, subject: str, sequence: str, view: int) -> Path:
-        """Folder of the pictures of one view."""
+        """Folder of the images of one view."""
         return self.path / self.image_source / subject / sequence / str(view)
 
     def object_folder(self, object_name: str) -> Path:
@@ -255,20 +255,20 @@ class ArcticRoot:
 
 
 def are_rotations(matrices: np.ndarray) -> np.ndarray:
-    """Which of (N, 3, 3) are rotation matrices, to single precision."""
+    """Test which of (N, 3, 3) are rotation matrices, to single precision."""
     off = np.abs(matrices @ matrices.transpose(0, 2, 1) - np.eye(3)).reshape(len(matrices), -1).max(1, initial=0)
     return (off <= _ROTATION_TOLERANCE) & (np.linalg.det(matrices) > 0)
 
 
 def is_camera_matrix(matrix: np.ndarray) -> bool:
-    """Whether a (3, 3) matrix maps rays to pixels: positive focal lengths, nothing below the diagonal."""
+    """Test that a (3, 3) matrix maps rays to pixels: positive focal lengths, nothing below the diagonal."""
     focal = matrix[[0, 1], [0, 1]]
     rest = matrix[[1, 2, 2, 2], [0, 0, 1, 2]]
     return bool(((focal > 1) & (focal < _LONGEST_FOCAL_PX)).all() and np.allclose(rest, (0, 0, 0, 1)))
 
 
 def _inside(candidate: Path, start: Path) -> bool:
-    """Whether `start` lies within the layout of `candidate`, so that an unrelated parent is never taken."""
+    """Test that `start` lies within the layout of `candidate`, so that an unrelated parent is never taken."""
     first = start.absolute().relative_to(candidate).parts[0]
     return first in (*IMAGE_SOURCES, "raw_seqs", "meta", "splits_json")
 

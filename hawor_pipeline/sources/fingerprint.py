@@ -1,6 +1,6 @@
 """Content hashes of many files, without reading again what did not change.
 
-A digest covers names and bytes. Pictures are hashed by XXH3 (128 bits), as fast as memory is read: a digest tells that
+A digest covers names and bytes. Images are hashed by XXH3 (128 bits), as fast as memory is read: a digest shows that
 something changed, it is no proof against forgery. The cache remembers, for each label, the digest that belonged to a
 state of the files (names, sizes, modification times); only where that state differs are the files read again.
 """
@@ -52,16 +52,16 @@ def file_states(files: Iterable[Path]) -> list[tuple[str, int, int]]:
 
 
 class ImageHashes:
-    """The digest of a view's pictures, taken while they are read for something else.
+    """The digest of a view's images, taken while they are read for something else.
 
-    One for each view: pictures go by their bare names, which cameras share.
+    One for each view: images go by their bare names, which cameras share.
     """
 
     def __init__(self) -> None:
         self._hashes: dict[str, str] = {}
 
     def add(self, image: ImageFile, data: bytes) -> None:
-        """Take one picture into account."""
+        """Take one image into account."""
         self._hashes[image.name] = xxhash.xxh3_128_hexdigest(data)
 
     @property
@@ -74,7 +74,7 @@ def digest_images(images: Iterable[ImageFile]) -> str:
     """Digest of names and bytes, of files and of members of zips alike.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: an image cannot be read.
     """
     hashes = ImageHashes()
     images = list(images)

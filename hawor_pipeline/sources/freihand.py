@@ -1,7 +1,7 @@
 """FreiHAND (v2): `training/rgb/{number}.jpg` with `training_K.json`, `training_mano.json` and `training_xyz.json`.
 
-Every picture is a moment of its own: no two form a clip. The hands are therefore dealt out to SEQUENCES sequences in
-turn, so that neighbours in a sequence are never consecutive numbers. Picture n + 32560 k shows hand n again before
+Every image is a moment of its own: no two form a clip. The hands are therefore dealt out to SEQUENCES sequences in
+turn, so that neighbours in a sequence are never consecutive numbers. Image n + 32560 k shows hand n again before
 another background, with the labels of n. All versions of a hand are in one sequence: held-out sequences show no hand
 that was trained on.
 

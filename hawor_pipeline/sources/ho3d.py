@@ -1,7 +1,7 @@
-"""HO-3D (v3, and v2 with .png pictures converted to .jpg): `train/{sequence}/{rgb,meta}/{number}.{jpg,pkl}`.
+"""HO-3D (v3, and v2 with .png images converted to .jpg): `train/{sequence}/{rgb,meta}/{number}.{jpg,pkl}`.
 
 Poses are absolute (mean pose included), in the camera's frame with OpenGL's axes (y up, looking along -z); here they
-become OpenCV's. Right hands. Frames without annotation hold None and are left out with a reason.
+become OpenCV's. Right hands. Frames without annotation hold None and are skipped with a reason.
 
 Source: HO-3D's published files and its own viewer (flat hand mean, joints in MANO's order, tips appended).
 """

@@ -1,6 +1,6 @@
-"""Pictures as ARCTIC ships them: files in folders, or members of its zip of each sequence, which need no unpacking.
+"""Images as ARCTIC ships them: files in folders, or members of its zip of each sequence, which need no unpacking.
 
-A picture that is in a zip, or whose zip was kept beside the unpacked files, is checked against the zip's checksum
+An image that is in a zip, or whose zip was kept beside the unpacked files, is checked against the zip's checksum
 whenever it is read.
 """
 
@@ -24,7 +24,7 @@ _READ_ERRORS = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplemente
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One picture of a view."""
+    """One image of a view."""
 
     path: Path  # the file, or the zip that holds it
     member: str = ""  # its name inside the zip
@@ -42,7 +42,7 @@ class ImageFile:
         """The bytes.
 
         Raises:
-            DataError: it cannot be read, or is not what the download's checksum says.
+            DataError: it cannot be read, or differs from the download's checksum.
         """
         try:
             data = _open_zip(*_state(self.path)).read(self.member) if self.member else self.path.read_bytes()
@@ -54,7 +54,7 @@ class ImageFile:
 
 
 def list_images(folder: Path) -> dict[int, ImageFile]:
-    """Pictures of one view by the number in their name, ascending; empty where there is no folder."""
+    """Images of one view by the number in their name, ascending; empty where there is no folder."""
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -64,7 +64,7 @@ def list_images(folder: Path) -> dict[int, ImageFile]:
 
 
 def list_zipped(archive: Path) -> dict[int, dict[int, ImageFile]]:
-    """View to the pictures in the zip of a sequence, by number, ascending.
+    """View to the images in the zip of a sequence, by number, ascending.
 
     Raises:
         DataError: the zip is damaged.
@@ -73,7 +73,7 @@ def list_zipped(archive: Path) -> dict[int, dict[int, ImageFile]]:
 
 
 def images_state(images: Iterable[ImageFile]) -> str:
-    """A hash of names, sizes and modification times; it changes when a picture or its zip is replaced.
+    """A hash of names, sizes and modification times; it changes when an image or its zip is replaced.
 
     Raises:
         DataError: one is not there any more.
@@ -90,7 +90,7 @@ def images_state(images: Iterable[ImageFile]) -> str:
 
 
 def with_checksums(files: dict[int, ImageFile], zipped: dict[int, ImageFile]) -> dict[int, ImageFile]:
-    """Unpacked pictures together with the checksums of the zip that they came from."""
+    """Unpacked images together with the checksums of the zip that they came from."""
     return {
         number: ImageFile(file.path, crc=zipped[number].crc) if number in zipped else file
         for number, file in files.items()

@@ -4,7 +4,7 @@ MANO parameters are in the world frame, axis-angle relative to the mean pose; ca
 millimetres; joints are in millimetres, finger by finger from tip to root, right hand first. Left hands were fitted with
 the corrected sign of the left model's shape directions.
 
-The label files of the training split describe 1.4 million pictures: as Python objects, several gigabytes. They are read
+The label files of the training split describe 1.4 million images: as Python objects, several gigabytes. They are read
 once, by the process that plans, one split at a time and without what is not used; a worker gets those of its sequence.
 
 Source: InterHand2.6M's published files and its notes on the MANO fits (NeuralAnnot).
@@ -35,18 +35,18 @@ _OPENPOSE_FROM_INTERHAND = (20, *(4 * finger + joint for finger in range(5) for 
 
 
 class Image(NamedTuple):
-    """One picture of the list of pictures."""
+    """One image of the list of images."""
 
     camera: int
     frame: int
-    file: str  # path below the split's folder of pictures
+    file: str  # path below the split's folder of images
     height: int
     width: int
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceLabels:
-    """What the label files of a split say of one sequence."""
+    """Labels of one sequence from the label files of a split."""
 
     images: list[Image]  # by camera and frame
     cameras: dict[int, tuple[np.ndarray, np.ndarray]]  # intrinsics (3, 3), pixels, and pose (4, 4), metres
@@ -84,7 +84,7 @@ class InterHand(Reader):
 
     @cached_property
     def _images(self) -> dict[tuple[str, str], list[Image]]:
-        """(subject, sequence) to its pictures, by camera and frame."""
+        """(subject, sequence) to its images, by camera and frame."""
         found: dict[tuple[str, str], list[Image]] = {}
         for split in self.present:
             for (capture, sequence), images in _read_images(self._file(split, _IMAGES)).items():
@@ -123,7 +123,7 @@ class InterHand(Reader):
         return ImageFile(self.root / "images" / _split_and_capture(ref)[0] / image.file)
 
     def labels_of(self, ref: SequenceRef) -> SequenceLabels:
-        """Cameras and hands of its pictures."""
+        """Cameras and hands of its images."""
         split, capture = _split_and_capture(ref)
         images = self._images[ref.subject, ref.sequence]
         cameras = {camera: self._camera(split, capture, camera) for camera in sorted({item.camera for item in images})}
@@ -205,7 +205,7 @@ def _action(sequence: str) -> str:
 
 
 def _read_images(path: Path) -> dict[tuple[str, str], list[Image]]:
-    """(capture, sequence) to pictures; the rest of the file, most of it, is dropped while it is read."""
+    """(capture, sequence) to images; the rest of the file, most of it, is dropped while it is read."""
     found: dict[tuple[str, str], list[Image]] = {}
 
     def keep(entry: dict[str, Any]) -> None:
@@ -222,5 +222,5 @@ def _read_images(path: Path) -> dict[tuple[str, str], list[Image]]:
     try:
         read_json(path, keep)
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: a picture's entry is not complete ({error}); get the file again.") from None
+        raise DataError(f"{path}: an image's entry is not complete ({error}); get the file again.") from None
     return found

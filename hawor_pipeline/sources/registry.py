@@ -33,4 +33,7 @@ def open_reader(dataset: str, root: Path, mano_dir: Path) -> "Reader":
     if dataset != ARCTIC and not root.is_dir():  # ARCTIC is searched for around the folder given
         raise ConfigError(f"{root} not found; expected the folder that {dataset} is unpacked in")
     module, name = READERS[dataset]
-    return getattr(import_module(f"hawor_pipeline.sources.{module}"), name)(root, mano_dir)
+    reader = getattr(import_module(f"hawor_pipeline.sources.{module}"), name)
+    if reader.name != dataset:
+        raise ConfigError(f"{name}.name is {reader.name!r}, expected {dataset!r} as in the registry.")
+    return reader(root, mano_dir)
