@@ -20,7 +20,7 @@ PACKAGE = REPOSITORY / "hawor_pipeline"
 MAP = REPOSITORY / "docs" / "rooms.md"
 
 # Upper limits of what the package has. Lower them when the code gets better; never raise them.
-MOST_LINES = 36_400
+MOST_LINES = 35_300
 MOST_LINES_OF_A_ROOM = 0.15  # share of the package
 MOST_FILES_OF_A_ROOM = 40
 MOST_LINES_OF_A_FUNCTION = 60
@@ -28,8 +28,8 @@ MOST_PARAMETERS = 8
 MOST_SMALL_MODULES = 5  # below 60 lines with a single importer: candidates to merge
 MOST_UNTYPED_RECORDS = 92  # lines with dict[str, Any]
 MOST_SHARED_MODULE_NAMES = 3
-MOST_QUESTIONS = 14  # docstrings that begin with a question word
-MOST_HOUSE_WORDS = 9  # in 10,000 words of docstrings
+MOST_QUESTIONS = 0  # docstrings that begin with a question word
+MOST_HOUSE_WORDS = 2  # in 10,000 words of docstrings
 
 QUESTION = re.compile(r"(What|Which|How|Where|Whether|Who|Whom|Why|When)\b")
 HOUSE_WORDS = re.compile(r"\b(says?|said|saying|tells?|told|knocks?|broom|pictures?|floors?|left out)\b", re.IGNORECASE)
