@@ -273,16 +273,22 @@ def metrics_page() -> str:
 
     parts = [NOTE, "# Metrics and losses\n"]
     for package, title in ((metrics, "Metrics"), (losses, "Loss terms")):
-        parts += [f"## {title}\n", _joined(_sections(package)["Summary"]), ""]
+        parts += [f"## {title}\n", *_opening(package)]
         rooms = sorted({getattr(package, name).__module__ for name in package.__all__})
         for room in rooms:
-            parts += [f"### {room.removeprefix('hawor_pipeline.core.')}\n"]
-            parts += [_joined(_sections(sys.modules[room])["Summary"]), ""]
+            parts += [f"### {room.removeprefix('hawor_pipeline.core.')}\n", *_opening(sys.modules[room])]
             names = [name for name in package.__all__ if getattr(package, name).__module__ == room]
             for name in names:
                 parts += _entry(name, getattr(package, name))
     parts += ["## The training loss\n", *_entry("EnhancedTrainingLoss", EnhancedTrainingLoss)]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _opening(module: object) -> list[str]:
+    """Return what a module states about all its functions, with its convention of arguments and units."""
+    sections = _sections(module)
+    lines = [_joined(sections["Summary"]), ""]
+    return [*lines, f"Convention: {_joined(sections['Convention'])}", ""] if "Convention" in sections else lines
 
 
 def _entry(name: str, thing: object) -> list[str]:

@@ -6,23 +6,18 @@ dimensions are (B, T): clips and frames. Lengths are metres, camera frame: x rig
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+Struct = TypeVar("Struct", bound="Movable")
+
 
 def promote(x: Tensor) -> Tensor:
-    """Convert half precision to float32, as needed before any difference of metres or any rotation."""
+    """Convert half precision to float32: a difference of metres taken in bfloat16 is wrong by a millimetre."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _on_device(struct, device: torch.device | str, non_blocking: bool):
-    changes = {}
-    for field in fields(struct):
-        value = getattr(struct, field.name)
-        changes[field.name] = value.to(device, non_blocking=non_blocking) if hasattr(value, "to") else value
-    return replace(struct, **changes)
 
 
 def take_clips(struct, clips: Int[Tensor, " chosen"]):
@@ -36,7 +31,20 @@ def take_clips(struct, clips: Int[Tensor, " chosen"]):
 
 
 @dataclass(slots=True)
-class HandTarget:
+class Movable:
+    """Struct of tensors and of further such structs."""
+
+    def to(self: Struct, device: torch.device | str, non_blocking: bool = True) -> Struct:
+        """Move every tensor to a device (Lightning calls this)."""
+        changes = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            changes[field.name] = value.to(device, non_blocking=non_blocking) if hasattr(value, "to") else value
+        return replace(self, **changes)
+
+
+@dataclass(slots=True)
+class HandTarget(Movable):
     """Ground truth of a batch of clips (right-hand convention, camera frame).
 
     `rotmats` are absolute (mean pose included), in MANO's joint order; `joints_*` are in OpenPose order.
@@ -53,13 +61,9 @@ class HandTarget:
     valid: Bool[Tensor, "B T"]
     frame: Int[Tensor, "B T"]
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> "HandTarget":
-        """Move every tensor to a device."""
-        return _on_device(self, device, non_blocking)
-
 
 @dataclass(slots=True)
-class HandPrediction:
+class HandPrediction(Movable):
     """Prediction for a batch of clips, with MANO applied (right-hand convention, camera frame)."""
 
     rotmats: Float[Tensor, "B T 16 3 3"]
@@ -72,13 +76,9 @@ class HandPrediction:
     # compared in the crop while training, from `core.reprojection.pose_and_place_in_crop`
     joints_crop_apart: Float[Tensor, "B T 42 2"] | None = None
 
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> "HandPrediction":
-        """Move every tensor to a device."""
-        return _on_device(self, device, non_blocking)
-
 
 @dataclass(slots=True)
-class ClipBatch:
+class ClipBatch(Movable):
     """Batch of clips for the network and the loss. It holds only tensors; names stay in the table."""
 
     images: Float[Tensor, "B T 3 S S"]  # ImageNet-normalised RGB
@@ -90,10 +90,6 @@ class ClipBatch:
     target: HandTarget
     sample_index: Int[Tensor, "B T"]  # row in the reader's table; -1 marks padding
     is_right: Bool[Tensor, "B T"]  # side before mirroring
-
-    def to(self, device: torch.device | str, non_blocking: bool = True) -> "ClipBatch":
-        """Move every tensor to a device (Lightning calls this)."""
-        return _on_device(self, device, non_blocking)
 
     def __len__(self) -> int:
         return self.images.shape[0]

@@ -31,9 +31,6 @@ def vertices_loss(
 
     Formula: mean over vertices of rho(|v' - v| / scale).
 
-    Returns:
-        Scalar without unit.
-
     Source:
         `mixed_penalty` per vertex.
 
@@ -61,9 +58,6 @@ def topology_loss(
 
     Args:
         topology: from `mesh_topology`.
-
-    Returns:
-        Scalar without unit.
 
     Source:
         Edge and normal terms after I2L-MeshNet and Pose2Mesh, with the angle between normals in place of that between a
@@ -136,9 +130,6 @@ def chamfer_loss(
 
     Args:
         squared: square the distances (pytorch3d's default) instead of taking them as they are.
-
-    Returns:
-        Scalar without unit: mean over points of each side, both sides added.
 
     Source:
         Fan et al. 2017. MANO has corresponding vertices: `vertices_loss` is the better main term there.

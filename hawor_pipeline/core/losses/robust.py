@@ -43,12 +43,6 @@ def mixed_penalty(distance: Float[Tensor, "*batch"], scale: float) -> Float[Tens
 def safe_norm(vector: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
     """Compute the Euclidean norm over the last dimension with gradient 0 at 0, in at least float32.
 
-    Args:
-        vector: (*batch, dim).
-
-    Returns:
-        (*batch), same unit.
-
     Source:
         The subgradient of least norm, as `torch.linalg.vector_norm` takes it.
 
@@ -90,13 +84,7 @@ def difference(
 ) -> Float[Tensor, "*batch dim"]:
     """Subtract the target from the prediction in at least float32; masked entries are 0, in value and gradient.
 
-    Args:
-        pred: (*batch, dim).
-        target: (*batch, dim); NaN or infinite entries are harmless under the mask.
-        mask: broadcastable to (*batch), or None.
-
-    Returns:
-        (*batch, dim), same unit.
+    NaN or infinite entries of the target are harmless under the mask.
 
     Source:
         Masking after the norm would multiply 0 by NaN in the backward pass.
@@ -114,11 +102,7 @@ def root_relative(points: Float[Tensor, "*batch points 3"], root: int = 0) -> Fl
     """Express points relative to one of them.
 
     Args:
-        points: (*batch, points, 3), metres.
         root: index of the point that becomes the origin.
-
-    Returns:
-        (*batch, points, 3), metres.
 
     Example:
         >>> root_relative(torch.tensor([[1.0, 1, 1], [2, 3, 4]])).tolist()

@@ -1,4 +1,7 @@
-"""Temporal term: errors of motion within a clip, against the ground-truth motion (not towards stillness)."""
+"""Temporal term: errors of motion within a clip, against the ground-truth motion (not towards stillness).
+
+Convention: `valid` (*batch, time) selects the frames that count; `frame` (*batch, time) are original frame numbers.
+"""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,10 +12,6 @@ from hawor_pipeline.core.losses.robust import KEYPOINT_SCALE_M, difference, mask
 
 def frame_step(frame: Int[Tensor, "*batch time"], valid: Bool[Tensor, "*batch time"]) -> Int[Tensor, "*batch 1"]:
     """Find the distance in frame numbers between neighbours of a clip without gaps.
-
-    Args:
-        frame: (*batch, time), original frame numbers.
-        valid: (*batch, time), frames that count.
 
     Returns:
         (*batch, 1): the smallest positive step between neighbouring valid frames; 1 if there is none.
@@ -39,8 +38,6 @@ def lag_mask(
     """Select the pairs (t, t + lag) of a clip with both frames valid and no gap between them.
 
     Args:
-        valid: (*batch, time), frames that count.
-        frame: (*batch, time), original frame numbers.
         lag: distance in positions, at least 1.
 
     Returns:
@@ -73,8 +70,6 @@ def temporal_consistency_loss(
     two kinds added. Differences never cross a gap in the frame numbers or a frame that is not valid.
 
     Args:
-        valid: (*batch, time), frames that count.
-        frame: (*batch, time), original frame numbers.
         window: lags 1 to window - 1 are used; 1 uses none.
 
     Returns:

@@ -36,9 +36,6 @@ def keypoints_3d_loss(
     Args:
         root: joint that both sets are relative to; None compares them as given.
 
-    Returns:
-        Scalar without unit.
-
     Source:
         Root-relative as HaMeR; the penalty is this project's.
 
@@ -61,9 +58,6 @@ def keypoints_2d_loss(
     """Penalise the distance of projected joints, in crop units: the crop spans -0.5 to 0.5, and 1 is the box side.
 
     Formula: mean over joints of rho(|p' - p| / scale).
-
-    Returns:
-        Scalar without unit.
 
     Source:
         Crop units as HaMeR; a mean where HaMeR sums, so that it does not grow with the batch.
@@ -89,9 +83,6 @@ def procrustes_keypoints_loss(
     is not. The mask selects what is aligned, too.
 
     Formula: mean over joints of (|s R p' + t - p| / scale)^2, s, R, t the best similarity.
-
-    Returns:
-        Scalar without unit.
 
     Source:
         Umeyama 1991 for the alignment; the envelope theorem for the gradient.
@@ -126,9 +117,6 @@ def occlusion_robustness_loss(
     Args:
         visible: joints that are not hidden.
 
-    Returns:
-        Scalar without unit.
-
     Source:
         This project's.
 
@@ -156,9 +144,6 @@ def erasing_consistency_loss(
 
     Formula: mean over joints of rho(|p_erased - p_clean| / scale).
 
-    Returns:
-        Scalar without unit.
-
     Source:
         Consistency training with a stopped teacher, as in mean-teacher methods.
 
@@ -182,9 +167,6 @@ def rotation_loss(
     Formula: chord = |R - R'|_F / sqrt(2) = 2 sin(t / 2), which is the angle t for small angles; then `mixed_penalty`.
     Unlike the arc cosine it has a finite gradient at 0 and at 180 degrees.
 
-    Returns:
-        Scalar without unit.
-
     Source:
         Huynh 2009, "Metrics for 3D Rotations", the chordal distance.
 
@@ -206,9 +188,6 @@ def betas_loss(
     """Penalise each shape coefficient's error (no unit).
 
     Formula: mean over coefficients and samples of rho(|b' - b| / scale).
-
-    Returns:
-        Scalar without unit.
 
     Source:
         `mixed_penalty` per coefficient.

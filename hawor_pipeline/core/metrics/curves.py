@@ -1,7 +1,9 @@
 """Shares of points within a distance of the ground truth, and the area under that curve.
 
-Convention: points as given (subtract the root first if that is meant), any unit; one value per sample comes out, 0 to
-1. NaN where a mask leaves a sample without points.
+Convention: `pred` and `target` are (*batch, points, 2 or 3) as given (subtract the root first if that is meant), in
+any unit (metres, pixels, box units), and `errors` (*batch, points) are distances that are known already. `thresholds`
+are one distance or several in the same unit; `strict` counts `<` instead of `<=`; `mask` (*batch, points) selects the
+points that count. One value per sample comes out, 0 to 1; NaN where a mask leaves a sample without points.
 """
 
 from collections.abc import Sequence
@@ -26,13 +28,6 @@ def pck(
     """Compute the share of points within a distance of the ground truth; subtract the root first if that is meant.
 
     Formula: mean over points of [|p' - p| <= threshold].
-
-    Args:
-        pred: (*batch, points, 2 or 3), metres, pixels or box units.
-        target: the same.
-        thresholds: one distance or several, unit of the points.
-        mask: (*batch, points), points that count.
-        strict: count `<` instead of `<=`.
 
     Returns:
         (*batch) for one threshold, (*batch, thresholds) for several; 0 to 1.
@@ -63,11 +58,8 @@ def pck_box(
     Formula: mean over points of [|p' - p| <= threshold x box size].
 
     Args:
-        pred: (*batch, points, 2), pixels.
-        target: the same.
         box_size: (*batch), side of the hand's tight square box, pixels; divide a stored box by its margin first.
         thresholds: one share of the box or several.
-        mask: (*batch, points), points that count.
 
     Returns:
         (*batch) for one threshold, (*batch, thresholds) for several; 0 to 1.
@@ -97,12 +89,6 @@ def share_within(
     """Compute the share of errors within thresholds; `pck` of distances that are known already.
 
     Formula: mean over points of [error <= threshold].
-
-    Args:
-        errors: (*batch, points).
-        thresholds: one distance or several, unit of the errors.
-        mask: (*batch, points), points that count.
-        strict: count `<` instead of `<=`.
 
     Returns:
         (*batch) for one threshold, (*batch, thresholds) for several; 0 to 1.
@@ -137,11 +123,8 @@ def pck_auc(
     Formula: (integral of PCK over 0 .. max_threshold) / max_threshold, by trapezoids between evenly spaced thresholds.
 
     Args:
-        pred: (*batch, points, 2 or 3).
-        target: the same.
         max_threshold: end of the curve, unit of the points (50 mm by default).
         steps: number of evenly spaced thresholds, both ends included.
-        mask: (*batch, points), points that count.
 
     Returns:
         (*batch), 0 to 1.
@@ -172,10 +155,6 @@ def auc_within(
     """Compute the area under the PCK curve of errors; `pck_auc` of distances that are known already.
 
     Formula: (integral of PCK over 0 .. max_threshold) / max_threshold, by trapezoids between evenly spaced thresholds.
-
-    Args:
-        errors: (*batch, points).
-        max_threshold, steps, mask: as in `pck_auc`.
 
     Returns:
         (*batch), 0 to 1.

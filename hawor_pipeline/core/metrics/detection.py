@@ -1,4 +1,9 @@
-"""Detection of hands, and the dependence of errors on visibility: boxes, rates, strata, calibration."""
+"""Detection of hands, and the dependence of errors on visibility: boxes, rates, strata, calibration.
+
+Convention: joints are (*batch, joints, 2) and boxes (*batch, 4) are left, top, right, bottom, in pixels (x, y). `mask`
+(*batch, joints) selects the joints that count, `iou` is the least intersection over union, and `sides` are true for
+right hands.
+"""
 
 from collections.abc import Sequence
 
@@ -16,10 +21,6 @@ def joint_box(
     """Compute the smallest upright box around joints.
 
     Formula: (min x, min y, max x, max y) over joints.
-
-    Args:
-        joints_px: (*batch, joints, 2), pixels (x, y).
-        mask: (*batch, joints), joints that count.
 
     Returns:
         (*batch, 4): left, top, right, bottom in pixels; NaN where no joint counts.
@@ -44,10 +45,6 @@ def box_iou(first: Float[Tensor, "*#batch 4"], second: Float[Tensor, "*#batch 4"
     """Compute the intersection over union of boxes.
 
     Formula: area(a and b) / area(a or b).
-
-    Args:
-        first: (*batch, 4): left, top, right, bottom.
-        second: the same.
 
     Returns:
         (*batch), 0 to 1; 0 for boxes without area.
@@ -79,10 +76,7 @@ def detected(
     Formula: [IoU of the joint boxes >= iou] and the side is right.
 
     Args:
-        pred_px: (*batch, joints, 2), pixels.
-        target_px: (*batch, joints, 2), pixels.
         side_right: (*batch), whether the predicted side (left or right hand) is the true one; all by default.
-        iou: least intersection over union.
 
     Returns:
         (*batch).
@@ -113,12 +107,7 @@ def match_detections(
     Formula: in order of score, each detection takes the free hand of its side with the largest IoU, if that is >= iou.
 
     Args:
-        boxes: (found, 4), pixels.
         scores: (found), confidence.
-        sides: (found), true for right hands.
-        true_boxes: (truth, 4), pixels.
-        true_sides: (truth), true for right hands.
-        iou: least intersection over union.
 
     Returns:
         (found): true for detections that found a hand. Precision is its mean; recall its sum over the number of hands.

@@ -1,4 +1,7 @@
-"""Errors between two bodies: two hands, or a hand and the object it holds. Metres."""
+"""Errors between two bodies: two hands, or a hand and the object it holds.
+
+Convention: hands and objects are vertices (*batch, points, 3) in metres.
+"""
 
 import torch
 from jaxtyping import Bool, Float
@@ -57,10 +60,6 @@ def contact_deviation(
     Formula: mean of |v'_hand - v'_object| over pairs of a hand vertex and its nearest true object vertex within 3 mm.
 
     Args:
-        pred_hand: (*batch, hand, 3), metres.
-        pred_object: (*batch, object, 3), metres.
-        target_hand: (*batch, hand, 3), metres.
-        target_object: (*batch, object, 3), metres.
         contact_m: distance up to which a true hand vertex touches its nearest object vertex.
 
     Returns:

@@ -1,7 +1,7 @@
 """Errors over time: acceleration and jitter.
 
-Convention: the dimension before (points, 3) is time, metres, frames per second given; NaN where a frame lacks
-neighbours.
+Convention: points are (*batch, time, points, 3), metres, neighbouring frames of one track; `fps` is in frames per
+second, and `valid` (*batch, time) marks the frames that exist. NaN where a frame lacks neighbours.
 """
 
 import math
@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hawor_pipeline.core.metrics.points import length, widened
+from hawor_pipeline.core.metrics.points import length
+from hawor_pipeline.core.types import promote
 from hawor_pipeline.core.units import ARCTIC_FPS
 
 _PIECE = 50_000  # points that are differenced together
@@ -31,9 +32,6 @@ def acceleration_error(
         m/s^2.
 
     Args:
-        pred: (*batch, time, points, 3), metres, neighbouring frames of one track.
-        target: the same.
-        fps: frames per second.
         valid: (*batch, time), frames that exist; a frame counts where it and both neighbours do.
         root: point that both are relative to; None for motion in the camera or world frame.
 
@@ -52,7 +50,7 @@ def acceleration_error(
     """
 
     def error(part: slice) -> Tensor:  # differences are linear: the motion of the error is the error of the motion
-        return widened(pred[..., part, :, :]) - widened(target[..., part, :, :])
+        return promote(pred[..., part, :, :]) - promote(target[..., part, :, :])
 
     return _difference_sizes(error, 2, valid, pred, root) * fps**2
 
@@ -67,11 +65,6 @@ def jitter(
 
     Formula: |third difference of p| fps^3, mean over points.
 
-    Args:
-        points: (*batch, time, points, 3), metres, neighbouring frames of one track.
-        fps: frames per second.
-        valid: (*batch, time), frames that exist.
-
     Returns:
         (*batch, time), m/s^3; NaN for the first frame and the last two, and where frames are missing.
 
@@ -85,7 +78,7 @@ def jitter(
         >>> jitter(torch.zeros(4, 21, 3))[1].item()
         0.0
     """
-    return _difference_sizes(lambda part: widened(points[..., part, :, :]), 3, valid, points) * fps**3
+    return _difference_sizes(lambda part: promote(points[..., part, :, :]), 3, valid, points) * fps**3
 
 
 def _difference_sizes(
@@ -97,7 +90,7 @@ def _difference_sizes(
     the cache.
     """
     shape, time = like.shape[:-2], like.shape[-3]
-    result = torch.full(shape, torch.nan, dtype=widened(like[..., :0, :0, :]).dtype, device=like.device)
+    result = torch.full(shape, torch.nan, dtype=promote(like[..., :0, :0, :]).dtype, device=like.device)
     if time <= order:
         return result
     frames = max(_PIECE // max(math.prod(shape[:-1]) * like.shape[-2], 1), 1)

@@ -1,10 +1,13 @@
-"""Errors of what a hand holds: an articulated object's pose, and how hand and object lie to each other."""
+"""Errors of what a hand holds: an articulated object's pose, and how hand and object lie to each other.
+
+Convention: angles are in radians, vertices (*batch, points, 3) in metres.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hawor_pipeline.core.metrics.points import length
+from hawor_pipeline.core.metrics.points import length, root_shift
 from hawor_pipeline.core.nearest import nearest_distances
 
 SUCCESS_SHARE = 0.05  # of the object's diameter
@@ -14,10 +17,6 @@ def articulation_error(pred: Float[Tensor, "*batch"], target: Float[Tensor, "*ba
     """Compute the difference of predicted and true joint angle of an object (AAE is its mean in degrees).
 
     Formula: |a' - a|.
-
-    Args:
-        pred: (*batch), radians.
-        target: (*batch), radians.
 
     Returns:
         (*batch), radians.
@@ -49,8 +48,6 @@ def success_rate(
     Formula: mean over vertices of [|(v' - root') - (v - root)| < share x diameter].
 
     Args:
-        pred: (*batch, vertices, 3), metres.
-        target: (*batch, vertices, 3), metres.
         diameter: (*batch), metres, of the object.
         pred_root: (*batch, 3), metres, the object's root; None compares the vertices as given.
         target_root: (*batch, 3), its truth.
@@ -70,12 +67,8 @@ def success_rate(
         >>> success_rate(box + 0.01, box, torch.tensor(1.0)).item()
         1.0
     """
-    if (pred_root is None) != (target_root is None):
-        raise ValueError("found one root, expected pred_root and target_root together or neither")
-    error = pred - target
-    if pred_root is not None and target_root is not None:
-        error = error - (pred_root - target_root).unsqueeze(-2)
-    distance = length(error)
+    shift = root_shift(pred_root, target_root)
+    distance = length(pred - target if shift is None else pred - target - shift)
     hits = (distance < share * diameter.unsqueeze(-1)).to(distance.dtype).mean(-1)
     return torch.where(distance.isnan().any(-1), torch.full_like(hits, torch.nan), hits)
 
@@ -89,12 +82,6 @@ def field_error(
     """Compute the error of the distances between a hand and an object, both ways.
 
     Formula: mean over hand vertices of |d(v', object') - d(v, object)|, and the same over object vertices.
-
-    Args:
-        pred_hand: (*batch, hand, 3), metres.
-        pred_object: (*batch, object, 3), metres.
-        target_hand: (*batch, hand, 3), metres.
-        target_object: (*batch, object, 3), metres.
 
     Returns:
         From the hand to the object (*batch), and from the object to the hand (*batch), metres.

@@ -1,4 +1,8 @@
-"""Errors of MANO's parameters: angles in radians, shape without unit or in metres of surface, translation in metres."""
+"""Errors of MANO's parameters: angles in radians, shape without unit or in metres of surface, translation in metres.
+
+Convention: rotations are matrices (*batch, 16, 3, 3) in MANO's order, the whole hand's first; shape coefficients
+(*batch, 10) have no unit; translations (*batch, 3) are in metres.
+"""
 
 import torch
 from jaxtyping import Float
@@ -13,10 +17,6 @@ def pose_angle_error(
     """Compute the mean angle between predicted and true rotations of the 15 finger joints.
 
     Formula: mean over 15 joints of the angle of R'^T R.
-
-    Args:
-        pred: (*batch, 16, 3, 3), rotation matrices in MANO's order; the first (the whole hand's) is excluded.
-        target: the same.
 
     Returns:
         (*batch), radians.
@@ -41,10 +41,6 @@ def global_orient_error(
 
     Formula: angle of R'^T R.
 
-    Args:
-        pred: (*batch, 16, 3, 3), rotation matrices in MANO's order; only the first is used.
-        target: the same.
-
     Returns:
         (*batch), radians.
 
@@ -62,10 +58,6 @@ def betas_error(pred: Float[Tensor, "*batch 10"], target: Float[Tensor, "*batch 
     """Compute the root of the summed squared errors of the shape coefficients.
 
     Formula: |b' - b|.
-
-    Args:
-        pred: (*batch, 10), no unit.
-        target: (*batch, 10), no unit.
 
     Returns:
         (*batch), no unit.
@@ -91,8 +83,6 @@ def shape_vertex_error(
     Formula: mean over vertices of |S (b' - b)|.
 
     Args:
-        pred: (*batch, 10), no unit.
-        target: (*batch, 10), no unit.
         shape_dirs: (778, 3, 10), metres, MANO's shape directions (`ManoArrays.shape_dirs`).
 
     Returns:
@@ -113,10 +103,6 @@ def translation_error(pred: Float[Tensor, "*batch 3"], target: Float[Tensor, "*b
     """Compute the distance of predicted and true translation in the camera frame.
 
     Formula: |t' - t|.
-
-    Args:
-        pred: (*batch, 3), metres.
-        target: (*batch, 3), metres.
 
     Returns:
         (*batch), metres.

@@ -1,7 +1,8 @@
 """Errors of corresponding points: joints and vertices, as given, relative to a root, or after an alignment.
 
-Convention: leading batch dimensions are free, one value per sample comes out, in the unit of the input (metres, pixels,
-crop units). NaN where a mask leaves a sample without points. Inputs are never changed.
+Convention: `pred` and `target` are (*batch, points, 2 or 3) in any unit (metres, pixels, crop units), and the error is
+in that unit. `mask` (*batch, points) selects the points that are aligned and counted, and `allow_reflection` lets the
+alignment mirror. NaN where a mask leaves a sample without points. Inputs are never changed.
 """
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hawor_pipeline.core.alignment import aligned_difference
+from hawor_pipeline.core.types import promote
 
 _PIECE = 4096  # clouds that are aligned together
 _MANY = 30_000  # numbers
@@ -25,8 +27,6 @@ def point_errors(
     Formula: |p' - p| of each point; with a root |(p' - p'_root) - (p - p_root)|.
 
     Args:
-        pred: (*batch, points, 2 or 3).
-        target: the same.
         root: point that both sets are relative to; None compares them as given.
 
     Returns:
@@ -39,7 +39,7 @@ def point_errors(
         >>> point_errors(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2)).tolist()
         [5.0]
     """
-    return length(widened(pred) - widened(target), root)
+    return length(promote(pred) - promote(target), root)
 
 
 def mpjpe(
@@ -54,10 +54,7 @@ def mpjpe(
     Formula: mean over joints of |(p' - p'_root) - (p - p_root)|.
 
     Args:
-        pred: (*batch, joints, 3), metres.
-        target: (*batch, joints, 3), metres.
         root: joint that both sets are relative to; None for no alignment.
-        mask: (*batch, joints), joints that count.
 
     Returns:
         (*batch), metres.
@@ -90,12 +87,9 @@ def mpvpe(
     Formula: mean over vertices of |(v' - root') - (v - root)|.
 
     Args:
-        pred: (*batch, vertices, 3), metres.
-        target: (*batch, vertices, 3), metres.
         pred_root: (*batch, 3), root joint of the prediction, metres; without it the mean of its vertices.
         target_root: (*batch, 3), the same of the target.
         center: False compares the surfaces as given.
-        mask: (*batch, vertices), vertices that count.
 
     Returns:
         (*batch), metres.
@@ -110,15 +104,9 @@ def mpvpe(
         >>> mpvpe(torch.ones(778, 3), torch.zeros(778, 3)).item()
         0.0
     """
-    if (pred_root is None) != (target_root is None):
-        raise ValueError("found one root, expected pred_root and target_root together or neither")
-    error = widened(pred) - widened(target)
+    error, shift = promote(pred) - promote(target), root_shift(pred_root, target_root)
     if center:
-        if pred_root is not None and target_root is not None:
-            shift = (pred_root - target_root).unsqueeze(-2)
-        else:
-            shift = error.mean(-2, keepdim=True)
-        error = error - shift
+        error = error - (error.mean(-2, keepdim=True) if shift is None else shift)
     return mean_over_points(length(error), mask)
 
 
@@ -134,10 +122,7 @@ def pa_errors(
     Formula: |s R p' + t - p| of each point, with s, R, t the best similarity.
 
     Args:
-        pred: (*batch, points, 3), metres.
-        target: (*batch, points, 3), metres.
         mask: (*batch, points), points that the alignment is fitted to.
-        allow_reflection: let the alignment mirror.
 
     Returns:
         (*batch, points), metres.
@@ -172,9 +157,6 @@ def pa_mpjpe(
     Formula: mean over joints of |s R p' + t - p|, with s, R, t the similarity of least squares.
 
     Args:
-        pred: (*batch, joints, 3), metres.
-        target: (*batch, joints, 3), metres.
-        mask: (*batch, joints), joints that are aligned and counted.
         allow_reflection: let the alignment mirror. FreiHAND's and HO-3D's scripts do, so a mirrored hand scores 0
             there.
 
@@ -208,12 +190,6 @@ def pa_mpvpe(
 
     Formula: mean over vertices of |s R v' + t - v|, with s, R, t the similarity of least squares.
 
-    Args:
-        pred: (*batch, vertices, 3), metres.
-        target: (*batch, vertices, 3), metres.
-        mask: (*batch, vertices), vertices that are aligned and counted.
-        allow_reflection: let the alignment mirror.
-
     Returns:
         (*batch), metres.
 
@@ -242,12 +218,9 @@ def st_mpjpe(
         joint at the other end of one bone.
 
     Args:
-        pred: (*batch, joints, 3), metres.
-        target: (*batch, joints, 3), metres.
         root: joint that is put on its truth.
         scale_joint: end of the bone from the root whose length is made equal; 9 is the middle knuckle in OpenPose
             order (4 in HO-3D's own order).
-        mask: (*batch, joints), joints that count.
 
     Returns:
         (*batch), metres; NaN where the predicted bone has no length.
@@ -260,15 +233,21 @@ def st_mpjpe(
         >>> st_mpjpe(3 * cloud + 1, cloud).item() < 1e-5
         True
     """
-    p, t = (x - x[..., root : root + 1, :] for x in (widened(pred), widened(target)))
+    p, t = (x - x[..., root : root + 1, :] for x in (promote(pred), promote(target)))
     bone, true_bone = (length(x[..., [scale_joint], :]).squeeze(-1) for x in (p, t))
     scale = torch.where(bone > 0, true_bone / bone, torch.full_like(bone, torch.nan))
     return mean_over_points(length(scale[..., None, None] * p - t), mask)
 
 
-def widened(points: Tensor) -> Tensor:
-    """Convert half precision to float32: a difference of metres taken in bfloat16 is wrong by a millimetre."""
-    return points.float() if points.dtype in (torch.float16, torch.bfloat16) else points
+def root_shift(pred_root: Tensor | None, target_root: Tensor | None) -> Tensor | None:
+    """Return the error (*batch, 1, 3) of a root, to subtract from that of its points; None without roots.
+
+    Raises:
+        ValueError: only one root is given.
+    """
+    if (pred_root is None) != (target_root is None):
+        raise ValueError("found one root, expected pred_root and target_root together or neither")
+    return None if pred_root is None or target_root is None else (pred_root - target_root).unsqueeze(-2)
 
 
 def length(vectors: Float[Tensor, "*batch points dim"], root: int | None = None) -> Float[Tensor, "*batch points"]:

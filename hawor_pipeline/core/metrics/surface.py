@@ -1,4 +1,8 @@
-"""Distances between surfaces: F-score, Chamfer, edge lengths and normals. Metres in, one value per sample out."""
+"""Distances between surfaces: F-score, Chamfer, edge lengths and normals.
+
+Convention: points and vertices are (*batch, points, 3), metres, as given, without alignment; `faces` (faces, 3) are
+vertex indices. One value per sample comes out.
+"""
 
 from collections.abc import Sequence
 
@@ -7,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hawor_pipeline.core.mesh import edge_lengths, face_normals
-from hawor_pipeline.core.metrics.points import widened
 from hawor_pipeline.core.nearest import nearest_distances
+from hawor_pipeline.core.types import promote
 
 
 def f_score(
@@ -21,8 +25,6 @@ def f_score(
     Formula: 2 P R / (P + R), P the share of predicted points nearer than the threshold to the target, R the reverse.
 
     Args:
-        pred: (*batch, points, 3), metres; as given, without alignment.
-        target: (*batch, others, 3), metres.
         threshold: one distance or several, metres; several cost one search.
 
     Returns:
@@ -90,8 +92,6 @@ def chamfer_distance(
     Formula: mean over i of min_j |x_i - y_j| + mean over j of min_i |x_i - y_j|.
 
     Args:
-        pred: (*batch, points, 3), metres; as given, without alignment.
-        target: (*batch, others, 3), metres.
         squared: square the distances, as pytorch3d does by default; the result is then in square metres.
 
     Returns:
@@ -122,11 +122,6 @@ def point_to_surface(
     """Compute the distance of points to the triangles of a mesh; never more than to its nearest vertex.
 
     Formula: min over triangles of the distance from the point to the triangle.
-
-    Args:
-        points: (*batch, points, 3), metres.
-        vertices: (*batch, vertices, 3), metres.
-        faces: (faces, 3), vertex indices.
 
     Returns:
         (*batch, points), metres.
@@ -181,8 +176,6 @@ def edge_length_error(
     Formula: mean over edges of | |e'| - |e| |, or of the same over |e|.
 
     Args:
-        pred: (*batch, vertices, 3), metres.
-        target: (*batch, vertices, 3), metres.
         edges: (edges, 2), from `hawor_pipeline.core.mesh.mesh_topology`.
         relative: divide each difference by the true length; true edges without length are dropped.
 
@@ -199,8 +192,8 @@ def edge_length_error(
         >>> round(edge_length_error(torch.eye(3) * 2, torch.eye(3), torch.tensor([[0, 1]])).item(), 4)
         1.4142
     """
-    true_length = edge_lengths(widened(target), edges)
-    error = (edge_lengths(widened(pred), edges) - true_length).abs()
+    true_length = edge_lengths(promote(target), edges)
+    error = (edge_lengths(promote(pred), edges) - true_length).abs()
     if not relative:
         return error.mean(-1)
     there = true_length > 0
@@ -220,9 +213,6 @@ def normal_consistency(
     Formula: mean over faces of |n' . n|.
 
     Args:
-        pred: (*batch, vertices, 3), metres.
-        target: (*batch, vertices, 3), metres.
-        faces: (faces, 3), vertex indices.
         signed: keep the sign of the cosine, so that a surface turned inside out scores -1 instead of 1.
 
     Returns:
@@ -239,7 +229,7 @@ def normal_consistency(
         >>> round(normal_consistency(mesh, mesh, torch.tensor([[0, 1, 2]])).item(), 6)
         1.0
     """
-    first, second = (face_normals(widened(x), faces) for x in (pred, target))
+    first, second = (face_normals(promote(x), faces) for x in (pred, target))
     cosine = (first * second).sum(-1)
     there = first.any(-1) & second.any(-1)
     value = torch.where(there, cosine if signed else cosine.abs(), torch.zeros_like(cosine))

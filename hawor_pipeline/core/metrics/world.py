@@ -1,6 +1,8 @@
 """Errors of tracks in the world: joints after one alignment per stretch of time, and paths.
 
-Convention: one track without gaps, metres, world frame; the first dimension is time.
+Convention: `pred` and `target` are one track without gaps, metres, world frame (`ga_mpjpe` and `fa_mpjpe` take the
+camera frame too); the first dimension is time. `chunk` is the number of frames per chunk, the last may be shorter, and
+`with_scale` fits a scale too, as HaWoR's code does.
 """
 
 import torch
@@ -24,12 +26,8 @@ def world_mpjpe(
     Formula: mean over joints of |s R p' + t - p|, one s, R, t per chunk, fitted to its first frames or to all.
 
     Args:
-        pred: (time, joints, 3), metres, one track without gaps, world frame.
-        target: the same.
         align_frames: frames at the start of each chunk that the alignment is fitted to (2 is W-MPJPE); None fits it to
             the whole chunk (WA-MPJPE).
-        chunk: frames per chunk; the last may be shorter.
-        with_scale: fit a scale too, as HaWoR's code does.
 
     Returns:
         (time), metres: mean over joints of each frame.
@@ -61,11 +59,6 @@ def w_mpjpe(
 
     Formula: mean over joints of |s R p' + t - p|, s, R, t fitted to the first two frames of each chunk.
 
-    Args:
-        pred: (time, joints, 3), metres, one track without gaps, world frame.
-        target: the same.
-        chunk: frames per chunk.
-
     Returns:
         (time), metres.
 
@@ -90,11 +83,6 @@ def wa_mpjpe(
 
     Formula: mean over joints of |s R p' + t - p|, s, R, t fitted to all frames of each chunk.
 
-    Args:
-        pred: (time, joints, 3), metres, one track without gaps, world frame.
-        target: the same.
-        chunk: frames per chunk.
-
     Returns:
         (time), metres.
 
@@ -115,11 +103,6 @@ def ga_mpjpe(
     """Compute the joint error after one alignment of the whole track.
 
     Formula: mean over joints of |s R p' + t - p|, s, R, t fitted to all frames.
-
-    Args:
-        pred: (time, joints, 3), metres, one track, world or camera frame.
-        target: the same.
-        with_scale: fit a scale too.
 
     Returns:
         (time), metres.
@@ -142,11 +125,6 @@ def fa_mpjpe(
 
     Formula: mean over joints of |s R p' + t - p|, s, R, t fitted to the first frame.
 
-    Args:
-        pred: (time, joints, 3), metres, one track, world or camera frame.
-        target: the same.
-        with_scale: fit a scale too.
-
     Returns:
         (time), metres.
 
@@ -165,10 +143,6 @@ def root_trajectory_error(pred: Float[Tensor, "time 3"], target: Float[Tensor, "
     """Compute the error of a path after rigid alignment, as a share of the true path's length (RTE).
 
     Formula: |R p' + t - p| / (length of the true path).
-
-    Args:
-        pred: (time, 3), metres, world frame.
-        target: the same.
 
     Returns:
         (time), no unit (times 100 is the usual percentage); NaN for a path without length.
@@ -198,8 +172,6 @@ def absolute_trajectory_error(
     Formula: sqrt(mean over t of |s R p'(t) + t - p(t)|^2).
 
     Args:
-        pred: (time, 3), metres, positions in the world.
-        target: the same.
         with_scale: align by a similarity; False aligns rigidly, so that a wrong scale costs (the ATE-S of HaWoR).
 
     Returns:
