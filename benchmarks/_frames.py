@@ -13,9 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hawor_pipeline.sample import SampleSpec, ensure_sample
 from hawor_pipeline.sample.sequence import build_motion, paint_views
-from hawor_pipeline.sample.spec import plan_sequences
+from hawor_pipeline.sample.spec import SampleSpec, plan_sequences
+from hawor_pipeline.sample.write import ensure_sample
 from hawor_pipeline.workers.pool import one_thread
 
 SUBJECT = "s01"

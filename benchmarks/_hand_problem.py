@@ -24,7 +24,8 @@ from hawor_pipeline.loading.clips import training_clips
 from hawor_pipeline.loading.dataset import ClipDataset
 from hawor_pipeline.loading.rows import load_rows
 from hawor_pipeline.models.hawor import box_info
-from hawor_pipeline.sample import SampleSpec, ensure_sample
+from hawor_pipeline.sample.spec import SampleSpec
+from hawor_pipeline.sample.write import ensure_sample
 from hawor_pipeline.shards.store import open_shards
 
 TRAIN, VALIDATION, TEST = ("s01", "s02", "s04", "s06", "s07"), ("s05", "s08"), ("s09", "s10")

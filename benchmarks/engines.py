@@ -84,7 +84,8 @@ def _empty_task_seconds(environment: dict[str, str]) -> float:
 
 def measure_engines(quick: bool) -> list[Row]:
     """Measure interleaved rounds on one sample; each value is from one round."""
-    from hawor_pipeline.sample import SampleSpec, ensure_sample
+    from hawor_pipeline.sample.spec import SampleSpec
+    from hawor_pipeline.sample.write import ensure_sample
 
     ratios, extra = [], []
     with tempfile.TemporaryDirectory() as directory, cluster() as on_ray:

@@ -23,7 +23,8 @@ from _corrupt import SUBJECT, Source, flipped, judge, structural
 from _measure import Row, from_rounds, run
 
 from hawor_pipeline.provenance import pid_alive
-from hawor_pipeline.sample import SampleSpec, ensure_sample
+from hawor_pipeline.sample.spec import SampleSpec
+from hawor_pipeline.sample.write import ensure_sample
 
 KILLED = """
 import sys

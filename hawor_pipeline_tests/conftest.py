@@ -22,7 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generate the smallest built-in sample: s01 (train), s03 (withheld), s05 (validation); ego, two static views."""
-    from hawor_pipeline.sample import SampleSpec, ensure_sample
+    from hawor_pipeline.sample.spec import SampleSpec
+    from hawor_pipeline.sample.write import ensure_sample
 
     root = tmp_path_factory.mktemp("sample")
     spec = SampleSpec(
@@ -143,11 +144,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from hawor_pipeline.config import TrainingConfig
-    from hawor_pipeline.models.hawor import build_model
+    from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
 
     torch.manual_seed(0)
     sizes = {"st_hdim": 32, "st_nlayer": 1, "motion_hdim": 32, "motion_nlayer": 1}
-    model = build_model(TrainingConfig(backbone_size="tiny", image_size=64, **sizes))
+    model = HaworModel(NetworkConfig.of_training(TrainingConfig(backbone_size="tiny", image_size=64, **sizes)))
     path = tmp_path_factory.mktemp("checkpoint") / "random.ckpt"
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
     parameters = {"config": {"clip_length": 3}}

@@ -31,7 +31,8 @@ def _add_sample(commands) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.sample import SampleSpec, ensure_sample
+    from hawor_pipeline.sample.spec import SampleSpec
+    from hawor_pipeline.sample.write import ensure_sample
 
     names = ("subjects", "sequences_per_subject", "frames", "views", "image_source", "image_scale", "seed", "tempo")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}

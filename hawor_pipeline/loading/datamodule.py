@@ -7,9 +7,8 @@ gets the batches that an uninterrupted one would have got.
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +37,7 @@ COLUMNS = [
 ]  # fmt: skip
 
 
+@dataclass(eq=False)
 class ClipSampler(Sampler[list[tuple[int, int]]]):
     """Sampler of batches of (epoch, clip), from any batch of an epoch on.
 
@@ -51,32 +51,25 @@ class ClipSampler(Sampler[list[tuple[int, int]]]):
         parts: Number of equal parts that each batch is split into; positions then count parts.
     """
 
-    def __init__(
-        self,
-        groups: Sequence[np.ndarray],
-        weights: Sequence[float] | None,
-        batch_size: int,
-        seed: int,
-        limit: int | float = 1.0,
-        rank: int = 0,
-        world: int = 1,
-        parts: int = 1,
-    ):
-        self.groups = [np.asarray(group) for group in groups]
-        self.seed, self.rank = seed, rank
-        total = sum(len(group) for group in self.groups)
-        if weights is None:
-            self.draws = [len(group) for group in self.groups]
-        else:
-            self.draws = [round(total * weight / sum(weights)) for weight in weights]
-        self.global_batch = max(min(batch_size * world, sum(self.draws) // world * world), 1)
-        self.batches = sum(self.draws) // self.global_batch
-        self.batches = min(self.batches, limit) if isinstance(limit, int) else max(int(self.batches * limit), 1)
-        self.world, self.parts = world, parts
-        if self.global_batch // world < parts:
-            raise ConfigError(
-                f"a batch of {self.global_batch // world} clips has no {parts} parts; lower micro_batches"
-            )
+    groups: Sequence[np.ndarray]
+    weights: Sequence[float] | None
+    batch_size: int
+    seed: int
+    limit: int | float = 1.0
+    rank: int = 0
+    world: int = 1
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        self.draws = [len(group) for group in self.groups]
+        if self.weights is not None:
+            self.draws = [round(sum(self.draws) * weight / sum(self.weights)) for weight in self.weights]
+        self.global_batch = max(min(self.batch_size * self.world, sum(self.draws) // self.world * self.world), 1)
+        most = sum(self.draws) // self.global_batch
+        self.batches = min(most, self.limit) if isinstance(self.limit, int) else max(int(most * self.limit), 1)
+        clips = self.global_batch // self.world
+        if clips < self.parts:
+            raise ConfigError(f"a batch of {clips} clips has no {self.parts} parts; lower micro_batches")
         self.epoch = 0
         self.first_batch = 0
 
@@ -115,7 +108,7 @@ class Split:
 
     def to_dict(self) -> dict[str, str | list[str]]:
         """Return plain values for a checkpoint."""
-        return {"rule": self.rule, "training": self.training, "validation": self.validation}
+        return asdict(self)
 
 
 class HandData:
@@ -123,26 +116,17 @@ class HandData:
 
     Args:
         config: Sizes, directories, split, filtering, augmentation.
-        training_data_dir: Shards, or several of them with weights; None for the configured ones.
-        validation_data_dir: Shards to validate on; None for the configured ones, by default a part of the training
-            shards.
 
     Raises:
         ConfigError: A directory is missing, or no clips remain to train or validate on; the message names the options.
         DataError: Shards are damaged.
     """
 
-    def __init__(
-        self,
-        config: TrainingConfig,
-        training_data_dir: str | Path | Sequence[DatasetShare] | None = None,
-        validation_data_dir: str | Path | None = None,
-    ):
+    def __init__(self, config: TrainingConfig):
         self.config = config
-        source = config.training_data_dir if training_data_dir is None else training_data_dir
-        shares = [DatasetShare(path=str(source))] if isinstance(source, (str, Path)) else list(source)
-        validation_dir = validation_data_dir or config.validation_data_dir
-        self.folders = [share.path for share in shares] + ([str(validation_dir)] if validation_dir else [])
+        source, validation_dir = config.training_data_dir, config.validation_data_dir
+        shares = [DatasetShare(path=source)] if isinstance(source, str) else list(source)
+        self.folders = [share.path for share in shares] + ([validation_dir] if validation_dir else [])
         parts = [_open(share.path) for share in shares]
         self.shards = JoinedShards(parts)
         self.rows = load_rows(self.shards.table, config.data_filtering)
@@ -153,7 +137,7 @@ class HandData:
         self.training_clips = clips.take(np.flatnonzero(trains[clips.rows[:, 0]]))
         self.training_clips = self._in_views(self.training_clips, self.shards.table)
         if validation_dir is not None:
-            self.validation_shards: ShardSet | JoinedShards = _open(str(validation_dir))
+            self.validation_shards: ShardSet | JoinedShards = _open(validation_dir)
             self.validation_rows = load_rows(self.validation_shards.table, config.data_filtering)
             every = covering_clips(self.validation_shards.table, config.clip_length)
         else:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -48,6 +49,7 @@ class JoinedShards:
         return self.parts[part].jpeg(index - int(self.starts[part]))
 
 
+@dataclass(eq=False)
 class ClipDataset(Dataset):
     """Clips of shards; an item is a whole batch, indexed by the list of its clips.
 
@@ -65,31 +67,21 @@ class ClipDataset(Dataset):
         warps_later: Return a StoredBatch, whose images are warped on the device.
     """
 
-    def __init__(
-        self,
-        shards: ShardSet | JoinedShards,
-        rows: HandRows,
-        clips: Clips,
-        image_size: int,
-        *,
-        augmentation: AugmentationParams | None = None,
-        seed: int = 0,
-        cache_bytes: int = 0,
-        warps_later: bool = False,
-    ):
-        self.shards = shards
-        self.rows = rows
-        self.clips = clips
-        self.image_size = image_size
-        self.augmentation = augmentation
-        self.seed = seed
-        self.cache_bytes = cache_bytes
-        self.warps_later = warps_later
+    shards: ShardSet | JoinedShards
+    rows: HandRows
+    clips: Clips
+    image_size: int
+    augmentation: AugmentationParams | None = field(default=None, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+    cache_bytes: int = field(default=0, kw_only=True)
+    warps_later: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
         self._decoded: dict[int, tuple[np.ndarray, float]] = {}
         self._decoded_bytes = 0
         # pixels of the stored crop per pixel of the network crop, before augmentation
-        stored_per_px = rows.stored_from_image[:, :, :2].double().det().abs().sqrt()
-        self._stored_per_out = (stored_per_px * rows.box_size_px / image_size).tolist()
+        stored_per_px = self.rows.stored_from_image[:, :, :2].double().det().abs().sqrt()
+        self._stored_per_out = (stored_per_px * self.rows.box_size_px / self.image_size).tolist()
 
     def __len__(self) -> int:
         return len(self.clips)

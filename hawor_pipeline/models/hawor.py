@@ -218,12 +218,6 @@ def parameter_count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def build_model(config: TrainingConfig | NetworkConfig) -> HaworModel:
-    """Build a network with random weights."""
-    network = config if isinstance(config, NetworkConfig) else NetworkConfig.of_training(config)
-    return HaworModel(network)
-
-
 def with_mano(model: HaworModel, mano: ManoLayer, batch: ClipBatch) -> HandPrediction:
     """Predict the hands of a batch: run the network, then pose the body model by its output."""
     output = model(batch.images, batch.box_center_px, batch.box_size_px, batch.focal_px, batch.principal_point_px)

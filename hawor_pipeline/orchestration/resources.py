@@ -41,7 +41,8 @@ class RawData(dg.ConfigurableResource):
         """Generate the sample where it is used and absent or stale; None for real data."""
         if not self.is_sample:
             return None
-        from hawor_pipeline.sample import SampleSpec, ensure_sample
+        from hawor_pipeline.sample.spec import SampleSpec
+        from hawor_pipeline.sample.write import ensure_sample
 
         spec = SampleSpec(
             sequences_per_subject=self.sequences_per_subject,

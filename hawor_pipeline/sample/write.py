@@ -7,19 +7,18 @@ nothing else. Bytes depend on the specification alone, never on the number of wo
 
 import fcntl
 import io
-import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.errors import ConfigError, HaworError
 from hawor_pipeline.provenance import (
     StageResult,
     atomic_write_bytes,
@@ -34,8 +33,9 @@ from hawor_pipeline.provenance import (
     sha256_file,
 )
 from hawor_pipeline.sample.spec import SYNTHETIC_NOTE, SampleSpec, SequencePlan, plan_sequences
-from hawor_pipeline.workers.pool import one_thread, single_threaded_environment, start_worker, usable_cores
+from hawor_pipeline.workers.pool import map_in_processes, one_thread, usable_cores
 
+_WORKER_MODULES = ["hawor_pipeline.sample.render"]  # that each worker imports once
 Progress = Callable[[int, int], None]
 
 
@@ -165,29 +165,16 @@ def _is_finished(root: Path, spec: SampleSpec, ledger: Path, plan: SequencePlan)
 def _run(root: Path, spec: SampleSpec, plans: list[SequencePlan], workers: int) -> Iterator[SequencePlan]:
     """Write sequences and yield each as it is published."""
     workers = min(workers, len(plans))
-    if workers <= 1:
-        for plan in plans:
-            make_sequence(root, spec, plan)
-            yield plan
-        return
-    # Forking a process that has used torch or OpenCV can hang; a server that has only imported them cannot.
-    # A process per core is faster than threads that wait for each other, hence one thread in each.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hawor_pipeline.sample.render"])
-    with single_threaded_environment(), ProcessPoolExecutor(workers, context, start_worker) as pool:
-        # Sequences of one subject share backdrops, so they run in one process if that leaves no process idle.
-        subjects = list(dict.fromkeys(p.subject for p in plans))
-        groups = [[p] for p in plans]
-        if len(subjects) >= 2 * workers:
-            groups = [[p for p in plans if p.subject == subject] for subject in subjects]
-        pending = {pool.submit(_make_sequences, root, spec, group): group for group in groups}
-        try:
-            for future in as_completed(pending):
-                future.result()
-                yield from pending[future]
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    # Sequences of one subject share backdrops, so they run in one process if that leaves no process idle.
+    subjects = list(dict.fromkeys(p.subject for p in plans))
+    groups = [[p] for p in plans]
+    if workers > 1 and len(subjects) >= 2 * workers:
+        groups = [[p for p in plans if p.subject == subject] for subject in subjects]
+    make = partial(_make_sequences, root, spec)
+    for group, outcome in map_in_processes(make, groups, workers if workers > 1 else 0, _WORKER_MODULES):
+        if isinstance(outcome, HaworError):
+            raise outcome
+        yield from group
 
 
 def _make_sequences(root: Path, spec: SampleSpec, plans: list[SequencePlan]) -> None:

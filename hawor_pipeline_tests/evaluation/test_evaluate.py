@@ -15,7 +15,8 @@ from hawor_pipeline.evaluation import evaluate, evaluator, tables
 from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.evaluation.setting import Devices, Setting
 from hawor_pipeline.models.checkpoints import open_checkpoint
-from hawor_pipeline.sample import SampleSpec, ensure_sample
+from hawor_pipeline.sample.spec import SampleSpec
+from hawor_pipeline.sample.write import ensure_sample
 from hawor_pipeline.shards.store import open_shards
 
 SUBJECTS = ["s05"]

@@ -23,7 +23,8 @@ from hawor_pipeline.leaderboard.submission import to_arctic
 from hawor_pipeline.leaderboard.submission_check import check_upload
 from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.prediction.boxes import HandBox, read_boxes
-from hawor_pipeline.sample import SampleSpec, ensure_sample
+from hawor_pipeline.sample.spec import SampleSpec
+from hawor_pipeline.sample.write import ensure_sample
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline.sources.arctic import ArcticRoot
 from hawor_pipeline.sources.hand_models import HandModels, digest_hand_models

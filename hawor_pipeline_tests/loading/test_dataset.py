@@ -389,7 +389,7 @@ def test_nothing_to_validate_on_names_the_options(data, tmp_path):
     config = _config(data, training_data_dir=str(tmp_path))
     with pytest.raises(ConfigError, match=r"--val-subjects.*--val-fraction"):
         HandData(config)
-    assert HandData(config, validation_data_dir=data / "shards").split.rule == "validation_data_dir"
+    assert HandData(config.changed(validation_data_dir=str(data / "shards"))).split.rule == "validation_data_dir"
     with pytest.raises(ConfigError, match="does not exist"):
         HandData(_config(data, training_data_dir=str(tmp_path / "absent")))
 

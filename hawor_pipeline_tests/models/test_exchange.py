@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 from hawor_pipeline.cli import main
 from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.errors import CheckpointError
-from hawor_pipeline.models import load_hawor
-from hawor_pipeline.models.checkpoints import build_for_training
+from hawor_pipeline.models.checkpoints import build_for_training, load_hawor
 from hawor_pipeline.models.exchange import (
     differences_from_hawor,
     export_checkpoint,

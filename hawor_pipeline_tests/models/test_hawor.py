@@ -11,7 +11,7 @@ from torch import nn
 from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.core.camera import camera_from_translation
 from hawor_pipeline.models.backbone import SIZES, Block
-from hawor_pipeline.models.hawor import HaworModel, NetworkConfig, box_info, build_model
+from hawor_pipeline.models.hawor import HaworModel, NetworkConfig, box_info
 from hawor_pipeline.models.released_names import RELEASED_OF_OURS, our_name, released_name, to_released
 from hawor_pipeline.models.temporal import TemporalAttention, sinusoidal_positions
 
@@ -40,10 +40,12 @@ def shapes(model: HaworModel) -> dict[str, list[int]]:
     return {name: list(value.shape) for name, value in to_released(model.state_dict()).items()}
 
 
-@pytest.mark.parametrize("config", [NetworkConfig(), TrainingConfig(backbone_size="huge", from_scratch=True)])
-def test_huge_network_exports_the_released_names_and_shapes(config):
+@pytest.mark.parametrize(
+    "network", [NetworkConfig(), NetworkConfig.of_training(TrainingConfig(backbone_size="huge", from_scratch=True))]
+)
+def test_huge_network_exports_the_released_names_and_shapes(network):
     with torch.device("meta"):
-        model = build_model(config)
+        model = HaworModel(network)
     assert len(RELEASED) == 658
     assert shapes(model) == RELEASED
 
@@ -61,7 +63,7 @@ def test_names_translate_both_ways():
 def test_every_size_builds(size):
     config = TrainingConfig(backbone_size=size, from_scratch=True, image_size=128)
     with torch.device("meta"):
-        model = build_model(config)
+        model = HaworModel(NetworkConfig.of_training(config))
     assert model.backbone.dim == SIZES[size].dim
 
 

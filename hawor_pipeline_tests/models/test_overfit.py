@@ -10,7 +10,7 @@ from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.metrics import mpjpe
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.core.units import MM_PER_M
-from hawor_pipeline.models import build_model
+from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
 from hawor_pipeline.untrusted.mano_files import load_mano
 from hawor_pipeline_tests.models.test_hawor import clip_inputs
 from hawor_pipeline_tests.training.hand_shards import write_mano
@@ -24,11 +24,9 @@ def test_one_clip_to_below_a_millimetre(tmp_path: Path):
     """Joints where they are in the camera frame, learned from joints and rotations."""
     torch.manual_seed(0)
     mano = ManoLayer(load_mano(write_mano(tmp_path), "right"))
-    model = build_model(
-        TrainingConfig(
-            image_size=64, backbone_size="tiny", st_hdim=64, st_nlayer=1, motion_hdim=64, motion_nlayer=1, seed=0
-        )
-    ).train()
+    sizes = {"st_hdim": 64, "st_nlayer": 1, "motion_hdim": 64, "motion_nlayer": 1}
+    config = TrainingConfig(image_size=64, backbone_size="tiny", seed=0, **sizes)
+    model = HaworModel(NetworkConfig.of_training(config)).train()
     inputs = clip_inputs(1, FRAMES)
     with torch.no_grad():
         pose = axis_angle_to_rotmat(0.4 * torch.randn(1, FRAMES, 16, 3))

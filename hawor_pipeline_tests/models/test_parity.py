@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 
-from hawor_pipeline.models import load_hawor
+from hawor_pipeline.models.checkpoints import load_hawor
 from hawor_pipeline.models.exchange import export_checkpoint
 from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
 from hawor_pipeline.models.released_names import our_name, to_ours, to_released

@@ -11,7 +11,7 @@ from hawor_pipeline.cli import main
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.models.hawor import build_model
+from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
 from hawor_pipeline.prediction.predict_footage import predict_footage
 from hawor_pipeline.untrusted.mano_files import load_mano
 from hawor_pipeline_tests.training.conftest import tiny_config
@@ -27,7 +27,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("footage")
     write_mano(root / "mano")
     torch.manual_seed(0)
-    model = build_model(tiny_config(root)).eval()
+    model = HaworModel(NetworkConfig.of_training(tiny_config(root))).eval()
     model.mano_head.set_mean(torch.eye(3)[:, :2].flatten().repeat(16), torch.zeros(10), torch.tensor([7.0, 0.0, 0.0]))
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
     plain = {"network": model.network.to_dict(), "hyper_parameters": {"config": {"clip_length": 3}}}

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.sample import SampleSpec, ensure_sample, sequence, write
-from hawor_pipeline.sample.spec import SUBJECTS, plan_sequences
+from hawor_pipeline.sample import sequence, write
+from hawor_pipeline.sample.spec import SUBJECTS, SampleSpec, plan_sequences
+from hawor_pipeline.sample.write import ensure_sample
 
 TINY = SampleSpec(subjects=("s02", "s06"), sequences_per_subject=1, frames=8, views=(0, 7), image_scale=0.06)
 

@@ -4,7 +4,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from hawor_pipeline.models import load_hawor
+from hawor_pipeline.models.checkpoints import load_hawor
 from hawor_pipeline.models.hawor import with_mano
 from hawor_pipeline.training import fit
 from hawor_pipeline.training.averaging import AVERAGE_KEY, RAW_KEY, split_weights

@@ -15,7 +15,7 @@ from hawor_pipeline.core.camera import camera_from_translation, full_translation
 from hawor_pipeline.core.metrics import mpjpe
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.errors import ConfigError, NumericalError
-from hawor_pipeline.models import load_hawor
+from hawor_pipeline.models.checkpoints import load_hawor
 from hawor_pipeline.models.hawor import HaworOutput, with_mano
 from hawor_pipeline.training.fit import TrainingPipeline, main
 from hawor_pipeline.training.loggers import TrainingTable
