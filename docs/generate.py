@@ -231,6 +231,7 @@ def _reasons() -> dict[str, str]:
 
     return {
         ledger.NO_IMAGE: "ground truth without an image",
+        ledger.CORRUPT_IMAGE: "the image is damaged or cut short, as a few of ARCTIC's released ones are",
         ledger.NO_GROUND_TRUTH_BEFORE: "an image before ground truth 0, by `ioi_offset`",
         ledger.NO_GROUND_TRUTH_AFTER: "an image after the last ground truth",
         ledger.OUTSIDE_IMAGE: "no part of the hand is in the image",

@@ -3,6 +3,7 @@
 HaworError                 an error that the user can act on, with the exit code of the command line
 ├── ConfigError            wrong usage or configuration, missing path, unknown subject   exit 2
 ├── DataError              corrupt or contradictory data, full disk                      exit 1
+│   ├── CorruptImage       an image file that cannot be decoded                          exit 1
 │   ├── UnknownRun         no results of the requested run                               exit 2
 │   └── WorkerLost         a worker process died; a retry may succeed                    exit 1
 ├── CheckpointError        a checkpoint that cannot be read or does not fit              exit 1
@@ -30,6 +31,10 @@ class ConfigError(HaworError):
 
 class DataError(HaworError):
     """Corrupt, rejected or contradictory data, or a full disk."""
+
+
+class CorruptImage(DataError):
+    """An image file that cannot be decoded, or not completely. A conversion records it and continues."""
 
 
 class UnknownRun(DataError):

@@ -22,6 +22,7 @@ from hawor_pipeline.conversion.decode import thread_decoder
 from hawor_pipeline.conversion.hand_geometry import SeenHand, see_hand
 from hawor_pipeline.conversion.ledger import (
     BEHIND_CAMERA,
+    CORRUPT_IMAGE,
     NO_GROUND_TRUTH_AFTER,
     NO_GROUND_TRUTH_BEFORE,
     NO_JOINTS,
@@ -37,6 +38,7 @@ from hawor_pipeline.conversion.ledger import (
 from hawor_pipeline.conversion.posed_scene import PosedTake, pose_take
 from hawor_pipeline.conversion.row_builder import StoredCrop, ViewedHand, build_rows, join_rows
 from hawor_pipeline.conversion.sequence_task import SequenceTask, content_key, data_version
+from hawor_pipeline.errors import CorruptImage, DataError
 from hawor_pipeline.provenance import hash_json, mark_done, sha256_file, staging_dir
 from hawor_pipeline.shards.manifest import SequenceInfo, add_counts
 from hawor_pipeline.shards.schema import (
@@ -80,6 +82,7 @@ class SequenceRows:
     image_digests: dict[str, str] = field(default_factory=dict)
     moments: int = 0  # of ground truth, over all takes
     expected: int = 0  # hands, over all views
+    corrupt: CorruptImage | None = None  # the first one
 
     @property
     def rows(self) -> int:
@@ -91,7 +94,8 @@ def convert_sequence(task: SequenceTask) -> Converted:
     """Convert one sequence and publish its shard.
 
     Raises:
-        DataError: a raw file or image is damaged, too much is missing, or the disk is full. Nothing is published.
+        DataError: a raw file is damaged, an image has another size, too much is missing or corrupt, or the disk is
+            full. Nothing is published.
     """
     reader = open_reader(task.dataset, task.root, task.mano_dir)
     reader.verify(task.ref, task.settings.views)
@@ -105,7 +109,7 @@ def convert_sequence(task: SequenceTask) -> Converted:
         if error is None and not reader.records_views:
             error = fit_error(str(task.ref), arrays["fitting_err"], LARGEST_FIT_MM)
         if error is not None:
-            raise error
+            raise error if found.corrupt is None else DataError(f"{error} The first corrupt image is {found.corrupt}")
         digests = task.image_digests or found.image_digests
         raw = _raw_hashes(task, reader, digests)
         version = data_version(task.shared, raw)
@@ -199,8 +203,13 @@ def _cut_view(
             hashes.add(image, data)
         if wanted:
             boxes = {side: squares[side][index] for side in wanted}
-            for side, crop in _cut_image(task.settings, (image, data, file_frame.size), (index, frame), boxes):
-                hands[side].crops.append(crop)
+            try:
+                for side, crop in _cut_image(task.settings, (image, data, file_frame.size), (index, frame), boxes):
+                    hands[side].crops.append(crop)
+            except CorruptImage as error:
+                found.corrupt = found.corrupt or error
+                missing = "" if len(wanted) > 1 else wanted[0]
+                found.ledger.append(LedgerRow(view, frame, missing, CORRUPT_IMAGE, len(wanted)))
     return [hand for hand in hands.values() if hand.crops]
 
 
@@ -232,6 +241,10 @@ def _cut_image(
         source: the image, its bytes, and the expected size (height, width).
         number: moment and frame.
         boxes: side to centre and side of the square to cut, pixels of the file.
+
+    Raises:
+        CorruptImage: the image is damaged; no crop was yielded.
+        DataError: the image is of another size.
     """
     crop_px = round(settings.crop_margin * settings.target_resolution[0])
     name, data, size = source

@@ -94,7 +94,8 @@ def cut_crops(
         decoder: Decoder of this thread.
 
     Raises:
-        DataError: The image is damaged or of another size.
+        CorruptImage: The image is damaged.
+        DataError: The image is of another size.
     """
     shrink = plan_shrink([size for _, size in boxes], crop_px)
     cuts = [plan_cut(center, size, crop_px, shrink) for center, size in boxes]

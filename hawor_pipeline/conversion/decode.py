@@ -2,8 +2,8 @@
 
 Large crops are shrunk while they are decoded (by 2, 4 or 8, inside the cosine transform). Where numba is installed and
 the file is a plain JPEG, only the part around the hands is decoded: it is cut out of the file first. Both ways give the
-same pixels of an intact image. A cut does not read the blocks below the hands, so damage there stays unnoticed; a file
-that is cut short is always refused.
+same pixels, and both refuse the same files: the cutter reads every block of the image, and what looks damaged to it is
+decoded whole.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import simplejpeg
 
-from hawor_pipeline.errors import DataError
+from hawor_pipeline.errors import CorruptImage, DataError
 
 if TYPE_CHECKING:
     from hawor_pipeline.conversion.jpeg_cut import JpegCutter
@@ -94,7 +94,8 @@ class Decoder:
             A part that holds each region; several may be in the same part. Without regions, the whole image.
 
         Raises:
-            DataError: The file is cut short, damaged, or of another size.
+            CorruptImage: The file is cut short or damaged.
+            DataError: The image is of another size.
         """
         try:
             size = simplejpeg.decode_jpeg_header(data)[:2]
@@ -107,7 +108,7 @@ class Decoder:
             parts = self._parts(data, shrink, (-(-size[0] // shrink), -(-size[1] // shrink)), regions)
             return parts if len(parts) == len(regions) else parts * max(1, len(regions))
         except ValueError as error:
-            raise DataError(f"{name}: damaged JPEG ({error}); expected a complete image. Get the file again.") from None
+            raise _corrupt(name, error) from None
 
     def _parts(self, data: bytes, shrink: int, shrunk: tuple[int, int], regions: Sequence[Region]) -> list[Part]:
         """Return a part for each region, or one that holds all of them."""
@@ -163,6 +164,22 @@ class Decoder:
 def has_end(data: bytes) -> bool:
     """Return whether a JPEG, or the last END_WITHIN bytes of one, has an end marker where a complete file has it."""
     return data.rfind(_END, -END_WITHIN) >= 0
+
+
+def check_jpeg(data: bytes, name: object) -> None:
+    """Check that a JPEG can be decoded without a warning of the decoder.
+
+    Raises:
+        CorruptImage: It is cut short or damaged.
+    """
+    try:
+        simplejpeg.decode_jpeg(data, "RGB", min_height=1, min_width=1, strict=True)  # an eighth: all blocks are read
+    except ValueError as error:
+        raise _corrupt(name, error) from None
+
+
+def _corrupt(name: object, error: ValueError) -> CorruptImage:
+    return CorruptImage(f"{name}: damaged JPEG ({error}); expected a complete image. Get the file again.")
 
 
 def _all_pixels(data: bytes, size: tuple[int, int], buffer: np.ndarray) -> np.ndarray:
@@ -223,6 +240,7 @@ def decode_image(data: bytes, name: object, expected: tuple[int, int] | None) ->
         (height, width, 3) uint8 RGB.
 
     Raises:
-        DataError: The file is cut short, damaged, or of another size.
+        CorruptImage: The file is cut short or damaged.
+        DataError: The image is of another size.
     """
     return thread_decoder().decode(data, name, expected).pixels.copy()

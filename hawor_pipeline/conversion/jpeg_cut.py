@@ -30,7 +30,6 @@ _BLOCK = 8
 _FRAMES, _HUFFMAN, _RESTART, _SCAN = (0xC0, 0xC1), 0xC4, 0xDD, 0xDA
 _WHOLE_SPECTRUM = (0, 63, 0)
 _END = b"\xff\xd9"
-_SPARE = 1.2  # over the share of the file that the rows take if all rows are equally long
 _MOST_BLOCKS = 10  # in an MCU, by the standard
 _SIZES = 12  # bits of a DC difference, 0 to 11, in an image of 8 bits per sample
 
@@ -246,16 +245,12 @@ class JpegCutter:
         if self._out.shape[0] < len(regions) or self._out.shape[1] < length:
             self._out = np.zeros((max(len(regions), self._out.shape[0]), max(length, self._out.shape[1])), np.uint8)
             self._stream, self._stuffed = (np.zeros(parts * self._out.shape[1], np.uint8) for parts in (1, 2))
-        wanted, bits, coded = np.array(regions, np.int64), np.zeros(len(regions), np.uint64), len(data) - header.start
-        for share in (_SPARE * bottom / -(-height // down), 1.0):
-            # most often the first part of the file is enough, and unstuffing the rest is saved
-            most = header.start + int(share * coded) + MAX_MCU_BYTES
-            found = unstuff(np.frombuffer(data, np.uint8), header.start, most, self._stream)
-            grid = -(-width // across)
-            done = cut(self._stream, found, grid, wanted, reader.mcu, self._out, bits) if found >= 0 else 0
-            if done or share >= 1:
-                break
-        return bits if done > 0 else None
+        wanted, bits = np.array(regions, np.int64), np.zeros(len(regions), np.uint64)
+        found = unstuff(np.frombuffer(data, np.uint8), header.start, self._stream)
+        grid = (-(-height // down), -(-width // across))
+        if found < 0 or cut(self._stream, found, grid, wanted, reader.mcu, self._out, bits) <= 0:
+            return None
+        return bits
 
 
 def _in_mcus(

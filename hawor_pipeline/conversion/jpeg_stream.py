@@ -76,7 +76,7 @@ def _has_ff(word):
 
 
 @compiled
-def unstuff(data, start, most, out):
+def unstuff(data, start, out):
     """Copy a scan without its stuffing.
 
     A marker is 0xff and a code, so an encoder writes each 0xff of the scan as 0xff 0x00. Without these zeros the scan
@@ -85,7 +85,6 @@ def unstuff(data, start, most, out):
     Args:
         data: (n,) uint8, the file.
         start: Position of the scan.
-        most: Position to stop at, as if the scan ended there.
         out: uint8, at least as long as the rest of the file.
 
     Returns:
@@ -93,8 +92,6 @@ def unstuff(data, start, most, out):
     """
     at, to, last = _U(start), _U(0), _U(data.size)
     while at < last:
-        if at >= _U(most):
-            return np.int64(to)
         if at + _U(8) <= last:
             # Copied before the test, so that the compiler can make it one store; a hit is written again below.
             word = _load(data, at)
@@ -363,33 +360,36 @@ def cut(stream, length, grid, regions, mcu, out, bits):
     """Copy regions of MCUs into streams of their own, in one pass.
 
     A row of a region is its first MCU, newly coded, and then the bits up to its right edge, copied at once: later
-    differences refer to blocks of the region. The walk ends with the last region's last MCU.
+    differences refer to blocks of the region. The walk goes on to the last MCU of the image: a damaged block hides
+    those after it, and mostly shows only by their number.
 
     Args:
         stream: (n,) uint8 of `unstuff`, with SLACK and MAX_MCU_BYTES to spare.
         length: Bytes of the stream.
-        grid: MCUs per row of the image.
+        grid: (rows, columns) of MCUs of the image.
         regions: (R, 4) int64, left, top, right, bottom, in MCUs. They may overlap.
         mcu: The `Mcu`.
         out: (R, m) uint8, m larger than n by MAX_ROW_BYTES for each row of MCUs.
         bits: (R,) uint64, is set to the number of bits written per region.
 
     Returns:
-        1; 0 if the stream is broken or ends too early, -1 if the first differences of a region have no code.
+        1; 0 if the stream is broken or does not end with the image, -1 if the first differences of a region have no
+        code.
     """
+    columns = grid[1]
     count, last = regions.shape[0], _U(8 * length)
     sums, ahead = np.zeros(4, np.int64), np.zeros(4, np.int64)
     coded, began = np.zeros((count, 4), np.int64), np.zeros(count, np.uint64)
     bits[:] = _U(0)
     top, bottom, at = regions[:, 1].min(), regions[:, 3].max(), _U(0)
     if top:
-        at = _walk(stream, at, last, top * grid, sums, mcu.parts, mcu.part_tables, mcu.tables)
+        at = _walk(stream, at, last, top * columns, sums, mcu.parts, mcu.part_tables, mcu.tables)
         if at == _U(0):
             return 0
     for row in range(top, bottom):
         column = 0
-        while column < grid:
-            stop, needed = grid, row + 1 < bottom
+        while column < columns:
+            stop, needed = columns, row + 1 < bottom
             for region in range(count):
                 if not regions[region, 1] <= row < regions[region, 3]:
                     continue
@@ -412,7 +412,9 @@ def cut(stream, length, grid, regions, mcu, out, bits):
                 if regions[region, 1] <= row < regions[region, 3] and regions[region, 2] == column:
                     bits[region] = _copy(stream, began[region], at, out[region], bits[region])
                     coded[region] = sums
-    return 1
+    rest = (grid[0] - bottom + 1) * columns - column
+    at = _walk(stream, at, last, rest, sums, mcu.parts, mcu.part_tables, mcu.tables)
+    return 1 if at and last - at < _U(8) else 0  # only the bits that fill the last byte may remain
 
 
 @compiled

@@ -16,10 +16,12 @@ from hawor_pipeline.sources.reader import WITHOUT_GROUND_TRUTH
 NO_IMAGE = "no_image"  # ground truth without an image
 NO_GROUND_TRUTH_BEFORE = "no_ground_truth_before_start"  # an image earlier than ground truth 0, by ioi_offset
 NO_GROUND_TRUTH_AFTER = "no_ground_truth_after_end"
+CORRUPT_IMAGE = "corrupt_image"  # cannot be decoded, as a few released images of ARCTIC
 OUTSIDE_IMAGE = "outside_picture"
 BEHIND_CAMERA = "behind_camera"
 VIEW_ABSENT = "view_absent"
 NO_JOINTS = "no_joints_to_check_the_fit"
+_UNMATCHED = (NO_IMAGE, NO_GROUND_TRUTH_AFTER, CORRUPT_IMAGE)
 # Reasons in a manifest, of whole sequences.
 NO_IMAGES = "no_pictures"
 RAW_FILES_GONE = "raw_files_gone"
@@ -70,7 +72,7 @@ def with_view_losses(info: SequenceInfo, ledger: Collection[LedgerRow]) -> Seque
         if row.reason == BEHIND_CAMERA or (row.reason == OUTSIDE_IMAGE and row.view != EGO_VIEW)
     )
     # images before ground truth 0 are not counted: the offset accounts for them
-    unmatched = add_counts({str(row.view): 1} for row in ledger if row.reason in (NO_IMAGE, NO_GROUND_TRUTH_AFTER))
+    unmatched = add_counts({str(row.view): 1} for row in ledger if row.reason in _UNMATCHED)
     worst = max((max(0, count - EDGE_FRAMES) for count in unmatched.values()), default=0)
     absent = sorted({row.view for row in ledger if row.reason == VIEW_ABSENT})
     share = worst / max(info.ground_truth_frames, 1)
@@ -94,8 +96,9 @@ def limit_error(
     if (info.unmatched_share or 0.0) > most:
         return DataError(
             f"{name}: the counts of images and ground truth disagree: {info.unmatched_share:.0%} of the "
-            f"{info.ground_truth_frames} frames lack one or the other in the worst view ({info.left_out}), at most "
-            f"{most:.0%} may. Get the missing images or raw files, or raise max_left_out_share."
+            f"{info.ground_truth_frames} frames lack one or the other in the worst view, or their image is corrupt "
+            f"({info.left_out}), at most {most:.0%} may. Get the missing images or raw files, or raise "
+            "max_left_out_share."
         )
     lacking = sorted(set(info.absent_views or ()) & set(recorded))
     in_a_view = 2 * info.ground_truth_frames

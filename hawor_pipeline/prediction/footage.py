@@ -8,10 +8,12 @@ import av
 import cv2
 import numpy as np
 
+from hawor_pipeline.conversion.decode import check_jpeg
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.prediction.boxes import HandBox
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_JPEG_START = b"\xff\xd8"
 FOLDER_FPS = 30.0  # of the video made from a folder, whose images have no time
 
 
@@ -62,6 +64,9 @@ class Footage:
             image = cv2.imread(str(file), cv2.IMREAD_COLOR)
             if image is None:
                 raise DataError(f"{file}: damaged, or not an image; get it again or remove it from the folder")
+            data = file.read_bytes()
+            if data.startswith(_JPEG_START):  # the only format that OpenCV reads though it is cut short
+                check_jpeg(data, file)
             yield Frame(number, file.relative_to(self.path).as_posix(), cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
     def _from_video(self) -> Iterator[Frame]:

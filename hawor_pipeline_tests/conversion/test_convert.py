@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import simplejpeg
 
 from hawor_pipeline import ArcticDataConverter
 from hawor_pipeline.config import ConversionConfig
@@ -414,8 +415,8 @@ def test_a_failing_refresh_of_one_sequence_takes_that_one_back_and_keeps_the_oth
     convert(raw_copy, tmp_path / "out")
     image = sorted((raw_copy / "images/s05" / added / "1").glob("*.jpg"))[3]
     whole = image.read_bytes()
-    image.write_bytes(whole[:400])
-    with pytest.raises(DataError, match="damaged JPEG"):
+    image.write_bytes(simplejpeg.encode_jpeg(np.full((40, 60, 3), 99, np.uint8), colorspace="RGB"))
+    with pytest.raises(DataError, match="60x40 pixels, expected"):
         convert(raw_copy, tmp_path / "out", sequences=[added])
     manifest = json.loads((tmp_path / "out/s05/manifest.json").read_text())
     assert [entry["sequence"] for entry in manifest["sequences"]] == [name] and manifest["withdrawn"] == [added]

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import cv2
 import numba
@@ -15,9 +16,16 @@ from PIL import Image
 
 from hawor_pipeline.conversion.compiled import compiled
 from hawor_pipeline.conversion.crops import cut_crops, plan_shrink
-from hawor_pipeline.conversion.decode import _END, CUTTING_VARIABLE, WHOLE_IMAGES, Decoder, _find_cutter
+from hawor_pipeline.conversion.decode import (
+    _END,
+    CUTTING_VARIABLE,
+    WHOLE_IMAGES,
+    Decoder,
+    _find_cutter,
+    check_jpeg,
+)
 from hawor_pipeline.conversion.jpeg_cut import JpegCutter
-from hawor_pipeline.errors import DataError
+from hawor_pipeline.errors import CorruptImage, DataError
 
 
 class AlwaysCuts(Decoder):
@@ -293,16 +301,68 @@ def test_damage_never_leads_past_the_memory_of_the_cutter(tmp_path):
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=300)
 
 
-def test_damage_below_a_region_is_seen_only_by_who_looks_there(partial):
+def test_damage_below_a_region_is_seen(partial):
     data = simplejpeg.encode_jpeg(photograph(301, 203), quality=90, colorspace="RGB", colorsubsampling="420")
-    half = data[: len(data) // 2] + b"\xff\xd9"  # a file cut short has no end, and is refused in every way
-    above, below = (100, 10, 160, 60), (100, 150, 160, 190)
-    np.testing.assert_array_equal(
-        *(partial.decode(each, "a", None, 1, above).pixels[10:40].copy() for each in (data, half))
-    )
-    for decoder, region in ((partial, below), (Decoder(), above)):
-        with pytest.raises(DataError, match="damaged JPEG"):
-            decoder.decode(half, "a", None, 1, region)
+    half = data[: len(data) // 2] + b"\xff\xd9"
+    for decoder in (partial, Decoder()):
+        with pytest.raises(CorruptImage, match="damaged JPEG"):
+            decoder.decode(half, "a", None, 1, (100, 10, 160, 60))
+
+
+def damages(data: bytes, other: bytes, rng: np.random.Generator, page: int) -> Iterator[bytes]:
+    """Yield a file with damage of each kind at each of its pages: holes, wrong pages, lost and inserted bytes, cuts."""
+    for at in range(page, len(data) - page, page):
+        elsewhere = int(rng.integers(page, len(data) - page))
+        yield from (
+            data[:at] + wrong[:page] + data[at + page :]
+            for wrong in (bytes(page), b"\xff" * page, data[at - page :], data[elsewhere:], other[at:], rng.bytes(page))
+        )
+        yield from (data[:at] + data[at + page :], data[:at] + data[at - page :], data[:at] + bytes([data[at] ^ 8]))
+        yield from (data[:at], data[:at] + _END, data[:at] + bytes(len(data) - at - 2) + _END)
+
+
+KINDS = {
+    "420": {"subsampling": "420"},
+    "444": {"subsampling": "444"},
+    "own code tables": {"subsampling": "420", "optimize": True},
+    "progressive": {"subsampling": "420", "progressive": True},
+    "restart markers": {"subsampling": "420", "restart_marker_rows": 2},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_whole_decoding_refuses_is_refused(partial, kind):
+    """Whole decoding by libjpeg, where each warning counts, is the reference; what it accepts has its pixels."""
+    data, other = (coloured(quality=quality, size=(301, 203), **KINDS[kind]) for quality in (85, 80))
+    region = (100, 10, 160, 60)
+    refused, accepted = 0, 0
+    for damaged in damages(data, other, np.random.default_rng(0), 300):
+        try:
+            whole = simplejpeg.decode_jpeg(damaged, "RGB", strict=True)
+        except ValueError:
+            refused += 1
+            with pytest.raises(CorruptImage):
+                partial.decode(damaged, "a", None, 1, region)
+            with pytest.raises(CorruptImage):
+                check_jpeg(damaged, "a")
+        else:
+            accepted += 1
+            part = partial.decode(damaged, "a", None, 1, region)
+            found = part.pixels[10 - part.top : 60 - part.top, 100 - part.left : 160 - part.left]
+            np.testing.assert_array_equal(found, whole[10:60, 100:160])
+    assert refused > 200 and refused > 8 * accepted
+
+
+def test_filling_of_the_last_byte_may_be_of_any_length_and_no_more(partial):
+    """Images whose last block ends at each bit of a byte are cut; one more byte is damage."""
+    lengths = set()
+    for size in range(33, 65):
+        data = coloured("444", 40, (size, 33))
+        assert JpegCutter().cut(data, 1, [(4, 4, 20, 20)]) is not None
+        with pytest.raises(CorruptImage):
+            partial.decode(data[:-2] + b"\x55" * 9 + _END, "a", None, 1, (4, 4, 20, 20))
+        lengths.add((data[-3] + 1) & -(data[-3] + 1))  # lowest zero bit of the last byte: a bound of the filling
+    assert len(lengths) >= 4
 
 
 def test_loops_are_compiled_where_no_folder_can_keep_them(monkeypatch):

@@ -8,12 +8,14 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from hawor_pipeline.config import ConversionConfig
+from hawor_pipeline.conversion.ledger import CORRUPT_IMAGE
 from hawor_pipeline.conversion.prepare import convert_subject
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.shards.store import ImageWriter
+from hawor_pipeline.shards.store import ImageWriter, open_shards
 from hawor_pipeline.sources.arctic import ArcticRoot
 from hawor_pipeline.sources.raw_sequence import load_sequence
 
@@ -83,12 +85,38 @@ def test_unknown_subject_and_sequence(raw_copy, tmp_path):
     assert_nothing_published(tmp_path / "out")
 
 
-@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, -2])
-def test_image_cut_short(raw_copy, tmp_path, keep):
+def ledger_of(output: Path) -> list[dict]:
+    return pq.read_table(next(output.rglob("ledger.parquet")), partitioning=None).to_pylist()
+
+
+@pytest.mark.parametrize("damage", [0, 1, 100, 0.5, -2, "zeros", "text"])
+def test_a_corrupt_image_is_in_the_ledger_and_the_other_rows_are_unchanged(raw_copy, tmp_path, damage):
+    convert(raw_copy, tmp_path / "whole")
     image = sorted((raw_copy / "images").rglob("1/*.jpg"))[4]
-    data = image.read_bytes()
-    image.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
-    with pytest.raises(DataError, match=f"{image.parent.name}/{image.name}: damaged JPEG"):
+    data, hole = image.read_bytes(), len(image.read_bytes()) // 2
+    if damage == "zeros":
+        image.write_bytes(data[:hole] + bytes(300) + data[hole + 300 :])
+    elif damage == "text":
+        image.write_text("not an image")
+    else:
+        image.write_bytes(data[: int(len(data) * damage) if isinstance(damage, float) else damage])
+    convert(raw_copy, tmp_path / "out")
+    lost = [row for row in ledger_of(tmp_path / "out") if row["reason"] == CORRUPT_IMAGE]
+    assert [(row["view"], row["frame"], row["side"], row["samples"]) for row in lost] == [(1, int(image.stem), "", 2)]
+    before, after = (open_shards(tmp_path / name) for name in ("whole", "out"))
+    names = [name for name in before.column("sample_id") if f"/1/{image.stem}/" not in name]
+    assert after.column("sample_id").tolist() == names and len(names) == len(before.column("sample_id")) - 2
+    kept = np.isin(before.column("sample_id"), names).nonzero()[0]
+    assert [after.jpeg(row) for row in range(len(names))] == [before.jpeg(row) for row in kept]
+    (sequence,) = json.loads((tmp_path / "out/s05/manifest.json").read_text())["sequences"]
+    assert sequence["left_out"][CORRUPT_IMAGE] == 2 and sequence["unaccounted"] == 0 and sequence["rows"] == len(names)
+
+
+def test_too_many_corrupt_images_are_an_error_that_names_the_first(raw_copy, tmp_path):
+    images = sorted((raw_copy / "images").rglob("1/*.jpg"))[2:]
+    for image in images:
+        image.write_bytes(image.read_bytes()[:-40])
+    with pytest.raises(DataError, match=f"max_left_out_share.*first corrupt .*1/{images[0].name}: damaged JPEG"):
         convert(raw_copy, tmp_path / "out")
     assert_nothing_published(tmp_path / "out")
 

@@ -6,12 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from hawor_pipeline.cli import main
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
+from hawor_pipeline.prediction.footage import Footage
 from hawor_pipeline.prediction.predict_footage import predict_footage
 from hawor_pipeline.untrusted.mano_files import load_mano
 from hawor_pipeline_tests.training.conftest import tiny_config
@@ -158,3 +160,30 @@ def test_mistakes_are_named_before_anything_is_written(place, output, tmp_path):
     with pytest.raises(ConfigError, match="above 0"):
         predict(focal_px=-1.0)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif"])
+@pytest.mark.parametrize("keep", [0.0, 0.4, 2 / 3, 0.97])
+def test_an_image_that_is_cut_short_is_refused_by_name(tmp_path, suffix, keep):
+    image = cv2.resize(np.random.default_rng(0).integers(0, 255, (9, 12, 3), dtype=np.uint8), (160, 120))
+    data = cv2.imencode(suffix, image)[1].tobytes()
+    for name in ("a", "b"):
+        (tmp_path / f"{name}{suffix}").write_bytes(data)
+    assert len(list(Footage(tmp_path).frames())) == 2
+    (tmp_path / f"b{suffix}").write_bytes(data[: round(keep * len(data))])
+    with pytest.raises(DataError, match=rf"b\{suffix}: damaged"):
+        list(Footage(tmp_path).frames())
+
+
+def test_a_jpeg_with_a_hole_is_refused_and_a_turned_one_is_not(tmp_path):
+    image = cv2.resize(np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8), (320, 240))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter when shown
+    Image.fromarray(image).save(tmp_path / "a.jpg", exif=exif)
+    (frame,) = Footage(tmp_path).frames()
+    assert frame.image.shape == (320, 240, 3)
+    data = (tmp_path / "a.jpg").read_bytes()
+    half = len(data) // 2
+    (tmp_path / "a.jpg").write_bytes(data[:half] + bytes(512) + data[half + 512 :])
+    with pytest.raises(DataError, match=r"a\.jpg: damaged JPEG"):
+        list(Footage(tmp_path).frames())
