@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.prepare import convert_subject
+from hawor_pipeline.conversion.prepare import convert_subjects
 from hawor_pipeline.errors import HaworError
 from hawor_pipeline.shards.store import open_shards
 
@@ -52,7 +52,7 @@ class Source:
 
     def convert(self, output: Path) -> None:
         """Convert the copy in this process."""
-        convert_subject(self.arctic, None, SUBJECT, output, SETTINGS, workers=0)
+        convert_subjects(self.arctic, None, [SUBJECT], output, SETTINGS, workers=0)
 
     def truth(self, output: Path) -> Truth:
         """Convert the undamaged data."""

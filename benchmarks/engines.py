@@ -75,7 +75,7 @@ def _nothing(task: int) -> int:
 
 def _empty_task_seconds(environment: dict[str, str]) -> float:
     """Return the seconds per task of a map over empty tasks, including joining and leaving the cluster."""
-    code = "import engines; from hawor_pipeline.workers.ray_map import map_on_ray; import time; "
+    code = "import engines; from hawor_pipeline.workers.engine import map_on_ray; import time; "
     code += f"began = time.perf_counter(); list(map_on_ray(engines._nothing, list(range({EMPTY_TASKS})), int)); "
     code += "print(time.perf_counter() - began)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

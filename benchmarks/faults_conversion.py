@@ -19,10 +19,10 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 from _corrupt import SUBJECT, Source, flipped, judge, structural
 from _measure import Row, from_rounds, run
 
-from hawor_pipeline.provenance import pid_alive
 from hawor_pipeline.sample.spec import SampleSpec
 from hawor_pipeline.sample.write import ensure_sample
 
@@ -85,7 +85,7 @@ def _wait_for_workers(output: Path) -> None:
     end = time.monotonic() + 20
     while time.monotonic() < end:
         names = [path.name.split(".")[-2] for path in output.glob("s*/.*.tmp")]
-        if not any(name.isdigit() and pid_alive(int(name)) for name in names):
+        if not any(name.isdigit() and psutil.pid_exists(int(name)) for name in names):
             return
         time.sleep(0.05)
 

@@ -20,7 +20,7 @@ from _frames import SUBJECT, make_base, paint, write_source
 from _measure import Row, from_rounds, run
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.prepare import convert_subject
+from hawor_pipeline.conversion.prepare import convert_subjects
 from hawor_pipeline.loading.clips import covering_clips
 from hawor_pipeline.loading.dataset import ClipDataset
 from hawor_pipeline.loading.rows import load_rows
@@ -73,7 +73,7 @@ def _make_shards(folder: Path, sequences: int) -> ShardSet:
     spec = make_base(folder / "base")
     images = paint(folder / "base", spec, "cropped_images")
     write_source(folder / "base", folder / "source", images, COPIES, sequences)
-    convert_subject(folder / "source" / "arctic", None, SUBJECT, folder / "shards", ConversionConfig(), workers=2)
+    convert_subjects(folder / "source" / "arctic", None, [SUBJECT], folder / "shards", ConversionConfig(), workers=2)
     return open_shards(folder / "shards")
 
 

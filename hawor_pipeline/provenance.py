@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from hawor_pipeline.errors import DataError
 
 STAGE_FILE = "_stage.json"
@@ -176,7 +178,9 @@ def remove_leftovers(final: Path) -> None:
     for leftover in final.parent.glob(f".{final.name}.*"):
         stem, suffix = leftover.name.rsplit(".", 1)
         pid = stem.rsplit(".", 1)[-1]
-        if suffix not in ("tmp", "old") or not pid.isdigit() or (int(pid) != os.getpid() and pid_alive(int(pid))):
+        if suffix not in ("tmp", "old") or not pid.isdigit():
+            continue
+        if int(pid) != os.getpid() and psutil.pid_exists(int(pid)):
             continue
         if suffix == "old" and not final.exists():
             os.rename(leftover, final)
@@ -184,17 +188,6 @@ def remove_leftovers(final: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
-
-
-def pid_alive(pid: int) -> bool:
-    """Return whether a process with this id exists on this machine."""
-    try:
-        os.kill(pid, 0)  # signal 0 is never delivered, only checked
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def find_done(directory: Path | str, key: str) -> tuple[Info | None, str]:

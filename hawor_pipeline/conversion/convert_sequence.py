@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.blur import measure_blur
@@ -39,18 +38,10 @@ from hawor_pipeline.conversion.posed_scene import PosedTake, pose_take
 from hawor_pipeline.conversion.row_builder import StoredCrop, ViewedHand, build_rows, join_rows
 from hawor_pipeline.conversion.sequence_task import SequenceTask, content_key, data_version
 from hawor_pipeline.errors import CorruptImage, DataError
-from hawor_pipeline.provenance import hash_json, mark_done, sha256_file, staging_dir
+from hawor_pipeline.provenance import hash_json, mark_done, staging_dir
 from hawor_pipeline.shards.manifest import SequenceInfo, add_counts
-from hawor_pipeline.shards.schema import (
-    ANNOTATIONS_FILE,
-    DISTANCES_FILE,
-    DISTANCES_SCHEMA,
-    IMAGES_FILE,
-    LEDGER_FILE,
-    LEDGER_SCHEMA,
-    to_arrow,
-)
-from hawor_pipeline.shards.store import ImageWriter, write_parquet
+from hawor_pipeline.shards.schema import DISTANCES_FILE, IMAGES_FILE, LEDGER_FILE
+from hawor_pipeline.shards.store import SHARD_FILES, ImageWriter, write_tables
 from hawor_pipeline.sources.arctic import SIDES
 from hawor_pipeline.sources.fingerprint import ImageHashes, file_states, hash_files
 from hawor_pipeline.sources.hand_models import load_hand_models
@@ -60,7 +51,6 @@ from hawor_pipeline.sources.reader import Reader, Take
 from hawor_pipeline.sources.registry import open_reader
 
 LARGEST_FIT_MM = 40.0  # a wrong convention (flat hand for mean pose, another frame) is further off than any fit
-_FILES = (ANNOTATIONS_FILE, IMAGES_FILE, LEDGER_FILE, DISTANCES_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +103,14 @@ def convert_sequence(task: SequenceTask) -> Converted:
         digests = task.image_digests or found.image_digests
         raw = _raw_hashes(task, reader, digests)
         version = data_version(task.shared, raw)
-        metadata = {
-            "source": task.source,
-            "converter_version": str(task.shared["converter"]),
-            "data_version": version,
-        }
-        write_parquet(to_arrow(arrays, metadata), folder / ANNOTATIONS_FILE)
-        _write_side_table(task, metadata, LEDGER_SCHEMA, sorted(found.ledger), folder / LEDGER_FILE)
-        _write_side_table(task, metadata, DISTANCES_SCHEMA, found.distances, folder / DISTANCES_FILE)
-        info = replace(
-            info,
-            sha256={name: sha256_file(folder / name) for name in _FILES},
-            bytes=sum((folder / name).stat().st_size for name in _FILES),
-        )
+        converter = str(task.shared["converter"])
+        metadata = {"source": task.source, "converter_version": converter, "data_version": version}
+        side_tables: dict[str, Iterable[tuple]] = {LEDGER_FILE: sorted(found.ledger), DISTANCES_FILE: found.distances}
+        name = task.ref.subject, task.ref.sequence
+        info = replace(info, **write_tables(folder, name, arrays, side_tables, metadata))
         if task.key:  # of a sequence that is keyed by contents, the version follows from them
             info = replace(info, data_version=version, made_under=hash_json(task.shared))
-        mark_done(folder, task.key or content_key(task.shared, raw, task.ref), info.to_dict(), list(_FILES))
+        mark_done(folder, task.key or content_key(task.shared, raw, task.ref), info.to_dict(), list(SHARD_FILES))
     return Converted(info, version, digests)
 
 
@@ -290,12 +272,3 @@ def _label_hashes(files: tuple[Path, ...], root: Path) -> dict[str, str]:
 def _hashes_of_state(files: tuple[Path, ...], _states: tuple[tuple[str, int, int], ...], root: Path) -> dict[str, str]:
     """Hash label files once for consecutive sequences that share them: they may have gigabytes."""
     return hash_files(files, root)
-
-
-def _write_side_table(
-    task: SequenceTask, metadata: dict[str, str], schema: pa.Schema, rows: Iterable[tuple], path: Path
-) -> None:
-    """Write a small table whose first columns are subject and sequence."""
-    first = (task.ref.subject, task.ref.sequence)
-    records = [dict(zip(schema.names, (*first, *row), strict=True)) for row in rows]
-    write_parquet(pa.Table.from_pylist(records, schema).replace_schema_metadata(metadata), path)

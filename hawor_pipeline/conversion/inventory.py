@@ -5,6 +5,7 @@ A row per sequence and view. Nothing is converted; images are read once for thei
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -159,10 +160,8 @@ def _inventory_sequence(root: ArcticRoot, subject: str, sequence: str) -> list[d
         frames = len(load_sequence(root, subject, sequence))
     except DataError as error:
         problem = str(error)
-    hashes = {}
-    for part in RAW_PARTS:
-        file = root.raw_file(subject, sequence, part)
-        hashes[f"{part.replace('.', '_')}_sha256"] = sha256_file(file) if file.is_file() else None
+    files = {f"{part.replace('.', '_')}_sha256": root.raw_file(subject, sequence, part) for part in RAW_PARTS}
+    hashes = {name: sha256_file(file) if file.is_file() else None for name, file in files.items()}
     rows = []
     for view in range(VIEW_COUNT):
         images, damage = _images(root, subject, sequence, view)
@@ -231,9 +230,6 @@ def _judge(row: dict[str, Any], problem: str, damaged: list[str]) -> tuple[str, 
 
 
 def _info(root: ArcticRoot, subject: str, status: str, reason: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["status"]] = counts.get(row["status"], 0) + 1
     frames = {row["sequence"]: row["ground_truth_frames"] or 0 for row in rows}
     broken = [f"{row['sequence']} view {row['view']}: {row['reason']}" for row in rows if row["status"] == "broken"]
     return {
@@ -246,7 +242,7 @@ def _info(root: ArcticRoot, subject: str, status: str, reason: str, rows: list[d
         "images": sum(row["images"] for row in rows),
         "image_bytes": sum(row["image_bytes"] for row in rows),
         "ground_truth_frames": sum(frames.values()),
-        "problems": dict(sorted(counts.items())),
+        "problems": dict(sorted(Counter(row["status"] for row in rows).items())),
         "damaged": broken[:5],
         "imaged_sequences_without_ground_truth": len(
             set(root.imaged_sequences(subject)) - set(root.sequences(subject))

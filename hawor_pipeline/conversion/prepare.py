@@ -9,9 +9,9 @@ from hawor_pipeline.conversion.convert import Conversion, Progress, run_job
 from hawor_pipeline.conversion.planning import ConversionJob
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.locate import find_hand_models
-from hawor_pipeline.provenance import StageResult, atomic_write_json
+from hawor_pipeline.provenance import StageResult
 from hawor_pipeline.shards.manifest import add_counts, converted_names
-from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SPLITS, SplitProtocol, record_protocols
+from hawor_pipeline.shards.splits import SPLITS, SplitProtocol, read_protocols, record_protocols
 from hawor_pipeline.sources.arctic import ArcticRoot
 from hawor_pipeline.sources.registry import ARCTIC, open_reader
 
@@ -79,14 +79,10 @@ def convert_subjects(
     """Convert subjects of ARCTIC to shards, all sequences through one pool of processes.
 
     Args:
-        root: any folder level of ARCTIC, or of the sample.
-        mano_dir: folder of the MANO models; None searches.
+        root, mano_dir, output_dir, sequences: see `open_job`.
         subjects: s01..s10; those without ground truth get an empty manifest with the reason, or keep an earlier one.
-        output_dir: gets a folder per subject.
         settings: a change of what matters reconverts what it touches.
-        sequences: add or refresh only these names, and keep what else is there under the same settings.
-        workers: processes; None for one per core, 0 for none.
-        progress: called with (finished sequences, all sequences).
+        workers, progress: see `run_job`.
 
     Returns:
         Subject to result; `info` has rows, valid_rows, sequences, skipped samples by reason, and the speed.
@@ -99,18 +95,6 @@ def convert_subjects(
     done = run_job(job, list(subjects), workers=workers, progress=progress)
     done.raise_errors()
     return done.results()
-
-
-def convert_subject(
-    root: str | Path | ArcticRoot,
-    mano_dir: str | Path | None,
-    subject: str,
-    output_dir: str | Path,
-    settings: ConversionConfig,
-    **more: Any,
-) -> StageResult:
-    """Convert one subject; see `convert_subjects`."""
-    return convert_subjects(root, mano_dir, [subject], output_dir, settings, **more)[subject]
 
 
 def prepare(
@@ -127,15 +111,11 @@ def prepare(
     """Convert a dataset to shards, and record its published splits beside them.
 
     Args:
-        root: the folder that the dataset is unpacked in; of ARCTIC, any folder level of its download.
-        output_dir: gets a folder per subject; one dataset per folder.
-        dataset: name in `sources.registry.READERS`.
+        root, output_dir, dataset, mano_dir: see `open_job`.
         settings: keys of ConversionConfig that differ from its defaults. `sequences` adds or refreshes only those;
             `views` is of ARCTIC and has no meaning for other datasets.
         subjects: None for all of the dataset.
-        mano_dir: folder of the MANO models; None searches.
-        workers: processes; None for one per core.
-        progress: called with (finished sequences, all sequences).
+        workers, progress: see `run_job`.
 
     Returns:
         Totals over the subjects (rows, valid_rows, sequences, converted and reused, left_out by reason), the subjects
@@ -160,12 +140,12 @@ def _record_splits(job: ConversionJob) -> None:
     """Write the published splits beside the shards, so that training knows them without the raw data."""
     reader = job.reader
     if reader.records_views:
-        record_protocols(job.output, ArcticRoot(reader.root))
+        record_protocols(job.output, read_protocols(ArcticRoot(reader.root)))
         return
     subjects = reader.splits()
     stated = f"{reader.name}'s publication" if subjects["val"] else f"{reader.name} states none by subject"
     protocol = SplitProtocol(reader.name, (), subjects, {split: [] for split in SPLITS}, stated)
-    atomic_write_json(job.output / PROTOCOLS_FILE, {reader.name: protocol.to_dict()})
+    record_protocols(job.output, {reader.name: protocol})
 
 
 def _totals(done: Conversion) -> dict[str, Any]:

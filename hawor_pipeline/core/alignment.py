@@ -1,7 +1,9 @@
 """Similarity alignment of point clouds (Procrustes, Umeyama).
 
-Convention: `target ~ s R pred + t`, column vectors, metres, free leading batch dimensions. No gradient flows through an
-alignment; `hawor_pipeline.core.losses.procrustes_keypoints_loss` explains why that is exact.
+Convention: `target ~ s R pred + t`, column vectors, metres, free leading batch dimensions. `mask` (*batch, points)
+selects the points that the alignment is fitted to, by default all, and `allow_reflection` lets it mirror, as FreiHAND's
+and HO-3D's evaluation do. No gradient flows through an alignment;
+`hawor_pipeline.core.losses.procrustes_keypoints_loss` explains why that is exact.
 """
 
 from typing import Any
@@ -36,8 +38,6 @@ def procrustes(
     s = (s1 + s2 + d s3) / sum |a|^2; t = mean b - s R mean a.
 
     Args:
-        mask: (*batch, points), points that count; all by default.
-        allow_reflection: let R mirror the cloud, as FreiHAND's and HO-3D's evaluation do.
         with_scale: fit the scale too; False gives the rigid alignment.
 
     Returns:
@@ -86,11 +86,7 @@ def aligned_difference(
     mask: Bool[Tensor, "*#batch points"] | None = None,
     allow_reflection: bool = False,
 ) -> Float[Tensor, "*batch points 3"]:
-    """Compute the difference of two clouds after the best similarity: s R pred + t - target.
-
-    Args:
-        mask: (*batch, points), points that the alignment is fitted to; all are compared.
-        allow_reflection: let the alignment mirror.
+    """Compute the difference of two clouds after the best similarity: s R pred + t - target, of all points.
 
     Returns:
         (*batch, points, 3), metres; the alignment is a constant in the backward pass.
@@ -200,7 +196,6 @@ def _closed_form(wrapped: Array, allow_reflection: bool) -> tuple[Array, Array, 
 
     Args:
         wrapped: (5, 5, N), K followed by itself as cofactors need it, from `_wrap`.
-        allow_reflection: let R mirror.
 
     Source:
         Markley 1993, "Attitude determination using vector observations: a fast optimal matrix algorithm".

@@ -2,8 +2,8 @@
 
 Convention: metres in the camera frame (x right, y down, z forward), pixels (x, y) with the centre of the first pixel at
 (0, 0). Shapes are those of the signatures; leading batch dimensions are free and broadcast. Intrinsics and `uv` are in
-pixels, normalised coordinates `xy` have no unit, and boxes and principal points are in the full pinhole image. The lens
-is OpenCV's rational model, `[k1, k2, p1, p2, k3, k4, k5, k6]`.
+pixels, normalised coordinates `xy` have no unit, and boxes and principal points are in the full pinhole image;
+`image_width` is that of the full frame. The lens is OpenCV's rational model, `[k1, k2, p1, p2, k3, k4, k5, k6]`.
 """
 
 import torch
@@ -20,17 +20,10 @@ MIN_CAMERA_SCALE = 0.1  # 1/m: a box that is 20 m wide at the hand; keeps the de
 def transform_points(
     target_from_source: Float[Tensor, "*#batch 4 4"], points: Float[Tensor, "*#batch points 3"]
 ) -> Float[Tensor, "*batch points 3"]:
-    """Apply rigid transforms to points.
-
-    Args:
-        target_from_source: (*batch, 4, 4), for example `cam_from_world`; only the upper three rows are read.
-        points: (*batch, points, 3), metres, in the source frame.
-
-    Returns:
-        (*batch, points, 3), metres, in the target frame.
+    """Apply rigid transforms, for example `cam_from_world`, to points of the source frame.
 
     Source:
-        p' = R p + t.
+        p' = R p + t; only the upper three rows of a transform are read.
 
     Example:
         >>> transform_points(torch.eye(4), torch.ones(1, 3)).tolist()
@@ -83,11 +76,8 @@ def pixels_to_normalized(
 ) -> Float[Tensor, "*batch points 2"]:
     """Map pixels to normalised image coordinates; the inverse of `normalized_to_pixels`.
 
-    Args:
-        intrinsics: (*batch, 3, 3), pixels, upper triangular.
-
     Source:
-        Back substitution in the upper two rows of K.
+        Back substitution in the upper two rows of K, which is upper triangular.
 
     Example:
         >>> pixels_to_normalized(torch.tensor([[4.0, 3.0]]), torch.tensor([[9.0, 0, 4], [0, 9, 3], [0, 0, 1]])).tolist()
@@ -147,11 +137,8 @@ def undistort_pixels(
 ) -> Float[Tensor, "*batch points 2"]:
     """Map pixels of a distorted image to those of a pinhole image with the same intrinsics.
 
-    Args:
-        uv: (*batch, points, 2), distorted pixels (x, y).
-
     Returns:
-        (*batch, points, 2), pinhole pixels (x, y); NaN for pixels that no ray reaches inside the one-to-one radius.
+        (*batch, points, 2), pinhole pixels; NaN for pixels that no ray reaches inside the one-to-one radius.
         No gradient.
 
     Source:
@@ -235,10 +222,7 @@ def pixels_to_crop(
     box_center_px: Float[Tensor, "*batch 2"],
     box_size_px: Float[Tensor, "*batch"],
 ) -> Float[Tensor, "*batch points 2"]:
-    """Express pixels in units of the box: 0 is its centre, -0.5 and 0.5 are its sides.
-
-    Returns:
-        (*batch, points, 2), crop units.
+    """Express pixels in crop units, those of the box: 0 is its centre, -0.5 and 0.5 are its sides.
 
     Source:
         The units of HaMeR's 2D keypoints.
@@ -266,12 +250,7 @@ def mirror_points(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"
 def mirror_pixels(uv: Float[Tensor, "*batch 2"], image_width: int | float | Tensor) -> Float[Tensor, "*batch 2"]:
     """Mirror pixels left to right: x -> width - 1 - x, because an integer pixel is a pixel centre.
 
-    Args:
-        uv: (*batch, 2), pixels (x, y); points, box centres and principal points alike.
-        image_width: of the full frame, pixels; a tensor broadcasts against (*batch).
-
-    Returns:
-        (*batch, 2), pixels (x, y) of the mirrored image.
+    Points, box centres and principal points alike; a tensor of widths broadcasts against (*batch).
 
     Source:
         Equals reversing the columns of the image.
@@ -286,13 +265,7 @@ def mirror_pixels(uv: Float[Tensor, "*batch 2"], image_width: int | float | Tens
 def mirror_intrinsics(
     intrinsics: Float[Tensor, "*batch 3 3"], image_width: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch 3 3"]:
-    """Mirror camera matrices along with the image.
-
-    Args:
-        image_width: (*batch,), pixels.
-
-    Returns:
-        (*batch, 3, 3), pixels: a mirrored point projects to the mirrored pixel.
+    """Mirror camera matrices along with the image: a mirrored point projects to the mirrored pixel.
 
     Source:
         K' = M K diag(-1, 1, 1) with M: x -> width - 1 - x.
@@ -309,10 +282,7 @@ def mirror_intrinsics(
 
 
 def where_left(is_right: Bool[Tensor, "*batch"], mirrored: Tensor, value: Tensor) -> Tensor:
-    """Select `mirrored` for left hands and `value` for right hands.
-
-    Args:
-        is_right: (*batch,), the true side; covers the leading dimensions of the values.
+    """Select `mirrored` for left hands and `value` for right hands, by the true side of the leading dimensions.
 
     Source:
         `torch.where` with the mask broadcast from the left.

@@ -19,8 +19,7 @@ def distort_rational(
     Formula: with r^2 = x^2 + y^2 and d = (1 + k1 r^2 + k2 r^4 + k3 r^6) / (1 + k4 r^2 + k5 r^4 + k6 r^6),
     x' = x d + 2 p1 x y + p2 (r^2 + 2 x^2) and y' = y d + p1 (r^2 + 2 y^2) + 2 p2 x y.
 
-    Args:
-        distortion: (*batch, 8), order k1 k2 p1 p2 k3 k4 k5 k6. All zeros leave the points as they are.
+    All zeros leave the points as they are.
 
     Source:
         OpenCV `projectPoints` with eight coefficients.
@@ -97,10 +96,7 @@ def _smallest_positive_root(coefficients: list[Tensor]) -> Tensor:
 def undistort_normalized(
     goal: Float[Tensor, "*#batch points 2"], distortion: Float[Tensor, "*#batch 8"]
 ) -> Float[Tensor, "*batch points 2"]:
-    """Invert `distort_rational`.
-
-    Args:
-        goal: (*batch, points, 2), distorted coordinates, no unit.
+    """Invert `distort_rational`; `goal` are distorted coordinates.
 
     Returns:
         (*batch, points, 2), undistorted coordinates in float64; NaN where no ray inside the one-to-one radius ends.

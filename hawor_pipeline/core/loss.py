@@ -1,6 +1,7 @@
 """Training loss: nine terms over a prediction and a target, weighted statically or adaptively."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -174,18 +175,16 @@ class EnhancedTrainingLoss(nn.Module):
         valid = target.valid
         joint = valid.unsqueeze(-1)  # (*b, T, 1)
         in_frame = target.joint_in_frame & joint
+        joints = pred.joints_m, target.joints_m
         makers = {
-            "KEYPOINTS_3D": lambda: keypoints_3d_loss(pred.joints_m, target.joints_m, joint),
+            "KEYPOINTS_3D": lambda: keypoints_3d_loss(*joints, joint),
             "KEYPOINTS_2D": lambda: _in_crop(pred, target, in_frame),
             "GLOBAL_ORIENT": lambda: rotation_loss(pred.rotmats[..., 0, :, :], target.rotmats[..., 0, :, :], valid),
             "HAND_POSE": lambda: rotation_loss(pred.rotmats[..., 1:, :, :], target.rotmats[..., 1:, :, :], joint),
             "BETAS": lambda: betas_loss(pred.betas, target.betas, valid),
-            "OCCLUSION_ROBUSTNESS": lambda: occlusion_robustness_loss(
-                pred.joints_m, target.joints_m, target.joint_visible, joint
-            ),
+            "OCCLUSION_ROBUSTNESS": lambda: occlusion_robustness_loss(*joints, target.joint_visible, joint),
         }
-        anything = valid.any()
-        present = dict.fromkeys(makers, anything) | {"KEYPOINTS_2D": in_frame.any()}
+        present = {"KEYPOINTS_2D": in_frame.any()}  # other terms: where any frame is valid
         if self.temporal_window > 1 and valid.shape[-1] > 1:
             makers["TEMPORAL_CONSISTENCY"] = lambda: self._temporal(pred, target)
             present["TEMPORAL_CONSISTENCY"] = lag_mask(valid, target.frame, 1).any()
@@ -193,28 +192,17 @@ class EnhancedTrainingLoss(nn.Module):
             p = _relative_to(pred.vertices_m, pred.joints_m)
             t = _relative_to(target_vertices_m, target.joints_m)
             makers["MESH_VERTICES"] = lambda: vertices_loss(p, t, joint)
-            present["MESH_VERTICES"] = anything
             if self._faces is not None and self._edges is not None and self._inverse_degree is not None:
                 topology = MeshTopology(self._faces, self._edges, self._inverse_degree)
                 makers["MESH_FACES"] = lambda: topology_loss(p, t, topology, valid)
-                present["MESH_FACES"] = anything
         on = [name for name in TERMS if name in makers and self._given[name] > 0]
-        return {name: makers[name]() for name in on}, {name: present[name] for name in on}
+        return {name: makers[name]() for name in on}, dict.fromkeys(on, valid.any()) | present
 
     def _temporal(self, pred: HandPrediction, target: HandTarget) -> Tensor:
         """Compare the motion of the hand's shape, plus the motion of its root on a coarser scale."""
-        arguments = (target.valid, target.frame)
-        window = self.temporal_window
-        shape = temporal_consistency_loss(
-            root_relative(pred.joints_m), root_relative(target.joints_m), *arguments, window=window
-        )
-        root = temporal_consistency_loss(
-            pred.joints_m[..., :1, :],
-            target.joints_m[..., :1, :],
-            *arguments,
-            window=window,
-            scale_m=ROOT_MOTION_SCALE_M,
-        )
+        term = partial(temporal_consistency_loss, valid=target.valid, frame=target.frame, window=self.temporal_window)
+        shape = term(root_relative(pred.joints_m), root_relative(target.joints_m))
+        root = term(pred.joints_m[..., :1, :], target.joints_m[..., :1, :], scale_m=ROOT_MOTION_SCALE_M)
         return shape + root
 
 

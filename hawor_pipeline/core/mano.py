@@ -2,8 +2,9 @@
 
 Convention: metres, in the model's own frame; the global rotation turns about the root joint of the rest pose, as in
 smplx, so `vertices_cam = layer(rotmats, betas).vertices + translation`. Rotations are absolute (the mean pose is
-already in them); `ManoLayer.absolute_rotmats` adds it to poses that are stored relative to it. Joints are in OpenPose
-order.
+already in them); `ManoLayer.absolute_rotmats` adds it to poses that are stored relative to it. `rotmats` (*batch, 16,
+3, 3) are in MANO's joint order, the first turns the whole hand; `betas` (*batch, 10) are shape coefficients. Joints are
+in OpenPose order unless stated.
 """
 
 from dataclasses import dataclass
@@ -141,10 +142,6 @@ class ManoLayer(nn.Module):
     def forward(self, rotmats: Float[Tensor, "*batch 16 3 3"], betas: Float[Tensor, "*batch 10"]) -> ManoOutput:
         """Pose and shape hands.
 
-        Args:
-            rotmats: (*batch, 16, 3, 3), absolute rotations in MANO's joint order; the first turns the whole hand.
-            betas: (*batch, 10), shape coefficients.
-
         Returns:
             Vertices (*batch, 778, 3) and joints (*batch, 21, 3) in OpenPose order, metres, without translation. At
             least float32, also under autocast.
@@ -159,9 +156,6 @@ class ManoLayer(nn.Module):
     def rest_joints(self, betas: Float[Tensor, "*batch 10"]) -> Float[Tensor, "*batch 16 3"]:
         """Compute the joints of the unposed hand.
 
-        Args:
-            betas: (*batch, 10), shape coefficients.
-
         Returns:
             (*batch, 16, 3), metres, in MANO's joint order; the first is the centre of the global rotation.
         """
@@ -173,11 +167,9 @@ class ManoLayer(nn.Module):
     def absolute_rotmats(
         self, global_orient: Float[Tensor, "*batch 3"], pose: Float[Tensor, "*batch 45"], *, mean_included: bool
     ) -> Float[Tensor, "*batch 16 3 3"]:
-        """Turn axis-angle poses into the absolute rotation matrices that `forward` takes.
+        """Turn axis-angle poses (radians) into the absolute rotation matrices that `forward` takes.
 
         Args:
-            global_orient: (*batch, 3), radians.
-            pose: (*batch, 45), radians.
             mean_included: false for poses relative to MANO's mean (ARCTIC's raw files; smplx with
                 flat_hand_mean=False), which is then added in axis-angle space, as smplx does. True is smplx's
                 flat_hand_mean=True.

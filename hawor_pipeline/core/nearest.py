@@ -157,11 +157,10 @@ def _nearest_columns(rows: np.ndarray, columns: np.ndarray, tile: np.ndarray, in
 
 def _tree_search(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     clouds = [torch.nan_to_num(cloud).numpy() for cloud in (pred, target)]
-    pairs = list(zip(*clouds, strict=True))
-    # Each tree is queried once, so a faster construction pays more than a faster query.
-    forward = [cKDTree(t, balanced_tree=False, compact_nodes=False).query(p)[1] for p, t in pairs]
-    backward = [cKDTree(p, balanced_tree=False, compact_nodes=False).query(t)[1] for p, t in pairs]
-    return (
-        torch.from_numpy(np.array(forward, np.int64).reshape(pred.shape[:2])),
-        torch.from_numpy(np.array(backward, np.int64).reshape(target.shape[:2])),
-    )
+    found = []
+    for asking, asked in (clouds, clouds[::-1]):
+        # Each tree is queried once, so a faster construction pays more than a faster query.
+        trees = [cKDTree(cloud, balanced_tree=False, compact_nodes=False) for cloud in asked]
+        indices = [tree.query(points)[1] for tree, points in zip(trees, asking, strict=True)]
+        found.append(torch.from_numpy(np.array(indices, np.int64).reshape(asking.shape[:2])))
+    return found[0], found[1]

@@ -17,10 +17,7 @@ def joints_in_crop(
     box_center_px: Float[Tensor, "*batch 2"],
     box_size_px: Float[Tensor, "*batch"],
 ) -> Float[Tensor, "*batch joints 2"]:
-    """Project joints into the crop, in at least float32 also under autocast.
-
-    Returns:
-        (*batch, joints, 2), crop units: -0.5 and 0.5 are the sides of the box.
+    """Project joints into the crop, to crop units, in at least float32 also under autocast.
 
     Source:
         `project_pinhole`, then `pixels_to_crop`.
@@ -50,7 +47,7 @@ def pose_and_place_in_crop(
     the camera's scale diverges. Separated, each has its smallest error at the ground truth, whatever the other is.
 
     Args:
-        joints_m: (*batch, joints, 3), metres, camera frame; the wrist is joint 0.
+        joints_m: the wrist is joint 0.
         valid: (*batch), true where ground truth exists; elsewhere the prediction replaces it, without gradient.
 
     Returns:

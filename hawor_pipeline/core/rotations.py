@@ -223,9 +223,6 @@ def chordal_mean(mean_matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*ba
 def mirror_rotmat(rotmat: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
     """Mirror rotations in the plane x = 0 (left hand to right hand and back): R -> M R M with M = diag(-1, 1, 1).
 
-    Returns:
-        (*batch, 3, 3) rotation matrices of the mirrored body.
-
     Source:
         Conjugation by the reflection; applying it twice gives the input back.
 

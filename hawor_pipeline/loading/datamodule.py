@@ -127,7 +127,7 @@ class HandData:
         source, validation_dir = config.training_data_dir, config.validation_data_dir
         shares = [DatasetShare(path=source)] if isinstance(source, str) else list(source)
         self.folders = [share.path for share in shares] + ([validation_dir] if validation_dir else [])
-        parts = [_open(share.path) for share in shares]
+        parts = [open_shards(share.path, columns=COLUMNS) for share in shares]
         self.shards = JoinedShards(parts)
         self.rows = load_rows(self.shards.table, config.data_filtering)
         valid = self.rows.valid.numpy()
@@ -137,7 +137,7 @@ class HandData:
         self.training_clips = clips.take(np.flatnonzero(trains[clips.rows[:, 0]]))
         self.training_clips = self._in_views(self.training_clips, self.shards.table)
         if validation_dir is not None:
-            self.validation_shards: ShardSet | JoinedShards = _open(validation_dir)
+            self.validation_shards: ShardSet | JoinedShards = open_shards(validation_dir, columns=COLUMNS)
             self.validation_rows = load_rows(self.validation_shards.table, config.data_filtering)
             every = covering_clips(self.validation_shards.table, config.clip_length)
         else:
@@ -301,10 +301,6 @@ def _spread_clips(dataset: ClipDataset, count: int) -> ClipBatch:
     batch = dataset[np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()]
     assert isinstance(batch, ClipBatch)  # this dataset warps its crops itself
     return batch
-
-
-def _open(path: str) -> ShardSet:
-    return open_shards(path, columns=COLUMNS)
 
 
 def _spread(clips: Clips, config: TrainingConfig) -> Clips:

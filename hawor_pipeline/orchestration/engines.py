@@ -1,7 +1,7 @@
 """The engine that runs the steps, chosen by one setting, `$HAWOR_ENGINE`.
 
 `multiprocess` (default): processes of this machine. `ray`: each step is a job of the Ray cluster at
-`$RAY_DASHBOARD_ADDRESS`, and the conversion of single sequences spreads over that cluster (`workers/ray_map.py`).
+`$RAY_DASHBOARD_ADDRESS`, and the conversion of single sequences spreads over that cluster (`workers/engine.py`).
 `k8s`: each step is a Kubernetes job. Assets, jobs and results are the same on all of them.
 """
 

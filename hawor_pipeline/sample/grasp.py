@@ -14,8 +14,7 @@ from scipy.spatial.transform import Rotation
 from hawor_pipeline.core.mano import ManoArrays, ManoLayer
 from hawor_pipeline.core.units import MM_PER_M
 from hawor_pipeline.sample.articulated_objects import BOTTOM_PART, TOP_PART, ObjectModel, hinge
-from hawor_pipeline.sample.hand import mirror_pose, rest_skeleton
-from hawor_pipeline.sample.hand_pose import GRASP_ANGLES, JOINT_LIMITS, angles_to_pose
+from hawor_pipeline.sample.hand import GRASP_ANGLES, JOINT_LIMITS, angles_to_pose, mirror_pose, rest_skeleton
 
 CLOSING_LEVELS = np.linspace(0.0, 1.0, 10)
 GOOD_ENOUGH = 0.6  # cost below which no further placement is tried

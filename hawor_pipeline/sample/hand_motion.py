@@ -16,8 +16,7 @@ from scipy.spatial.transform import Rotation
 from hawor_pipeline.core.units import ARCTIC_FPS, MM_PER_M
 from hawor_pipeline.sample.articulated_objects import BOTTOM_PART, TOP_PART, ObjectModel, build_object, hinge
 from hawor_pipeline.sample.grasp import Grasp, HandRig, Reach, choose_grasp, elbow_position, grasp_points
-from hawor_pipeline.sample.hand import SIDES
-from hawor_pipeline.sample.hand_pose import GRASP_ANGLES, JOINT_LIMITS
+from hawor_pipeline.sample.hand import GRASP_ANGLES, JOINT_LIMITS, SIDES
 
 SHOULDER_M = np.array([0.185, -0.02, 1.36])  # right; body frame: x to the right, y forward, z up
 WORKSPACE_M = np.array([0.0, 0.34, 1.08])

@@ -53,13 +53,9 @@ def build_metadata(shards_dir: str | Path, arctic_root: str | Path | ArcticRoot,
     protocols = read_protocols(root)
     _check_settings(shards, manifests)
     version = shards_version(shards)
-    key = hash_json(
-        {
-            "version": METADATA_VERSION,
-            "manifests": {name: manifest.to_dict() for name, manifest in manifests.items()},
-            "protocols": {name: protocol.to_dict() for name, protocol in protocols.items()},
-        }
-    )
+    subjects = {name: manifest.to_dict() for name, manifest in manifests.items()}
+    stated = {name: protocol.to_dict() for name, protocol in protocols.items()}
+    key = hash_json({"version": METADATA_VERSION, "manifests": subjects, "protocols": stated})
     info, why = find_done(output, key)
     if info is not None:
         return StageResult(output, True, why, key, info)
@@ -68,9 +64,9 @@ def build_metadata(shards_dir: str | Path, arctic_root: str | Path | ArcticRoot,
         manifest = {
             "dataset_version": version,
             "source": info["source"],
-            "protocols": {name: protocol.to_dict() for name, protocol in protocols.items()},
+            "protocols": stated,
             "splits": {split: main_protocol(protocols).subjects[split] for split in SPLITS},
-            "subjects": {name: manifest.to_dict() for name, manifest in manifests.items()},
+            "subjects": subjects,
         }
         atomic_write_json(folder / DATASET_MANIFEST_FILE, manifest)
         atomic_write_text(folder / DATA_CARD_FILE, _data_card(shards, manifests, protocols, info))

@@ -221,12 +221,11 @@ def _info(
 ) -> Info:
     coverage = tables["coverage"].to_pylist()
     directions = [row["count"] for row in coverage if row["dimension"] == "seen_from_deg"]
-    share = {name: float(measures[name].mean()) for name in ("occlusion", "truncation", "confidence", "blur")}
     return {
         "source": data.source,
         "samples": len(data),
         "valid_share": float(data.column("valid").mean()),
-        **{f"mean_{name}": value for name, value in share.items()},
+        **{f"mean_{name}": float(measures[name].mean()) for name in ("occlusion", "truncation", "confidence", "blur")},
         "heavily_occluded_share": float((measures["occlusion"] > 0.5).mean()),
         "truncated_share": float((measures["truncation"] > 0).mean()),
         "in_frame_share": float(measures["in_frame_share"].mean()),
@@ -239,9 +238,8 @@ def _info(
         "direction_coverage": float(np.mean([count > 0 for count in directions])),
         "pose_dimensions_95": _pose_dimensions(data),
         "per_view": [
-            {"view": level, "measure_n": row["n"], "mean_occlusion": row["mean"]}
+            {"view": row["level"], "measure_n": row["n"], "mean_occlusion": row["mean"]}
             for row in tables["distributions"].to_pylist()
             if row["stratum"] == "view" and row["measure"] == "occlusion"
-            for level in [row["level"]]
         ],
     }

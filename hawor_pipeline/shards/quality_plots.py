@@ -48,9 +48,11 @@ def _save(figure: Any, path: Path, data: ShardSet, text: str) -> None:
     figure.savefig(path, dpi=_DPI)
 
 
-def _bare(axis: Any) -> None:
+def _bare(axis: Any, label: str | None = None) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
+    if label is not None:
+        axis.set_xlabel(label, fontsize=8)
 
 
 def _measures(path: Path, data: ShardSet, measures: dict[str, np.ndarray], distances: pa.Table) -> None:
@@ -64,22 +66,19 @@ def _measures(path: Path, data: ShardSet, measures: dict[str, np.ndarray], dista
         axis.hist(parts, edges, stacked=True, color=[_ORANGE, _BLUE], label=["left", "right"])
         if len(values):
             axis.axvline(float(np.median(values)), color=_GRAY, linewidth=1, linestyle="--")
-        axis.set_xlabel(label, fontsize=8)
         axis.locator_params(axis="x", nbins=5)
-        _bare(axis)
+        _bare(axis, label)
     axes[0].legend(fontsize=8, frameon=False)
     distance = m_to_mm(as_numpy(distances, "hand_object_distance_m"))
     axes[6].hist(distance, _BINS, color=_BLUE)
-    axes[6].set_xlabel("hand to object (mm, per moment and hand)", fontsize=8)
-    _bare(axes[6])
+    _bare(axes[6], "hand to object (mm, per moment and hand)")
     levels = sorted(set(views.tolist()))
     boxes = [shown["occlusion"][1][views == view] for view in levels]
     if boxes:
         axes[7].boxplot(
             boxes, tick_labels=[str(view) for view in levels], showfliers=False, medianprops={"color": _ORANGE}
         )
-    axes[7].set_xlabel("occlusion by view (0 egocentric)", fontsize=8)
-    _bare(axes[7])
+    _bare(axes[7], "occlusion by view (0 egocentric)")
     excluded = len(data) - int(valid.sum())
     _save(
         figure, path, data, f"Measures of {valid.sum()} valid hands ({excluded} invalid ones excluded; dashed: median)"
@@ -111,8 +110,7 @@ def _coverage(path: Path, data: ShardSet, measures: dict[str, np.ndarray], table
     axes[0].tick_params(labelsize=8)
     figure.colorbar(image, ax=axes[0], label="hands")
     axes[1].hist(measures["depth_m"], _BINS, color=_BLUE)
-    axes[1].set_xlabel("depth of the wrist (m)", fontsize=8)
-    _bare(axes[1])
+    _bare(axes[1], "depth of the wrist (m)")
     fingers = [name.removesuffix("_bend_deg") for name in measures if name.endswith("_bend_deg")]
     bends = [measures[f"{finger}_bend_deg"] for finger in fingers]
     axes[2].boxplot(bends, tick_labels=fingers, showfliers=False, medianprops={"color": _ORANGE})

@@ -53,10 +53,11 @@ def main_protocol(protocols: Mapping[str, SplitProtocol]) -> SplitProtocol:
     return protocols[MAIN_PROTOCOL if MAIN_PROTOCOL in protocols else sorted(protocols)[0]]
 
 
-def record_protocols(shards_dir: Path | str, root: ArcticRoot) -> None:
-    """Write the protocols beside the shards, so that training does not need the raw data."""
-    protocols = {name: protocol.to_dict() for name, protocol in read_protocols(root).items()}
-    atomic_write_json(Path(shards_dir) / PROTOCOLS_FILE, protocols)
+def record_protocols(shards_dir: Path | str, protocols: Mapping[str, SplitProtocol]) -> None:
+    """Write protocols beside the shards, so that training does not need the raw data; without any, nothing."""
+    if protocols:
+        stored = {name: protocol.to_dict() for name, protocol in protocols.items()}
+        atomic_write_json(Path(shards_dir) / PROTOCOLS_FILE, stored)
 
 
 def recorded_protocols(shards_dir: Path | str) -> dict[str, SplitProtocol]:

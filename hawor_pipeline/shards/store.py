@@ -8,15 +8,16 @@
 Only sequences that a manifest lists are read, never one that is being written or belongs to older settings.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.provenance import hash_json
+from hawor_pipeline.provenance import hash_json, sha256_file
 from hawor_pipeline.remote import local_copy
 from hawor_pipeline.shards.manifest import Manifest, converted_names, read_manifest, read_manifests
 from hawor_pipeline.shards.schema import (
@@ -31,9 +32,13 @@ from hawor_pipeline.shards.schema import (
     ROW_GROUP_ROWS,
     annotations_schema,
     as_numpy,
+    to_arrow,
 )
 
-__all__ = ["ImageWriter", "ShardSet", "as_numpy", "open_shards", "read_side_tables", "write_parquet"]
+__all__ = ["ImageWriter", "ShardSet", "as_numpy", "open_shards", "read_side_tables", "write_parquet", "write_tables"]
+
+SHARD_FILES = (ANNOTATIONS_FILE, IMAGES_FILE, LEDGER_FILE, DISTANCES_FILE)
+_SIDE_TABLES = {LEDGER_FILE: LEDGER_SCHEMA, DISTANCES_FILE: DISTANCES_SCHEMA}
 
 
 class ImageWriter:
@@ -71,6 +76,34 @@ class ImageWriter:
                 self._writer.close()
         finally:
             self._sink.close()
+
+
+def write_tables(
+    folder: Path,
+    name: tuple[str, str],
+    arrays: dict[str, np.ndarray],
+    side_tables: Mapping[str, Iterable[tuple]],
+    metadata: dict[str, str],
+) -> dict[str, Any]:
+    """Write the tables of one sequence beside its images.
+
+    Args:
+        folder: Holds the images.
+        name: Subject and sequence, the first columns of both side tables.
+        arrays: The annotations, one array (N, *shape) per column.
+        side_tables: LEDGER_FILE and DISTANCES_FILE to their rows without these columns.
+        metadata: Text metadata of all tables.
+
+    Returns:
+        `sha256` and `bytes` of the shard for its `SequenceInfo`.
+    """
+    write_parquet(to_arrow(arrays, metadata), folder / ANNOTATIONS_FILE)
+    for file, schema in _SIDE_TABLES.items():
+        records = [dict(zip(schema.names, (*name, *row), strict=True)) for row in side_tables[file]]
+        write_parquet(pa.Table.from_pylist(records, schema).replace_schema_metadata(metadata), folder / file)
+    files = {file: folder / file for file in SHARD_FILES}
+    digests = {file: sha256_file(path) for file, path in files.items()}
+    return {"sha256": digests, "bytes": sum(path.stat().st_size for path in files.values())}
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
@@ -243,7 +276,7 @@ def read_side_tables(shards_dir: str | Path, subjects: Iterable[str], name: str)
         subjects: Names; those without a manifest contribute nothing.
         name: LEDGER_FILE or DISTANCES_FILE.
     """
-    tables = [{LEDGER_FILE: LEDGER_SCHEMA, DISTANCES_FILE: DISTANCES_SCHEMA}[name].empty_table()]
+    tables = [_SIDE_TABLES[name].empty_table()]
     for subject in subjects:
         for entry in (read_manifest(shards_dir, subject) or Manifest()).sequences:
             tables.append(_read_parquet(Path(shards_dir) / subject / entry.sequence / name))

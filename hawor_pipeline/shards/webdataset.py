@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.provenance import atomic_write_json, staging_dir
+from hawor_pipeline.provenance import staging_dir
 from hawor_pipeline.remote import local_copy
 from hawor_pipeline.shards.manifest import Manifest, read_manifest
 from hawor_pipeline.shards.schema import COLUMNS, DISTANCES_FILE
-from hawor_pipeline.shards.splits import PROTOCOLS_FILE, recorded_protocols
+from hawor_pipeline.shards.splits import record_protocols, recorded_protocols
 from hawor_pipeline.shards.store import ShardSet, open_shards, read_side_tables
 from hawor_pipeline.untrusted.restricted_pickle import unpickle_data
 
@@ -105,9 +105,7 @@ def export_webdataset(
                     _add_file(tar, f"{key}.jpg", jpeg)
                     _add_file(tar, f"{key}.data.pyd", dump_portable([hand]))
                     written += 1
-        protocols = recorded_protocols(root)
-        if protocols:
-            atomic_write_json(folder / PROTOCOLS_FILE, {name: each.to_dict() for name, each in protocols.items()})
+        record_protocols(folder, recorded_protocols(root))
     return Exported(output, tars, written, len(overview) - written)
 
 

@@ -6,6 +6,7 @@ sequence appears by one rename and is then listed in its subject's manifest; an 
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
@@ -15,13 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.provenance import (
-    atomic_write_json,
-    hash_json,
-    mark_done,
-    sha256_file,
-    staging_dir,
-)
+from hawor_pipeline.provenance import hash_json, mark_done, staging_dir
 from hawor_pipeline.shards.manifest import (
     Manifest,
     SequenceEntry,
@@ -31,18 +26,9 @@ from hawor_pipeline.shards.manifest import (
     read_manifests,
     write_manifest,
 )
-from hawor_pipeline.shards.schema import (
-    ANNOTATIONS_FILE,
-    COLUMNS,
-    DISTANCES_FILE,
-    DISTANCES_SCHEMA,
-    IMAGES_FILE,
-    LEDGER_FILE,
-    LEDGER_SCHEMA,
-    to_arrow,
-)
-from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SplitProtocol, recorded_protocols
-from hawor_pipeline.shards.store import ImageWriter, write_parquet
+from hawor_pipeline.shards.schema import COLUMNS, DISTANCES_FILE, IMAGES_FILE, LEDGER_FILE
+from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SplitProtocol, record_protocols, recorded_protocols
+from hawor_pipeline.shards.store import SHARD_FILES, ImageWriter, write_tables
 from hawor_pipeline.shards.webdataset import CARRIED, DISTANCE, Hand, Origin, Row, read_webdataset
 from hawor_pipeline.sources.arctic import SIDES
 from hawor_pipeline.sources.sample_id import parse_sample_id
@@ -123,8 +109,7 @@ def import_webdataset(
         samples += rows
     if not done:
         raise DataError(f"{tars_dir}: the tars hold no sample; export them again.")
-    if protocols:
-        atomic_write_json(output / PROTOCOLS_FILE, {name: protocols[name].to_dict() for name in protocols})
+    record_protocols(output, protocols)
     return Imported(output, len(tars), len(done), sum(done.values()), samples)
 
 
@@ -206,12 +191,7 @@ def _from_name(place: str, sample_id: str) -> Row:
     found = parse_sample_id(sample_id)
     if found is None:
         raise DataError(f"{place}: sample_id is {sample_id!r}, expected subject/sequence/view/frame/side")
-    return {
-        **found._asdict(),
-        "is_right": found.side == "right",
-        "valid": True,
-        "skip_reason": "",
-    }
+    return {**found._asdict(), "is_right": found.side == "right", "valid": True, "skip_reason": ""}
 
 
 def _from_hamer_fields(place: str, hand: Hand) -> dict[str, np.ndarray]:
@@ -239,14 +219,12 @@ def _import_sequence(output: Path, name: tuple[str, str], samples: Iterator[_Sam
     key = hash_json(
         {"import": IMPORT_VERSION, "sequence": name, "exported": {n: getattr(first.origin, n) for n in _ORIGIN}}
     )
-    try:
-        with staging_dir(final) as folder:
-            info = _write_shard(folder, name, first, samples, key)
-            if final.exists():
-                _check_same(final, key, info)
-                raise _AlreadyThereError
-    except _AlreadyThereError:
-        reused = True
+    with suppress(_AlreadyThereError), staging_dir(final) as folder:
+        info = _write_shard(folder, name, first, samples, key)
+        if final.exists():
+            _check_same(final, key, info)
+            reused = True
+            raise _AlreadyThereError
     _list_sequence(output, name, first.origin, info)
     return info.rows, reused
 
@@ -254,24 +232,21 @@ def _import_sequence(output: Path, name: tuple[str, str], samples: Iterator[_Sam
 def _check_folder(output: Path, subject: str, origin: Origin) -> None:
     """Refuse to mix sources in a folder, or settings in a subject."""
     for name, manifest in read_manifests(output).items():
+        difference = ""
+        made_by, recorded, stated = manifest.converter_version, manifest.hand_models, _hand_models(origin)
         if manifest.source != origin.source:
-            raise ConfigError(
-                f"{output} holds {manifest.source} shards ({name}) and the tars are of {origin.source}: "
-                "the two never mix. Choose another output folder."
+            difference = f" holds {manifest.source} shards and the tars are of {origin.source}: the two never mix"
+        elif name != subject:
+            continue
+        elif (made_by, manifest.settings) != (origin.converter_version, _from_json("settings", origin.settings)):
+            difference = (
+                " was converted with other settings or by another converter version than the tars "
+                f"(version {made_by} there, {origin.converter_version} in the tars)"
             )
-        made_by = manifest.converter_version, manifest.settings
-        if name == subject and made_by != (origin.converter_version, _from_json("settings", origin.settings)):
-            raise ConfigError(
-                f"{output / name} was converted with other settings or by another converter version than the tars "
-                f"(version {manifest.converter_version} there, {origin.converter_version} in the tars). "
-                "Choose another output folder."
-            )
-        recorded, stated = manifest.hand_models, _hand_models(origin)
-        if name == subject and recorded and stated and recorded != stated:
-            raise ConfigError(
-                f"{output / name} was converted with other hand models than the tars: {recorded} there, {stated} in "
-                "the tars. Choose another output folder."
-            )
+        elif recorded and stated and recorded != stated:
+            difference = f" was converted with other hand models than the tars: {recorded} there, {stated} in the tars"
+        if difference:
+            raise ConfigError(f"{output / name}{difference}. Choose another output folder.")
 
 
 def _hand_models(origin: Origin) -> dict[str, str] | None:
@@ -321,12 +296,18 @@ def _write_shard(
         "data_version": version,
         "exported_data_version": first.origin.data_version,
     }
-    write_parquet(to_arrow(_as_columns(rows), metadata), folder / ANNOTATIONS_FILE)
-    known = [(*name, *moment, value) for moment, value in sorted(distances.items()) if value is not None]
-    for schema, records, file in ((LEDGER_SCHEMA, [], LEDGER_FILE), (DISTANCES_SCHEMA, known, DISTANCES_FILE)):
-        listed = [dict(zip(schema.names, record, strict=True)) for record in records]
-        write_parquet(pa.Table.from_pylist(listed, schema).replace_schema_metadata(metadata), folder / file)
-    return _finish(folder, key, rows, metadata)
+    known = [(*moment, value) for moment, value in sorted(distances.items()) if value is not None]
+    written = write_tables(folder, name, _as_columns(rows), {LEDGER_FILE: [], DISTANCES_FILE: known}, metadata)
+    info = SequenceInfo(
+        rows=len(rows),
+        valid_rows=len(rows),
+        ground_truth_frames=len({row["gt_index"] for row in rows}),
+        data_version=version,
+        exported_data_version=first.origin.data_version,
+        **written,
+    )
+    mark_done(folder, key, info.to_dict(), list(SHARD_FILES))
+    return info
 
 
 def _moment(sample: _Sample) -> tuple[int, str]:
@@ -350,22 +331,6 @@ def _as_columns(rows: list[Row]) -> dict[str, np.ndarray]:
     return {
         name: np.array([row[name] for row in rows], column.kind.to_pandas_dtype()) for name, column in COLUMNS.items()
     }
-
-
-def _finish(folder: Path, key: str, rows: list[Row], metadata: dict[str, str]) -> SequenceInfo:
-    """Mark a shard as done and return its counts and digests."""
-    names = [ANNOTATIONS_FILE, IMAGES_FILE, LEDGER_FILE, DISTANCES_FILE]
-    info = SequenceInfo(
-        rows=len(rows),
-        valid_rows=len(rows),
-        ground_truth_frames=len({row["gt_index"] for row in rows}),
-        sha256={name: sha256_file(folder / name) for name in names},
-        bytes=sum((folder / name).stat().st_size for name in names),
-        data_version=metadata["data_version"],
-        exported_data_version=metadata["exported_data_version"],
-    )
-    mark_done(folder, key, info.to_dict(), names)
-    return info
 
 
 def _check_same(final: Path, key: str, info: SequenceInfo) -> None:

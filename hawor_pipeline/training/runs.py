@@ -89,8 +89,7 @@ def plan_run(
     """Find the run of a configuration: finished (to reuse), unfinished (to resume), or new.
 
     Args:
-        config: resolved configuration.
-        dataset_version: of the training shards.
+        config, dataset_version: see `run_key`.
         runs_dir: folder with one folder per run.
         when_unchanged: `retrain` starts another run if one with the same key is finished.
         start: checkpoint of another run to continue from; such a run has a key and a folder of its own.

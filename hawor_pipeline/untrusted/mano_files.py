@@ -15,6 +15,7 @@ from hawor_pipeline.untrusted.safe_load import load_npz, load_pickle
 _FOLDERS = ("", "mano", "mano_v1_2/models", "models")
 _SHAPE_OF = {
     "v_template": (VERTEX_COUNT, 3),
+    "shapedirs": (VERTEX_COUNT, 3, SHAPE_COUNT),
     "posedirs": (VERTEX_COUNT, 3, 9 * (MANO_JOINT_COUNT - 1)),
     "J_regressor": (MANO_JOINT_COUNT, VERTEX_COUNT),
     "weights": (VERTEX_COUNT, MANO_JOINT_COUNT),
@@ -79,12 +80,7 @@ def load_mano(path: str | Path, side: Side, *, fix_left_shapedirs: bool = False)
     if not isinstance(raw, dict):
         raise DataError(f"{file}: holds {type(raw).__name__}, expected a dictionary of arrays; get MANO v1.2.")
     arrays = {name: _checked(raw, name, shape, file) for name, shape in _SHAPE_OF.items()}
-    shape_dirs = _dense(raw, "shapedirs", file)
-    if shape_dirs.shape[:2] != (VERTEX_COUNT, 3) or shape_dirs.ndim != 3 or shape_dirs.shape[2] < SHAPE_COUNT:
-        raise DataError(f"{file}: found shapedirs of shape {shape_dirs.shape}, expected (778, 3, 10); get MANO v1.2.")
-    if not np.isfinite(shape_dirs).all():
-        raise DataError(f"{file}: shapedirs holds values that are not finite; get the file again.")
-    shape_dirs = np.ascontiguousarray(shape_dirs[:, :, :SHAPE_COUNT], np.float64)
+    shape_dirs = arrays["shapedirs"]
     if fix_left_shapedirs:
         shape_dirs = shape_dirs * np.array([-1.0, 1.0, 1.0])[:, None]
     parents = _dense(raw, "kintree_table", file)[0].astype(np.int64)
@@ -128,6 +124,8 @@ def _checked(raw: dict, name: str, shape: tuple[int, ...], file: Path) -> np.nda
     array = _dense(raw, name, file)
     if name == "hands_mean":
         array = array.reshape(-1)
+    if name == "shapedirs":  # files may hold more directions
+        array = array[..., :SHAPE_COUNT] if array.ndim else array
     if array.shape != shape:
         raise DataError(f"{file}: found {name} of shape {array.shape}, expected {shape}; get MANO v1.2.")
     array = np.ascontiguousarray(array, np.float64)

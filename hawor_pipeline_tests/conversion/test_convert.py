@@ -16,7 +16,7 @@ import simplejpeg
 
 from hawor_pipeline import ArcticDataConverter
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.prepare import convert_subject, convert_subjects, prepare
+from hawor_pipeline.conversion.prepare import convert_subjects, prepare
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline.sources.image_files import ImageFile
@@ -29,7 +29,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def convert(raw: Path, output: Path, settings=SETTINGS, workers=0, **more):
-    return convert_subject(raw, None, "s05", output, settings, workers=workers, **more)
+    return convert_subjects(raw, None, ["s05"], output, settings, workers=workers, **more)["s05"]
 
 
 def only_sequence(raw: Path) -> str:
@@ -431,10 +431,10 @@ import os, sys
 from pathlib import Path
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion import convert_sequence
-from hawor_pipeline.conversion.prepare import convert_subject
+from hawor_pipeline.conversion.prepare import convert_subjects
 convert_sequence.mark_done = lambda *_: os._exit(9)  # as if killed before the shard was published
 settings = ConversionConfig(target_resolution=(64, 64), views=(0, 1, 4))
-convert_subject(sys.argv[1], None, "s05", sys.argv[2], settings, sequences=[sys.argv[3]], workers=0)
+convert_subjects(sys.argv[1], None, ["s05"], sys.argv[2], settings, sequences=[sys.argv[3]], workers=0)
 """
 
 

@@ -10,7 +10,7 @@ import simplejpeg
 from scipy.spatial.transform import Rotation
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.prepare import convert_subject
+from hawor_pipeline.conversion.prepare import convert_subjects
 from hawor_pipeline.shards.store import open_shards
 
 SETTINGS = ConversionConfig(target_resolution=(64, 64), views=(0, 1, 4))
@@ -60,8 +60,8 @@ def cropped_copy(raw_copy, tmp_path):
 
 
 def test_labels_are_those_of_the_full_frame_and_images_show_the_same(raw_copy, cropped_copy, tmp_path):
-    convert_subject(raw_copy, None, "s05", tmp_path / "a", SETTINGS, workers=0)
-    convert_subject(cropped_copy, None, "s05", tmp_path / "b", SETTINGS, workers=0)
+    convert_subjects(raw_copy, None, ["s05"], tmp_path / "a", SETTINGS, workers=0)
+    convert_subjects(cropped_copy, None, ["s05"], tmp_path / "b", SETTINGS, workers=0)
     full, cropped = open_shards(tmp_path / "a"), open_shards(tmp_path / "b")
     assert full.column("sample_id").tolist() == cropped.column("sample_id").tolist()
     for name in ("joints_px", "box_center_px", "box_size_px", "intrinsics", "image_width", "joint_in_frame"):

@@ -7,7 +7,7 @@ import pytest
 
 from hawor_pipeline.cli import main
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.prepare import convert_subject, estimate
+from hawor_pipeline.conversion.prepare import convert_subjects, estimate
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline_tests.sources.layouts import WRITERS
 
@@ -19,7 +19,7 @@ SMALL = {"target_resolution": (64, 64)}
 def test_estimate_equals_what_conversion_then_makes(raw_copy, tmp_path):
     said = estimate(raw_copy, tmp_path / "out", settings=CHOSEN, subjects=["s05", "s03"], workers=1)
     assert not (tmp_path / "out").exists()
-    made = convert_subject(raw_copy, None, "s05", tmp_path / "out", SETTINGS, workers=0)
+    made = convert_subjects(raw_copy, None, ["s05"], tmp_path / "out", SETTINGS, workers=0)["s05"]
     assert said["crops"] == pytest.approx(made.info["rows"], rel=0.02)
     assert said["gigabytes"] * 1e9 == pytest.approx(made.info["bytes"], rel=0.5, abs=5e5)
     assert said["sequences_to_convert"] == 1 and said["hours"] >= 0 and said["enough_disk"]
@@ -53,7 +53,7 @@ def test_damaged_images_are_problems_of_their_sequence_and_the_rest_is_measured(
     assert said["crops"] == pytest.approx(whole["crops"], rel=0.2)
     assert said["measured"]["kilobytes_per_crop"] == pytest.approx(whole["measured"]["kilobytes_per_crop"], rel=0.2)
     with pytest.raises(DataError, match="JPEG"):
-        convert_subject(raw_copy, None, "s05", tmp_path / "out", SETTINGS, workers=0)
+        convert_subjects(raw_copy, None, ["s05"], tmp_path / "out", SETTINGS, workers=0)
 
 
 def test_every_damaged_file_is_listed_not_only_the_first(raw_copy, tmp_path):

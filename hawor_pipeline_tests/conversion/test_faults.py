@@ -13,7 +13,7 @@ import pytest
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.ledger import CORRUPT_IMAGE
-from hawor_pipeline.conversion.prepare import convert_subject
+from hawor_pipeline.conversion.prepare import convert_subjects
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.shards.store import ImageWriter, open_shards
 from hawor_pipeline.sources.arctic import ArcticRoot
@@ -23,7 +23,7 @@ SETTINGS = ConversionConfig(target_resolution=(64, 64), views=(0, 1, 4))
 
 
 def convert(raw: Path, output: Path, subject="s05", mano=None, settings=SETTINGS):
-    return convert_subject(raw, mano, subject, output, settings, workers=0)
+    return convert_subjects(raw, mano, [subject], output, settings, workers=0)[subject]
 
 
 def assert_nothing_published(output: Path):
@@ -81,7 +81,7 @@ def test_unknown_subject_and_sequence(raw_copy, tmp_path):
     known = raw_file(raw_copy, "mano").name.split(".")[0]
     wrong = known.replace("_", "-", 1)
     with pytest.raises(ConfigError, match=f"unknown sequence '{wrong}'.*{known}"):
-        convert_subject(raw_copy, None, "s05", tmp_path / "out", SETTINGS, sequences=[wrong], workers=0)
+        convert_subjects(raw_copy, None, ["s05"], tmp_path / "out", SETTINGS, sequences=[wrong], workers=0)
     assert_nothing_published(tmp_path / "out")
 
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from hawor_pipeline.errors import ConfigError, DataError
-from hawor_pipeline.workers.ray_map import map_on_ray
+from hawor_pipeline.workers.engine import map_on_ray
 from hawor_pipeline_tests.conftest import project_environment
 from hawor_pipeline_tests.orchestration.daemon import free_ports, opened_instance
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from hawor_pipeline.core.skeleton import FINGERS, TIP_VERTEX_IDS
-from hawor_pipeline.sample import hand, hand_pose
+from hawor_pipeline.sample import hand
 from hawor_pipeline.sample.hand import SIDES, mirror_pose
 from hawor_pipeline_tests.sample.joint_angles import pose_to_joint_angles
 from tools.procedural_hand import mesh, surface
@@ -226,7 +226,7 @@ class TestMotion:
     def test_abduction_swings_the_index_to_the_thumb(self, right):
         angles = np.zeros((15, 3))
         angles[0, 1] = 0.2
-        moved = pose_mesh(right, hand_pose.angles_to_pose(angles, REST))[0] - right["v_template"]
+        moved = pose_mesh(right, hand.angles_to_pose(angles, REST))[0] - right["v_template"]
         tip = moved[TIP_IDS["index"]]
         assert tip[2] > 0.9 * np.linalg.norm(tip)
 
@@ -301,16 +301,16 @@ class TestPose:
         np.testing.assert_allclose(np.linalg.det(frame), 1.0)
 
     def test_angles_round_trip(self):
-        limits = hand_pose.JOINT_LIMITS
+        limits = hand.JOINT_LIMITS
         angles = np.random.default_rng(0).uniform(limits[..., 0], limits[..., 1], size=(7, 15, 3))
-        pose = hand_pose.angles_to_pose(angles, REST)
+        pose = hand.angles_to_pose(angles, REST)
         assert pose.shape == (7, 45)
         np.testing.assert_allclose(pose_to_joint_angles(pose), angles, atol=1e-10)
         np.testing.assert_allclose(mirror_pose(mirror_pose(pose)), pose)
 
-    @pytest.mark.parametrize("name", hand_pose.GRASP_ANGLES)
+    @pytest.mark.parametrize("name", hand.GRASP_ANGLES)
     def test_grasps_are_within_the_limits(self, name):
-        angles, limits = hand_pose.GRASP_ANGLES[name], hand_pose.JOINT_LIMITS
+        angles, limits = hand.GRASP_ANGLES[name], hand.JOINT_LIMITS
         assert (angles >= limits[..., 0] - 1e-9).all()
         assert (angles <= limits[..., 1] + 1e-9).all()
 

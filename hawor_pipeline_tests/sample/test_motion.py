@@ -7,8 +7,7 @@ from scipy.spatial.transform import Rotation
 from hawor_pipeline.sample import hand_motion, studio
 from hawor_pipeline.sample.articulated_objects import TOP_PART, build_object
 from hawor_pipeline.sample.grasp import HandRig
-from hawor_pipeline.sample.hand import SIDES, mirror_pose
-from hawor_pipeline.sample.hand_pose import JOINT_LIMITS
+from hawor_pipeline.sample.hand import JOINT_LIMITS, SIDES, mirror_pose
 from hawor_pipeline.sample.skin import FineMesh
 from hawor_pipeline.sample.spec import OBJECT_NAMES
 from hawor_pipeline.untrusted.mano_files import load_mano

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.confidence import confidence, skip_reasons
-from hawor_pipeline.conversion.prepare import convert_subject
+from hawor_pipeline.conversion.prepare import convert_subjects
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.shards.dataset_metadata import build_metadata
 from hawor_pipeline.shards.quality import build_quality
@@ -76,7 +76,7 @@ def test_unlike_settings_and_missing_shards_are_refused(sample_shards, sample_ro
     copy = tmp_path / "shards"
     shutil.copytree(sample_shards, copy)
     other = ConversionConfig(target_resolution=(96, 96), views=(1,))
-    convert_subject(sample_root, None, "s05", copy, other, workers=0)
+    convert_subjects(sample_root, None, ["s05"], copy, other, workers=0)
     with pytest.raises(DataError, match="different settings"):
         build_metadata(copy, sample_root, tmp_path / "out")
 
@@ -181,7 +181,7 @@ def test_plots_of_the_sample_are_marked(quality, name):
 
 def test_quality_of_shards_without_a_valid_row(raw_copy, tmp_path):
     settings = ConversionConfig(target_resolution=(64, 64), views=(1,), min_box_px=5000.0)
-    result = convert_subject(raw_copy, None, "s05", tmp_path / "shards", settings, workers=0)
+    result = convert_subjects(raw_copy, None, ["s05"], tmp_path / "shards", settings, workers=0)["s05"]
     assert result.info["rows"] > 0 and result.info["valid_rows"] == 0
     quality = build_quality(tmp_path / "shards", tmp_path / "quality")
     assert quality.info["valid_share"] == 0.0
@@ -190,7 +190,7 @@ def test_quality_of_shards_without_a_valid_row(raw_copy, tmp_path):
 
 def test_quality_is_reused_and_needs_samples(quality, sample_shards, sample_root, tmp_path):
     assert build_quality(sample_shards, quality.path).reused
-    convert_subject(sample_root, None, "s03", tmp_path / "shards", ConversionConfig(views=(1,)), workers=0)
+    convert_subjects(sample_root, None, ["s03"], tmp_path / "shards", ConversionConfig(views=(1,)), workers=0)
     with pytest.raises(ConfigError, match="no samples"):
         build_quality(tmp_path / "shards", tmp_path / "out")
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from hawor_pipeline.shards.splits import record_protocols
+from hawor_pipeline.shards.splits import read_protocols, record_protocols
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline.sources.arctic import ArcticRoot
 from hawor_pipeline_tests.conftest import REPOSITORY, project_environment
@@ -30,7 +30,7 @@ def shards(sample_shards: Path, sample_root: Path, tmp_path: Path, monkeypatch) 
     """A project's folder with the shared shards where the page expects them."""
     folder = tmp_path / "data" / "shards" / "synthetic"
     shutil.copytree(sample_shards, folder)
-    record_protocols(folder, ArcticRoot.locate(sample_root))
+    record_protocols(folder, read_protocols(ArcticRoot.locate(sample_root)))
     (tmp_path / "data" / "sample").symlink_to(sample_root)
     monkeypatch.chdir(tmp_path)
     return folder

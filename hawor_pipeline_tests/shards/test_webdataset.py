@@ -20,7 +20,7 @@ from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.locate import check_hand_models
 from hawor_pipeline.shards.manifest import read_manifest
 from hawor_pipeline.shards.schema import COLUMNS
-from hawor_pipeline.shards.splits import record_protocols
+from hawor_pipeline.shards.splits import read_protocols, record_protocols
 from hawor_pipeline.shards.store import open_shards, read_side_tables
 from hawor_pipeline.shards.webdataset import dump_portable, export_webdataset, read_webdataset
 from hawor_pipeline.shards.webdataset_import import import_webdataset
@@ -370,7 +370,7 @@ def test_another_source_or_setting_in_the_folder_is_refused(exported, back, tmp_
 
 def test_recorded_protocols_travel_along(sample_shards, sample_root, tmp_path, capsys):
     shards = Path(shutil.copytree(sample_shards, tmp_path / "shards"))
-    record_protocols(shards, ArcticRoot.locate(sample_root / "arctic"))
+    record_protocols(shards, read_protocols(ArcticRoot.locate(sample_root / "arctic")))
     assert main(["export-webdataset", "--data", str(shards), "--output", str(tmp_path / "tars")]) == 0
     assert main(["import-webdataset", str(tmp_path / "tars"), "--output", str(tmp_path / "back")]) == 0
     assert "0 sequences were reused" in capsys.readouterr().out

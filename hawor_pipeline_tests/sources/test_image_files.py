@@ -11,7 +11,7 @@ import pytest
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.inventory import inventory_subject
-from hawor_pipeline.conversion.prepare import convert_subject
+from hawor_pipeline.conversion.prepare import convert_subjects
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.arctic import ArcticRoot
 
@@ -19,7 +19,7 @@ SETTINGS = ConversionConfig(target_resolution=(64, 64), views=(0, 1, 4))
 
 
 def convert(raw: Path, output: Path):
-    return convert_subject(raw, None, "s05", output, SETTINGS, workers=0)
+    return convert_subjects(raw, None, ["s05"], output, SETTINGS, workers=0)["s05"]
 
 
 def shards(folder: Path) -> dict[str, bytes]:

@@ -91,6 +91,6 @@ def test_prepare_records_the_protocols_of_the_raw_data(sample_root, tmp_path):
     from hawor_pipeline.sources.arctic import ArcticRoot
 
     root = ArcticRoot.locate(sample_root / "arctic")
-    record_protocols(tmp_path, root)
+    record_protocols(tmp_path, read_protocols(root))
     assert recorded_protocols(tmp_path) == read_protocols(root)
     assert recorded_protocols(tmp_path)["p1"].subjects["val"] == ["s05"]

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from hawor_pipeline.sample.hand_pose import GRASP_ANGLES, angles_to_pose
+from hawor_pipeline.sample.hand import GRASP_ANGLES, angles_to_pose
 from tools.procedural_hand.deformation import blend_weights, joint_regressor, pose_correctives, shape_motion
 from tools.procedural_hand.mesh import right_hand_mesh
 from tools.procedural_hand.skeleton import SKELETON

@@ -3,11 +3,10 @@
 Convention: angles are in radians, vertices (*batch, points, 3) in metres.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hawor_pipeline.core.metrics.points import length, root_shift
+from hawor_pipeline.core.metrics.points import length, root_shift, share_below
 from hawor_pipeline.core.nearest import nearest_distances
 
 SUCCESS_SHARE = 0.05  # of the object's diameter
@@ -69,8 +68,7 @@ def success_rate(
     """
     shift = root_shift(pred_root, target_root)
     distance = length(pred - target if shift is None else pred - target - shift)
-    hits = (distance < share * diameter.unsqueeze(-1)).to(distance.dtype).mean(-1)
-    return torch.where(distance.isnan().any(-1), torch.full_like(hits, torch.nan), hits)
+    return share_below(distance, share * diameter.unsqueeze(-1))
 
 
 def field_error(

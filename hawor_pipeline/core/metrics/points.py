@@ -266,6 +266,12 @@ def _length_by_component(vectors: Tensor, root: int | None) -> Tensor:
     return (x * x).addcmul_(y, y).addcmul_(z, z).sqrt_()
 
 
+def share_below(distance: Tensor, limit: Tensor | float) -> Tensor:
+    """Compute the share of distances of the last dimension below a limit; NaN where a distance is."""
+    share = (distance < limit).to(distance.dtype).mean(-1)
+    return torch.where(distance.isnan().any(-1), torch.full_like(share, torch.nan), share)
+
+
 def mean_over_points(values: Tensor, mask: Tensor | None) -> Tensor:
     """Average the last dimension where the mask selects; NaN where it selects nothing, unlike a loss, which is 0."""
     if mask is None:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hawor_pipeline.core.mesh import edge_lengths, face_normals
+from hawor_pipeline.core.metrics.points import share_below
 from hawor_pipeline.core.nearest import nearest_distances
 from hawor_pipeline.core.types import promote
 
@@ -72,16 +73,11 @@ def f_score_of_distances(
     limits = [threshold] if isinstance(threshold, (int, float)) else list(threshold)
     scores = []
     for limit in limits:
-        precision = _share_below(forward, limit)
-        recall = _share_below(backward, limit)
+        precision = share_below(forward, limit)
+        recall = share_below(backward, limit)
         both = precision + recall
         scores.append(torch.where(both == 0, both, 2 * precision * recall / both))
     return scores[0] if isinstance(threshold, (int, float)) else torch.stack(scores, -1)
-
-
-def _share_below(distance: Tensor, limit: float) -> Tensor:
-    share = (distance < limit).to(distance.dtype).mean(-1)
-    return torch.where(distance.isnan().any(-1), torch.full_like(share, torch.nan), share)
 
 
 def chamfer_distance(
