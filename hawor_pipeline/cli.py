@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from hawor_pipeline import __version__
 from hawor_pipeline.commands import data, evaluation, predicting, project, training, viewing, weights
+from hawor_pipeline.commands.options import Command
 from hawor_pipeline.errors import HaworError
 
 TOPICS = (project, data, training, evaluation, viewing, predicting, weights)  # in the order of the help
@@ -40,8 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in TOPICS:
-        for add in module.COMMANDS:
-            add(commands)
+        for declared in vars(module).values():  # in the order of the module
+            if isinstance(declared, Command):
+                declared.add_to(commands)
     return parser
 
 

@@ -4,32 +4,28 @@ import argparse
 import json
 from pathlib import Path
 
-from hawor_pipeline.commands.options import add_command, add_hand_models, add_shards
+from hawor_pipeline.commands.options import command, hand_models_option, option, shards_option
 from hawor_pipeline.commands.printing import print_result, show_progress
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.sources.registry import ARCTIC, DATASETS
 
 
-def _add_sample(commands) -> None:
-    parser = add_command(commands, "sample-data", _sample, "write the built-in synthetic sample in ARCTIC's raw layout")
-    option = parser.add_argument
-    option("--root", type=Path, required=True, metavar="DIR", help="folder for arctic/ and body_models/")
-    option("--subjects", nargs="+", metavar="s01", help="subjects, s01 to s10 (default: all)")
-    option("--sequences-per-subject", type=int, metavar="N", help="sequences of each subject (default: 2)")
-    option("--frames", type=int, metavar="N", help="frames of ground truth per sequence, at 30 fps (default: 36)")
-    option("--views", type=int, nargs="+", metavar="V", help="cameras: 0 egocentric, 1 to 8 static (default: all)")
-    option("--image-source", choices=["images", "cropped_images"], help="full frames (default) or crops")
-    option(
-        "--image-scale",
-        type=float,
-        metavar="F",
-        help="scale of full frames and intrinsics (default: 0.25; 1 for crops)",
-    )
-    option("--seed", type=int, metavar="N", help="random seed of all contents (default: 0)")
-    option("--tempo", type=float, metavar="F", help="speed of motion (default: 1, natural)")
-    option("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
-
-
+@command("sample-data", "write the built-in synthetic sample in ARCTIC's raw layout")
+@option("--root", type=Path, required=True, metavar="DIR", help="folder for arctic/ and body_models/")
+@option("--subjects", nargs="+", metavar="s01", help="subjects, s01 to s10 (default: all)")
+@option("--sequences-per-subject", type=int, metavar="N", help="sequences of each subject (default: 2)")
+@option("--frames", type=int, metavar="N", help="frames of ground truth per sequence, at 30 fps (default: 36)")
+@option("--views", type=int, nargs="+", metavar="V", help="cameras: 0 egocentric, 1 to 8 static (default: all)")
+@option("--image-source", choices=["images", "cropped_images"], help="full frames (default) or crops")
+@option(
+    "--image-scale",
+    type=float,
+    metavar="F",
+    help="scale of full frames and intrinsics (default: 0.25; 1 for crops)",
+)
+@option("--seed", type=int, metavar="N", help="random seed of all contents (default: 0)")
+@option("--tempo", type=float, metavar="F", help="speed of motion (default: 1, natural)")
+@option("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
 def _sample(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.sample.spec import SampleSpec
     from hawor_pipeline.sample.write import ensure_sample
@@ -46,23 +42,19 @@ def _sample(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_prepare(commands) -> None:
-    parser = add_command(commands, "prepare", _prepare, "convert ARCTIC or another dataset to training shards")
-    option = parser.add_argument
-    option("--arctic-root", type=Path, metavar="DIR", help="ARCTIC, any folder level of its download")
-    option("--dataset", metavar="NAME", help=f"another dataset: {', '.join(DATASETS)}")
-    option("--root", type=Path, metavar="DIR", help="folder that --dataset is unpacked in")
-    option("--output-dir", type=Path, required=True, metavar="DIR", help="folder for the shards")
-    option("--subjects", nargs="+", metavar="s01", help="default: all")
-    option("--sequences", nargs="+", metavar="NAME", help="default: all")
-    option("--max-sequences-per-subject", type=int, metavar="N", help="default: no limit")
-    option("--target-resolution", type=int, nargs=2, metavar=("H", "W"), help="default: 256 256")
-    option("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
-    option("--views", type=int, nargs="+", metavar="V", help="cameras of ARCTIC (default: all)")
-    add_hand_models(parser)
-    option("--dry-run", action="store_true", help="only estimate crops, disk and hours")
-
-
+@command("prepare", "convert ARCTIC or another dataset to training shards")
+@option("--arctic-root", type=Path, metavar="DIR", help="ARCTIC, any folder level of its download")
+@option("--dataset", metavar="NAME", help=f"another dataset: {', '.join(DATASETS)}")
+@option("--root", type=Path, metavar="DIR", help="folder that --dataset is unpacked in")
+@option("--output-dir", type=Path, required=True, metavar="DIR", help="folder for the shards")
+@option("--subjects", nargs="+", metavar="s01", help="default: all")
+@option("--sequences", nargs="+", metavar="NAME", help="default: all")
+@option("--max-sequences-per-subject", type=int, metavar="N", help="default: no limit")
+@option("--target-resolution", type=int, nargs=2, metavar=("H", "W"), help="default: 256 256")
+@option("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
+@option("--views", type=int, nargs="+", metavar="V", help="cameras of ARCTIC (default: all)")
+@hand_models_option()
+@option("--dry-run", action="store_true", help="only estimate crops, disk and hours")
 def _prepare(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.conversion.prepare import estimate, prepare
 
@@ -90,17 +82,11 @@ def _prepare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_export_webdataset(commands) -> None:
-    parser = add_command(
-        commands, "export-webdataset", _export_webdataset, "write shards as WebDataset tars that HaMeR's training reads"
-    )
-    option = parser.add_argument
-    add_shards(parser, required=True)
-    option("--output", type=Path, required=True, metavar="DIR", help="a new folder")
-    option("--subjects", nargs="+", metavar="s01", help="default: all")
-    option("--samples-per-tar", type=int, default=1000, metavar="N", help="default: 1000")
-
-
+@command("export-webdataset", "write shards as WebDataset tars that HaMeR's training reads")
+@shards_option(required=True)
+@option("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+@option("--subjects", nargs="+", metavar="s01", help="default: all")
+@option("--samples-per-tar", type=int, default=1000, metavar="N", help="default: 1000")
 def _export_webdataset(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.shards.webdataset import export_webdataset
 
@@ -111,16 +97,9 @@ def _export_webdataset(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_import_webdataset(commands) -> None:
-    parser = add_command(
-        commands, "import-webdataset", _import_webdataset, "convert tars of export-webdataset back to shards"
-    )
-    parser.add_argument("tars", type=Path, metavar="TAR_FOLDER", help="folder written by export-webdataset")
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="shards folder, new or of the same source"
-    )
-
-
+@command("import-webdataset", "convert tars of export-webdataset back to shards")
+@option("tars", type=Path, metavar="TAR_FOLDER", help="folder written by export-webdataset")
+@option("--output", type=Path, required=True, metavar="DIR", help="shards folder, new or of the same source")
 def _import_webdataset(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.shards.webdataset_import import import_webdataset
 
@@ -130,6 +109,3 @@ def _import_webdataset(arguments: argparse.Namespace) -> int:
         f"{done.reused_sequences} sequences were reused"
     )
     return 0
-
-
-COMMANDS = (_add_sample, _add_prepare, _add_export_webdataset, _add_import_webdataset)

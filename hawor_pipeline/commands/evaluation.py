@@ -3,27 +3,30 @@
 import argparse
 from pathlib import Path
 
-from hawor_pipeline.commands.options import add_command, add_device, add_hand_models, add_metrics, add_shards
+from hawor_pipeline.commands.options import (
+    command,
+    device_option,
+    hand_models_option,
+    metrics_option,
+    option,
+    shards_option,
+)
 from hawor_pipeline.commands.printing import print_result
 from hawor_pipeline.paths import DataPaths
 
 
-def _add_evaluate(commands) -> None:
-    parser = add_command(commands, "evaluate", _evaluate, "evaluate a checkpoint on shards and write the metric tables")
-    option = parser.add_argument
-    option("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to evaluate")
-    add_shards(parser, required=True)
-    option("--output", type=Path, required=True, metavar="DIR", help="folder for the metric tables")
-    option("--subjects", nargs="+", metavar="s05", help="default: ARCTIC's validation subject; all of other datasets")
-    add_hand_models(parser)
-    option("--protocol", default="arctic-all-val", metavar="NAME", help="default: arctic-all-val")
-    add_device(parser)
-    option("--devices", type=int, default=1, metavar="N", help="number of devices that share the work (default: 1)")
-    option("--num-workers", type=int, default=0, metavar="N", help="decoding processes per device (default: 0)")
-    option("--run-id", metavar="NAME", help="run_id of the tables (default: the name of the run's folder)")
-    option("--robustness", type=int, default=0, metavar="N", help="write the robustness table from about N samples")
-
-
+@command("evaluate", "evaluate a checkpoint on shards and write the metric tables")
+@option("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to evaluate")
+@shards_option(required=True)
+@option("--output", type=Path, required=True, metavar="DIR", help="folder for the metric tables")
+@option("--subjects", nargs="+", metavar="s05", help="default: ARCTIC's validation subject; all of other datasets")
+@hand_models_option()
+@option("--protocol", default="arctic-all-val", metavar="NAME", help="default: arctic-all-val")
+@device_option
+@option("--devices", type=int, default=1, metavar="N", help="number of devices that share the work (default: 1)")
+@option("--num-workers", type=int, default=0, metavar="N", help="decoding processes per device (default: 0)")
+@option("--run-id", metavar="NAME", help="run_id of the tables (default: the name of the run's folder)")
+@option("--robustness", type=int, default=0, metavar="N", help="write the robustness table from about N samples")
 def _evaluate(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
     from hawor_pipeline.evaluation.protocols import default_subjects, find_protocol
@@ -62,15 +65,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_compare(commands) -> None:
-    parser = add_command(commands, "compare", _compare, "compare two runs sample by sample, with confidence intervals")
-    option = parser.add_argument
-    option("run_id", metavar="RUN_ID")
-    option("other_run_id", metavar="OTHER_RUN_ID")
-    add_metrics(parser, "--metrics-dir")
-    option("--metrics", nargs="+", metavar="mpjpe_mm", help="metrics to compare (default: all of the samples table)")
-
-
+@command("compare", "compare two runs sample by sample, with confidence intervals")
+@option("run_id", metavar="RUN_ID")
+@option("other_run_id", metavar="OTHER_RUN_ID")
+@metrics_option("--metrics-dir")
+@option("--metrics", nargs="+", metavar="mpjpe_mm", help="metrics to compare (default: all of the samples table)")
 def _compare(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.evaluation.compare import compare_runs
     from hawor_pipeline.evaluation.gate import describe
@@ -82,6 +81,3 @@ def _compare(arguments: argparse.Namespace) -> int:
         mark = "worse" if item.worse else "better" if item.improved else ""
         print(f"{mark:8}{describe(item) if item.difference is not None else f'{item.metric}: {item.note}'}")
     return 0
-
-
-COMMANDS = (_add_evaluate, _add_compare)

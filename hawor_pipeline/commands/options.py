@@ -1,37 +1,75 @@
-"""Registration of a command, and options that several commands share, each with one help text."""
+"""Declaration of a command and its options; options that several commands share are here, each with one help text."""
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-_DATA_HELP = "shards folder, or the URL of a published one"
-
-
-def add_command(commands, name: str, execute: Callable[[argparse.Namespace], int], summary: str):
-    """Add a command that `execute` runs, and return its parser."""
-    parser = commands.add_parser(name, help=summary)
-    parser.set_defaults(execute=execute)
-    return parser
+Execute = Callable[[argparse.Namespace], int]
+Declare = Callable[[Execute], Execute]
+_declared: dict[Execute, list[tuple[tuple[str, ...], dict[str, Any]]]] = {}
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add `--device`."""
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, ...")
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: its name, help, options in the order of its help, and function, which returns the exit code."""
+
+    name: str
+    summary: str
+    options: tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
+    execute: Execute
+
+    def add_to(self, commands) -> None:
+        """Add the parser of this command to those of all commands."""
+        parser = commands.add_parser(self.name, help=self.summary)
+        parser.set_defaults(execute=self.execute)
+        for names, settings in self.options:
+            parser.add_argument(*names, **settings)
 
 
-def add_hand_models(parser: argparse.ArgumentParser, default: str = "those of the data") -> None:
-    """Add `--mano-dir`."""
-    parser.add_argument(
+def command(name: str, summary: str) -> Callable[[Execute], Command]:
+    """Make a function a command, with the options that are declared below this decorator."""
+    return lambda execute: Command(name, summary, tuple(_declared.pop(execute, ())), execute)
+
+
+def option(*names: str, **settings: Any) -> Declare:
+    """Declare an option or argument of a command; arguments as of `ArgumentParser.add_argument`."""
+
+    def declare(execute: Execute) -> Execute:
+        _declared.setdefault(execute, []).insert(0, (names, settings))  # the lowest decorator runs first
+        return execute
+
+    return declare
+
+
+def options(*group: Declare) -> Declare:
+    """Declare several options, in this order."""
+
+    def declare(execute: Execute) -> Execute:
+        for each in reversed(group):
+            execute = each(execute)
+        return execute
+
+    return declare
+
+
+def hand_models_option(default: str = "those of the data") -> Declare:
+    """Declare `--mano-dir`."""
+    return option(
         "--mano-dir", type=Path, metavar="DIR", help=f"folder of MANO_RIGHT and MANO_LEFT (default: {default})"
     )
 
 
-def add_metrics(parser: argparse.ArgumentParser, name: str = "--metrics") -> None:
-    """Add the folder of the metric tables."""
-    parser.add_argument(name, type=Path, metavar="DIR", help="folder of the metric tables (default: data/metrics)")
+def metrics_option(name: str = "--metrics") -> Declare:
+    """Declare the folder of the metric tables."""
+    return option(name, type=Path, metavar="DIR", help="folder of the metric tables (default: data/metrics)")
 
 
-def add_shards(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add `--data`; where it is not required, the project's shards are searched."""
+def shards_option(*, required: bool) -> Declare:
+    """Declare `--data`; where it is not required, the project's shards are searched."""
     more = "" if required else " (default: the folder of data/shards that has the subject)"
-    parser.add_argument("--data", required=required, help=_DATA_HELP + more)
+    return option("--data", required=required, help="shards folder, or the URL of a published one" + more)
+
+
+device_option = option("--device", default="auto", help="auto (default), cpu, cuda, ...")

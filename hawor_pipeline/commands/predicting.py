@@ -2,26 +2,21 @@
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 
-from hawor_pipeline.commands.options import add_command, add_device, add_hand_models, add_metrics
+from hawor_pipeline.commands.options import command, device_option, hand_models_option, metrics_option, option
 from hawor_pipeline.errors import ConfigError, DataError
 
 
-def _add_predict(commands) -> None:
-    parser = add_command(
-        commands, "predict", _predict, "predict the hands in a video or image folder: table, video, meshes"
-    )
-    option = parser.add_argument
-    option("--checkpoint", type=Path, required=True, metavar="FILE", help="network to apply")
-    option("--input", type=Path, required=True, metavar="VIDEO|DIR", help="video file, or folder of images")
-    option("--boxes", type=Path, required=True, metavar="FILE", help="CSV: image,side,x_min,y_min,x_max,y_max")
-    option("--focal", type=float, metavar="PX", help="focal length in pixels (default: the diagonal)")
-    option("--output", type=Path, required=True, metavar="DIR", help="a new folder")
-    add_hand_models(parser, "$MANO_DIR, else the hand of the built-in sample")
-    add_device(parser)
-
-
+@command("predict", "predict the hands in a video or image folder: table, video, meshes")
+@option("--checkpoint", type=Path, required=True, metavar="FILE", help="network to apply")
+@option("--input", type=Path, required=True, metavar="VIDEO|DIR", help="video file, or folder of images")
+@option("--boxes", type=Path, required=True, metavar="FILE", help="CSV: image,side,x_min,y_min,x_max,y_max")
+@option("--focal", type=float, metavar="PX", help="focal length in pixels (default: the diagonal)")
+@option("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+@hand_models_option("$MANO_DIR, else the hand of the built-in sample")
+@device_option
 def _predict(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.locate import hand_models_for_footage
     from hawor_pipeline.prediction.predict_footage import HANDS_FILE, MESH_DIR, VIDEO_FILE, predict_footage
@@ -49,29 +44,20 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_export_leaderboard(commands) -> None:
-    parser = add_command(
-        commands,
-        "export-leaderboard",
-        _export_leaderboard,
-        "write and check an upload for ARCTIC's leaderboard (hands only)",
-    )
-    option = parser.add_argument
-    option("--output", type=Path, metavar="FILE.zip", help="upload to write")
-    option("--check", type=Path, metavar="FILE.zip", help="only check this upload")
-    option("--task", default="pose_p1", metavar="NAME", help="pose_p1 (static views) or pose_p2 (ego)")
-    option("--split", default="test", metavar="NAME", help="test (default), or val for a trial")
-    option("--run", dest="run_id", metavar="RUN_ID", help="upload the stored predictions of this run")
-    option("--checkpoint", type=Path, metavar="FILE", help="apply this network to the images; needs --boxes")
-    option("--boxes", type=Path, metavar="FILE.csv", help="hand boxes: image,side,x_min,y_min,x_max,y_max")
-    option("--arctic-root", type=Path, metavar="DIR", help="default: $ARCTIC_ROOT, else the built-in sample")
-    add_hand_models(parser)
-    option("--ego-camera", type=Path, metavar="FILE.npy", help="an .egocam.dist.npy, for pose_p2")
-    add_metrics(parser)
-    option("--missing", choices=("refuse", "hold"), default="refuse", help="hands without a prediction")
-    add_device(parser)
-
-
+@command("export-leaderboard", "write and check an upload for ARCTIC's leaderboard (hands only)")
+@option("--output", type=Path, metavar="FILE.zip", help="upload to write")
+@option("--check", type=Path, metavar="FILE.zip", help="only check this upload")
+@option("--task", default="pose_p1", metavar="NAME", help="pose_p1 (static views) or pose_p2 (ego)")
+@option("--split", default="test", metavar="NAME", help="test (default), or val for a trial")
+@option("--run", dest="run_id", metavar="RUN_ID", help="upload the stored predictions of this run")
+@option("--checkpoint", type=Path, metavar="FILE", help="apply this network to the images; needs --boxes")
+@option("--boxes", type=Path, metavar="FILE.csv", help="hand boxes: image,side,x_min,y_min,x_max,y_max")
+@option("--arctic-root", type=Path, metavar="DIR", help="default: $ARCTIC_ROOT, else the built-in sample")
+@hand_models_option()
+@option("--ego-camera", type=Path, metavar="FILE.npy", help="an .egocam.dist.npy, for pose_p2")
+@metrics_option()
+@option("--missing", choices=("refuse", "hold"), default="refuse", help="hands without a prediction")
+@device_option
 def _export_leaderboard(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.leaderboard.submission_check import check_upload
     from hawor_pipeline.leaderboard.submission_sources import UploadRequest, export_upload
@@ -80,19 +66,8 @@ def _export_leaderboard(arguments: argparse.Namespace) -> int:
         return _report_problems(arguments.check, check_upload(arguments.check))
     if arguments.output is None:
         raise ConfigError("no output: give --output FILE.zip, or --check FILE.zip to check an upload.")
-    names = (
-        "output",
-        "task",
-        "split",
-        "run_id",
-        "checkpoint",
-        "boxes",
-        "arctic_root",
-        "mano_dir",
-        "ego_camera",
-        "device",
-    )
-    chosen = {name: getattr(arguments, name) for name in names}
+    given = vars(arguments)
+    chosen = {field.name: given[field.name] for field in fields(UploadRequest) if field.name in given}
     hold = arguments.missing == "hold"
     info, problems = export_upload(UploadRequest(**chosen, metrics_dir=arguments.metrics, hold_missing=hold))
     print(f"{info.task}: {info.views} views, {info.frames} frames of both hands, {info.held} hands held in time")
@@ -110,6 +85,3 @@ def _report_problems(path: Path, problems: list[str]) -> int:
         raise DataError(f"{path} would not be evaluated:\n{shown}{more}")
     print(f"Checked, complete: {path}")
     return 0
-
-
-COMMANDS = (_add_predict, _add_export_leaderboard)

@@ -9,7 +9,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from hawor_pipeline.commands.options import add_command
+from hawor_pipeline.commands.options import command, option
 from hawor_pipeline.commands.printing import print_report
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import DataPaths, config_dir
@@ -17,10 +17,6 @@ from hawor_pipeline.paths import DataPaths, config_dir
 UI_ADDRESS = "127.0.0.1"
 UI_PORT = 3000
 TENSORBOARD_PORT = 6006
-
-
-def _add_demo(commands) -> None:
-    add_command(commands, "demo", _demo, "run the whole pipeline on the built-in sample")
 
 
 def _dagster_environment() -> dict[str, str]:
@@ -31,6 +27,7 @@ def _dagster_environment() -> dict[str, str]:
     return environment
 
 
+@command("demo", "run the whole pipeline on the built-in sample")
 def _demo(_: argparse.Namespace) -> int:
     preset = config_dir() / "jobs" / "demo.yaml"
     module, job = "hawor_pipeline.definitions", "full_pipeline_job"
@@ -51,20 +48,16 @@ def _demo(_: argparse.Namespace) -> int:
     return 0
 
 
-def _add_ui(commands) -> None:
-    parser = add_command(commands, "ui", _ui, "start Dagster's web UI with its daemon")
-    option = parser.add_argument
-    option("--host", default=UI_ADDRESS, help=f"default: {UI_ADDRESS}")
-    option("--port", type=int, default=UI_PORT, help=f"default: {UI_PORT}")
-    option("--reports-port", type=int, help="port of the reports (default: --port + 1)")
-    option(
-        "--tensorboard-port",
-        type=int,
-        default=TENSORBOARD_PORT,
-        help=f"0 starts no TensorBoard (default: {TENSORBOARD_PORT})",
-    )
-
-
+@command("ui", "start Dagster's web UI with its daemon")
+@option("--host", default=UI_ADDRESS, help=f"default: {UI_ADDRESS}")
+@option("--port", type=int, default=UI_PORT, help=f"default: {UI_PORT}")
+@option("--reports-port", type=int, help="port of the reports (default: --port + 1)")
+@option(
+    "--tensorboard-port",
+    type=int,
+    default=TENSORBOARD_PORT,
+    help=f"0 starts no TensorBoard (default: {TENSORBOARD_PORT})",
+)
 def _ui(arguments: argparse.Namespace) -> int:
     if not Path("dagster.yaml").is_file():
         raise ConfigError(f"dagster.yaml not found in {Path.cwd()}; start the UI from the project's directory")
@@ -97,16 +90,10 @@ def _until_stopped(command: list[str], environment: dict[str, str]) -> int:
     return max(process.wait(), 0)
 
 
-def _add_doctor(commands) -> None:
-    add_command(commands, "doctor", _doctor, "check this machine: what is present, what is missing, what to do")
-
-
+@command("doctor", "check this machine: what is present, what is missing, what to do")
 def _doctor(_: argparse.Namespace) -> int:
     from hawor_pipeline.doctor import examine, render
 
     diagnoses = examine()
     print(render(diagnoses))
     return 1 if any(each.required and not each.ok for each in diagnoses) else 0
-
-
-COMMANDS = (_add_demo, _add_ui, _add_doctor)

@@ -4,20 +4,24 @@ import argparse
 import sys
 from pathlib import Path
 
-from hawor_pipeline.commands.options import add_command
+from hawor_pipeline.commands.options import command, option, options
 from hawor_pipeline.commands.printing import print_result
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import experiment_file
 
+# The options that define a run.
+_settings = options(
+    option("--config", type=Path, required=True, metavar="FILE", help="training configuration (YAML)"),
+    option("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", help="replace configured values"),
+    option("--val-subjects", nargs="+", metavar="s05", help="validate on these subjects"),
+    option("--val-fraction", type=float, metavar="F", help="validate on this share of the sequences"),
+    option("--from-scratch", action="store_true", help="allow a huge backbone without pretrained weights"),
+)
 
-def _add_create_config(commands) -> None:
-    parser = add_command(
-        commands, "create-config", _create_config, "write a training configuration with every key explained"
-    )
-    parser.add_argument("path", type=Path, metavar="FILE", help="YAML file to write")
-    parser.add_argument("--experiment", metavar="NAME", help="start from a shipped experiment")
 
-
+@command("create-config", "write a training configuration with every key explained")
+@option("path", type=Path, metavar="FILE", help="YAML file to write")
+@option("--experiment", metavar="NAME", help="start from a shipped experiment")
 def _create_config(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.config import TrainingConfig, commented_yaml, load_config
     from hawor_pipeline.provenance import atomic_write_text
@@ -30,12 +34,9 @@ def _create_config(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_migrate_config(commands) -> None:
-    parser = add_command(commands, "migrate-config", _migrate, "translate a configuration of the original system")
-    parser.add_argument("old", type=Path, metavar="OLD", help="its YAML or JSON file")
-    parser.add_argument("new", type=Path, metavar="NEW", help="the YAML file to write")
-
-
+@command("migrate-config", "translate a configuration of the original system")
+@option("old", type=Path, metavar="OLD", help="its YAML or JSON file")
+@option("new", type=Path, metavar="NEW", help="the YAML file to write")
 def _migrate(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.provenance import atomic_write_text
     from hawor_pipeline.training.migrate import migrate_file
@@ -49,23 +50,8 @@ def _migrate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the options that define a run."""
-    option = parser.add_argument
-    option("--config", type=Path, required=True, metavar="FILE", help="training configuration (YAML)")
-    option("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", help="replace configured values")
-    option("--val-subjects", nargs="+", metavar="s05", help="validate on these subjects")
-    option("--val-fraction", type=float, metavar="F", help="validate on this share of the sequences")
-    option("--from-scratch", action="store_true", help="allow a huge backbone without pretrained weights")
-
-
-def _add_preflight(commands) -> None:
-    parser = add_command(
-        commands, "preflight", _preflight, "check memory, data loading, learning and duration before training"
-    )
-    _add_settings(parser)
-
-
+@command("preflight", "check memory, data loading, learning and duration before training")
+@_settings
 def _preflight(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.config import load_config
     from hawor_pipeline.evaluation.predict import choose_device
@@ -84,17 +70,14 @@ def _preflight(arguments: argparse.Namespace) -> int:
     return 1 if findings.refusals else 0
 
 
-def _add_train(commands) -> None:
-    parser = add_command(commands, "train", _train, "train a network; resumes an interrupted run")
-    _add_settings(parser)
-    parser.add_argument(
-        "--resume",
-        default="auto",
-        metavar="auto|PATH",
-        help="auto (default) resumes this run; PATH starts a new run from it",
-    )
-
-
+@command("train", "train a network; resumes an interrupted run")
+@_settings
+@option(
+    "--resume",
+    default="auto",
+    metavar="auto|PATH",
+    help="auto (default) resumes this run; PATH starts a new run from it",
+)
 def _train(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.config import load_config
     from hawor_pipeline.training.launch import train
@@ -125,6 +108,3 @@ def _overrides(arguments: argparse.Namespace) -> dict:
     if arguments.from_scratch:
         overrides["from_scratch"] = True
     return overrides
-
-
-COMMANDS = (_add_create_config, _add_migrate_config, _add_preflight, _add_train)

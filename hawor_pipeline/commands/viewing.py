@@ -4,24 +4,28 @@ import argparse
 import sys
 from pathlib import Path
 
-from hawor_pipeline.commands.options import add_command, add_hand_models, add_metrics, add_shards
+from hawor_pipeline.commands.options import command, hand_models_option, metrics_option, option, options, shards_option
 from hawor_pipeline.commands.printing import print_report
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import DataPaths
 
-
-def _add_report(commands) -> None:
-    parser = add_command(commands, "report", _report, "write the report of a run and print its path and main numbers")
-    option = parser.add_argument
-    option("--run", dest="run_dir", type=Path, required=True, metavar="DIR", help="folder of the run below data/runs")
-    option("--against", metavar="RUN", help="write a comparison with this run (folder or run_id) instead")
-    add_metrics(parser)
-    add_shards(parser, required=False)
-    add_hand_models(parser)
-    option("--output", type=Path, metavar="DIR", help="folder for the report (default: data/reports)")
-    option("--data-card-dir", type=Path, metavar="DIR", help="folder of data_card.md (default: data/metadata)")
+# The options that name inputs; the project's own folders by default.
+_places = options(
+    option("--run", dest="run_id", metavar="RUN_ID", help="default: the run evaluated last"),
+    metrics_option(),
+    shards_option(required=False),
+    hand_models_option(),
+)
 
 
+@command("report", "write the report of a run and print its path and main numbers")
+@option("--run", dest="run_dir", type=Path, required=True, metavar="DIR", help="folder of the run below data/runs")
+@option("--against", metavar="RUN", help="write a comparison with this run (folder or run_id) instead")
+@metrics_option()
+@shards_option(required=False)
+@hand_models_option()
+@option("--output", type=Path, metavar="DIR", help="folder for the report (default: data/reports)")
+@option("--data-card-dir", type=Path, metavar="DIR", help="folder of data_card.md (default: data/metadata)")
 def _report(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.reporting.build_report import build_report
     from hawor_pipeline.reporting.results import RunResults
@@ -65,23 +69,10 @@ def _report_comparison(arguments: argparse.Namespace, metrics: Path, output: Pat
     return 0
 
 
-def _add_places(parser) -> None:
-    """Add the options that name inputs; the project's own folders by default."""
-    parser.add_argument("--run", dest="run_id", metavar="RUN_ID", help="default: the run evaluated last")
-    add_metrics(parser)
-    add_shards(parser, required=False)
-    add_hand_models(parser)
-
-
-def _add_show(commands) -> None:
-    parser = add_command(
-        commands, "show", _show, "write a page about one sample: image, true and predicted mesh, errors"
-    )
-    parser.add_argument("sample_id", metavar="SAMPLE_ID", help="such as s05/box_grab_01/0/00012/right")
-    _add_places(parser)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the page (default: in data/reports)")
-
-
+@command("show", "write a page about one sample: image, true and predicted mesh, errors")
+@option("sample_id", metavar="SAMPLE_ID", help="such as s05/box_grab_01/0/00012/right")
+@_places
+@option("--output", type=Path, metavar="FILE", help="the page (default: in data/reports)")
 def _show(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.inspection.sample_view import look_at_sample
     from hawor_pipeline.locate import find_shards
@@ -107,21 +98,17 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_video(commands) -> None:
-    parser = add_command(commands, "video", _video, "draw predicted meshes over one recording, as MP4 and for rerun")
-    option = parser.add_argument
-    option("sequence", metavar="SUBJECT/SEQUENCE", help="such as s05/box_grab_01")
-    option("--view", type=int, default=1, metavar="V", help="camera: 0 egocentric, 1 to 8 static (default: 1)")
-    _add_places(parser)
-    option("--crops", action="store_true", help="show the crops of the hands instead of raw frames")
-    option("--arctic-root", type=Path, metavar="DIR", help="raw data (default: those of the shards)")
-    option("--height", type=int, default=720, metavar="PX", help="largest height of the video (default: 720)")
-    option("--truth", action="store_true", help="also draw the skeletons of the ground truth")
-    option("--align-wrists", action="store_true", help="move predicted wrists to the true ones")
-    option("--rerun", type=Path, metavar="FILE.rrd", help="also write meshes and cameras for the rerun viewer")
-    option("--output", type=Path, metavar="FILE", help="the video (default: in data/reports)")
-
-
+@command("video", "draw predicted meshes over one recording, as MP4 and for rerun")
+@option("sequence", metavar="SUBJECT/SEQUENCE", help="such as s05/box_grab_01")
+@option("--view", type=int, default=1, metavar="V", help="camera: 0 egocentric, 1 to 8 static (default: 1)")
+@_places
+@option("--crops", action="store_true", help="show the crops of the hands instead of raw frames")
+@option("--arctic-root", type=Path, metavar="DIR", help="raw data (default: those of the shards)")
+@option("--height", type=int, default=720, metavar="PX", help="largest height of the video (default: 720)")
+@option("--truth", action="store_true", help="also draw the skeletons of the ground truth")
+@option("--align-wrists", action="store_true", help="move predicted wrists to the true ones")
+@option("--rerun", type=Path, metavar="FILE.rrd", help="also write meshes and cameras for the rerun viewer")
+@option("--output", type=Path, metavar="FILE", help="the video (default: in data/reports)")
 def _video(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.inspection.video import VideoSettings, write_video
     from hawor_pipeline.locate import find_raw_root_of, find_shards
@@ -149,6 +136,3 @@ def _video(arguments: argparse.Namespace) -> int:
     if arguments.rerun:
         print(f"For the rerun viewer: {arguments.rerun}")
     return 0
-
-
-COMMANDS = (_add_report, _add_show, _add_video)

@@ -4,21 +4,17 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from hawor_pipeline.commands.options import add_command
+from hawor_pipeline.commands.options import command, option
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import DataPaths
 
 SUFFIXES = {"safetensors": (".safetensors",), "hawor": (".ckpt", ".pt", ".pth")}
 
 
-def _add_export(commands) -> None:
-    parser = add_command(commands, "export", _export, "write the network of a checkpoint in HaWoR's naming")
-    option = parser.add_argument
-    option("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to export")
-    option("--format", required=True, choices=("hawor", "safetensors"), help="file format")
-    option("--output", type=Path, required=True, metavar="FILE", help="file to write (.ckpt or .safetensors)")
-
-
+@command("export", "write the network of a checkpoint in HaWoR's naming")
+@option("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to export")
+@option("--format", required=True, choices=("hawor", "safetensors"), help="file format")
+@option("--output", type=Path, required=True, metavar="FILE", help="file to write (.ckpt or .safetensors)")
 def _export(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.models.exchange import export_checkpoint
 
@@ -37,20 +33,11 @@ def _export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _add_import(commands) -> None:
-    parser = add_command(
-        commands,
-        "import-checkpoint",
-        _import,
-        "check a HaWoR, HaMeR, WiLoR or ViTPose checkpoint key by key and import its weights",
-    )
-    option = parser.add_argument
-    option("path", type=Path, metavar="FILE", help="checkpoint as downloaded")
-    option("--output", type=Path, metavar="FILE", help="default: data/pretrained/NAME.safetensors")
-    option("--partial", action="store_true", help="import the keys that match instead of refusing the file")
-    option("--all-keys", action="store_true", help="also print the keys that were used and ignored")
-
-
+@command("import-checkpoint", "check a HaWoR, HaMeR, WiLoR or ViTPose checkpoint key by key and import its weights")
+@option("path", type=Path, metavar="FILE", help="checkpoint as downloaded")
+@option("--output", type=Path, metavar="FILE", help="default: data/pretrained/NAME.safetensors")
+@option("--partial", action="store_true", help="import the keys that match instead of refusing the file")
+@option("--all-keys", action="store_true", help="also print the keys that were used and ignored")
 def _import(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.models.exchange import import_checkpoint
 
@@ -75,6 +62,3 @@ def _import(arguments: argparse.Namespace) -> int:
     print(f"backbone of width {network.dim} and depth {network.depth}, images of {network.image_size} px")
     print(f"wrote {imported.path} with {', '.join(parts)}; train from it with pretrained_weights: {imported.path}")
     return 0
-
-
-COMMANDS = (_add_export, _add_import)
