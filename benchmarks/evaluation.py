@@ -26,7 +26,8 @@ from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
 from hawor_pipeline.evaluation.evaluator import evaluate_predictions
 from hawor_pipeline.evaluation.hands import project_predictions, read_truth
-from hawor_pipeline.evaluation.recordings import annotations_of, plan_recordings, sequences
+from hawor_pipeline.evaluation.recordings import annotations_of, converted_subjects, plan_recordings, sequences
+from hawor_pipeline.evaluation.setting import Setting
 from hawor_pipeline.evaluation.tables import RunIdentity, read_table, table_writer, to_numpy
 from hawor_pipeline.sample.hand import write_mano_models
 from hawor_pipeline.shards.schema import COLUMNS, to_arrow
@@ -274,6 +275,9 @@ def measure(quick: bool) -> list[Row]:
         write_data(root, recordings)
         slow = FrameByFrame(root)
         slow.measure(5)
+        shards = root / "shards"
+        about = (IDENTITY.dataset_version, converted_subjects(shards), IDENTITY.protocol)
+        setting = Setting.of(shards, root / "mano", root / "metrics", *about)
 
         def timed_loop() -> np.ndarray:
             began = _now()
@@ -284,7 +288,7 @@ def measure(quick: bool) -> list[Row]:
         per_loop = [timed_loop(), timed_loop()]
         with PeakMemory() as memory:
             began = _now()
-            done = evaluate_predictions(root / "shards", root / "mano", root / "metrics", IDENTITY)
+            done = evaluate_predictions(setting, IDENTITY)
             streamed = (_now() - began) / done["samples"]
         per_loop += [timed_loop(), timed_loop()]
         _check_same(found, root)

@@ -20,7 +20,6 @@ import psutil
 from hawor_pipeline.errors import DataError
 
 STAGE_FILE = "_stage.json"
-_CHUNK_BYTES = 1 << 20
 Info = dict[str, Any]  # JSON object with the figures of a stage; the keys are those its function documents
 
 
@@ -37,11 +36,8 @@ class StageResult:
 
 def sha256_file(path: Path | str) -> str:
     """Return the sha256 of a file's bytes in hex."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_json(value: Any) -> str:

@@ -34,7 +34,7 @@ def _report(arguments: argparse.Namespace) -> int:
     metrics, output = arguments.metrics or paths.metrics, arguments.output or paths.reports
     if arguments.against is not None:
         return _report_comparison(arguments, metrics, output)
-    card = arguments.data_card_dir or paths.metadata(RunResults(metrics, arguments.run_dir.name).source)
+    card = arguments.data_card_dir or paths.metadata(RunResults(metrics, arguments.run_dir.name).identity.source)
     metadata = card if (card / "data_card.md").is_file() else None
     print_report(
         build_report(arguments.run_dir, metrics, output, metadata_dir=metadata, registry_dir=paths.registry).path

@@ -101,12 +101,7 @@ def _publish(task: Prediction, identity: RunIdentity, curves: Path | None, robus
 def predict_and_measure(task: Prediction, identity: RunIdentity) -> dict[str, Any]:
     """Publish predictions, samples, joints and summary of a checkpoint; see `evaluate_predictions` for the result."""
     predict_checkpoint(task, identity)
-    return _measure(task.setting, identity)
-
-
-def _measure(setting: Setting, identity: RunIdentity) -> dict[str, Any]:
-    folders = (setting.shards_dir, setting.mano_dir, setting.metrics_dir)
-    return evaluate_predictions(*folders, identity, setting.subjects, setting.excluded)
+    return evaluate_predictions(task.setting, identity)
 
 
 def evaluate_baselines(
@@ -156,7 +151,7 @@ def evaluate_baselines(
         identity = RunIdentity(baseline_run_id(kind, setting.dataset_version), *about)
         write_baseline(kind, setting, identity, means)
         info["run_ids"][kind] = identity.run_id
-        info["metrics"][kind] = _measure(setting, identity)["metrics"]
+        info["metrics"][kind] = evaluate_predictions(setting, identity)["metrics"]
         outputs += outputs_of(stage, setting.metrics_dir, identity.run_id, MEASURED_TABLES)
     mark_done(stage, key, info, outputs)
     return StageResult(setting.metrics_dir, False, why, key, info)

@@ -4,7 +4,6 @@ Predictions come first and everything else is computed from them, so a stored pr
 rules. Memory holds one sequence and a few sums, however many samples there are.
 """
 
-from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -17,16 +16,11 @@ from threadpoolctl import threadpool_limits
 from hawor_pipeline.core.skeleton import FINGER_JOINTS, JOINT_NAMES
 from hawor_pipeline.errors import DataError, NumericalError
 from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS, CLEAR, HIDDEN, PCK_BOX_PERCENT
-from hawor_pipeline.evaluation.hands import (
-    HandTruth,
-    PredictedHands,
-    ground_truth_predictions,
-    read_predictions,
-    read_truth,
-)
+from hawor_pipeline.evaluation.hands import HandTruth, PredictedHands, read_predictions, read_truth
 from hawor_pipeline.evaluation.measure import Measurement, measure
 from hawor_pipeline.evaluation.protocols import find_protocol
-from hawor_pipeline.evaluation.recordings import KEY_COLUMNS, annotations_of, plan_recordings, sequences
+from hawor_pipeline.evaluation.recordings import KEY_COLUMNS, annotations_of, plan_recordings
+from hawor_pipeline.evaluation.setting import Setting
 from hawor_pipeline.evaluation.summary import Summary
 from hawor_pipeline.evaluation.tables import RunIdentity, TableWriter, iterate_table, table_writer, to_numpy
 from hawor_pipeline.evaluation.tracks import Tracks
@@ -48,23 +42,12 @@ def tracks_of(annotations: pa.Table) -> Tracks:
     return Tracks(*(to_numpy(annotations[name]) for name in ("view", "is_right", "frame")))
 
 
-def evaluate_predictions(
-    shards_dir: Path | str,
-    mano_dir: Path | str,
-    metrics_dir: Path | str,
-    identity: RunIdentity,
-    subjects: Sequence[str] | None = None,
-    excluded: Collection[str] = (),
-) -> dict[str, Any]:
-    """Compute samples, joints and summary from a run's predictions table by its protocol, and publish them.
+def evaluate_predictions(setting: Setting, identity: RunIdentity) -> dict[str, Any]:
+    """Compute samples, joints and summary from a run's predictions table by the protocol, and publish them.
 
     Args:
-        shards_dir: shards that the predictions were made for.
-        mano_dir: folder of the MANO models.
-        metrics_dir: where `predictions/run_id=...` lies and the other tables go.
-        identity: the run, and the protocol: its views and conventions.
-        subjects: whose rows; None takes all.
-        excluded: sequences that do not count, as "subject/sequence".
+        setting: rows that the predictions were made for, and the folder of the tables.
+        identity: the run.
 
     Returns:
         `samples`, `sequences` and `metrics` (overall metric name to value).
@@ -72,9 +55,12 @@ def evaluate_predictions(
     Raises:
         DataError: the predictions are not those of exactly these rows, in their order.
     """
-    protocol = find_protocol(identity.protocol)
-    recordings = plan_recordings(shards_dir, subjects, protocol.views, protocol.consecutive_frames, excluded)
-    models = HandModels.load(mano_dir)
+    protocol = find_protocol(setting.protocol)
+    views, metrics_dir = protocol.views, setting.metrics_dir
+    recordings = plan_recordings(
+        setting.shards_dir, setting.subjects, views, protocol.consecutive_frames, setting.excluded
+    )
+    models = HandModels.load(setting.mano_dir)
     predictions = PredictionReader(metrics_dir, identity.run_id)
     summary = Summary()
     with ExitStack() as stack:
@@ -83,7 +69,7 @@ def evaluate_predictions(
         stack.enter_context(threadpool_limits(1, "blas"))
         samples = stack.enter_context(table_writer(metrics_dir, "samples", identity))
         joints = stack.enter_context(table_writer(metrics_dir, "joints", identity))
-        for annotations in annotations_of(shards_dir, recordings, protocol.views):
+        for annotations in annotations_of(setting.shards_dir, recordings, views):
             truth = read_truth(annotations)
             predicted = predictions.take(annotations["sample_id"])
             measured = measure(truth, predicted, models, tracks_of(annotations), mirror_allowed=protocol.mirror_allowed)
@@ -190,20 +176,3 @@ def bin_labels(name: str, values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, np.float64)
     index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(names) - 1)
     return np.where(np.isnan(values), "", np.array(names)[index])
-
-
-def write_ground_truth(
-    shards_dir: Path | str,
-    mano_dir: Path | str,
-    metrics_dir: Path | str,
-    identity: RunIdentity,
-    subjects: Sequence[str] | None = None,
-) -> int:
-    """Publish ground truth, sent through the network's parametrisation, as a predictions table; return its rows."""
-    models = HandModels.load(mano_dir)
-    views = find_protocol(identity.protocol).views
-    with table_writer(metrics_dir, "predictions", identity) as writer:
-        for annotations in sequences(shards_dir, subjects, views):
-            hands = ground_truth_predictions(models, annotations)
-            writer.write(hands.columns(annotations["sample_id"].to_pylist()))
-        return writer.rows

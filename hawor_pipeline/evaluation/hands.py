@@ -14,16 +14,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from hawor_pipeline.core.camera import (
-    camera_from_translation,
-    full_translation,
-    mirror_points,
-    project_distorted,
-    where_left,
-)
+from hawor_pipeline.core.camera import mirror_points, project_distorted, where_left
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
 from hawor_pipeline.evaluation.tables import to_numpy
-from hawor_pipeline.loading.rows import HandRows, load_rows
+from hawor_pipeline.loading.rows import HandRows
 from hawor_pipeline.sources.hand_models import HandModels
 
 TRUTH_SHAPES: dict[str, tuple[int, ...]] = {
@@ -191,17 +185,3 @@ def crop_camera(rows: HandRows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     focal = (rows.intrinsics[:, 0, 0] + rows.intrinsics[:, 1, 1]) / 2
     camera = (rows.box_center_px, rows.box_size_px, focal, rows.intrinsics[:, :2, 2])
     return camera[0].double(), camera[1].double(), camera[2].double(), camera[3].double()
-
-
-def ground_truth_predictions(models: HandModels, annotations: pa.Table) -> PredictedHands:
-    """Send ground truth through the network's parametrisation and back; every error of it must be 0.
-
-    The output of a perfect network (hand mirrored to right, shape as right, weak-perspective camera of the crop) takes
-    the same way as any prediction.
-    """
-    rows = load_rows(annotations)
-    boxes = crop_camera(rows)
-    camera = camera_from_translation(rows.translation_m.double(), *boxes)
-    return predictions_on_true_side(
-        models, read_truth(annotations), rows.rotmats.double(), rows.betas.double(), full_translation(camera, *boxes)
-    )

@@ -207,7 +207,12 @@ def predict_rows(
     clips = changes.clips(clips) if changes.clips is not None else clips
     dataset = ClipDataset(shards, rows, clips, model.network.image_size)
     is_wanted = shards.column("valid")
-    for numbers, rotmats, betas, translation in run_network(model, _loader(dataset, task), where, changes.images):
+    for numbers, rotmats, betas, translation in run_network(
+        model,
+        load_clips(dataset, task.checkpoint.clip_length, task.frames_per_batch, task.devices.num_workers),
+        where,
+        changes.images,
+    ):
         keep = is_wanted[numbers]
         if not keep.any():
             continue
@@ -220,16 +225,19 @@ def predict_rows(
         )
 
 
-def _loader(dataset: ClipDataset, task: Prediction) -> DataLoader:
-    clips = max(1, task.frames_per_batch // task.checkpoint.clip_length)
+def load_clips(
+    dataset: ClipDataset, clip_length: int, frames_per_batch: int = FRAMES_PER_BATCH, num_workers: int = 0
+) -> DataLoader:
+    """Return a loader of all clips in order, in batches of about `frames_per_batch` frames."""
+    clips = max(1, frames_per_batch // clip_length)
     batches = [list(range(first, min(first + clips, len(dataset)))) for first in range(0, len(dataset), clips)]
     return DataLoader(
         dataset,
         batch_size=None,
         sampler=batches,
         collate_fn=keep_batch,  # type: ignore[arg-type]
-        num_workers=task.devices.num_workers,
-        multiprocessing_context="forkserver" if task.devices.num_workers else None,
+        num_workers=num_workers,
+        multiprocessing_context="forkserver" if num_workers else None,
     )
 
 

@@ -20,7 +20,6 @@ from hawor_pipeline.evaluation.evaluator import PredictionReader, evaluate_predi
 from hawor_pipeline.evaluation.gate import find_champion, find_champion_tables
 from hawor_pipeline.evaluation.hands import read_truth
 from hawor_pipeline.evaluation.predict import Prediction
-from hawor_pipeline.evaluation.protocols import find_protocol
 from hawor_pipeline.evaluation.recordings import annotations_of, plan_recordings
 from hawor_pipeline.evaluation.registry import Champion, Registry
 from hawor_pipeline.evaluation.setting import Devices, Setting
@@ -103,20 +102,19 @@ def evaluate_rivals(
 
 def evaluate_smoothed(run_id: str, setting: Setting) -> str:
     """Smooth a run's predictions and measure them; return the run_id of the tables."""
-    protocol = find_protocol(setting.protocol)
     identity = read_identity(setting.metrics_dir, "predictions", run_id)
     rival = replace(identity, run_id=baseline_run_id("smoothed", setting.dataset_version))
     models = HandModels.load(setting.mano_dir)
     predictions = PredictionReader(setting.metrics_dir, run_id)
-    excluded = _excluded(setting, run_id)
-    recordings = plan_recordings(setting.shards_dir, setting.subjects, protocol.views, excluded=excluded)
+    setting = replace(setting, excluded=_excluded(setting, run_id))
+    recordings = plan_recordings(setting.shards_dir, setting.subjects, setting.views, excluded=setting.excluded)
     with table_writer(setting.metrics_dir, "predictions", rival) as writer:
-        for annotations in annotations_of(setting.shards_dir, recordings, protocol.views):
+        for annotations in annotations_of(setting.shards_dir, recordings, setting.views):
             predicted = predictions.take(annotations["sample_id"])
             hands = smooth(models, read_truth(annotations), predicted, tracks_of(annotations))
             writer.write(hands.columns(annotations["sample_id"].to_pylist()))
         predictions.expect_end()
-    evaluate_predictions(setting.shards_dir, setting.mano_dir, setting.metrics_dir, rival, setting.subjects, excluded)
+    evaluate_predictions(setting, rival)
     return rival.run_id
 
 
@@ -156,14 +154,13 @@ def _other_champion(registry_dir: Path | str | None, identity: RunIdentity) -> C
     return None if is_same else champion
 
 
-def _excluded(setting: Setting, run_id: str) -> list[str]:
+def _excluded(setting: Setting, run_id: str) -> tuple[str, ...]:
     """List the sequences that the run was not evaluated on, because it had been trained on them."""
     samples = read_table(setting.metrics_dir, "samples", run_id, ["subject", "sequence"])
     pairs = samples.group_by(["subject", "sequence"]).aggregate([]).to_pylist()
     measured = {f"{row['subject']}/{row['sequence']}" for row in pairs}
-    views = find_protocol(setting.protocol).views
-    planned = plan_recordings(setting.shards_dir, setting.subjects, views)
-    return [name for r in planned if (name := f"{r.subject}/{r.sequence}") not in measured]
+    planned = plan_recordings(setting.shards_dir, setting.subjects, setting.views)
+    return tuple(name for r in planned if (name := f"{r.subject}/{r.sequence}") not in measured)
 
 
 def _baselines(metrics_dir: Path, identity: RunIdentity) -> list[str]:

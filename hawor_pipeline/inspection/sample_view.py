@@ -17,7 +17,7 @@ from hawor_pipeline.core.skeleton import JOINT_NAMES
 from hawor_pipeline.errors import ConfigError, nearest
 from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.evaluation.finished_runs import newest, rows_of
-from hawor_pipeline.evaluation.tables import list_runs, read_table
+from hawor_pipeline.evaluation.tables import RunIdentity, list_runs, read_identity, read_table
 from hawor_pipeline.inspection.drawing import PREDICTED_RGB, jpeg, resized
 from hawor_pipeline.inspection.hand_images import SampleHand, decode_crop, predictions_of
 from hawor_pipeline.locate import hand_models_of
@@ -46,9 +46,7 @@ class RunOnSample:
     """Results of one run for the sample."""
 
     run_id: str
-    protocol: str
-    dataset_version: str
-    checkpoint_sha256: str | None
+    identity: RunIdentity
     metrics: dict[str, float | None]  # of this sample
     worse_share: float | None  # of the run's own samples with a larger mpjpe_mm
     track: dict[int, float | None]  # frame to mpjpe_mm, same hand and view
@@ -157,7 +155,6 @@ def _skip_reason(shards: ShardSet, parts: list[str]) -> str:
 def _run_on_sample(metrics_dir: Path | str, run_id: str, annotation: pa.Table) -> RunOnSample | None:
     """Return the results of a run for the sample of `annotation`, None where it did not measure it."""
     keys = ["sample_id", "subject", "sequence", "view", "side", "frame", "mpjpe_mm"]
-    about = ["protocol", "dataset_version", "checkpoint_sha256"]
     table = read_table(metrics_dir, "samples", run_id, keys)
     row = pc.index(table["sample_id"], annotation["sample_id"][0]).as_py()
     if row < 0:
@@ -168,11 +165,10 @@ def _run_on_sample(metrics_dir: Path | str, run_id: str, annotation: pa.Table) -
     track = table.filter(same)
     whole = rows_of(metrics_dir, "samples", run_id, [annotation["sample_id"][0].as_py()]).to_pylist()[0]
     errors = table["mpjpe_mm"].to_numpy()
-    own = errors[row]
-    known = errors[np.isfinite(errors)]
+    own, known = errors[row], errors[np.isfinite(errors)]
     return RunOnSample(
         run_id=run_id,
-        **{name: whole[name] for name in about},
+        identity=read_identity(metrics_dir, "samples", run_id),
         metrics={name: whole.get(name) for name in SAMPLE_METRICS},  # tables of an older version lack newer ones
         worse_share=float((known > own).mean()) if np.isfinite(own) else None,
         track=dict(zip(track["frame"].to_pylist(), track["mpjpe_mm"].to_pylist(), strict=True)),

@@ -172,7 +172,6 @@ def from_boxes(
         DataError: an image is damaged.
     """
     device = choose_device(network.device)
-    model = network.checkpoint.model.to(device)
     cameras = {
         (subject, view): _camera(root, subject, view, ego_camera)
         for subject in sorted({name.split("/")[0] for name in sequences})
@@ -186,10 +185,10 @@ def from_boxes(
             if not images:
                 raise ConfigError(f"no full frames of {sequence}, view {view}, in {root.path}/images; unpack them.")
             own, place = _boxes_of(boxes, f"{sequence}/{view}/"), (subject, name, view)
-            frames = cut_frames(place, images, own, cameras[subject, view], network.settings)
-            hands = predict_boxed(
-                model, frames, network.models, clip_length=network.checkpoint.clip_length, device=device
-            )
+            if missing := sorted(set(own) - set(images)):
+                raise DataError(f"{sequence}/{view}: a box for frame {missing[0]}, but no such image.")
+            frames = cut_frames(place, images.items(), own, cameras[subject, view], network.settings)
+            hands = predict_boxed(network.checkpoint, frames, network.models, device)
             sides = np.array(frames.table["side"].to_pylist())
             yield from _view_predictions(place, frames.table["frame"].to_numpy(), sides, hands, max(images))
 

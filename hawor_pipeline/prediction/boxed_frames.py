@@ -12,18 +12,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.utils.data import DataLoader
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.crops import crop_from_file, cut_crop, cut_crops, encode_crop, plan_cut
 from hawor_pipeline.conversion.decode import Part, thread_decoder
-from hawor_pipeline.errors import DataError
 from hawor_pipeline.evaluation.hands import PredictedHands, predictions_on_true_side, read_truth
-from hawor_pipeline.evaluation.predict import FRAMES_PER_BATCH, run_network
+from hawor_pipeline.evaluation.predict import load_clips, run_network
 from hawor_pipeline.loading.clips import covering_clips
-from hawor_pipeline.loading.dataset import ClipDataset, keep_batch
+from hawor_pipeline.loading.dataset import ClipDataset
 from hawor_pipeline.loading.rows import load_rows
-from hawor_pipeline.models.hawor import HaworModel
+from hawor_pipeline.models.checkpoints import OpenedCheckpoint
 from hawor_pipeline.prediction.boxes import HandBox
 from hawor_pipeline.shards.schema import COLUMNS, to_arrow
 from hawor_pipeline.sources.arctic import SIDES, split_sequence_name
@@ -54,7 +52,7 @@ class BoxedFrames:
 
 def cut_frames(
     where: tuple[str, str, int],
-    images: Mapping[int, Path],
+    images: Iterable[tuple[int, Path | np.ndarray]],
     boxes: Mapping[int, Mapping[str, HandBox]],
     camera: FrameCamera,
     settings: ConversionConfig,
@@ -63,61 +61,38 @@ def cut_frames(
 
     Args:
         where: subject, sequence, view.
-        images: frame number to file, full frames.
+        images: frame number, and file or decoded image (height, width, 3) uint8 RGB; those without a box are skipped.
         boxes: frame number to side to box.
         camera: of the view.
         settings: of the conversion that the network was trained on (crop size, margin, box scale, quality).
 
     Raises:
-        DataError: a boxed image is missing, damaged or of another size.
-    """
-    crop_px = round(settings.crop_margin * settings.target_resolution[0])
-    rows: list[tuple[str, int, np.ndarray, float, np.ndarray, bytes]] = []
-    for frame, hands in sorted(boxes.items()):
-        if frame not in images:
-            raise DataError(f"{'/'.join(map(str, where))}: a box for frame {frame}, but no such image.")
-        squares = {side: box.square(settings.box_scale) for side, box in hands.items()}
-        if not squares:
-            continue
-        cuts = [(center, size * settings.crop_margin) for center, size in squares.values()]
-        path = images[frame]
-        crops = cut_crops(path.read_bytes(), path, camera.image_size, cuts, crop_px, thread_decoder())
-        for (side, (center, size)), crop in zip(squares.items(), crops, strict=True):
-            jpeg = encode_crop(crop.pixels, settings.jpeg_quality)
-            rows.append((side, frame, center, size, crop.crop_from_file, jpeg))
-    return _sorted(where, rows, camera)
-
-
-def cut_images(
-    where: tuple[str, str, int],
-    images: Iterable[tuple[int, np.ndarray]],
-    boxes: Mapping[int, Mapping[str, HandBox]],
-    camera: FrameCamera,
-    settings: ConversionConfig,
-) -> BoxedFrames:
-    """Cut the boxed hands out of images that are decoded already; see `cut_frames`.
-
-    Args:
-        where: subject, sequence, view.
-        images: frame number and (height, width, 3) uint8 RGB; those without a box are skipped.
-        boxes: frame number to side to box.
-        camera: of the view.
-        settings: of the conversion that the network was trained on.
+        DataError: a boxed file is damaged or of another size.
     """
     crop_px = round(settings.crop_margin * settings.target_resolution[0])
     rows: list[tuple[str, int, np.ndarray, float, np.ndarray, bytes]] = []
     for frame, image in images:
-        for side, box in boxes.get(frame, {}).items():
-            center, size = box.square(settings.box_scale)
-            cut = plan_cut(center, size * settings.crop_margin, crop_px)
-            jpeg = encode_crop(cut_crop(Part.whole(image), cut, crop_px), settings.jpeg_quality)
-            rows.append((side, frame, center, size, crop_from_file(cut, crop_px), jpeg))
-    return _sorted(where, rows, camera)
-
-
-def _sorted(where: tuple[str, str, int], rows: list[tuple], camera: FrameCamera) -> BoxedFrames:
+        squares = {side: box.square(settings.box_scale) for side, box in boxes.get(frame, {}).items()}
+        if not squares:
+            continue
+        cuts = [(center, size * settings.crop_margin) for center, size in squares.values()]
+        for (side, (center, size)), (pixels, affine) in zip(
+            squares.items(), _crops(image, camera, cuts, crop_px), strict=True
+        ):
+            rows.append((side, frame, center, size, affine, encode_crop(pixels, settings.jpeg_quality)))
     rows.sort(key=lambda row: (SIDES.index(row[0]), row[1]))
     return BoxedFrames(_table(where, rows, camera), [row[-1] for row in rows])
+
+
+def _crops(
+    image: Path | np.ndarray, camera: FrameCamera, boxes: Sequence[tuple[np.ndarray, float]], crop_px: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut squares, given by centre and side, out of an image: pixels of each, and its map from the image's."""
+    if isinstance(image, Path):
+        crops = cut_crops(image.read_bytes(), image, camera.image_size, boxes, crop_px, thread_decoder())
+        return [(crop.pixels, crop.crop_from_file) for crop in crops]
+    cuts = [plan_cut(center, size, crop_px) for center, size in boxes]
+    return [(cut_crop(Part.whole(image), cut, crop_px), crop_from_file(cut, crop_px)) for cut in cuts]
 
 
 def _table(where: tuple[str, str, int], rows: list[tuple], camera: FrameCamera) -> pa.Table:
@@ -154,21 +129,9 @@ def _table(where: tuple[str, str, int], rows: list[tuple], camera: FrameCamera) 
 
 
 def predict_boxed(
-    model: HaworModel,
-    frames: BoxedFrames,
-    models: HandModels,
-    *,
-    clip_length: int,
-    device: torch.device,
+    checkpoint: OpenedCheckpoint, frames: BoxedFrames, models: HandModels, device: torch.device
 ) -> PredictedHands:
-    """Predict every row of boxed frames.
-
-    Args:
-        model: network on `device`.
-        frames: rows and crops of one view.
-        models: the two MANO models.
-        clip_length: frames that the network sees together, as it was trained.
-        device: device of the network.
+    """Predict every row of boxed frames on a device.
 
     Returns:
         One row per row of `frames`, in its order, on the true side.
@@ -177,13 +140,10 @@ def predict_boxed(
         DataError: a crop is damaged.
         NumericalError: an output of the network is not finite.
     """
-    clips = covering_clips(frames.table, clip_length)
+    model, clips = checkpoint.model.to(device), covering_clips(frames.table, checkpoint.clip_length)
     dataset = ClipDataset(frames, load_rows(frames.table), clips, model.network.image_size)  # type: ignore[arg-type]
-    step = max(1, FRAMES_PER_BATCH // clip_length)
-    batches = [list(range(first, min(first + step, len(dataset)))) for first in range(0, len(dataset), step)]
-    loader = DataLoader(dataset, batch_size=None, sampler=batches, collate_fn=keep_batch)  # type: ignore[arg-type]
     rows, parts = [], []
-    for row, *parameters in run_network(model, loader, device):
+    for row, *parameters in run_network(model, load_clips(dataset, checkpoint.clip_length), device):
         rows.append(row)
         parts.append(parameters)
     order = np.argsort(np.concatenate(rows), kind="stable")

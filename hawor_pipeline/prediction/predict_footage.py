@@ -26,7 +26,7 @@ from hawor_pipeline.inspection.drawing import (
 )
 from hawor_pipeline.inspection.mp4 import write_mp4
 from hawor_pipeline.models.checkpoints import open_checkpoint
-from hawor_pipeline.prediction.boxed_frames import BoxedFrames, FrameCamera, cut_images, predict_boxed
+from hawor_pipeline.prediction.boxed_frames import BoxedFrames, FrameCamera, cut_frames, predict_boxed
 from hawor_pipeline.prediction.boxes import HandBox, read_boxes
 from hawor_pipeline.prediction.footage import Footage, require_known_images
 from hawor_pipeline.provenance import staging_dir
@@ -86,7 +86,6 @@ def predict_footage(
         raise ConfigError(f"{folder} exists and is not empty; choose another output folder, or remove it")
     where = choose_device(device)
     opened = open_checkpoint(checkpoint)
-    model = opened.model.to(where)
     models = HandModels.load(mano_dir)
     footage = Footage(Path(source))
     named = read_boxes(boxes_file)
@@ -95,11 +94,11 @@ def predict_footage(
     names, height, width = _survey(footage, named)
     focal = focal_px or math.hypot(height, width)
     boxes = {number: named[name] for number, name in enumerate(names) if name in named}
-    side_px = model.network.image_size
+    side_px = opened.model.network.image_size
     settings = ConversionConfig(target_resolution=(side_px, side_px))
     images = ((frame.number, frame.image) for frame in footage.frames())
-    rows = cut_images(PLACE, images, boxes, _camera(height, width, focal), settings)
-    hands = predict_boxed(model, rows, models, clip_length=opened.clip_length, device=where)
+    rows = cut_frames(PLACE, images, boxes, _camera(height, width, focal), settings)
+    hands = predict_boxed(opened, rows, models, where)
     with staging_dir(folder) as staged:
         facts = {"checkpoint_sha256": opened.sha256, "focal_px": str(focal)}
         _write_table(staged / HANDS_FILE, rows, hands, names, facts)

@@ -4,6 +4,7 @@ Lays out the results of evaluation. Every number comes from a table, a configura
 """
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 
 from hawor_pipeline.errors import ConfigError
@@ -113,15 +114,13 @@ def collect(run: RunResults, baselines: dict[str, RunResults], run_dir: Path, ca
     }
     config = run_dir / "config.yaml"
     return {
-        "run_id": run.run_id,
-        "source": run.source,
-        "synthetic": run.source == SYNTHETIC,
-        "protocol": run.protocol,
-        "dataset_version": run.dataset_version,
-        "checkpoint_sha256": run.checkpoint_sha256,
+        **asdict(run.identity),
+        "synthetic": run.identity.source == SYNTHETIC,
         "headline": sections.headline(run, baselines, paired),
         "tiles": [sections.metric_row(metric, run, baselines) for metric in HEADLINES],
-        "targets": judge({metric: e.value for metric, e in overall.items() if e.value is not None}, run.source),
+        "targets": judge(
+            {metric: e.value for metric, e in overall.items() if e.value is not None}, run.identity.source
+        ),
         "findings": find(Evidence(run, baselines, curves)),
         "kinds": list(baselines),
         "comparison": comparison,

@@ -1,6 +1,6 @@
 """The run against others: paired differences, the champion, degraded inputs, and numbers that others published."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from hawor_pipeline.config import read_yaml
@@ -74,7 +74,7 @@ def decision(run: RunResults, registry_dir: Path | None) -> GateDecision | None:
 
     The same pure function decides in the pipeline; here nothing is promoted.
     """
-    if registry_dir is None or run.checkpoint_sha256 is None:
+    if registry_dir is None or run.identity.checkpoint_sha256 is None:
         return None
     try:
         found = decide(run.metrics_dir, Registry(registry_dir), run.run_id)
@@ -90,12 +90,12 @@ def with_champion(
     """Add the champion of the registry to baselines and rivals; for the champion itself, the one before it."""
     champion = None
     if registry_dir is not None:
-        about = (run.protocol, run.dataset_version)
-        champion = find_champion(Registry(registry_dir), *about, run.source)
+        about = (run.identity.protocol, run.identity.dataset_version)
+        champion = find_champion(Registry(registry_dir), *about, run.identity.source)
     if champion is None:
         return baselines
     others = {kind: results for kind, results in baselines.items() if kind != "champion"}
-    if champion.record.checkpoint_sha256 == run.checkpoint_sha256:
+    if champion.record.checkpoint_sha256 == run.identity.checkpoint_sha256:
         before = {"previous_champion": baselines["champion"]} if "champion" in baselines else {}
         return others | before
     run_id = find_champion_tables(run.metrics_dir, champion, *about)
@@ -110,11 +110,10 @@ def paired_differences(run: RunResults) -> list[PairedRow]:
     for row in read_table(run.metrics_dir, "comparison", run.run_id).to_pylist():
         if row["metric"] not in PAIRED or row["difference"] is None:
             continue
-        better = ALL_METRICS[row["metric"]].better
-        named = {
-            name: row[name] for name in ("unit", "value", "difference", "ci_low", "ci_high", "n", "sequences", "note")
-        }
-        item = Difference(metric=row["metric"], better=better, other=row["other_value"], **named)
+        own = {"better": ALL_METRICS[row["metric"]].better, "other": row["other_value"]}
+        item = Difference(
+            **{field.name: row[field.name] for field in fields(Difference) if field.name not in own}, **own
+        )
         rows.append(PairedRow(short_run_name(row["other_run_id"]), title_of(item.metric), item, verdict(item)))
     return rows
 
@@ -123,10 +122,7 @@ def verdict(item: Difference) -> str:
     """Return `better` or `worse` beyond the interval, `even` within it, `no interval` from too few sequences."""
     if item.ci_low is None or item.ci_high is None:
         return "no interval"
-    if item.worse:
-        return "worse"
-    towards_better = -1.0 if item.better == "lower" else 1.0
-    return "better" if min(towards_better * end for end in (item.ci_low, item.ci_high)) > 0 else "even"
+    return "worse" if item.worse else "better" if item.improved else "even"
 
 
 def robustness_charts(run: RunResults) -> list[Chart]:

@@ -3,6 +3,22 @@
 from hawor_pipeline.evaluation.declared_metrics import METRICS
 
 METRIC_TITLES = {metric.name: metric.title for metric in METRICS if metric.title}
+COMPARED_IN_PAIRS = (  # of two runs; the report of one run compares most of them with its baselines
+    "mpjpe_mm",
+    "pa_mpjpe_mm",
+    "mpvpe_mm",
+    "pa_mpvpe_mm",
+    "pck_3d_15mm",
+    "pck_auc",
+    "f_score_15mm",
+    "global_orient_error_deg",
+    "pose_error_deg",
+    "translation_error_mm",
+    "mpjpe_crop_px",
+    "pck_2d_10px",
+    "detected",
+    "accel_error_m_s2",
+)
 STRATA = (
     ("subject", "Subject"),
     ("view", "View"),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hawor_pipeline.core.skeleton import JOINT_COUNT, JOINT_NAMES
-from hawor_pipeline.evaluation.tables import list_runs, partition_dir, read_table
+from hawor_pipeline.evaluation.tables import list_runs, partition_dir, read_identity, read_table
 
 TRAINING_FILE = "training.parquet"
 RESULT_FILE = "result.json"
@@ -39,11 +39,7 @@ class RunResults:
         table = read_table(metrics_dir, "summary", run_id)
         self.run_id = run_id
         self.metrics_dir = metrics_dir
-        first = table.slice(0, 1).to_pylist()[0]
-        self.protocol: str = first["protocol"]
-        self.dataset_version: str = first["dataset_version"]
-        self.source: str = first["source"]
-        self.checkpoint_sha256: str | None = first["checkpoint_sha256"]
+        self.identity = read_identity(metrics_dir, "summary", run_id)
         names = ("stratum", "level", "metric", "value", "ci_low", "ci_high", "n", "sequences", "unit")
         rows = zip(*(table[name].to_pylist() for name in names), strict=True)
         self._entries = {row[:3]: Entry(*row[3:]) for row in rows}
@@ -93,12 +89,13 @@ def find_baselines(metrics_dir: Path, run: RunResults) -> dict[str, RunResults]:
     Smoothed predictions belong to one checkpoint: those of another run are skipped.
     """
     baselines = {}
+    about = run.identity
     for run_id in list_runs(metrics_dir, "summary"):
-        if run_id.startswith("baseline-") and run_id.endswith(f"-{run.dataset_version}"):
-            kind = run_id.removeprefix("baseline-").removesuffix(f"-{run.dataset_version}")
+        if run_id.startswith("baseline-") and run_id.endswith(f"-{about.dataset_version}"):
+            kind = run_id.removeprefix("baseline-").removesuffix(f"-{about.dataset_version}")
             results = RunResults(metrics_dir, run_id)
-            own = kind != "smoothed" or results.checkpoint_sha256 == run.checkpoint_sha256
-            if results.protocol == run.protocol and own:
+            own = kind != "smoothed" or results.identity.checkpoint_sha256 == about.checkpoint_sha256
+            if results.identity.protocol == about.protocol and own:
                 baselines[kind] = results
     order = {kind: number for number, kind in enumerate(KIND_ORDER)}
     return dict(sorted(baselines.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))

@@ -1,5 +1,6 @@
 """One page about one sample: crop, ground truth, prediction, and the errors of every run on it."""
 
+from dataclasses import fields
 from pathlib import Path
 
 from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
@@ -31,16 +32,10 @@ def _context(view: SampleView) -> Context:
     pair = {"rank": "", "sample_id": view.sample_id, "mpjpe_mm": 0.0, **view.meshes}
     errors = [joint["error_mm"] for joint in view.joints]
     return {
-        "sample_id": view.sample_id,
+        **{field.name: getattr(view, field.name) for field in fields(view)},
         "synthetic": view.source == SYNTHETIC,
-        "source": view.source,
-        "facts": view.facts,
-        "depth_m": view.depth_m,
         "panels": [{"title": title, "uri": data_uri(jpeg)} for title, jpeg in view.panels],
-        "panel_px": view.panel_px,
-        "joints": view.joints,
         "hand": hand_drawing(errors),
-        "run": run,
         "run_name": short_run_name(run.run_id) if run else "",
         "history": [_history_row(other, run) for other in _ordered(view)],
         "history_titles": [(title, SAMPLE_METRICS[name].unit) for name, title in HISTORY.items()],
@@ -64,6 +59,6 @@ def _history_row(run: RunOnSample, drawn: RunOnSample | None) -> Context:
         "is_drawn": run is drawn,
         "values": [(run.metrics[name], SAMPLE_METRICS[name].unit) for name in HISTORY],
         "worse_share": run.worse_share,
-        "protocol": run.protocol,
-        "dataset": run.dataset_version[:12],
+        "protocol": run.identity.protocol,
+        "dataset": run.identity.dataset_version[:12],
     }

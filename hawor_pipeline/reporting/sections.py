@@ -8,27 +8,14 @@ from pathlib import Path
 
 from hawor_pipeline import __version__
 from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS
-from hawor_pipeline.evaluation.tables import PART_NAME, partition_dir
+from hawor_pipeline.evaluation.tables import partition_file
 from hawor_pipeline.provenance import sha256_file
 from hawor_pipeline.reporting.comparison import PairedRow
-from hawor_pipeline.reporting.names import METRIC_TITLES, STRATA, short_run_name
+from hawor_pipeline.reporting.names import COMPARED_IN_PAIRS, METRIC_TITLES, STRATA, short_run_name
 from hawor_pipeline.reporting.results import Entry, RunResults, read_training_result
 
 PACKAGES = ("torch", "lightning", "numpy", "opencv-python", "pyarrow", "plotly")
-COMPARED = (
-    "mpjpe_mm",
-    "pa_mpjpe_mm",
-    "mpvpe_mm",
-    "pa_mpvpe_mm",
-    "pck_3d_15mm",
-    "pck_auc",
-    "f_score_15mm",
-    "global_orient_error_deg",
-    "pose_error_deg",
-    "mpjpe_crop_px",
-    "detected",
-    "accel_error_m_s2",
-)
+COMPARED = tuple(name for name in COMPARED_IN_PAIRS if name not in ("translation_error_mm", "pck_2d_10px"))
 Results = Mapping[str, RunResults]  # baselines and rivals by kind
 
 
@@ -196,11 +183,11 @@ def provenance(run: RunResults, config: Path) -> list[tuple[str, str]]:
     """List the names, hashes and versions that the numbers come from."""
     rows = [
         ("Run", run.run_id),
-        ("Protocol", run.protocol),
-        ("Source of the data", run.source),
-        ("Dataset version", run.dataset_version),
-        ("Checkpoint, sha256", run.checkpoint_sha256 or "none"),
-        ("Summary table, sha256", sha256_file(partition_dir(run.metrics_dir, "summary", run.run_id) / PART_NAME)),
+        ("Protocol", run.identity.protocol),
+        ("Source of the data", run.identity.source),
+        ("Dataset version", run.identity.dataset_version),
+        ("Checkpoint, sha256", run.identity.checkpoint_sha256 or "none"),
+        ("Summary table, sha256", sha256_file(partition_file(run.metrics_dir, "summary", run.run_id))),
         ("Configuration, sha256", sha256_file(config) if config.is_file() else "no configuration in the run's folder"),
         ("hawor_pipeline", __version__),
         ("Python", platform.python_version()),

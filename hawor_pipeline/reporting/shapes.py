@@ -16,7 +16,7 @@ def turnable_mesh(meshes: Sequence[Mapping[str, Any]], triangles: Sequence[Seque
         meshes: `true_mm` and, where predicted, `predicted_mm`: lists of (x, y, z).
         triangles: of all meshes.
     """
-    faces = np.array(triangles).T
+    corners = dict(zip("ijk", np.array(triangles).T.tolist(), strict=True))
     traces = []
     for number, mesh in enumerate(meshes):
         for name, key, color, opacity in (
@@ -25,17 +25,12 @@ def turnable_mesh(meshes: Sequence[Mapping[str, Any]], triangles: Sequence[Seque
         ):
             if key not in mesh:
                 continue
-            x, y, z = np.array(mesh[key]).T
             traces.append(
                 {
                     "type": "mesh3d",
                     "name": name,
-                    "x": x.tolist(),
-                    "y": y.tolist(),
-                    "z": z.tolist(),
-                    "i": faces[0].tolist(),
-                    "j": faces[1].tolist(),
-                    "k": faces[2].tolist(),
+                    **dict(zip("xyz", np.array(mesh[key]).T.tolist(), strict=True)),
+                    **corners,
                     "color": color,
                     "opacity": opacity,
                     "flatshading": False,
@@ -101,16 +96,8 @@ def hand_drawing(values: Sequence[float | None]) -> list[Mapping[str, Any]] | No
         }
         for (x, y), name, value in zip(_HAND_SPOTS, JOINT_NAMES, values, strict=True)
     ]
-    bones: list[Mapping[str, Any]] = [
-        {
-            "kind": "bone",
-            "x1": _HAND_SPOTS[a][0],
-            "y1": _HAND_SPOTS[a][1],
-            "x2": _HAND_SPOTS[b][0],
-            "y2": _HAND_SPOTS[b][1],
-        }
-        for a, b in BONES
-    ]
+    ends = [(*_HAND_SPOTS[a], *_HAND_SPOTS[b]) for a, b in BONES]
+    bones = [{"kind": "bone", "x1": x1, "y1": y1, "x2": x2, "y2": y2} for x1, y1, x2, y2 in ends]
     return bones + spots
 
 

@@ -1,7 +1,7 @@
 """Two runs on one page: paired differences by metric and stratum, and the settings that differ."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,12 @@ from hawor_pipeline.provenance import StageResult
 from hawor_pipeline.reporting import figures
 from hawor_pipeline.reporting.build_report import write_pages
 from hawor_pipeline.reporting.comparison import PairedRow, verdict
-from hawor_pipeline.reporting.names import STRATA, short_run_name, title_of
+from hawor_pipeline.reporting.names import COMPARED_IN_PAIRS, STRATA, short_run_name, title_of
 from hawor_pipeline.reporting.pages import Context, data_uri, render_comparison
 from hawor_pipeline.reporting.results import Json, RunResults, read_training
 from hawor_pipeline.reporting.style import OTHER, RUN
 from hawor_pipeline.reporting.training_curves import training_pairs
 
-COMPARED = (
-    "mpjpe_mm",
-    "pa_mpjpe_mm",
-    "mpvpe_mm",
-    "pa_mpvpe_mm",
-    "pck_3d_15mm",
-    "pck_auc",
-    "f_score_15mm",
-    "global_orient_error_deg",
-    "pose_error_deg",
-    "translation_error_mm",
-    "mpjpe_crop_px",
-    "pck_2d_10px",
-    "detected",
-    "accel_error_m_s2",
-)
 _HEADLINE = "mpjpe_mm"
 
 
@@ -73,7 +57,7 @@ def build_comparison(
     if run_id == other_run_id:
         raise ConfigError(f"{run_id} cannot be compared with itself; name another run with --against.")
     metrics_dir = Path(metrics_dir)
-    differences = compare_runs(metrics_dir, run_id, other_run_id, COMPARED)
+    differences = compare_runs(metrics_dir, run_id, other_run_id, COMPARED_IN_PAIRS)
     pair = (RunResults(metrics_dir, run_id), RunResults(metrics_dir, other_run_id))
     folders = [Path(runs_dir) / run.run_id if runs_dir else None for run in pair]
     context = _context(pair, differences, folders, images)
@@ -97,10 +81,8 @@ def _context(
     return {
         **names,
         "run_ids": [run.run_id, other.run_id],
-        "synthetic": run.source == SYNTHETIC,
-        "source": run.source,
-        "protocol": run.protocol,
-        "dataset_version": run.dataset_version,
+        **asdict(run.identity),
+        "synthetic": run.identity.source == SYNTHETIC,
         "headline": next((item for item in defined if item.metric == _HEADLINE), None),
         "rows": [PairedRow(other.run_id, title_of(item.metric), item, verdict(item)) for item in defined],
         "undefined": [title_of(item.metric) for item in differences if item.difference is None],
@@ -168,10 +150,7 @@ def _changed_settings(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> lis
 
 
 def _provenance(pair: Sequence[RunResults]) -> list[tuple[str, str, str]]:
-    run, other = pair
-    return [
-        ("Run", run.run_id, other.run_id),
-        ("Checkpoint, sha256", run.checkpoint_sha256 or "none", other.checkpoint_sha256 or "none"),
-        ("Dataset version", run.dataset_version, other.dataset_version),
-        ("Protocol", run.protocol, other.protocol),
+    columns = [
+        (i.run_id, i.checkpoint_sha256 or "none", i.dataset_version, i.protocol) for i in (r.identity for r in pair)
     ]
+    return list(zip(("Run", "Checkpoint, sha256", "Dataset version", "Protocol"), *columns, strict=True))

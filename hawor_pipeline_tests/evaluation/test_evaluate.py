@@ -11,13 +11,14 @@ import torch
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.prepare import convert_subjects
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError, NumericalError
-from hawor_pipeline.evaluation import evaluate, evaluator, tables
+from hawor_pipeline.evaluation import evaluate, tables
 from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.evaluation.setting import Devices, Setting
 from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.sample.spec import SampleSpec
 from hawor_pipeline.sample.write import ensure_sample
 from hawor_pipeline.shards.store import open_shards
+from hawor_pipeline_tests.evaluation.truth_run import evaluate_run, write_ground_truth
 
 SUBJECTS = ["s05"]
 CPU = Devices("cpu")
@@ -96,8 +97,8 @@ def test_protocol_selects_views(evaluated, metrics_dir: Path) -> None:
 
 def test_truth_through_the_tables_has_no_error(sample_shards: Path, mano_dir: Path, tmp_path: Path) -> None:
     identity = tables.RunIdentity("truth", "arctic-all-val", "v1", "synthetic")
-    rows = evaluator.write_ground_truth(sample_shards, mano_dir, tmp_path, identity)
-    result = evaluator.evaluate_predictions(sample_shards, mano_dir, tmp_path, identity)
+    rows = write_ground_truth(sample_shards, mano_dir, tmp_path, identity)
+    result = evaluate_run(sample_shards, mano_dir, tmp_path, identity)
     assert result["samples"] == rows > 0
     assert result["metrics"]["mpjpe_camera_mm"] < 1e-3
     assert result["metrics"]["mrrpe_mm"] < 1e-3
@@ -112,8 +113,8 @@ def test_truth_of_all_nine_views_and_both_hands_has_no_error(tmp_path: Path) -> 
     settings = ConversionConfig(target_resolution=(64, 64))
     convert_subjects(tmp_path / "sample" / "arctic", mano, ["s05"], shards, settings, workers=1)
     identity = tables.RunIdentity("truth", "arctic-all-val", "v1", "synthetic")
-    evaluator.write_ground_truth(shards, mano, tmp_path, identity)
-    evaluator.evaluate_predictions(shards, mano, tmp_path, identity)
+    write_ground_truth(shards, mano, tmp_path, identity)
+    evaluate_run(shards, mano, tmp_path, identity)
     samples = tables.read_table(tmp_path, "samples", "truth")
     pairs = set(zip(samples["view"].to_pylist(), samples["side"].to_pylist(), strict=True))
     assert pairs == {(view, side) for view in range(9) for side in ("left", "right")}
@@ -128,13 +129,13 @@ def test_truth_of_all_nine_views_and_both_hands_has_no_error(tmp_path: Path) -> 
 
 def test_predictions_of_other_rows_are_refused(sample_shards: Path, mano_dir: Path, tmp_path: Path) -> None:
     identity = tables.RunIdentity("truth", "arctic-all-val", "v1", "synthetic")
-    evaluator.write_ground_truth(sample_shards, mano_dir, tmp_path, identity, SUBJECTS)
+    write_ground_truth(sample_shards, mano_dir, tmp_path, identity, SUBJECTS)
     for subjects in (["s01"], ["s05", "s01"]):
         with pytest.raises(DataError, match="Predict again"):
-            evaluator.evaluate_predictions(sample_shards, mano_dir, tmp_path, identity, subjects)
-    evaluator.write_ground_truth(sample_shards, mano_dir, tmp_path, identity, ["s01", "s05"])
+            evaluate_run(sample_shards, mano_dir, tmp_path, identity, subjects)
+    write_ground_truth(sample_shards, mano_dir, tmp_path, identity, ["s01", "s05"])
     with pytest.raises(DataError, match="more samples than the shards"):
-        evaluator.evaluate_predictions(sample_shards, mano_dir, tmp_path, identity, ["s01"])
+        evaluate_run(sample_shards, mano_dir, tmp_path, identity, ["s01"])
     assert not list(tmp_path.glob("samples/run_id=*"))
 
 

@@ -25,8 +25,7 @@ def predicted(folder: Path, task: Prediction, name: str, **how) -> pa.Table:
     identity = RunIdentity(name, "arctic-all-val", "v1", "synthetic", "x")
     task = replace(task, **how)
     predict_checkpoint(task, identity)
-    setting = task.setting
-    evaluate_predictions(setting.shards_dir, setting.mano_dir, folder, identity, setting.subjects)
+    evaluate_predictions(replace(task.setting, metrics_dir=folder), identity)
     return read_table(folder, "predictions", name)
 
 

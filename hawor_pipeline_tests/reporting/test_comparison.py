@@ -8,7 +8,7 @@ import pytest
 from hawor_pipeline.commands.printing import print_report
 from hawor_pipeline.evaluation.compare import write_comparison
 from hawor_pipeline.evaluation.registry import Registry, RunRecord
-from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
+from hawor_pipeline.evaluation.tables import table_writer
 from hawor_pipeline.provenance import sha256_file
 from hawor_pipeline.reporting.build_report import build_report
 from hawor_pipeline.reporting.comparison import decision, paired_differences, robustness_charts, with_champion
@@ -107,10 +107,9 @@ def test_robustness_curves_start_at_the_reference_and_follow_the_levels(tmp_path
     write_run(metrics, "demo-1", 30.0)
     run = RunResults(metrics, "demo-1")
     assert robustness_charts(run) == []
-    identity = RunIdentity("demo-1", run.protocol, run.dataset_version, run.source, run.checkpoint_sha256)
     rows = [("none", 0.0, "", 10.0), ("blur", 1.0, "px", 11.0), ("blur", 2.0, "px", 14.0), ("blur", 4.0, "px", 25.0)]
     count = len(rows)
-    with table_writer(metrics, "robustness", identity) as writer:
+    with table_writer(metrics, "robustness", run.identity) as writer:
         writer.write(
             {
                 "kind": [row[0] for row in rows],

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -188,7 +189,7 @@ def test_baselines_of_another_dataset_or_protocol_are_skipped(project: Path) -> 
     write_run(metrics_dir, "baseline-mean_pose-v-other", 1.0, checkpoint=None)
     run = RunResults(metrics_dir, RUN_ID)
     assert find_baselines(metrics_dir, run)["mean_pose"].run_id == f"baseline-mean_pose-{VERSION}"
-    run.protocol = "arctic-p2-val"
+    run.identity = replace(run.identity, protocol="arctic-p2-val")
     assert find_baselines(metrics_dir, run) == {}
 
 

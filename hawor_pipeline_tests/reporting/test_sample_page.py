@@ -9,6 +9,7 @@ import pytest
 
 from hawor_pipeline.core.skeleton import JOINT_NAMES
 from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
+from hawor_pipeline.evaluation.tables import RunIdentity
 from hawor_pipeline.inspection.sample_view import RunOnSample, SampleView
 from hawor_pipeline.reporting.sample_page import write_sample_page
 from hawor_pipeline_tests.reporting.test_report import parsed
@@ -20,7 +21,7 @@ def make_run(run_id: str, error: float) -> RunOnSample:
     metrics: dict[str, float | None] = dict.fromkeys(SAMPLE_METRICS, None)
     metrics |= {"mpjpe_mm": error, "pa_mpjpe_mm": error / 3}
     track = {frame: error + frame for frame in range(10, 15)}
-    return RunOnSample(run_id, "arctic-all-val", "v1", None, metrics, 0.25, track)
+    return RunOnSample(run_id, RunIdentity(run_id, "arctic-all-val", "v1", "synthetic"), metrics, 0.25, track)
 
 
 def make_view(runs: list[RunOnSample], source: str = "synthetic") -> SampleView:
