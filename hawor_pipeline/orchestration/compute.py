@@ -42,10 +42,6 @@ class Device:
     utilisation: float  # 0..1
     capability: float  # such as 8.6
 
-    def supports(self, precision: str) -> bool:
-        """Return whether the device has a precision by Lightning's name ("bf16-mixed", "16-mixed", "32-true")."""
-        return not precision.startswith("bf16") or self.capability >= _BF16_CAPABILITY
-
 
 @dataclass(frozen=True, slots=True)
 class Compute:
@@ -69,13 +65,13 @@ class Compute:
         return {VISIBLE_VARIABLE: ",".join(device.uuid for device in self.devices)} if self.devices else {}
 
     def require(self, precision: str) -> None:
-        """Refuse a precision that the device lacks; another one would change the result.
+        """Refuse a precision, by Lightning's name, that the device lacks; another one would change the result.
 
         Raises:
             ConfigError: names the precisions that work.
         """
         for device in self.devices:
-            if not device.supports(precision):
+            if precision.startswith("bf16") and device.capability < _BF16_CAPABILITY:
                 raise ConfigError(
                     f"precision {precision} is not available on {device.name} (compute capability "
                     f"{device.capability:g}, bfloat16 needs {_BF16_CAPABILITY:g}); set precision: 16 or 32"
@@ -93,12 +89,9 @@ class Usage:
 
     def as_metadata(self) -> dict[str, float]:
         """Return the metadata of the step, without values that were not measured."""
-        shown = {"memory_peak_mb": round(self.memory_peak_mb, 1)}
-        if self.accelerator_memory_peak_mb is not None:
-            shown["accelerator_memory_peak_mb"] = round(self.accelerator_memory_peak_mb, 1)
-        if self.utilisation is not None:
-            shown["utilisation"] = round(self.utilisation, 3)
-        return shown
+        digits = {"memory_peak_mb": 1, "accelerator_memory_peak_mb": 1, "utilisation": 3}
+        measured = {name: getattr(self, name) for name in digits}
+        return {name: round(value, digits[name]) for name, value in measured.items() if value is not None}
 
 
 class ComputeResource(dg.ConfigurableResource):
@@ -194,19 +187,10 @@ def parse_devices(text: str) -> list[Device]:
     """Parse the tool's table: a line per device; memory is given in MiB."""
     devices = []
     for line in filter(str.strip, text.splitlines()):
-        index, uuid, name, total, free, busy, capability = (part.strip() for part in line.split(","))
-        scale = _BYTES_PER_MIB / _BYTES_PER_MB
-        devices.append(
-            Device(
-                int(index),
-                uuid,
-                name,
-                float(total) * scale,
-                float(free) * scale,
-                float(busy) / 100 if busy.replace(".", "", 1).isdigit() else 0.0,  # "[N/A]" on some devices
-                float(capability),
-            )
-        )
+        index, uuid, name, *memory, busy, capability = (part.strip() for part in line.split(","))
+        total, free = (float(mib) * _BYTES_PER_MIB / _BYTES_PER_MB for mib in memory)
+        share = float(busy) / 100 if busy.replace(".", "", 1).isdigit() else 0.0  # "[N/A]" on some devices
+        devices.append(Device(int(index), uuid, name, total, free, share, float(capability)))
     return devices
 
 

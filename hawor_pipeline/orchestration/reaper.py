@@ -28,7 +28,7 @@ _BORN_TOLERANCE_S = 10.0  # the system derives birth times from a clock that may
 _TERMINATE_GRACE_S = 20.0
 HEARTBEAT_EVERY_S = 60.0
 SILENT_AFTER_S = 600.0  # generous: clocks of machines differ, and a busy database delays a heartbeat
-_UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def reap_dead_runs(instance: dg.DagsterInstance) -> list[ReapedRun]:
     A run that was being cancelled becomes cancelled. Runs whose worker is alive or unknown are not touched.
     """
     reaped = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)):
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         if worker_alive(run) is not False:
             continue
         ended = end_processes_of(run.run_id)

@@ -8,18 +8,13 @@ import dagster as dg
 from hawor_pipeline.config import read_yaml
 from hawor_pipeline.orchestration.jobs import weekly_retraining_job
 from hawor_pipeline.orchestration.partitions import ALL_SUBJECTS_TAGS
+from hawor_pipeline.orchestration.reaper import UNFINISHED
 from hawor_pipeline.paths import config_dir
 
 CRON_VARIABLE = "HAWOR_RETRAINING_CRON"
 CONFIG_VARIABLE = "HAWOR_RETRAINING_CONFIG"
 MONDAYS_AT_THREE = "0 3 * * 1"
-_UNFINISHED_STATUSES = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
+_UNFINISHED_STATUSES = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, *UNFINISHED]
 
 
 def retraining_config() -> Path:
