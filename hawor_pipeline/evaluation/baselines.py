@@ -92,14 +92,7 @@ def _constant_parameters(means: TrainingMeans, models: HandModels, truth: HandTr
 
 
 def write_baseline(kind: str, setting: Setting, identity: RunIdentity, means: TrainingMeans) -> int:
-    """Publish a baseline's predictions for the valid rows of a setting; return their number.
-
-    Args:
-        kind: one of `KINDS`.
-        setting: the rows, and the folder of the table.
-        identity: of the baseline; no checkpoint.
-        means: of the training samples.
-    """
+    """Publish the predictions of a baseline, one of `KINDS`, for the valid rows of a setting; return their number."""
     models, shards_dir = HandModels.load(setting.mano_dir), setting.shards_dir
     if kind == "subject_mean":
         own = {subject: training_means(shards_dir, [subject]).joints_m for subject in setting.subjects}

@@ -91,13 +91,7 @@ class _PairedSums:
 def compare_runs(
     metrics_dir: Path | str, run_id: str, other_run_id: str, metrics: Sequence[str] | None = None
 ) -> list[Difference]:
-    """Compare the samples tables of two runs, metric by metric; memory does not grow with the number of samples.
-
-    Args:
-        metrics_dir: where the tables are.
-        run_id: the run.
-        other_run_id: what it is compared with.
-        metrics: names of columns of the samples table; None takes all.
+    """Compare metrics (None: all) of the samples tables of two runs; memory does not grow with the number of samples.
 
     Raises:
         ConfigError: an unknown metric.

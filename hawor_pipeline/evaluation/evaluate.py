@@ -20,7 +20,7 @@ from hawor_pipeline.evaluation.predict import Prediction, choose_devices, predic
 from hawor_pipeline.evaluation.registry import Registry, RunRecord
 from hawor_pipeline.evaluation.robustness import write_robustness
 from hawor_pipeline.evaluation.setting import Devices, Setting
-from hawor_pipeline.evaluation.tables import PART_NAME, RunIdentity, baseline_run_id, partition_dir, table_writer
+from hawor_pipeline.evaluation.tables import RunIdentity, baseline_run_id, partition_dir, partition_file, table_writer
 from hawor_pipeline.models.checkpoints import OpenedCheckpoint
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file
 from hawor_pipeline.versions import EVALUATION_VERSION
@@ -107,12 +107,9 @@ def predict_and_measure(task: Prediction, identity: RunIdentity) -> dict[str, An
 def evaluate_baselines(
     setting: Setting, training_subjects: Sequence[str], *, kinds: Sequence[str] = KINDS
 ) -> StageResult:
-    """Measure the baselines on the same samples and by the same code as a checkpoint.
+    """Measure baselines, some of `KINDS`, on the same samples and by the same code as a checkpoint.
 
-    Args:
-        setting: data, tables and protocol.
-        training_subjects: subjects whose valid rows are averaged; those without rows add none.
-        kinds: some of `baselines.KINDS`.
+    The valid rows of the training subjects are averaged; subjects without rows add none.
 
     Returns:
         `path` is the folder of the tables; `info` has `run_ids` and `metrics`, each by kind.
@@ -181,5 +178,5 @@ def stage_dir(metrics_dir: Path | str, name: str) -> Path:
 
 def outputs_of(stage: Path, metrics_dir: Path | str, run_id: str, tables: Sequence[str]) -> list[str]:
     """List the files of a run's tables, relative to the folder of a stage's marker."""
-    files = [partition_dir(metrics_dir, table, run_id) / PART_NAME for table in tables]
+    files = [partition_file(metrics_dir, table, run_id) for table in tables]
     return [os.path.relpath(file, stage) for file in files]

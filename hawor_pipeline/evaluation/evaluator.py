@@ -45,10 +45,6 @@ def tracks_of(annotations: pa.Table) -> Tracks:
 def evaluate_predictions(setting: Setting, identity: RunIdentity) -> dict[str, Any]:
     """Compute samples, joints and summary from a run's predictions table by the protocol, and publish them.
 
-    Args:
-        setting: rows that the predictions were made for, and the folder of the tables.
-        identity: the run.
-
     Returns:
         `samples`, `sequences` and `metrics` (overall metric name to value).
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hawor_pipeline.evaluation.tables import PART_NAME, iterate_table, list_runs, partition_dir, read_table
+from hawor_pipeline.evaluation.tables import iterate_table, list_runs, partition_file, read_table
 
 BASELINE_PREFIX = "baseline-"
 
@@ -19,7 +19,7 @@ def is_baseline(run_id: str) -> bool:
 def newest(metrics_dir: Path | str, table: str, run_ids: Iterable[str]) -> str | None:
     """Return the run whose table was written last, except baselines; None where there is none."""
     runs = [run for run in run_ids if not is_baseline(run)]
-    written = {run: (partition_dir(metrics_dir, table, run) / PART_NAME).stat().st_mtime_ns for run in runs}
+    written = {run: (partition_file(metrics_dir, table, run)).stat().st_mtime_ns for run in runs}
     return max(runs, key=lambda run: (written[run], run), default=None)
 
 

@@ -52,14 +52,8 @@ def decide(
 ) -> Decision:
     """Judge an evaluated run against the champion of its protocol and data version. Promotes nothing.
 
-    A champion of an older version of the data is judged by its tables on this version
+    None of `metrics` may be worse. A champion of an older version of the data is judged by its tables on this version
     (`rivals.evaluate_rivals` makes them).
-
-    Args:
-        metrics_dir: metric tables.
-        registry: where champions are.
-        run_id: the challenger.
-        metrics: those that may not be worse; the targets by default.
 
     Raises:
         DataError: the challenger, or the champion on this data, was not evaluated, or on other samples.

@@ -30,12 +30,13 @@ TRUTH_SHAPES: dict[str, tuple[int, ...]] = {
     "joints_px": (21, 2),
     "intrinsics": (3, 3),
     "distortion": (8,),
+    "box_size_px": (),
     "cam_from_world": (4, 4),
 }
-TRUTH_COLUMNS = (*TRUTH_SHAPES, "box_size_px", "joint_visible", "joint_in_frame", "is_right")
+TRUTH_COLUMNS = (*TRUTH_SHAPES, "joint_visible", "joint_in_frame", "is_right")
 # What `data.rows.load_rows` reads besides, to give the network's view of a row.
 NETWORK_COLUMNS = ("image_width", "box_center_px", "crop_from_image", "frame", "valid")
-PREDICTION_SHAPES: dict[str, tuple[int, ...]] = {
+PREDICTION_SHAPES: dict[str, tuple[int, ...]] = {  # in the order of the fields of `PredictedHands`
     "rotmats": (16, 3, 3),
     "betas": (10,),
     "translation_m": (3,),
@@ -87,41 +88,27 @@ class PredictedHands(_Rows):
 
     def columns(self, sample_ids: Sequence[str]) -> dict[str, Any]:
         """Return the rows as the predictions table takes them."""
-        return {
-            "sample_id": sample_ids,
-            "rotmats": self.rotmats.numpy(),
-            "betas": self.betas.numpy(),
-            "translation_m": self.translation_m.numpy(),
-            "joints_cam_m": self.joints_m.numpy(),
-            "joints_px": self.joints_px.numpy(),
-        }
+        values = (getattr(self, field.name).numpy() for field in fields(self))
+        return {"sample_id": sample_ids, **dict(zip(PREDICTION_SHAPES, values, strict=True))}
 
 
 def read_truth(annotations: pa.Table) -> HandTruth:
     """Read ground truth from rows of annotations that have the `TRUTH_COLUMNS`."""
     value = {name: _tensor(annotations[name], shape) for name, shape in TRUTH_SHAPES.items()}
-    axis_angles = torch.cat((value["global_orient"].unsqueeze(1), value["hand_pose"]), 1)  # (N, 16, 3)
+    axis_angles = torch.cat((value.pop("global_orient").unsqueeze(1), value.pop("hand_pose")), 1)  # (N, 16, 3)
     return HandTruth(
         rotmats=axis_angle_to_rotmat(axis_angles),
-        betas=value["betas"],
-        betas_as_right=value["betas_as_right"],
-        translation_m=value["translation_m"],
-        joints_m=value["joints_cam_m"],
-        joints_px=value["joints_px"],
+        joints_m=value.pop("joints_cam_m"),
         joint_visible=_flags(annotations["joint_visible"]),
         joint_in_frame=_flags(annotations["joint_in_frame"]),
         is_right=torch.from_numpy(to_numpy(annotations["is_right"]).astype(bool)),
-        intrinsics=value["intrinsics"],
-        distortion=value["distortion"],
-        box_size_px=_tensor(annotations["box_size_px"], ()),
-        cam_from_world=value["cam_from_world"],
+        **value,  # the other columns have the names of their fields
     )
 
 
 def read_predictions(rows: pa.Table | pa.RecordBatch) -> PredictedHands:
     """Read predictions from rows of the predictions table; null becomes NaN."""
-    value = {name: _tensor(rows[name], shape) for name, shape in PREDICTION_SHAPES.items()}
-    return PredictedHands(*(value[name] for name in PREDICTION_SHAPES))
+    return PredictedHands(*(_tensor(rows[name], shape) for name, shape in PREDICTION_SHAPES.items()))
 
 
 def _tensor(column: pa.Array | pa.ChunkedArray, shape: tuple[int, ...]) -> Tensor:

@@ -25,7 +25,7 @@ from hawor_pipeline.errors import ConfigError, DataError, NumericalError
 from hawor_pipeline.evaluation.hands import PredictedHands, predictions_on_true_side, read_truth
 from hawor_pipeline.evaluation.recordings import Recording, in_groups, in_shares, open_recordings, plan_recordings
 from hawor_pipeline.evaluation.setting import Devices, Setting
-from hawor_pipeline.evaluation.tables import PART_NAME, RunIdentity, partition_dir, table_writer
+from hawor_pipeline.evaluation.tables import RunIdentity, partition_file, table_writer
 from hawor_pipeline.loading.clips import Clips, covering_clips
 from hawor_pipeline.loading.dataset import ClipDataset, keep_batch
 from hawor_pipeline.loading.rows import HandRows, load_rows
@@ -107,11 +107,7 @@ def choose_devices(device: str, count: int) -> list[str]:
 
 
 def predict_checkpoint(task: Prediction, identity: RunIdentity) -> int:
-    """Predict every valid row and publish the predictions table.
-
-    Args:
-        task: checkpoint, data and devices.
-        identity: the run; its checkpoint hash must be of this checkpoint.
+    """Predict every valid row and publish the predictions table; the identity has the hash of this checkpoint.
 
     Returns:
         The number of rows written.
@@ -148,7 +144,7 @@ def _predict_in_processes(
                 job.result()
         with table_writer(metrics_dir, "predictions", identity) as writer:
             for number in range(len(shares)):
-                writer.append(partition_dir(f"{folder}/{number}", "predictions", identity.run_id) / PART_NAME)
+                writer.append(partition_file(f"{folder}/{number}", "predictions", identity.run_id))
             return writer.rows
 
 
@@ -186,15 +182,7 @@ def predict_rows(
     where: torch.device,
     changes: Changes = UNCHANGED,
 ) -> Iterator[tuple[np.ndarray, pa.Table, PredictedHands]]:
-    """Predict the valid rows of a set of shards, batch by batch, in order.
-
-    Args:
-        model: the network, on `where`.
-        models: the two MANO models.
-        task: clip length, workers and batch size are taken from it.
-        shards: annotations and images.
-        where: device of the network.
-        changes: what is done to the input.
+    """Predict the valid rows of a set of shards, batch by batch, in order, by a model that is on the device `where`.
 
     Yields:
         Row numbers, their annotations, and the hands on their true side.

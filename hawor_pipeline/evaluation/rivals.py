@@ -121,10 +121,7 @@ def evaluate_smoothed(run_id: str, setting: Setting) -> str:
 def evaluate_champion(registry: Registry, setting: Setting, devices: Devices = Devices()) -> str | None:  # noqa: B008
     """Make sure that the champion has tables on these samples; return their run_id, or None without a champion.
 
-    Args:
-        registry: champion and its checkpoint.
-        setting: data, tables and protocol.
-        devices: devices that predict, where the champion has no tables on this data yet.
+    Where it has none on this data yet, these devices predict.
 
     Raises:
         ConfigError: the champion was trained on a subject that is evaluated.

@@ -40,10 +40,7 @@ class _EveryNth:
 def write_robustness(task: Prediction, identity: RunIdentity, samples: int) -> int:
     """Publish the robustness table of a run; return its number of rows.
 
-    Args:
-        task: checkpoint, data and the device.
-        identity: the run.
-        samples: about this many samples are measured at each level; clips are taken at equal distances over everything.
+    About `samples` samples are measured at each level; clips are taken at equal distances over everything.
     """
     setting, where = task.setting, choose_device(task.devices.device)
     model, models = task.checkpoint.model.to(where), HandModels.load(setting.mano_dir)

@@ -103,7 +103,7 @@ def iterate_table(
 
 
 def _open_table(metrics_dir: Path | str, table: str, run_id: str) -> pq.ParquetFile:
-    path = partition_dir(metrics_dir, table, run_id) / PART_NAME
+    path = partition_file(metrics_dir, table, run_id)
     if not path.is_file():
         known = any(Path(metrics_dir).glob(f"*/run_id={run_id}"))
         hint = "" if known else _others(run_id, list_runs(metrics_dir, table))

@@ -1,7 +1,7 @@
 """Quality targets of a run. Reached on the built-in sample, they mean nothing for real images, and are labelled so."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS
@@ -38,18 +38,11 @@ TARGETS = (
 
 
 def judge(metrics: Mapping[str, float], source: str) -> list[dict[str, Any]]:
-    """Judge each target: the value reached, `met`, and `sample_only` where the data are synthetic.
-
-    Args:
-        metrics: overall metric name to value.
-        source: of the data.
-    """
+    """Judge each target by the overall metrics: the value, `met`, and `sample_only` where the data are synthetic."""
     return [
         {
-            "metric": target.metric,
-            "label": target.label,
+            **asdict(target),
             "sign": target.sign,
-            "limit": target.limit,
             "value": metrics.get(target.metric),
             "met": target.met_by(metrics.get(target.metric)),
             "sample_only": source == SYNTHETIC,

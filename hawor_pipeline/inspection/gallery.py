@@ -42,10 +42,7 @@ def pick_samples(samples: pa.Table, per_rank: int) -> dict[str, np.ndarray]:
 def pick_pairs(samples: pa.Table, other: pa.Table, per_rank: int) -> dict[str, np.ndarray]:
     """Choose the rows where a run is better, and worse, than another by the largest margin of mpjpe_mm.
 
-    Args:
-        samples: of the run.
-        other: of the other run, the same rows.
-        per_rank: at most this many each, at most one of a hand, view and sequence.
+    Both tables have the same rows. At most `per_rank` each are chosen, at most one of a hand, view and sequence.
     """
     difference = samples["mpjpe_mm"].to_numpy() - other["mpjpe_mm"].to_numpy()
     known = np.flatnonzero(np.isfinite(difference))
@@ -68,10 +65,6 @@ def _first_of_each_track(rows: np.ndarray, samples: pa.Table, count: int) -> np.
 
 def ensure_gallery(setting: Setting, run_id: str) -> StageResult:
     """Publish the gallery of an evaluated run under `gallery/run_id=...`, or reuse it where it is complete.
-
-    Args:
-        setting: of the evaluation.
-        run_id: the evaluated run.
 
     Returns:
         `path` is the folder; `info` has the sha256 of each file. A gallery with changed or missing files is made again.

@@ -22,13 +22,9 @@ _APPLICATION = "hawor_pipeline"
 def write_rerun(recording: RecordingView, path: Path | str, raw_root: Path | None = None) -> Path:
     """Write one view of a recording as a `.rrd` file.
 
-    Entities: `world/{left,right}/{truth,prediction}` meshes, `world/camera` with images where `raw_root` has them,
-    and `error_mm/{left,right}`. Timelines: `frame` (number in the image's file name) and `time`.
-
-    Args:
-        recording: hands and predictions.
-        path: of the file.
-        raw_root: ARCTIC root with full frames; None writes no images.
+    Entities: `world/{left,right}/{truth,prediction}` meshes, `world/camera` with images where `raw_root`, ARCTIC's root
+    with full frames, is given, and `error_mm/{left,right}`. Timelines: `frame` (number in the image's file name) and
+    `time`.
 
     Raises:
         ConfigError: rerun is not installed, or the images are missing.

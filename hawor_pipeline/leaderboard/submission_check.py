@@ -40,9 +40,7 @@ class Expectation:
 def check_upload(path: Path | str, expected: Expectation | None = None) -> list[str]:
     """List the problems of an upload, one sentence each; empty when the server can read it.
 
-    Args:
-        path: the zip file.
-        expected: from ARCTIC's protocol files and images; None checks only that the upload is consistent.
+    Without an expectation, only the upload itself is checked.
 
     Raises:
         ConfigError: there is no such file.

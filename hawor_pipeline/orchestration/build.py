@@ -53,11 +53,7 @@ def with_automation(assets: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefi
 
 
 def build_defs(resource_overrides: dict[str, Any] | None = None) -> dg.Definitions:
-    """Build all assets, jobs, schedules, sensors and resources of the code location.
-
-    Args:
-        resource_overrides: resource name to replacement, for tests and other deployments.
-    """
+    """Build all assets, jobs, schedules, sensors and resources; overrides replace resources by name."""
     resources = {
         "raw": RawData(),
         "compute": ComputeResource(),

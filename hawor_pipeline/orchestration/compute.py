@@ -104,10 +104,7 @@ class ComputeResource(dg.ConfigurableResource):
     )
 
     def resolve(self, at_least: int = 1) -> Compute:
-        """Choose the device, and claim it for this process and those it starts.
-
-        Args:
-            at_least: number of devices that the step needs.
+        """Choose at least this many devices, and claim them for this process and those it starts.
 
         Raises:
             ConfigError: torch cannot use the NVIDIA device that is present, or a requested device is missing.

@@ -29,10 +29,7 @@ FORWARDED_VARIABLES = (
 
 
 def executor_of(engine: str | None = None) -> dg.ExecutorDefinition:
-    """Return the executor of all jobs under an engine.
-
-    Args:
-        engine: a name; None reads `$HAWOR_ENGINE`.
+    """Return the executor of all jobs under an engine; None reads `$HAWOR_ENGINE`.
 
     Raises:
         ConfigError: the engine is unknown, or its packages are not installed.

@@ -96,14 +96,7 @@ def notify_once(instance: dg.DagsterInstance, run_id: str, what: str, *, log: An
     """Report a failed run in the log, and to the webhook in `$HAWOR_FAILURE_WEBHOOK` where one is set.
 
     Hook, sensor and reaper may all see the same failure; the first one reports it. A challenger that the gate rejected
-    is reported as rejected; another failure of the same run is reported as well.
-
-    Args:
-        instance: of the run.
-        run_id: the run.
-        what: what failed.
-        log: logger of Dagster or of Python.
-        steps: the steps that failed, where they are known.
+    is reported as rejected; another failure of the same run is reported as well. `log` is Dagster's or Python's.
 
     Returns:
         True if this call sent the report.

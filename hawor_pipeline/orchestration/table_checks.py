@@ -40,13 +40,7 @@ def check_name(table: str) -> str:
 
 
 def schema_check(table: str, files: Sequence[Path], schema: Any) -> dg.AssetCheckResult:
-    """Check one table, over all its files.
-
-    Args:
-        table: name.
-        files: Parquet files that make it up.
-        schema: published Arrow schema.
-    """
+    """Check one table, over all its Parquet files, against its published Arrow schema."""
     problems = [f"{file.parent.name}/{file.name}: {text}" for file in files for text in file_problems(file, schema)]
     return dg.AssetCheckResult(
         check_name=check_name(table),
@@ -165,9 +159,9 @@ def lineage(columns: Mapping[str, Sequence[str]], upstream: str) -> dg.TableColu
 
 def table_files(table: str, run_ids: Sequence[str]) -> list[Path]:
     """Return the files of a table that belong to some runs."""
-    from hawor_pipeline.evaluation.tables import PART_NAME, partition_dir
+    from hawor_pipeline.evaluation.tables import partition_file
 
-    return [partition_dir(DataPaths.default().metrics, table, run_id) / PART_NAME for run_id in run_ids]
+    return [partition_file(DataPaths.default().metrics, table, run_id) for run_id in run_ids]
 
 
 def table_checks(run_ids: Sequence[str], tables: Sequence[str]) -> list[dg.AssetCheckResult]:

@@ -53,13 +53,7 @@ class TrainingAssetConfig(dg.Config):
 def training_settings(
     config: TrainingAssetConfig, dataset: Handoff, mano_dir: Path, machine: Mapping[str, Any]
 ) -> TrainingConfig:
-    """Build the configuration of the requested run, on the data and models of this machine.
-
-    Args:
-        config: of the asset.
-        dataset: value of `dataset_metadata`.
-        mano_dir: folder of the MANO models.
-        machine: settings of this machine, such as loggers; they do not change the result.
+    """Build the configuration of the requested run on the data, models and settings (such as loggers) of this machine.
 
     Raises:
         ConfigError: no experiment is named for real data, or the first weights do not exist.

@@ -28,11 +28,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Footage:
-    """A video file or a folder of images, which can be read repeatedly.
-
-    Args:
-        path: of the file or folder.
-    """
+    """A video file or a folder of images, which can be read repeatedly."""
 
     path: Path
 

@@ -162,12 +162,7 @@ def _write_meshes(folder: Path, rows: BoxedFrames, hands: PredictedHands, models
 
 
 def write_ply(path: Path | str, vertices_m: np.ndarray, faces: np.ndarray) -> None:
-    """Write one mesh (binary, little endian).
-
-    Args:
-        path: of the file.
-        vertices_m: (V, 3), metres.
-        faces: (F, 3) indices, outward.
+    """Write one mesh, vertices (V, 3) in metres and outward faces (F, 3), in PLY's binary form, little endian.
 
     Source: the PLY format (Turk, 1994).
     """

@@ -136,12 +136,9 @@ def occlusion_scatter(run: RunResults) -> Figure:
 
 
 def track_curves(runs: Sequence[Any], shown_frame: int, drawn: Any) -> Figure:
-    """Draw errors of one hand over the frames of its recording, a line per run; `shown_frame` is marked.
+    """Draw errors (mm) of one hand over the frames of its recording, a line per run; that of `drawn` is orange.
 
-    Args:
-        runs: with `run_id` and `track` (frame to error, mm).
-        shown_frame: the frame shown on the page.
-        drawn: the run in orange.
+    Each of `runs` has `run_id` and `track` (frame to error); `shown_frame` is marked.
     """
     greys = iter(BASELINE_GREYS * len(runs))
     traces = []

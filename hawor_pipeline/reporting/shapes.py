@@ -75,11 +75,7 @@ _HAND_SPOTS = (
 
 
 def hand_drawing(values: Sequence[float | None]) -> list[Mapping[str, Any]] | None:
-    """Return bones, and spots with radius, colour and text, of the drawing of joint errors; None without data.
-
-    Args:
-        values: error of each joint in OpenPose order, mm.
-    """
+    """Return bones, and spots with radius, colour and text, of joint errors (mm, OpenPose order); None without data."""
     known = [value for value in values if value is not None]
     if len(known) < len(JOINT_NAMES) or not max(known):
         return None
