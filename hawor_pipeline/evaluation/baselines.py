@@ -43,33 +43,19 @@ class TrainingMeans:
     samples: int
 
 
-class _MeanBuilder:
-    """Running sums of what `TrainingMeans` holds."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.sums = [torch.zeros(shape, dtype=torch.float64) for shape in ((21, 3), (16, 3, 3), (10,), (3,))]
-
-    def add(self, rows: HandRows) -> None:
-        """Count in these rows."""
-        camera = camera_from_translation(rows.translation_m.double(), *crop_camera(rows))
-        values = (rows.joints_m - rows.joints_m[:, :1], rows.rotmats, rows.betas, camera)
-        for total, value in zip(self.sums, values, strict=True):
-            total += value.double().sum(0)
-        self.count += len(rows)
-
-    def means(self) -> TrainingMeans:
-        """Return the means of everything added."""
-        joints, rotmats, betas, camera = (total / self.count for total in self.sums)
-        return TrainingMeans(joints, chordal_mean(rotmats), betas, camera, self.count)
-
-
 def training_means(shards_dir: Path | str, subjects: Sequence[str]) -> TrainingMeans:
     """Average the valid rows of these subjects."""
-    builder = _MeanBuilder()
+    sums = [torch.zeros(shape, dtype=torch.float64) for shape in ((21, 3), (16, 3, 3), (10,), (3,))]
+    count = 0
     for annotations in sequences(shards_dir, subjects):
-        builder.add(load_rows(annotations))
-    return builder.means()
+        rows = load_rows(annotations)
+        camera = camera_from_translation(rows.translation_m.double(), *crop_camera(rows))
+        values = (rows.joints_m - rows.joints_m[:, :1], rows.rotmats, rows.betas, camera)
+        for total, value in zip(sums, values, strict=True):
+            total += value.double().sum(0)
+        count += len(rows)
+    joints, rotmats, betas, camera = (total / count for total in sums)
+    return TrainingMeans(joints, chordal_mean(rotmats), betas, camera, count)
 
 
 def _constant_joints(joints_m: Tensor, truth: HandTruth) -> PredictedHands:

@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,12 @@ from hawor_pipeline.provenance import atomic_write_text, staging_dir
 HIDDEN_ABOVE, CLEAR_BELOW = 0.5, 0.1  # share of hidden joints, as in the summary table's occlusion_robustness
 
 
+def _about(unit: str, formula: str) -> dict[str, str]:
+    return {"unit": unit, "formula": formula}
+
+
 def _number(unit: str, formula: str) -> Any:
-    return field(default=math.nan, metadata={"unit": unit, "formula": formula})
+    return field(default=math.nan, metadata=_about(unit, formula))
 
 
 @dataclass(slots=True)
@@ -71,14 +76,13 @@ class TrainingMetrics:
     loss: float = _number("1", "weighted sum of the terms")
     inference_time: float = _number("s", "last forward pass of the model, start to end on its device")
     memory_usage: float = _number("MB", "of the accelerator, or of this process on the CPU")
-    samples: int = field(default=0, metadata={"unit": "1", "formula": "valid frames in the batch"})
-    loss_components: dict[str, float] = field(default_factory=dict, metadata={"unit": "1", "formula": "each term"})
+    samples: int = field(default=0, metadata=_about("1", "valid frames in the batch"))
+    loss_components: dict[str, float] = field(default_factory=dict, metadata=_about("1", "each term"))
     gradient_norms: dict[str, float] = field(
-        default_factory=dict,
-        metadata={"unit": "1", "formula": "Euclidean norm by child module; empty without gradients"},
+        default_factory=dict, metadata=_about("1", "Euclidean norm by child module; empty without gradients")
     )
     learning_rates: dict[str, float] = field(
-        default_factory=dict, metadata={"unit": "1", "formula": "by parameter group of `optimizer`; empty without one"}
+        default_factory=dict, metadata=_about("1", "by parameter group of `optimizer`; empty without one")
     )
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,7 +98,7 @@ class TrainingMetrics:
         return values
 
 
-class TrainingEvaluator:
+class TrainingEvaluator(AbstractContextManager):
     """Measures batches, logs them, and writes a summary at the end.
 
     Args:
@@ -138,9 +142,6 @@ class TrainingEvaluator:
             model.register_forward_hook(lambda *_: self._stopwatch.stop()),
         ]
 
-    def __enter__(self) -> "TrainingEvaluator":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -165,16 +166,9 @@ class TrainingEvaluator:
         epoch: int,
         is_training: bool,
     ) -> TrainingMetrics:
-        """Measure one batch and log it.
+        """Measure one batch and log it under "train" or "val".
 
-        Args:
-            batch: input of the network.
-            output: prediction, with MANO applied.
-            loss: weighted sum of the terms.
-            loss_components: terms by name.
-            step: optimiser step.
-            epoch: epoch.
-            is_training: log under "train", else under "val".
+        `output` has MANO applied; `loss` is the weighted sum of the terms in `loss_components`.
 
         Returns:
             Means over the valid frames; NaN where nothing could be measured.
@@ -324,11 +318,9 @@ class _Stopwatch:
     """Time of a forward pass. Work on a CUDA device goes on after the call returns, so there its own events count."""
 
     def __init__(self, device: torch.device):
-        self._events: tuple[Any, Any] | None = None
-        if device.type == "cuda":
-            self._events = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        is_cuda = device.type == "cuda"
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if is_cuda else None
         self._began, self._took = 0.0, math.nan
-        self._stopped = False
 
     def start(self) -> None:
         """Start timing."""
@@ -341,11 +333,10 @@ class _Stopwatch:
         if self._events is not None:
             self._events[1].record()
         self._took = time.perf_counter() - self._began
-        self._stopped = True
 
     def seconds(self) -> float:
         """Return the time of the last pass; NaN before the first. Waits for the device."""
-        if self._events is None or not self._stopped:
+        if self._events is None or math.isnan(self._took):
             return self._took
         self._events[1].synchronize()
         return self._events[0].elapsed_time(self._events[1]) / 1000
@@ -371,9 +362,8 @@ def _temporal(batch: ClipBatch, output: HandPrediction, device: torch.device) ->
     values = {"temporal_consistency_mano": rad_to_deg((turns - true_turns).abs().mean(-1))[pair]}
     triple = pair[:, 1:] & pair[:, :-1]  # (B, T-2)
     if triple.any():
-        values["temporal_consistency_3d"] = metrics.acceleration_error(joints, true_joints, fps=ARCTIC_FPS)[:, 1:-1][
-            triple
-        ]
+        accelerations = metrics.acceleration_error(joints, true_joints, fps=ARCTIC_FPS)[:, 1:-1]
+        values["temporal_consistency_3d"] = accelerations[triple]
         drift = CROP_SIDE_PX * (output.joints_crop - target.joints_crop).detach().to(device).float()
         values["temporal_consistency_2d"] = drift.diff(n=2, dim=1).norm(dim=-1).mean(-1)[triple]
     return values

@@ -76,10 +76,8 @@ def ensure_gallery(setting: Setting, run_id: str) -> StageResult:
     rows = {table: partition_file(setting.metrics_dir, table, run_id) for table in tables}
     hashes = {table: sha256_file(file) for table, file in rows.items() if file.is_file()}
     key = hash_json({"tables": hashes, "inputs": setting.hashes(), "version": GALLERY_VERSION})
-    stage, folder = (
-        stage_dir(setting.metrics_dir, f"gallery-{run_id}"),
-        partition_dir(setting.metrics_dir, "gallery", run_id),
-    )
+    stage = stage_dir(setting.metrics_dir, f"gallery-{run_id}")
+    folder = partition_dir(setting.metrics_dir, "gallery", run_id)
     info, why = find_done(stage, key)
     if info is not None and info["files"] == _file_hashes(folder):
         return StageResult(folder, True, why, key, info)

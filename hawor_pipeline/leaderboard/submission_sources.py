@@ -99,7 +99,12 @@ def expectation(root: ArcticRoot, task: str, split: str, views: Sequence[int]) -
     Raises:
         ConfigError: the protocol file is missing.
     """
-    sequences = split_sequences(root, task, split)
+    protocol = task.split("_")[1]
+    if protocol not in root.protocols:
+        raise ConfigError(
+            f"{root.path}/splits_json/protocol_{protocol}.json does not exist; it lists the sequences to upload."
+        )
+    sequences = sorted(root.protocols[protocol].get(split, ()))
     last_frame = {}
     for name in sequences:
         subject, sequence = name.split("/")
@@ -108,20 +113,6 @@ def expectation(root: ArcticRoot, task: str, split: str, views: Sequence[int]) -
             if images:
                 last_frame[f"{subject}_{sequence}_{view}"] = max(images)
     return Expectation(sequences, last_frame)
-
-
-def split_sequences(root: ArcticRoot, task: str, split: str) -> list[str]:
-    """Return the "subject/sequence" names of a task's split.
-
-    Raises:
-        ConfigError: the protocol file is missing.
-    """
-    name = task.split("_")[1]
-    if name not in root.protocols:
-        raise ConfigError(
-            f"{root.path}/splits_json/protocol_{name}.json does not exist; it lists the sequences to upload."
-        )
-    return sorted(root.protocols[name].get(split, ()))
 
 
 def from_run(

@@ -14,6 +14,7 @@ from hawor_pipeline.reporting.style import (
     BASELINE_DASHES,
     BASELINE_GREYS,
     INK,
+    MARKED_POINTS,
     MUTED,
     OTHER,
     RUN,
@@ -145,10 +146,8 @@ def track_curves(runs: Sequence[Any], shown_frame: int, drawn: Any) -> Figure:
     for run in runs:
         frames = sorted(run.track)
         line = {"color": RUN, "width": 3} if run is drawn else {"color": next(greys), "width": 1.6}
-        errors, mode = (
-            rounded([run.track[number] for number in frames]),
-            "lines+markers" if len(frames) < 12 else "lines",
-        )
+        errors = rounded([run.track[number] for number in frames])
+        mode = "lines+markers" if len(frames) < MARKED_POINTS else "lines"
         traces.append(line_trace(short_run_name(run.run_id), frames, errors, line, "%{y:.1f} mm", mode))
     frame = layout("frame", "joint error, mm", yaxis={"rangemode": "tozero"})
     frame["shapes"] = [vertical(shown_frame)]

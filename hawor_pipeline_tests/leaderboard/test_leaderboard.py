@@ -194,7 +194,7 @@ def test_images_with_boxes_give_what_shards_give(
     opened = open_checkpoint(checkpoint)
     setting = Setting.of(shards, mano, tmp_path, "v1", ["s05"])
     predict_checkpoint(Prediction(opened, setting, Devices("cpu")), identity)
-    names = submission_sources.split_sequences(root, "pose_p1", "val")
+    names = submission_sources.expectation(root, "pose_p1", "val", ()).sequences
     ego = next((source / "arctic" / "raw_seqs" / "s05").glob("*.egocam.dist.npy"))
     for views in ((1,), (0,)):
         boxed = next(
@@ -222,7 +222,8 @@ def test_images_with_boxes_give_what_shards_give(
 def test_missing_hands_are_refused_or_held_and_counted(
     source, metrics_dir, hand_models, tmp_path, one_static_view
 ) -> None:
-    names = submission_sources.split_sequences(ArcticRoot.locate(source / "arctic"), "pose_p1", "val")
+    root = ArcticRoot.locate(source / "arctic")
+    names = submission_sources.expectation(root, "pose_p1", "val", ()).sequences
     (view,) = submission_sources.from_run(metrics_dir, "truth", names, (1,))
     frames, hands = view.hands["left"]
     last = frames == view.frames[-1]
