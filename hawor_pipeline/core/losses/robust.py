@@ -59,7 +59,6 @@ def masked_mean(values: Float[Tensor, "*batch"], mask: Bool[Tensor, "*#batch"] |
     Formula: sum(m v) / sum(m).
 
     Args:
-        values: (*batch).
         mask: broadcastable to (*batch), bool or weights; None takes all. Values under a zero may be anything, also NaN.
 
     Returns:

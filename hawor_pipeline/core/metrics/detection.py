@@ -1,8 +1,8 @@
 """Detection of hands, and the dependence of errors on visibility: boxes, rates, strata, calibration.
 
 Convention: joints are (*batch, joints, 2) and boxes (*batch, 4) are left, top, right, bottom, in pixels (x, y). `mask`
-(*batch, joints) selects the joints that count, `iou` is the least intersection over union, and `sides` are true for
-right hands.
+(*batch, joints) selects the joints that count, `iou` is the least intersection over union, `scores` are confidences, and
+`sides` are true for right hands.
 """
 
 from collections.abc import Sequence
@@ -105,9 +105,6 @@ def match_detections(
     """Match the detections of one image with its hands, the most certain first, each hand once, sides equal.
 
     Formula: in order of score, each detection takes the free hand of its side with the largest IoU, if that is >= iou.
-
-    Args:
-        scores: (found), confidence.
 
     Returns:
         (found): true for detections that found a hand. Precision is its mean; recall its sum over the number of hands.
