@@ -8,7 +8,8 @@ from typing import Any
 
 Execute = Callable[[argparse.Namespace], int]
 Declare = Callable[[Execute], Execute]
-_declared: dict[Execute, list[tuple[tuple[str, ...], dict[str, Any]]]] = {}
+AddOption = Callable[[argparse.ArgumentParser], object]
+_declared: dict[Execute, list[AddOption]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +18,15 @@ class Command:
 
     name: str
     summary: str
-    options: tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
+    options: tuple[AddOption, ...]
     execute: Execute
 
     def add_to(self, commands) -> None:
         """Add the parser of this command to those of all commands."""
         parser = commands.add_parser(self.name, help=self.summary)
         parser.set_defaults(execute=self.execute)
-        for names, settings in self.options:
-            parser.add_argument(*names, **settings)
+        for add_option in self.options:
+            add_option(parser)
 
 
 def command(name: str, summary: str) -> Callable[[Execute], Command]:
@@ -37,7 +38,8 @@ def option(*names: str, **settings: Any) -> Declare:
     """Declare an option or argument of a command; arguments as of `ArgumentParser.add_argument`."""
 
     def declare(execute: Execute) -> Execute:
-        _declared.setdefault(execute, []).insert(0, (names, settings))  # the lowest decorator runs first
+        adds = _declared.setdefault(execute, [])
+        adds.insert(0, lambda parser: parser.add_argument(*names, **settings))  # the lowest decorator runs first
         return execute
 
     return declare
