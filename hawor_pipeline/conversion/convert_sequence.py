@@ -107,7 +107,8 @@ def convert_sequence(task: SequenceTask) -> Converted:
         metadata = {"source": task.source, "converter_version": converter, "data_version": version}
         side_tables: dict[str, Iterable[tuple]] = {LEDGER_FILE: sorted(found.ledger), DISTANCES_FILE: found.distances}
         name = task.ref.subject, task.ref.sequence
-        info = replace(info, **write_tables(folder, name, arrays, side_tables, metadata))
+        sha256, size = write_tables(folder, name, arrays, side_tables, metadata)
+        info = replace(info, sha256=sha256, bytes=size)
         if task.key:  # of a sequence that is keyed by contents, the version follows from them
             info = replace(info, data_version=version, made_under=hash_json(task.shared))
         mark_done(folder, task.key or content_key(task.shared, raw, task.ref), info.to_dict(), list(SHARD_FILES))

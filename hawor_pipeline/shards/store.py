@@ -10,7 +10,6 @@ Only sequences that a manifest lists are read, never one that is being written o
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -84,7 +83,7 @@ def write_tables(
     arrays: dict[str, np.ndarray],
     side_tables: Mapping[str, Iterable[tuple]],
     metadata: dict[str, str],
-) -> dict[str, Any]:
+) -> tuple[dict[str, str], int]:
     """Write the tables of one sequence beside its images.
 
     Args:
@@ -95,7 +94,7 @@ def write_tables(
         metadata: Text metadata of all tables.
 
     Returns:
-        `sha256` and `bytes` of the shard for its `SequenceInfo`.
+        Digests by file and the size in bytes of the shard, as in its `SequenceInfo`.
     """
     write_parquet(to_arrow(arrays, metadata), folder / ANNOTATIONS_FILE)
     for file, schema in _SIDE_TABLES.items():
@@ -103,7 +102,7 @@ def write_tables(
         write_parquet(pa.Table.from_pylist(records, schema).replace_schema_metadata(metadata), folder / file)
     files = {file: folder / file for file in SHARD_FILES}
     digests = {file: sha256_file(path) for file, path in files.items()}
-    return {"sha256": digests, "bytes": sum(path.stat().st_size for path in files.values())}
+    return digests, sum(path.stat().st_size for path in files.values())
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:

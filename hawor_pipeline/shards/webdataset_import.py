@@ -297,14 +297,15 @@ def _write_shard(
         "exported_data_version": first.origin.data_version,
     }
     known = [(*moment, value) for moment, value in sorted(distances.items()) if value is not None]
-    written = write_tables(folder, name, _as_columns(rows), {LEDGER_FILE: [], DISTANCES_FILE: known}, metadata)
+    sha256, size = write_tables(folder, name, _as_columns(rows), {LEDGER_FILE: [], DISTANCES_FILE: known}, metadata)
     info = SequenceInfo(
         rows=len(rows),
         valid_rows=len(rows),
         ground_truth_frames=len({row["gt_index"] for row in rows}),
         data_version=version,
         exported_data_version=first.origin.data_version,
-        **written,
+        sha256=sha256,
+        bytes=size,
     )
     mark_done(folder, key, info.to_dict(), list(SHARD_FILES))
     return info

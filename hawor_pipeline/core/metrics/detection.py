@@ -1,8 +1,8 @@
 """Detection of hands, and the dependence of errors on visibility: boxes, rates, strata, calibration.
 
 Convention: joints are (*batch, joints, 2) and boxes (*batch, 4) are left, top, right, bottom, in pixels (x, y). `mask`
-(*batch, joints) selects the joints that count, `iou` is the least intersection over union, `scores` are confidences, and
-`sides` are true for right hands.
+(*batch, joints) selects the joints that count, `iou` is the least intersection over union, `scores` are confidences,
+and `sides` are true for right hands.
 """
 
 from collections.abc import Sequence
