@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from hawor_pipeline.core.camera import project_distorted
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
-from hawor_pipeline.evaluation.evaluator import evaluate_predictions
+from hawor_pipeline.evaluation.evaluator import measure_run
 from hawor_pipeline.evaluation.hands import project_predictions, read_truth
 from hawor_pipeline.evaluation.recordings import annotations_of, converted_subjects, plan_recordings, sequences
 from hawor_pipeline.evaluation.setting import Setting
@@ -288,7 +288,7 @@ def measure(quick: bool) -> list[Row]:
         per_loop = [timed_loop(), timed_loop()]
         with PeakMemory() as memory:
             began = _now()
-            done = evaluate_predictions(setting, IDENTITY)
+            done = measure_run(setting, IDENTITY)
             streamed = (_now() - began) / done["samples"]
         per_loop += [timed_loop(), timed_loop()]
         _check_same(found, root)

@@ -29,14 +29,14 @@ from typing import TYPE_CHECKING
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.paths import DataPaths, root_variable
 from hawor_pipeline.remote import local_copy
-from hawor_pipeline.sources.arctic import ArcticRoot
+from hawor_pipeline.sources.arctic import SYNTHETIC, ArcticRoot
 
 if TYPE_CHECKING:
     from hawor_pipeline.shards.manifest import Manifest
+    from hawor_pipeline.sources.hand_models import HandModels
 
 ARCTIC_VARIABLE = root_variable("arctic")
 MANO_VARIABLE = "MANO_DIR"
-SYNTHETIC = "synthetic"
 _LEVELS_UP = 3  # folders above the raw data that may hold body_models: `unpack/arctic_data/data` lies three levels deep
 
 
@@ -196,6 +196,25 @@ def check_hand_models(shards_dir: Path | str, mano_dir: Path | str) -> None:
             )
 
 
+def open_hand_models(shards_dir: Path | str, given: Path | str | None = None) -> "HandModels":
+    """Load the hand models that belong to shards, with the convention of their dataset.
+
+    Args:
+        shards_dir: a shards folder or URL.
+        given: folder of the models; None searches.
+
+    Raises:
+        ConfigError: no hand models were found, or they are not those of the shards.
+        DataError: a file is damaged, or the manifests record several conventions.
+    """
+    from hawor_pipeline.sources.hand_models import HandModels
+
+    found = {manifest.mano_convention for manifest in _manifests(shards_dir)}
+    if len(found) > 1:
+        raise DataError(f"{shards_dir}: the manifests record different conventions {found}; convert again.")
+    return HandModels.load(hand_models_of(shards_dir, given), *found)
+
+
 def find_hand_models(source: str, given: Path | str | None = None, raw_root: Path | str | None = None) -> Path:
     """Find the hand models for data of one source by the rule of this module.
 
@@ -271,11 +290,9 @@ def _known_roots(source: str) -> list[Path]:
 
 def _is_procedural(folder: Path) -> bool:
     """Return True for the hand of the built-in sample, whose file is marked; raise where there is no model."""
-    from hawor_pipeline.untrusted.mano_files import find_mano
-    from hawor_pipeline.untrusted.safe_load import load_npz
+    from hawor_pipeline.untrusted.mano_files import find_mano, is_procedural
 
-    file = find_mano(folder, "right")
-    return file.suffix == ".npz" and str(load_npz(file).get("source", "")).startswith(SYNTHETIC)
+    return is_procedural(find_mano(folder, "right"))
 
 
 def _manifests(shards_dir: Path | str) -> list["Manifest"]:

@@ -5,14 +5,14 @@ not reused, and Dagster shows that the code changed. Imports nothing, because th
 """
 
 CONVERTER_VERSION = 6  # bytes of a shard
-EXTERNAL_VERSION = 2  # readers of other datasets
+EXTERNAL_VERSION = 3  # readers of other datasets
 IMPORT_VERSION = 1  # bytes of an imported shard
 INVENTORY_VERSION = 3
 METADATA_VERSION = 1
 QUALITY_VERSION = 2
 TRAINING_VERSION = "3"
 EXPORT_VERSION = "1"
-EVALUATION_VERSION = "2"  # metric tables of checkpoints, baselines and comparisons
+EVALUATION_VERSION = "3"  # metric tables of checkpoints, baselines and comparisons
 GALLERY_VERSION = "1"  # images of the best, median and worst samples
 GATE_VERSION = "1"  # rule by which a challenger is compared with the champion
 REGISTRY_VERSION = "1"  # layout of the registry

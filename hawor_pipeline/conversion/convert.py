@@ -252,6 +252,7 @@ def _write_manifest(job: ConversionJob, plan: SubjectPlan) -> None:
         # a sequence that failed to be replaced is not given up
         withdrawn=tuple(sorted({*known.names, *known.withdrawn} & set(plan.errors))),
         hand_models=digest_hand_models(job.mano_dir),
+        convention=job.reader.convention,
     )
     write_manifest(job.output, manifest.listing(entries))
 

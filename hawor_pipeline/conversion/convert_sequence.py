@@ -147,9 +147,9 @@ def _views(
     task: SequenceTask, reader: Reader, takes: Iterable[Take], found: SequenceRows
 ) -> Iterator[tuple[int, PosedTake]]:
     """Yield each view of each take, posed; one take is in memory at a time."""
-    models = load_hand_models(task.mano_dir, reader.fix_left_shapedirs)
+    models = load_hand_models(task.mano_dir, reader.convention)
     for take in takes:
-        posed = pose_take(take, models, reader.tips)
+        posed = pose_take(take, models)
         found.moments += len(take)
         found.distances += posed.distances
         for view in take.cameras:

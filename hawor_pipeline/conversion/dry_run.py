@@ -64,7 +64,7 @@ def dry_run(job: ConversionJob, subjects: Sequence[str], *, workers: int | None 
     if not any(plan.tasks or plan.done or plan.errors or plan.keeps_manifest for plan in plans):
         problems += [f"{plan.subject}: {plan.reason}" for plan in plans]
     if tasks:
-        load_hand_models(job.mano_dir)  # damage in them is no problem of a sequence
+        load_hand_models(job.mano_dir, job.reader.convention)  # damage in them is no problem of a sequence
     counts, unreadable = _count(job, tasks)
     readable = [task for task in tasks if task.output in counts]
     checked, cut_short = _check_ends(job, readable)

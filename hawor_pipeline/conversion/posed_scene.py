@@ -4,16 +4,14 @@ import dataclasses
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from hawor_pipeline.conversion.hand_geometry import WorldHand, pose_hand
 from hawor_pipeline.conversion.visibility import SkinFaces, joint_visibility
-from hawor_pipeline.core.mano import TIP_SETS
 from hawor_pipeline.core.units import m_to_mm
 from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline.sources.object_part import least_distance
 from hawor_pipeline.sources.reader import HandLabels, Take
-
-_TIPS = [4, 8, 12, 16, 20]  # OpenPose order
 
 
 @dataclass(slots=True)
@@ -26,15 +24,14 @@ class PosedTake:
     distances: list[tuple[int, str, float]] = field(default_factory=list)  # index, side, hand to object in metres
 
 
-def pose_take(take: Take, models: HandModels, tips: str) -> PosedTake:
+def pose_take(take: Take, models: HandModels) -> PosedTake:
     """Pose the hands of a take and cast its rays.
 
     Args:
         take: labels, cameras and images.
-        models: both hand models.
-        tips: name in `TIP_SETS` of the fingertips of the dataset's own joints.
+        models: both hand models, with the dataset's convention.
     """
-    hands = {side: _pose(models, side, labels, tips) for side, labels in take.hands.items()}
+    hands = {side: _pose(models, side, labels) for side, labels in take.hands.items()}
     visible = {side: np.zeros((len(take.cameras), len(take), 21), bool) for side in hands}
     posed = PosedTake(take, hands, visible)
     if hands:
@@ -43,20 +40,19 @@ def pose_take(take: Take, models: HandModels, tips: str) -> PosedTake:
     return posed
 
 
-def _pose(models: HandModels, side: str, labels: HandLabels, tips: str) -> WorldHand:
+def _pose(models: HandModels, side: str, labels: HandLabels) -> WorldHand:
     hand = pose_hand(models, side, labels)
     if labels.fitting_err is not None:
         return hand
-    return dataclasses.replace(hand, fitting_err=_fitting_error_mm(hand, labels, tips))
+    return dataclasses.replace(hand, fitting_err=_fitting_error_mm(models, side, hand, labels))
 
 
-def _fitting_error_mm(hand: WorldHand, labels: HandLabels, tips: str) -> np.ndarray:
+def _fitting_error_mm(models: HandModels, side: str, hand: WorldHand, labels: HandLabels) -> np.ndarray:
     """Return the mean distance of the posed model's joints to the dataset's own, (T,); NaN where it states none."""
     errors = np.full(len(hand.joints_m), np.nan)
     if labels.joints_m is None:
         return errors
-    joints = hand.joints_m.copy()
-    joints[:, _TIPS] = hand.vertices_m[:, list(TIP_SETS[tips])]
+    joints = models.own_joints(side, torch.from_numpy(hand.vertices_m), torch.from_numpy(hand.joints_m)).numpy()
     for index in np.flatnonzero(np.isfinite(labels.joints_m).any((1, 2))):
         errors[index] = m_to_mm(np.nanmean(np.linalg.norm(joints[index] - labels.joints_m[index], axis=-1)))
     return errors

@@ -49,7 +49,7 @@ def write_proof_sheet(reader: Reader, subject: str, path: Path, *, seed: int = 0
     Raises:
         DataError: a raw file or image is damaged.
     """
-    models = load_hand_models(reader.mano_dir, reader.fix_left_shapedirs)
+    models = load_hand_models(reader.mano_dir, reader.convention)
     rng = np.random.default_rng([seed, *subject.encode()])
     panels: list[np.ndarray] = []
     names: list[str] = []

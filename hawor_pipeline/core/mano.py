@@ -32,8 +32,27 @@ Side = Literal["right", "left"]
 TIP_SETS = {
     "smplx": TIP_VERTEX_IDS,  # also HaMeR, HaWoR, ARCTIC
     "freihand": (744, 320, 443, 555, 672),
-    "manopth": (745, 317, 444, 556, 673),  # also manotorch, DexYCB
+    "ho3d": (744, 333, 444, 555, 672),
+    "manopth": (745, 317, 444, 556, 673),  # also DexYCB's labels; manotorch: these on both sides
 }
+_LEFT_TIP_SETS = {"manopth": (745, 317, 445, 556, 673)}  # the left mesh differs around the middle finger's tip
+
+
+def tip_vertices(tips: str, side: str) -> tuple[int, ...]:
+    """Return the fingertip vertices of one side.
+
+    Args:
+        tips: name in `TIP_SETS`.
+        side: "right" or "left"; they differ in manopth only, which takes vertex 445 for the left middle fingertip.
+
+    Raises:
+        ConfigError: unknown tip set.
+    """
+    if tips not in TIP_SETS:
+        raise ConfigError(f"found tip set {tips!r}, expected one of {sorted(TIP_SETS)}.")
+    return _LEFT_TIP_SETS.get(tips, TIP_SETS[tips]) if side == "left" else TIP_SETS[tips]
+
+
 # Joints by knuckle: the root, five first knuckles, five second ones, five third ones. In this order each level of the
 # kinematic tree is one slice, and one batched product advances all five fingers.
 _BY_KNUCKLE = (0, *(1 + 3 * finger + knuckle for knuckle in range(3) for finger in range(5)))
@@ -102,8 +121,6 @@ class ManoLayer(nn.Module):
 
     def __init__(self, arrays: ManoArrays, *, tips: str = "smplx") -> None:
         super().__init__()
-        if tips not in TIP_SETS:
-            raise ConfigError(f"found tip set {tips!r}, expected one of {sorted(TIP_SETS)}.")
         self.side = arrays.side
         # Coordinates before vertices (x of all vertices, then y, then z): the rows of the result are contiguous, and
         # skinning below multiplies whole rows.
@@ -131,7 +148,7 @@ class ManoLayer(nn.Module):
         with_tips = np.concatenate((mano_order, np.arange(MANO_JOINT_COUNT, JOINT_COUNT)))
         indices = {
             "faces": arrays.faces,
-            "_tips": TIP_SETS[tips],
+            "_tips": tip_vertices(tips, arrays.side),
             "_by_knuckle": _BY_KNUCKLE,
             "_mano_order": mano_order,
             "_order": with_tips[list(OPENPOSE_FROM_MANO)],

@@ -27,6 +27,7 @@ from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline.evaluation.setting import Setting
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer
 from hawor_pipeline.loading.rows import HandRows, load_rows
+from hawor_pipeline.locate import open_hand_models
 from hawor_pipeline.sources.hand_models import HandModels
 
 KINDS = ("mean_pose", "mean_rotations", "subject_mean")
@@ -63,6 +64,7 @@ def _constant_joints(joints_m: Tensor, truth: HandTruth) -> PredictedHands:
     return PredictedHands(
         rotmats=torch.full_like(truth.rotmats, torch.nan),
         betas=torch.full_like(truth.betas, torch.nan),
+        own_betas=torch.full_like(truth.betas, torch.nan),
         translation_m=torch.full_like(truth.translation_m, torch.nan),
         joints_m=where_left(truth.is_right, mirror_points(right), right),
         joints_px=torch.full_like(truth.joints_px, torch.nan),
@@ -79,7 +81,7 @@ def _constant_parameters(means: TrainingMeans, models: HandModels, truth: HandTr
 
 def write_baseline(kind: str, setting: Setting, identity: RunIdentity, means: TrainingMeans) -> int:
     """Publish the predictions of a baseline, one of `KINDS`, for the valid rows of a setting; return their number."""
-    models, shards_dir = HandModels.load(setting.mano_dir), setting.shards_dir
+    models, shards_dir = open_hand_models(setting.shards_dir, setting.mano_dir), setting.shards_dir
     if kind == "subject_mean":
         own = {subject: training_means(shards_dir, [subject]).joints_m for subject in setting.subjects}
     with table_writer(setting.metrics_dir, "predictions", identity) as writer:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.evaluation.baselines import KINDS, training_means, write_baseline
-from hawor_pipeline.evaluation.evaluator import evaluate_predictions
+from hawor_pipeline.evaluation.evaluator import measure_run
 from hawor_pipeline.evaluation.predict import Prediction, choose_devices, predict_checkpoint
 from hawor_pipeline.evaluation.registry import Registry, RunRecord
 from hawor_pipeline.evaluation.robustness import write_robustness
@@ -99,9 +99,9 @@ def _publish(task: Prediction, identity: RunIdentity, curves: Path | None, robus
 
 
 def predict_and_measure(task: Prediction, identity: RunIdentity) -> dict[str, Any]:
-    """Publish predictions, samples, joints and summary of a checkpoint; see `evaluate_predictions` for the result."""
+    """Publish predictions, samples, joints and summary of a checkpoint; see `measure_run` for the result."""
     predict_checkpoint(task, identity)
-    return evaluate_predictions(task.setting, identity)
+    return measure_run(task.setting, identity)
 
 
 def evaluate_baselines(
@@ -148,7 +148,7 @@ def evaluate_baselines(
         identity = RunIdentity(baseline_run_id(kind, setting.dataset_version), *about)
         write_baseline(kind, setting, identity, means)
         info["run_ids"][kind] = identity.run_id
-        info["metrics"][kind] = evaluate_predictions(setting, identity)["metrics"]
+        info["metrics"][kind] = measure_run(setting, identity)["metrics"]
         outputs += outputs_of(stage, setting.metrics_dir, identity.run_id, MEASURED_TABLES)
     mark_done(stage, key, info, outputs)
     return StageResult(setting.metrics_dir, False, why, key, info)

@@ -4,6 +4,7 @@ Predictions come first and everything else is computed from them, so a stored pr
 rules. Memory holds one sequence and a few sums, however many samples there are.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -16,15 +17,28 @@ from threadpoolctl import threadpool_limits
 from hawor_pipeline.core.skeleton import FINGER_JOINTS, JOINT_NAMES
 from hawor_pipeline.errors import DataError, NumericalError
 from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS, CLEAR, HIDDEN, PCK_BOX_PERCENT
-from hawor_pipeline.evaluation.hands import HandTruth, PredictedHands, read_predictions, read_truth
+from hawor_pipeline.evaluation.hands import (
+    HandTruth,
+    PredictedHands,
+    ground_truth_predictions,
+    read_predictions,
+    read_truth,
+    with_own_joints,
+)
 from hawor_pipeline.evaluation.measure import Measurement, measure
 from hawor_pipeline.evaluation.protocols import find_protocol
-from hawor_pipeline.evaluation.recordings import KEY_COLUMNS, annotations_of, plan_recordings
+from hawor_pipeline.evaluation.recordings import (
+    KEY_COLUMNS,
+    annotations_of,
+    converted_subjects,
+    plan_recordings,
+    sequences,
+)
 from hawor_pipeline.evaluation.setting import Setting
 from hawor_pipeline.evaluation.summary import Summary
 from hawor_pipeline.evaluation.tables import RunIdentity, TableWriter, iterate_table, table_writer, to_numpy
 from hawor_pipeline.evaluation.tracks import Tracks
-from hawor_pipeline.sources.hand_models import HandModels
+from hawor_pipeline.locate import open_hand_models
 from hawor_pipeline.workers.pool import one_thread
 
 # Upper ends of the bins that strata are named after; the last bin of each includes its end.
@@ -42,7 +56,28 @@ def tracks_of(annotations: pa.Table) -> Tracks:
     return Tracks(*(to_numpy(annotations[name]) for name in ("view", "is_right", "frame")))
 
 
-def evaluate_predictions(setting: Setting, identity: RunIdentity) -> dict[str, Any]:
+def evaluate_predictions(
+    shards_dir: Path | str,
+    mano_dir: Path | str,
+    metrics_dir: Path | str,
+    identity: RunIdentity,
+    subjects: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Measure a run's stored predictions; see `measure_run`.
+
+    Args:
+        shards_dir: shards that the predictions were made for.
+        mano_dir: folder of the MANO models.
+        metrics_dir: folder of `predictions/run_id=...` and of the other tables.
+        identity: the run, and the protocol.
+        subjects: whose rows; None takes all.
+    """
+    names = converted_subjects(shards_dir) if subjects is None else subjects
+    about = (identity.dataset_version, names, identity.protocol)
+    return measure_run(Setting.of(shards_dir, mano_dir, metrics_dir, *about), identity)
+
+
+def measure_run(setting: Setting, identity: RunIdentity) -> dict[str, Any]:
     """Compute samples, joints and summary from a run's predictions table by the protocol, and publish them.
 
     Returns:
@@ -56,7 +91,7 @@ def evaluate_predictions(setting: Setting, identity: RunIdentity) -> dict[str, A
     recordings = plan_recordings(
         setting.shards_dir, setting.subjects, views, protocol.consecutive_frames, setting.excluded
     )
-    models = HandModels.load(setting.mano_dir)
+    models = open_hand_models(setting.shards_dir, setting.mano_dir)
     predictions = PredictionReader(metrics_dir, identity.run_id)
     summary = Summary()
     with ExitStack() as stack:
@@ -68,6 +103,7 @@ def evaluate_predictions(setting: Setting, identity: RunIdentity) -> dict[str, A
         for annotations in annotations_of(setting.shards_dir, recordings, views):
             truth = read_truth(annotations)
             predicted = predictions.take(annotations["sample_id"])
+            truth, predicted = with_own_joints(models, truth, predicted)
             measured = measure(truth, predicted, models, tracks_of(annotations), mirror_allowed=protocol.mirror_allowed)
             _write_sequence(samples, joints, annotations, truth, measured)
             _summarise(summary, annotations, truth, measured)
@@ -172,3 +208,20 @@ def bin_labels(name: str, values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, np.float64)
     index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(names) - 1)
     return np.where(np.isnan(values), "", np.array(names)[index])
+
+
+def write_ground_truth(
+    shards_dir: Path | str,
+    mano_dir: Path | str,
+    metrics_dir: Path | str,
+    identity: RunIdentity,
+    subjects: Sequence[str] | None = None,
+) -> int:
+    """Publish ground truth, sent through the network's parametrisation, as a predictions table; return its rows."""
+    models = open_hand_models(shards_dir, mano_dir)
+    views = find_protocol(identity.protocol).views
+    with table_writer(metrics_dir, "predictions", identity) as writer:
+        for annotations in sequences(shards_dir, subjects, views):
+            hands = ground_truth_predictions(models, annotations)
+            writer.write(hands.columns(annotations["sample_id"].to_pylist()))
+        return writer.rows

@@ -29,7 +29,7 @@ from hawor_pipeline.evaluation.declared_metrics import (
     SUMMARY_METRICS,
     Metric,
 )
-from hawor_pipeline.evaluation.hands import HandTruth, PredictedHands, predicted_mesh, true_vertices
+from hawor_pipeline.evaluation.hands import HandTruth, PredictedHands, own_joints, true_vertices
 from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline.sources.hand_models import HandModels
 
@@ -241,16 +241,15 @@ def _by_parts(
 
 def _surface_metrics(hands: ComparedHands) -> dict[str, Tensor]:
     """Compute the metrics of surfaces, in threads; NaN for rows without a mesh."""
-    predicted = hands.predicted
-    has_mesh = torch.isfinite(predicted.rotmats).flatten(1).all(1) & torch.isfinite(predicted.betas).all(1)
-    parts = [rows for rows in torch.nonzero(has_mesh).flatten().split(_MESH_ROWS) if len(rows)]
+    parts = [rows for rows in torch.nonzero(hands.predicted.has_mesh).flatten().split(_MESH_ROWS) if len(rows)]
 
     def prepare(rows: Tensor) -> ComparedSurfaces:
-        truth, ours = hands.truth.take(rows), predicted.take(rows)
-        at_origin = torch.zeros_like(truth.translation_m)  # the wrist is subtracted, and NaN must not reach the mesh
-        mesh, joints = predicted_mesh(hands.models, ours.rotmats, ours.betas, at_origin, truth.is_right)
+        truth, ours = hands.truth.take(rows), hands.predicted.take(rows)
+        # without translation: the wrist is subtracted, and NaN must not reach the mesh
+        mesh, joints = ours.relative_mesh(hands.models, truth.is_right)
+        wrists = own_joints(hands.models, mesh, joints, truth.is_right)[:, :1]
         theirs = true_vertices(hands.models, truth) - truth.joints_m[:, :1]
-        return ComparedSurfaces(mesh - joints[:, :1], theirs, hands.mirror_allowed)
+        return ComparedSurfaces(mesh - wrists, theirs, hands.mirror_allowed)
 
     return _by_parts(len(hands.truth), "surfaces", parts, prepare, _threads().map)
 

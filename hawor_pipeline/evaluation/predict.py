@@ -29,6 +29,7 @@ from hawor_pipeline.evaluation.tables import RunIdentity, partition_file, table_
 from hawor_pipeline.loading.clips import Clips, covering_clips
 from hawor_pipeline.loading.dataset import ClipDataset, keep_batch
 from hawor_pipeline.loading.rows import HandRows, load_rows
+from hawor_pipeline.locate import open_hand_models
 from hawor_pipeline.models.checkpoints import OpenedCheckpoint
 from hawor_pipeline.models.hawor import HaworModel
 from hawor_pipeline.shards.store import ShardSet
@@ -160,7 +161,7 @@ def _predict_groups(
 ) -> int:
     where = torch.device(device)
     model, setting = task.checkpoint.model.to(where), task.setting
-    models = HandModels.load(setting.mano_dir)
+    models = open_hand_models(setting.shards_dir, setting.mano_dir)
     with table_writer(folder, "predictions", identity) as writer:
         for group in groups:
             written = []

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from hawor_pipeline.errors import HaworError
 from hawor_pipeline.evaluation.compare import write_comparison
 from hawor_pipeline.evaluation.evaluate import MEASURED_TABLES, outputs_of, predict_and_measure, stage_dir
-from hawor_pipeline.evaluation.evaluator import PredictionReader, evaluate_predictions, tracks_of
+from hawor_pipeline.evaluation.evaluator import PredictionReader, measure_run, tracks_of
 from hawor_pipeline.evaluation.gate import find_champion, find_champion_tables
 from hawor_pipeline.evaluation.hands import read_truth
 from hawor_pipeline.evaluation.predict import Prediction
@@ -33,9 +33,9 @@ from hawor_pipeline.evaluation.tables import (
     read_table,
     table_writer,
 )
+from hawor_pipeline.locate import open_hand_models
 from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file
-from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline.versions import EVALUATION_VERSION
 
 KINDS = ("smoothed", "champion")
@@ -104,7 +104,7 @@ def evaluate_smoothed(run_id: str, setting: Setting) -> str:
     """Smooth a run's predictions and measure them; return the run_id of the tables."""
     identity = read_identity(setting.metrics_dir, "predictions", run_id)
     rival = replace(identity, run_id=baseline_run_id("smoothed", setting.dataset_version))
-    models = HandModels.load(setting.mano_dir)
+    models = open_hand_models(setting.shards_dir, setting.mano_dir)
     predictions = PredictionReader(setting.metrics_dir, run_id)
     setting = replace(setting, excluded=_excluded(setting, run_id))
     recordings = plan_recordings(setting.shards_dir, setting.subjects, setting.views, excluded=setting.excluded)
@@ -114,7 +114,7 @@ def evaluate_smoothed(run_id: str, setting: Setting) -> str:
             hands = smooth(models, read_truth(annotations), predicted, tracks_of(annotations))
             writer.write(hands.columns(annotations["sample_id"].to_pylist()))
         predictions.expect_end()
-    evaluate_predictions(setting, rival)
+    measure_run(setting, rival)
     return rival.run_id
 
 

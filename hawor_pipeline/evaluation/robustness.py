@@ -17,7 +17,7 @@ from hawor_pipeline.evaluation.recordings import Recording, open_recordings, pla
 from hawor_pipeline.evaluation.summary import Summary
 from hawor_pipeline.evaluation.tables import RunIdentity, table_writer, to_numpy
 from hawor_pipeline.loading.clips import Clips
-from hawor_pipeline.sources.hand_models import HandModels
+from hawor_pipeline.locate import open_hand_models
 
 METRICS = ("mpjpe_mm", "pa_mpjpe_mm", "mpjpe_crop_px", "pck_3d_15mm", "pck_2d_10px", "box_iou", "detected")
 _COLUMNS = ("metric", "unit", "value", "ci_low", "ci_high", "n", "sequences", "note")
@@ -43,7 +43,7 @@ def write_robustness(task: Prediction, identity: RunIdentity, samples: int) -> i
     About `samples` samples are measured at each level; clips are taken at equal distances over everything.
     """
     setting, where = task.setting, choose_device(task.devices.device)
-    model, models = task.checkpoint.model.to(where), HandModels.load(setting.mano_dir)
+    model, models = task.checkpoint.model.to(where), open_hand_models(setting.shards_dir, setting.mano_dir)
     recordings = plan_recordings(setting.shards_dir, setting.subjects, setting.views, excluded=setting.excluded)
     step = max(1, sum(recording.counted for recording in recordings) // max(samples, 1))
     mirror = find_protocol(identity.protocol).mirror_allowed

@@ -39,9 +39,10 @@ def line_weights(length: int, radius: int = RADIUS) -> Tensor:
 
 def smooth(models: HandModels, truth: HandTruth, predicted: PredictedHands, tracks: Tracks) -> PredictedHands:
     """Smooth the predictions of one recording; of the ground truth only camera, lens and side are used."""
-    rotmats, betas, translation = (t.clone() for t in (predicted.rotmats, predicted.betas, predicted.translation_m))
+    parts = (predicted.rotmats, predicted.betas, predicted.translation_m, predicted.own_betas)
+    rotmats, betas, translation, own_betas = (part.clone() for part in parts)
     for start, end in tracks.runs():
         weights = line_weights(end - start)
-        for values in (rotmats, betas, translation):
+        for values in (rotmats, betas, translation, own_betas):
             values[start:end] = torch.einsum("st,t...->s...", weights, values[start:end])
-    return project_predictions(models, truth, chordal_mean(rotmats), betas, translation)
+    return project_predictions(models, truth, chordal_mean(rotmats), betas, translation, own_betas)

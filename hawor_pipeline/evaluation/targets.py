@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS
-
-SYNTHETIC = "synthetic"
+from hawor_pipeline.sources.arctic import SYNTHETIC
 
 
 @dataclass(frozen=True, slots=True)

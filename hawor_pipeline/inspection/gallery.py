@@ -19,9 +19,8 @@ from hawor_pipeline.evaluation.setting import Setting
 from hawor_pipeline.evaluation.tables import partition_dir, partition_file, read_table
 from hawor_pipeline.inspection.drawing import OTHER_RGB, PREDICTED_RGB, TRUE_RGB, jpeg, resized, side_by_side
 from hawor_pipeline.inspection.hand_images import PANEL_PX, SampleHand, predictions_of, stored_samples
-from hawor_pipeline.locate import hand_models_of
+from hawor_pipeline.locate import open_hand_models
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
-from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline.versions import GALLERY_VERSION
 
 GALLERY_FILE = "gallery.json"
@@ -100,7 +99,7 @@ def _write_gallery(setting: Setting, run_id: str, folder: Path, per_rank: int = 
     names = _names(samples, picks)
     stored = stored_samples(setting.shards_dir, names)
     predictions = predictions_of(setting.metrics_dir, run_id, names)
-    models = HandModels.load(hand_models_of(setting.shards_dir, setting.mano_dir))
+    models = open_hand_models(setting.shards_dir, setting.mano_dir)
     items, meshes = [], []
     with staging_dir(folder) as staged:
         for rank, rows in picks.items():
@@ -150,7 +149,7 @@ def pair_images(
     names = _names(samples, picks)
     hands = [predictions_of(metrics_dir, run, names) for run in (run_id, other_run_id)]
     stored = stored_samples(shards_dir, names)
-    models = HandModels.load(hand_models_of(shards_dir, mano_dir))
+    models = open_hand_models(shards_dir, mano_dir)
     items = []
     for rank, rows in picks.items():
         for row in rows:

@@ -109,7 +109,9 @@ class SampleHand:
         hand = self.predicted
         if hand is None or not all(torch.isfinite(v).all() for v in (hand.rotmats, hand.betas, hand.translation_m)):
             return None
-        mesh, _ = predicted_mesh(self.models, hand.rotmats, hand.betas, hand.translation_m, self.truth.is_right)
+        mesh, _ = predicted_mesh(
+            self.models, hand.rotmats, hand.betas, hand.translation_m, self.truth.is_right, hand.own_betas
+        )
         return mesh[0]
 
     @cached_property

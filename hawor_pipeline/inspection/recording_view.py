@@ -9,10 +9,9 @@ import numpy as np
 from hawor_pipeline.errors import ConfigError, DataError, nearest
 from hawor_pipeline.evaluation.finished_runs import errors_of, last_run
 from hawor_pipeline.inspection.hand_images import SampleHand, predictions_of
-from hawor_pipeline.locate import hand_models_of
+from hawor_pipeline.locate import open_hand_models
 from hawor_pipeline.shards.store import ShardSet, open_shards
 from hawor_pipeline.sources.arctic import SIDES, ArcticRoot
-from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline.sources.image_files import list_images
 
 
@@ -99,7 +98,7 @@ def open_recording(
     predicted = predictions_of(metrics_dir, run, ids)
     if not predicted:
         raise ConfigError(f"run {run!r} has no prediction for {sequence} in view {view}; evaluate it on this subject.")
-    models = HandModels.load(hand_models_of(shards_dir, mano_dir))
+    models = open_hand_models(shards_dir, mano_dir)
     errors = errors_of(metrics_dir, run, ids)
     keys = list(zip(part.column("frame").tolist(), part.table["side"].to_pylist(), strict=True))
     return RecordingView(

@@ -20,10 +20,9 @@ from hawor_pipeline.evaluation.finished_runs import newest, rows_of
 from hawor_pipeline.evaluation.tables import RunIdentity, list_runs, read_identity, read_table
 from hawor_pipeline.inspection.drawing import PREDICTED_RGB, jpeg, resized
 from hawor_pipeline.inspection.hand_images import SampleHand, decode_crop, predictions_of
-from hawor_pipeline.locate import hand_models_of
+from hawor_pipeline.locate import open_hand_models
 from hawor_pipeline.shards.schema import LEDGER_FILE
 from hawor_pipeline.shards.store import ShardSet, open_shards
-from hawor_pipeline.sources.hand_models import HandModels
 
 PANEL_PX = 384
 _PANELS = (
@@ -95,7 +94,7 @@ def look_at_sample(
         found for run in list_runs(metrics_dir, "samples") if (found := _run_on_sample(metrics_dir, run, annotation))
     ]
     run = _chosen(history, run_id, sample_id, metrics_dir)
-    models = HandModels.load(hand_models_of(shards_dir, mano_dir))
+    models = open_hand_models(shards_dir, mano_dir)
     predicted = predictions_of(metrics_dir, run.run_id, [sample_id]).get(sample_id) if run else None
     hand = SampleHand(models, annotation, predicted)
     stored = decode_crop(shards, row)

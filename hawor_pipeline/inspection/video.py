@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 
 from hawor_pipeline.core.units import ARCTIC_FPS
-from hawor_pipeline.evaluation.targets import SYNTHETIC
 from hawor_pipeline.inspection.drawing import (
     PREDICTED_RGB,
     TRUE_RGB,
@@ -27,7 +26,7 @@ from hawor_pipeline.inspection.hand_images import PANEL_PX, decode_crop
 from hawor_pipeline.inspection.mp4 import write_mp4
 from hawor_pipeline.inspection.recording_view import RecordingView, open_recording
 from hawor_pipeline.inspection.viewer3d import write_rerun
-from hawor_pipeline.sources.arctic import SIDES
+from hawor_pipeline.sources.arctic import SIDES, SYNTHETIC
 
 _STRIP_PX = 46  # height of the two lines of text below the image
 _FONT_SCALE = 0.5

@@ -210,7 +210,10 @@ def to_arctic(models: HandModels, hands: PredictedHands, side: str) -> ArcticHan
     mean = layer.hands_mean.reshape(15, 3)
     relative = rotmat_to_axis_angle(hands.rotmats[:, 1:]) - mean  # (N, 15, 3)
     pose = torch.cat((hands.rotmats[:, :1], axis_angle_to_rotmat(relative)), 1)
-    beta = hands.betas if side == "right" else torch.from_numpy(models.mirrored_betas("right", hands.betas.numpy())[0])
+    beta = hands.betas
+    if side == "left":
+        mirrored = torch.from_numpy(models.mirrored_betas("right", hands.betas.numpy())[0])
+        beta = hands.own_betas.where(torch.isfinite(hands.own_betas), mirrored)
     # Both models turn about their root joint, which must land on the predicted wrist.
     cam_t = hands.joints_m[:, 0] - layer.rest_joints(beta)[:, 0]
     absolute = posed_by_server(pose, mean)
@@ -221,9 +224,8 @@ def to_arctic(models: HandModels, hands: PredictedHands, side: str) -> ArcticHan
             f"row {row} ({side} hand): a finger is turned so far that MANO's mean pose cannot be subtracted "
             f"(rotations differ by {float(wrong[row]):.2g}); no real hand does this, inspect the prediction."
         )
-    predicted, _ = predicted_mesh(
-        models, hands.rotmats, hands.betas, hands.translation_m, torch.full((len(hands),), side == "right")
-    )
+    is_right = torch.full((len(hands),), side == "right")
+    predicted, _ = predicted_mesh(models, hands.rotmats, hands.betas, hands.translation_m, is_right, hands.own_betas)
     theirs = layer(absolute, beta).vertices + cam_t[:, None]
     residual = m_to_mm(torch.linalg.vector_norm(predicted - theirs, dim=-1).mean(-1))
     return ArcticHands(beta.float(), cam_t.float(), pose.float(), residual)

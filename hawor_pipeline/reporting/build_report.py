@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS
-from hawor_pipeline.evaluation.targets import SYNTHETIC, judge, target_distance_mm
+from hawor_pipeline.evaluation.targets import judge, target_distance_mm
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, staging_dir
 from hawor_pipeline.reporting import figures, sections
 from hawor_pipeline.reporting.comparison import (
@@ -32,6 +32,7 @@ from hawor_pipeline.reporting.results import (
 from hawor_pipeline.reporting.shapes import hand_drawing, turnable_mesh
 from hawor_pipeline.reporting.style import Figure
 from hawor_pipeline.reporting.training_curves import training_charts
+from hawor_pipeline.sources.arctic import SYNTHETIC
 
 HEADLINES = ("mpjpe_mm", "pa_mpjpe_mm", "pck_3d_15mm", "mpjpe_crop_px")
 

@@ -4,13 +4,13 @@ from dataclasses import fields
 from pathlib import Path
 
 from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
-from hawor_pipeline.evaluation.targets import SYNTHETIC
 from hawor_pipeline.inspection.sample_view import RunOnSample, SampleView
 from hawor_pipeline.provenance import atomic_write_text
 from hawor_pipeline.reporting import figures
 from hawor_pipeline.reporting.names import short_run_name
 from hawor_pipeline.reporting.pages import Context, data_uri, render_page
 from hawor_pipeline.reporting.shapes import hand_drawing, turnable_mesh
+from hawor_pipeline.sources.arctic import SYNTHETIC
 
 HISTORY = {  # short titles: the table has a column for each
     "mpjpe_mm": "Joints",

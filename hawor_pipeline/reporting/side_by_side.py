@@ -9,7 +9,7 @@ import yaml
 
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.evaluation.compare import Difference, compare_runs
-from hawor_pipeline.evaluation.targets import SYNTHETIC, target_distance_mm
+from hawor_pipeline.evaluation.targets import target_distance_mm
 from hawor_pipeline.provenance import StageResult
 from hawor_pipeline.reporting import figures
 from hawor_pipeline.reporting.build_report import write_pages
@@ -19,6 +19,7 @@ from hawor_pipeline.reporting.pages import Context, data_uri, render_comparison
 from hawor_pipeline.reporting.results import Json, RunResults, read_training
 from hawor_pipeline.reporting.style import OTHER, RUN
 from hawor_pipeline.reporting.training_curves import training_pairs
+from hawor_pipeline.sources.arctic import SYNTHETIC
 
 _HEADLINE = "mpjpe_mm"
 

@@ -16,9 +16,11 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter
 
+from hawor_pipeline.core.mano_convention import ManoConvention
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import STAGE_FILE, atomic_write_json, find_done, hash_json, sha256_file
 from hawor_pipeline.shards.schema import MANIFEST_FILE
+from hawor_pipeline.sources.registry import convention_of_source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,12 @@ class Manifest:
     withdrawn: tuple[str, ...] = ()  # sequences that are being replaced, or that failed to be
     # Side -> digest of the hand model's arrays (`digest_hand_models`); None in manifests of earlier versions.
     hand_models: dict[str, str] | None = None
+    convention: ManoConvention | None = None  # of the dataset; None in manifests of earlier versions
+
+    @property
+    def mano_convention(self) -> ManoConvention:
+        """The recorded convention, else that of the source's reader."""
+        return self.convention or convention_of_source(self.source)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -116,7 +124,7 @@ class Manifest:
             "left_out_sequences": [asdict(each) for each in self.left_out_sequences],
             "withdrawn": list(self.withdrawn),
         }
-        for name in ("withdrawn", "hand_models"):
+        for name in ("withdrawn", "hand_models", "convention"):
             if not values[name]:
                 del values[name]
         return values

@@ -63,6 +63,7 @@ class Origin:
     settings: str  # of the conversion, JSON
     samples_in_sequence: int  # number of exported ones; fewer in the tars mean that a tar is missing
     hand_models: str = ""  # digests of the models that the labels were made with, JSON; "" if not recorded
+    convention: str = ""  # the dataset's MANO convention, JSON; "" in tars of earlier versions
 
 
 def export_webdataset(
@@ -125,6 +126,7 @@ def _samples_of(root: Path, subjects: Iterable[str]) -> Iterator[tuple[str, byte
                 json.dumps(manifest.settings, sort_keys=True),
                 int(shards.column("valid").sum()),
                 json.dumps(manifest.hand_models, sort_keys=True) if manifest.hand_models else "",
+                json.dumps(asdict(manifest.mano_convention), sort_keys=True),
             )
             yield from _samples_of_sequence(shards, origin, distances.get(entry.sequence, {}))
 

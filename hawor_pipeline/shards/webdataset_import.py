@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import TypeAdapter
 
+from hawor_pipeline.core.mano_convention import ManoConvention
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import hash_json, mark_done, staging_dir
 from hawor_pipeline.shards.manifest import (
@@ -31,6 +33,7 @@ from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SplitProtocol, record_p
 from hawor_pipeline.shards.store import SHARD_FILES, ImageWriter, write_tables
 from hawor_pipeline.shards.webdataset import CARRIED, DISTANCE, Hand, Origin, Row, read_webdataset
 from hawor_pipeline.sources.arctic import SIDES
+from hawor_pipeline.sources.registry import convention_of_source
 from hawor_pipeline.sources.sample_id import parse_sample_id
 from hawor_pipeline.versions import IMPORT_VERSION
 
@@ -151,7 +154,8 @@ def _sample(place: str, jpeg: bytes, hands: list[Hand]) -> _Sample:
 
 
 def _check_is_ours(place: str, extra: Hand) -> None:
-    missing = [name for name in (*CARRIED, *_ORIGIN) if name not in (*extra, "hand_models")]  # earlier tars lack it
+    known = {*extra, "hand_models", "convention"}  # the last two are not in earlier tars
+    missing = [name for name in (*CARRIED, *_ORIGIN) if name not in known]
     if not missing:
         return
     parts = {
@@ -252,6 +256,16 @@ def _check_folder(output: Path, subject: str, origin: Origin) -> None:
 def _hand_models(origin: Origin) -> dict[str, str] | None:
     """Return the digests of the hand models that tars state; None for tars older than that entry."""
     return _from_json("hand_models", origin.hand_models) if origin.hand_models else None
+
+
+def _convention(origin: Origin) -> ManoConvention:
+    """Return the convention that tars state; earlier ones belong to datasets whose convention is known."""
+    if not origin.convention:
+        return convention_of_source(origin.source)
+    try:
+        return TypeAdapter(ManoConvention).validate_json(origin.convention)
+    except ValueError as error:
+        raise DataError(f"the convention in the tars is damaged ({error}); export again.") from None
 
 
 def _from_json(name: str, text: str) -> dict[str, Any]:
@@ -355,5 +369,6 @@ def _list_sequence(output: Path, name: tuple[str, str], origin: Origin, info: Se
         settings=_from_json("settings", origin.settings),
         left_out_sequences=before.left_out_sequences,
         hand_models=stated if not before.sequences or before.hand_models == stated else None,  # one entry for all
+        convention=_convention(origin),
     )
     write_manifest(output, manifest.listing(entries[each] for each in sorted(entries)))

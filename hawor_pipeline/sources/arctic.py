@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -28,6 +28,7 @@ SIDES = ("left", "right")  # in the order in which rows are sorted
 RAW_PARTS = ("mano", "object", "egocam.dist")  # smplx holds no hand labels that are used here
 IMAGE_SOURCES = ("images", "cropped_images")
 RAW_FOLDERS = ("raw_seqs", "meta", "splits_json", *IMAGE_SOURCES)
+SYNTHETIC: Final = "synthetic"  # source of the built-in sample
 SYNTHETIC_MARKER = "SYNTHETIC"
 # Folders of ARCTIC's download between where a person may point and the layout above, and back up again.
 _DESCENT = ("", "data", "arctic_data/data", "unpack/arctic_data/data", "data/arctic_data/data", "arctic", "unpack")
@@ -86,7 +87,7 @@ class ArcticRoot:
     @cached_property
     def source(self) -> Source:
         """Source of the files: `synthetic` where they are marked so, else `arctic`."""
-        return "synthetic" if (self.path / SYNTHETIC_MARKER).exists() else "arctic"
+        return SYNTHETIC if (self.path / SYNTHETIC_MARKER).exists() else "arctic"
 
     @cached_property
     def misc(self) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 `pose_m` is 3 values of global orientation, 45 coefficients of MANO's pose components about its mean pose, and 3 of
 translation, in the frame of each camera; all zero where the hand is absent. Left hands were fitted with MANO's left
-model as published (without the sign fix of its shape directions).
+model as published (without the sign fix of its shape directions). Joints are manopth's, whose left middle fingertip is
+vertex 445 where manotorch and the right side take 444.
 
-Source: DexYCB's toolkit (layout, splits) and its issue 28 (left hands).
+Source: DexYCB's toolkit (layout, splits, manopth as hand layer) and its issue 28 (left hands).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 import yaml
 
 from hawor_pipeline.core.mano import Side
+from hawor_pipeline.core.mano_convention import ManoConvention
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.image_files import ImageFile
 from hawor_pipeline.sources.reader import NO_HAND, HandLabels, Reader, SequenceRef, Take, checked_array
@@ -36,7 +38,7 @@ class DexYcb(Reader):
     """
 
     name = "dexycb"
-    tips = "manopth"
+    convention = ManoConvention(tips="manopth")
     folders = layout = ("calibration",)
     title = "DexYCB"
 

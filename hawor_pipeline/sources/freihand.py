@@ -6,7 +6,8 @@ another background, with the labels of n. All versions of a hand are in one sequ
 that was trained on.
 
 Source: FreiHAND's published files; its MANO vector is pose 48 (relative to the mean pose), betas 10, the pixel of the
-middle finger's root, and the scale that puts that root at depth focal / scale.
+middle finger's root, and the scale that puts that root at depth focal / scale. Root and joints are regressed from the
+posed mesh, as its toolbox does; they differ from the posed skeleton.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from hawor_pipeline.core.mano import ManoLayer
+from hawor_pipeline.core.mano_convention import ManoConvention
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.arctic import read_json
 from hawor_pipeline.sources.hand_models import load_hand_models
@@ -53,7 +55,7 @@ class FreiHand(Reader):
     """
 
     name = "freihand"
-    tips = "freihand"
+    convention = ManoConvention(tips="freihand", joints_from_mesh=True)
     folders = ("training",)
     layout = ("training/rgb", *(f"training_{name}.json" for name in _LABELS))
     title = "FreiHAND's training set (v2)"
@@ -99,10 +101,6 @@ class FreiHand(Reader):
             )
         return found
 
-    @cached_property
-    def _layer(self) -> ManoLayer:
-        return load_hand_models(self.mano_dir).layers["right"]
-
     def images(self, ref: SequenceRef, views: Sequence[int]) -> dict[int, dict[int, ImageFile]]:
         """Return the images of the one view."""
         return {0: {found.number: found.image for found in self._sequences[ref.sequence]}}
@@ -126,15 +124,14 @@ class FreiHand(Reader):
         translation = root - self._posed_root(pose, betas)
         return HandLabels.of_moment(pose[:3], pose[3:], translation, betas, _array(found, "xyz", (21, 3)))
 
+    @torch.no_grad()
     def _posed_root(self, pose: np.ndarray, betas: np.ndarray) -> np.ndarray:
         """Return the root joint of the posed hand without translation, (3,) metres."""
-        import torch
-
-        with torch.no_grad():
-            rotmats = self._layer.absolute_rotmats(
-                torch.tensor(pose[None, :3]), torch.tensor(pose[None, 3:]), mean_included=False
-            )
-            return self._layer(rotmats, torch.tensor(betas[None])).joints[0, ROOT_JOINT].numpy()
+        models = load_hand_models(self.mano_dir, self.convention)
+        layer = models.layers["right"]
+        orient, fingers, shape = (torch.tensor(values[None]) for values in (pose[:3], pose[3:], betas))
+        hand = layer(layer.absolute_rotmats(orient, fingers, mean_included=False), shape)
+        return models.own_joints("right", hand.vertices, hand.joints)[0, ROOT_JOINT].numpy()
 
 
 def _array(found: LabelledImage, name: str, shape: tuple[int, ...]) -> np.ndarray:

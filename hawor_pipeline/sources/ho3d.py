@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hawor_pipeline.core.mano_convention import ManoConvention
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, rotmat_to_axis_angle
 from hawor_pipeline.core.skeleton import OPENPOSE_FROM_MANO
 from hawor_pipeline.errors import DataError
@@ -38,6 +39,7 @@ class Ho3d(Reader):
     """
 
     name = "ho3d"
+    convention = ManoConvention(tips="ho3d")
     folders = layout = ("train",)
     title = "HO-3D"
 
@@ -95,7 +97,7 @@ class Ho3d(Reader):
         if pose is None or shift is None or betas is None:
             return None
         turned = OPENCV_FROM_OPENGL @ axis_angle_to_rotmat(torch.tensor(pose[:3])).numpy()
-        models = load_hand_models(self.mano_dir)
+        models = load_hand_models(self.mano_dir, self.convention)
         with torch.no_grad():
             pivot = models.layers["right"].rest_joints(torch.tensor(betas[None]))[0, 0].numpy()
         joints = values["handJoints3D"]

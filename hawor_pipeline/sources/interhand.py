@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hawor_pipeline.core.mano import Side
+from hawor_pipeline.core.mano_convention import ManoConvention
 from hawor_pipeline.core.units import mm_to_m
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.arctic import read_json
@@ -62,7 +63,7 @@ class InterHand(Reader):
     """
 
     name = "interhand"
-    fix_left_shapedirs = True
+    convention = ManoConvention(left_shapedirs_fixed=True)
     folders = ("images", "annotations")
     title = "InterHand2.6M"
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from hawor_pipeline.core.mano_convention import ARCTIC, ManoConvention
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.sources.arctic import EGO_VIEW
 from hawor_pipeline.sources.image_files import ImageFile
@@ -175,8 +176,7 @@ class Reader(ABC):
     """
 
     name: ClassVar[str]  # in the registry
-    tips: ClassVar[str] = "smplx"  # vertices that are the fingertips of the dataset's own joints
-    fix_left_shapedirs: ClassVar[bool] = False  # left hands were fitted with the corrected left model
+    convention: ClassVar[ManoConvention] = ARCTIC  # left model and own joints; `HandLabels` are relative to the mean
     # Whole recordings per view: images and ground truth may not match, views may be missing. Otherwise labelled images.
     records_views: ClassVar[bool] = False
     folders: ClassVar[tuple[str, ...]]  # of raw files below the root

@@ -4,7 +4,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hawor_pipeline.errors import ConfigError, nearest
+from hawor_pipeline.core.mano_convention import ARCTIC as ARCTIC_CONVENTION
+from hawor_pipeline.core.mano_convention import ManoConvention
+from hawor_pipeline.errors import ConfigError, DataError, nearest
+from hawor_pipeline.sources.arctic import SYNTHETIC
 
 if TYPE_CHECKING:
     from hawor_pipeline.sources.reader import Reader
@@ -32,8 +35,25 @@ def open_reader(dataset: str, root: Path, mano_dir: Path) -> "Reader":
         raise ConfigError(f"unknown dataset {dataset!r}; expected one of {known}.{nearest(dataset, READERS)}")
     if dataset != ARCTIC and not root.is_dir():  # ARCTIC is searched for around the folder given
         raise ConfigError(f"{root} not found; expected the folder that {dataset} is unpacked in")
+    return _reader_class(dataset)(root, mano_dir)
+
+
+def convention_of_source(source: str) -> "ManoConvention":
+    """Return the MANO convention of a source, as manifests name it: a dataset, or `synthetic` for the sample.
+
+    Raises:
+        DataError: no reader has this source.
+    """
+    if source == SYNTHETIC:
+        return ARCTIC_CONVENTION
+    if source not in READERS:
+        raise DataError(f"found source {source!r} without a recorded hand-model convention; convert the data again.")
+    return _reader_class(source).convention
+
+
+def _reader_class(dataset: str) -> "type[Reader]":
     module, name = READERS[dataset]
     reader = getattr(import_module(f"hawor_pipeline.sources.{module}"), name)
     if reader.name != dataset:
         raise ConfigError(f"{name}.name is {reader.name!r}, expected {dataset!r} as in the registry.")
-    return reader(root, mano_dir)
+    return reader

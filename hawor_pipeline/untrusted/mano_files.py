@@ -4,6 +4,7 @@ Convention: metres, radians, in the model's own frame; arrays in float64 as MANO
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from hawor_pipeline.core.skeleton import FACE_COUNT, MANO_JOINT_COUNT, MANO_PARE
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.untrusted.safe_load import load_npz, load_pickle
 
+_FINGER_ROOTS = (1, 4, 7, 10)  # first joints of index, middle, pinky and ring finger, MANO's order
+_LEAST_REACH_M = 0.03  # of MANO's right hand they lie 0.07 to 0.10 m from the wrist along -x
+_SAME_SHARE = 0.01  # shape directions that differ by less are equal but for rounding
 _FOLDERS = ("", "mano", "mano_v1_2/models", "models")
 _SHAPE_OF = {
     "v_template": (VERTEX_COUNT, 3),
@@ -60,15 +64,17 @@ def load_mano(path: str | Path, side: Side, *, fix_left_shapedirs: bool = False)
     Args:
         path: The file, or a folder that holds it; see `find_mano`.
         side: "right" or "left".
-        fix_left_shapedirs: Flip the x component of the left shape directions, whose sign is wrong in the official file.
-            ARCTIC and DexYCB were fitted with the file as it is, so the default leaves it. Only for side "left".
+        fix_left_shapedirs: Flip the x component of the left shape directions where its sign is wrong, as in the
+            official file; a model without this fault is left as it is. Compares with the right model of the same
+            folder. ARCTIC and DexYCB were fitted with the file as it is, so the default leaves it. Only for "left".
 
     Returns:
         The arrays, in float64.
 
     Raises:
         ConfigError: The file does not exist, or the fix is requested for the right side.
-        DataError: The file lacks an array, or one has the wrong shape, kinematic tree or values.
+        DataError: The file lacks an array, or one has the wrong shape, kinematic tree or values, or it holds the model
+            of the other side.
 
     Source:
         File format of MANO v1.2 as smplx reads it.
@@ -81,14 +87,17 @@ def load_mano(path: str | Path, side: Side, *, fix_left_shapedirs: bool = False)
         raise DataError(f"{file}: holds {type(raw).__name__}, expected a dictionary of arrays; get MANO v1.2.")
     arrays = {name: _checked(raw, name, shape, file) for name, shape in _SHAPE_OF.items()}
     shape_dirs = arrays["shapedirs"]
-    if fix_left_shapedirs:
-        shape_dirs = shape_dirs * np.array([-1.0, 1.0, 1.0])[:, None]
     parents = _dense(raw, "kintree_table", file)[0].astype(np.int64)
     if tuple(parents[1:]) != MANO_PARENTS[1:]:
         raise DataError(f"{file}: found parents {parents.tolist()}, expected {list(MANO_PARENTS)}; this is not MANO.")
     faces = arrays["f"].astype(np.int64)
     if faces.min() < 0 or faces.max() >= VERTEX_COUNT:
         raise DataError(f"{file}: face indices reach from {faces.min()} to {faces.max()}, expected 0 to 777.")
+    _check_side(arrays, side, file)
+    if fix_left_shapedirs:
+        right = load_mano(file.parent if Path(path).is_file() else path, "right")
+        if left_shape_state(shape_dirs, right.shape_dirs) == "published":
+            shape_dirs = shape_dirs * np.array([-1.0, 1.0, 1.0])[:, None]
     return ManoArrays(
         side=side,
         template=arrays["v_template"],
@@ -99,6 +108,42 @@ def load_mano(path: str | Path, side: Side, *, fix_left_shapedirs: bool = False)
         faces=faces,
         hands_mean=arrays["hands_mean"],
     )
+
+
+def left_shape_state(left: np.ndarray, right: np.ndarray) -> Literal["published", "corrected", "other"]:
+    """Compare the x components of the shape directions of both sides, (778, 3, 10) each.
+
+    Returns:
+        "published" where they are equal, as in MANO's files, whose left model lacks a sign; "corrected" where the left
+        ones are the negative of the right ones; "other" for models of any other origin.
+
+    Source: smplx issue 48.
+    """
+    scale = np.abs(right[:, 0]).sum()
+    if np.abs(left[:, 0] - right[:, 0]).sum() < _SAME_SHARE * scale:
+        return "published"
+    return "corrected" if np.abs(left[:, 0] + right[:, 0]).sum() < _SAME_SHARE * scale else "other"
+
+
+def is_procedural(file: Path) -> bool:
+    """Return True for the hand of the built-in sample, whose files are marked."""
+    raw = load_npz(file) if file.suffix == ".npz" else load_pickle(file)
+    return isinstance(raw, dict) and str(raw.get("source", "")).startswith("synthetic")
+
+
+def _check_side(arrays: dict[str, np.ndarray], side: Side, file: Path) -> None:
+    """Refuse the model of the other side: in MANO's rest pose right fingers point to -x, left ones to +x.
+
+    Models whose fingers do not all point that far to one side have another rest pose than MANO; they are taken.
+    """
+    joints = arrays["J_regressor"] @ arrays["v_template"]
+    reach = joints[list(_FINGER_ROOTS), 0] - joints[0, 0]
+    found = "right" if (reach < -_LEAST_REACH_M).all() else "left" if (reach > _LEAST_REACH_M).all() else side
+    if found != side:
+        raise DataError(
+            f"{file}: found the model of a {found} hand, expected a {side} one; give the folder that holds MANO_RIGHT "
+            "and MANO_LEFT as downloaded."
+        )
 
 
 def load_pose_components(path: str | Path, side: Side) -> np.ndarray:

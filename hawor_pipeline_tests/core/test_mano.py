@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from hawor_pipeline.core.mano import TIP_SETS, ManoArrays, ManoLayer, Side
+from hawor_pipeline.core.mano import TIP_SETS, ManoArrays, ManoLayer, Side, tip_vertices
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, mirror_rotmat
 from hawor_pipeline.core.skeleton import MANO_PARENTS, OPENPOSE_FROM_MANO
 from hawor_pipeline.errors import ConfigError, DataError
@@ -173,7 +173,7 @@ def test_model_arrays_stay_out_of_checkpoints(mano_layer: ManoLayer) -> None:
 def test_tip_sets_choose_other_vertices(mano_dir: Path, tips: str) -> None:
     layer = ManoLayer(load_mano(mano_dir, "right"), tips=tips)
     out = layer(torch.eye(3).expand(16, 3, 3), torch.zeros(10))
-    assert torch.equal(out.joints[[4, 8, 12, 16, 20]], out.vertices[list(TIP_SETS[tips])])
+    assert torch.equal(out.joints[[4, 8, 12, 16, 20]], out.vertices[list(tip_vertices(tips, "right"))])
 
 
 def test_unknown_tip_set_names_the_choices(mano_dir: Path) -> None:
@@ -207,12 +207,42 @@ def test_missing_model_reports_where_it_looked_and_how_to_get_it(tmp_path: Path)
         assert part in str(error.value)
 
 
-def test_left_fix_flips_only_x_of_the_shape(mano_dir: Path) -> None:
-    plain, fixed = load_mano(mano_dir, "left"), load_mano(mano_dir, "left", fix_left_shapedirs=True)
-    np.testing.assert_array_equal(fixed.shape_dirs[:, 0], -plain.shape_dirs[:, 0])
-    np.testing.assert_array_equal(fixed.shape_dirs[:, 1:], plain.shape_dirs[:, 1:])
+def write_models(folder: Path, mano_dir: Path, **left: np.ndarray) -> Path:
+    """Both models of a folder, the left one with other arrays where given."""
+    folder.mkdir()
+    for side in ("RIGHT", "LEFT"):
+        arrays = dict(np.load(mano_dir / f"MANO_{side}.npz"))
+        np.savez(folder / f"MANO_{side}.npz", **(arrays | (left if side == "LEFT" else {})))
+    return folder
+
+
+def test_left_fix_flips_x_of_the_published_model_and_of_no_other(mano_dir: Path, tmp_path: Path) -> None:
+    unsigned = load_mano(mano_dir, "right").shape_dirs
+    mirrored = unsigned * np.array([-1.0, 1.0, 1.0])[:, None]
+    published = write_models(tmp_path / "published", mano_dir, shapedirs=unsigned)
+    np.testing.assert_array_equal(load_mano(published, "left").shape_dirs, unsigned)
+    fixed = load_mano(published, "left", fix_left_shapedirs=True)
+    np.testing.assert_array_equal(fixed.shape_dirs, mirrored)
+    again = write_models(tmp_path / "corrected", mano_dir, shapedirs=fixed.shape_dirs)
+    np.testing.assert_array_equal(load_mano(again, "left", fix_left_shapedirs=True).shape_dirs, fixed.shape_dirs)
+    np.testing.assert_array_equal(
+        load_mano(published / "MANO_LEFT.npz", "left", fix_left_shapedirs=True).shape_dirs, fixed.shape_dirs
+    )
+    other = load_mano(mano_dir, "left")
+    np.testing.assert_array_equal(load_mano(mano_dir, "left", fix_left_shapedirs=True).shape_dirs, other.shape_dirs)
     with pytest.raises(ConfigError, match="only the left file needs the fix"):
         load_mano(mano_dir, "right", fix_left_shapedirs=True)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_model_of_the_other_side_is_refused(side: Side, sample_root: Path, tmp_path: Path) -> None:
+    mano_dir = sample_root / "body_models" / "mano"
+    other = "left" if side == "right" else "right"
+    copy = tmp_path / f"MANO_{side.upper()}.npz"
+    copy.write_bytes((mano_dir / f"MANO_{other.upper()}.npz").read_bytes())
+    for given in (tmp_path, copy, mano_dir / f"MANO_{other.upper()}.npz"):
+        with pytest.raises(DataError, match=f"found the model of a {other} hand, expected a {side} one"):
+            load_mano(given, side)
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,3 @@ def test_absolute_poses_equal_those_of_smplx(mano_dir, side, convention: ManoCon
     absolute = torch.from_numpy(convention.to_absolute(pose.numpy(), arrays.hands_mean)).float()
     rotmats = axis_angle_to_rotmat(torch.cat((orient, absolute), -1).unflatten(-1, (16, 3)))
     assert (ManoLayer(arrays)(rotmats, betas).vertices - theirs.vertices).abs().max() < 1e-5
-
-
-def test_left_shape_directions_there_and_back(mano_dir):
-    """ARCTIC's left model is the file as it is; correcting changes the sign of the x components, and twice nothing."""
-    plain = load_mano(mano_dir, "left", fix_left_shapedirs=ARCTIC.left_shapedirs_fixed)
-    fixed = load_mano(mano_dir, "left", fix_left_shapedirs=ABSOLUTE.left_shapedirs_fixed)
-    sign = np.array([-1.0, 1.0, 1.0])[:, None]
-    assert np.abs(plain.shape_dirs - fixed.shape_dirs).max() > 1e-4
-    np.testing.assert_array_equal(fixed.shape_dirs, plain.shape_dirs * sign)
-    np.testing.assert_array_equal(fixed.shape_dirs * sign, plain.shape_dirs)

@@ -11,8 +11,9 @@ import pytest
 from hawor_pipeline.errors import NumericalError
 from hawor_pipeline.evaluation import declared_metrics, measure
 from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS, SAMPLE_METRICS
+from hawor_pipeline.evaluation.hands import ground_truth_predictions
 from hawor_pipeline.shards.schema import COLUMNS
-from hawor_pipeline_tests.evaluation.truth_run import ground_truth_predictions, write_truth_run
+from hawor_pipeline_tests.evaluation.truth_run import write_truth_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOY = """
@@ -32,7 +33,7 @@ module = sys.modules[name] = types.ModuleType(name)
 exec(compile(source, name, "exec"), module.__dict__)
 
 from docs.generate import metric_tables_page
-from hawor_pipeline.evaluation.evaluator import evaluate_predictions
+from hawor_pipeline.evaluation.evaluator import measure_run
 from hawor_pipeline.evaluation.schemas import made_from
 from hawor_pipeline.evaluation.setting import Setting
 from hawor_pipeline.evaluation.tables import read_identity, read_table
@@ -40,7 +41,7 @@ from hawor_pipeline.reporting.names import title_of
 
 identity = read_identity(metrics, "predictions", "truth")
 setting = Setting.of(shards, mano, metrics, identity.dataset_version, ["s05"], identity.protocol)
-overall = evaluate_predictions(setting, identity)["metrics"]
+overall = measure_run(setting, identity)["metrics"]
 samples = read_table(metrics, "samples", "truth")
 field = samples.schema.field("thumb_tip_mm")
 assert samples["thumb_tip_mm"].null_count == 0, samples["thumb_tip_mm"]

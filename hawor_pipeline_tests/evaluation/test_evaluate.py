@@ -13,12 +13,12 @@ from hawor_pipeline.conversion.prepare import convert_subjects
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError, NumericalError
 from hawor_pipeline.evaluation import evaluate, tables
 from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
+from hawor_pipeline.evaluation.evaluator import evaluate_predictions, write_ground_truth
 from hawor_pipeline.evaluation.setting import Devices, Setting
 from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.sample.spec import SampleSpec
 from hawor_pipeline.sample.write import ensure_sample
 from hawor_pipeline.shards.store import open_shards
-from hawor_pipeline_tests.evaluation.truth_run import evaluate_run, write_ground_truth
 
 SUBJECTS = ["s05"]
 CPU = Devices("cpu")
@@ -98,7 +98,7 @@ def test_protocol_selects_views(evaluated, metrics_dir: Path) -> None:
 def test_truth_through_the_tables_has_no_error(sample_shards: Path, mano_dir: Path, tmp_path: Path) -> None:
     identity = tables.RunIdentity("truth", "arctic-all-val", "v1", "synthetic")
     rows = write_ground_truth(sample_shards, mano_dir, tmp_path, identity)
-    result = evaluate_run(sample_shards, mano_dir, tmp_path, identity)
+    result = evaluate_predictions(sample_shards, mano_dir, tmp_path, identity)
     assert result["samples"] == rows > 0
     assert result["metrics"]["mpjpe_camera_mm"] < 1e-3
     assert result["metrics"]["mrrpe_mm"] < 1e-3
@@ -114,7 +114,7 @@ def test_truth_of_all_nine_views_and_both_hands_has_no_error(tmp_path: Path) -> 
     convert_subjects(tmp_path / "sample" / "arctic", mano, ["s05"], shards, settings, workers=1)
     identity = tables.RunIdentity("truth", "arctic-all-val", "v1", "synthetic")
     write_ground_truth(shards, mano, tmp_path, identity)
-    evaluate_run(shards, mano, tmp_path, identity)
+    evaluate_predictions(shards, mano, tmp_path, identity)
     samples = tables.read_table(tmp_path, "samples", "truth")
     pairs = set(zip(samples["view"].to_pylist(), samples["side"].to_pylist(), strict=True))
     assert pairs == {(view, side) for view in range(9) for side in ("left", "right")}
@@ -132,10 +132,10 @@ def test_predictions_of_other_rows_are_refused(sample_shards: Path, mano_dir: Pa
     write_ground_truth(sample_shards, mano_dir, tmp_path, identity, SUBJECTS)
     for subjects in (["s01"], ["s05", "s01"]):
         with pytest.raises(DataError, match="Predict again"):
-            evaluate_run(sample_shards, mano_dir, tmp_path, identity, subjects)
+            evaluate_predictions(sample_shards, mano_dir, tmp_path, identity, subjects)
     write_ground_truth(sample_shards, mano_dir, tmp_path, identity, ["s01", "s05"])
     with pytest.raises(DataError, match="more samples than the shards"):
-        evaluate_run(sample_shards, mano_dir, tmp_path, identity, ["s01"])
+        evaluate_predictions(sample_shards, mano_dir, tmp_path, identity, ["s01"])
     assert not list(tmp_path.glob("samples/run_id=*"))
 
 

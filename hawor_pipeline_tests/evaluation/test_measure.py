@@ -13,13 +13,13 @@ from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.evaluation.hands import (
     HandTruth,
     PredictedHands,
+    ground_truth_predictions,
     predicted_mesh,
     predictions_on_true_side,
 )
 from hawor_pipeline.evaluation.measure import measure
 from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline.sources.hand_models import HandModels
-from hawor_pipeline_tests.evaluation.truth_run import ground_truth_predictions
 
 NO_ERROR = {"mm": 1e-3, "px": 1e-2, "deg": 1e-3, "m/s^2": 1e-3}
 

@@ -15,7 +15,8 @@ from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError
 from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS
 from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
-from hawor_pipeline.evaluation.hands import HandTruth, PredictedHands
+from hawor_pipeline.evaluation.evaluator import evaluate_predictions, write_ground_truth
+from hawor_pipeline.evaluation.hands import HandTruth, PredictedHands, ground_truth_predictions
 from hawor_pipeline.evaluation.measure import measure
 from hawor_pipeline.evaluation.protocols import PROTOCOLS, default_subjects, find_protocol
 from hawor_pipeline.evaluation.rivals import evaluate_rivals
@@ -24,7 +25,6 @@ from hawor_pipeline.evaluation.tables import RunIdentity, read_table, table_writ
 from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.sources.hand_models import HandModels
-from hawor_pipeline_tests.evaluation.truth_run import evaluate_run, ground_truth_predictions, write_ground_truth
 
 CPU = Devices("cpu")
 
@@ -156,7 +156,7 @@ def test_freihand_alignment_may_mirror_and_arctic_may_not(shards: Path, mano_dir
         columns = {name: np.array(table[name].to_pylist()) for name in names}
         with table_writer(tmp_path, "predictions", identity) as writer:
             writer.write({"sample_id": table["sample_id"].to_pylist(), "joints_cam_m": joints, **columns})
-        found[protocol] = evaluate_run(shards, mano_dir, tmp_path, identity)["metrics"]
+        found[protocol] = evaluate_predictions(shards, mano_dir, tmp_path, identity)["metrics"]
     assert found["freihand"]["pa_mpjpe_mm"] < 1e-3
     assert found["freihand"]["pa_pck_auc"] > 0.99
     assert found["arctic-all-val"]["pa_mpjpe_mm"] > 1

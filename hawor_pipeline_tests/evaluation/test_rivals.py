@@ -12,7 +12,7 @@ import torch
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, geodesic_angle
 from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
 from hawor_pipeline.evaluation.gate import decide
-from hawor_pipeline.evaluation.hands import HandTruth
+from hawor_pipeline.evaluation.hands import HandTruth, ground_truth_predictions
 from hawor_pipeline.evaluation.registry import Registry
 from hawor_pipeline.evaluation.rivals import evaluate_rivals
 from hawor_pipeline.evaluation.setting import Devices, Setting
@@ -22,7 +22,6 @@ from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline_tests.evaluation.analyst import RUN, VERSION, Analysed
-from hawor_pipeline_tests.evaluation.truth_run import ground_truth_predictions
 
 CPU = Devices("cpu")
 

@@ -9,7 +9,7 @@ import pytest
 
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.evaluation import recordings
-from hawor_pipeline.evaluation.evaluator import evaluate_predictions
+from hawor_pipeline.evaluation.evaluator import measure_run
 from hawor_pipeline.evaluation.predict import Prediction, choose_devices, predict_checkpoint
 from hawor_pipeline.evaluation.recordings import Recording, in_groups, in_shares
 from hawor_pipeline.evaluation.setting import Devices, Setting
@@ -25,7 +25,7 @@ def predicted(folder: Path, task: Prediction, name: str, **how) -> pa.Table:
     identity = RunIdentity(name, "arctic-all-val", "v1", "synthetic", "x")
     task = replace(task, **how)
     predict_checkpoint(task, identity)
-    evaluate_predictions(replace(task.setting, metrics_dir=folder), identity)
+    measure_run(replace(task.setting, metrics_dir=folder), identity)
     return read_table(folder, "predictions", name)
 
 

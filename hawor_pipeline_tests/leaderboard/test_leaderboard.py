@@ -16,6 +16,7 @@ from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.prepare import convert_subjects
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.errors import DataError, NumericalError
+from hawor_pipeline.evaluation.hands import ground_truth_predictions
 from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline.leaderboard import submission, submission_sources
 from hawor_pipeline.leaderboard.submission import to_arctic
@@ -27,7 +28,7 @@ from hawor_pipeline.sample.write import ensure_sample
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline.sources.arctic import ArcticRoot
 from hawor_pipeline.sources.hand_models import HandModels, digest_hand_models
-from hawor_pipeline_tests.evaluation.truth_run import ground_truth_predictions, write_truth_run
+from hawor_pipeline_tests.evaluation.truth_run import write_truth_run
 
 FRAMES = 14
 SETTINGS = ConversionConfig(target_resolution=(64, 64), views=(0, 1))

@@ -17,7 +17,8 @@ from scipy.spatial.transform import Rotation
 from hawor_pipeline.core.skeleton import OPENPOSE_FROM_MANO, TIP_VERTEX_IDS
 
 FREIHAND_TIPS = (744, 320, 443, 555, 672)
-DEXYCB_TIPS = (745, 317, 444, 556, 673)
+HO3D_TIPS = (744, 333, 444, 555, 672)
+DEXYCB_TIPS = {"right": (745, 317, 444, 556, 673), "left": (745, 317, 445, 556, 673)}  # manopth's
 
 
 class Hands:
@@ -28,12 +29,15 @@ class Hands:
         self.mano_dir = mano_dir
 
     def model(self, side: str, *, flat: bool, fix_left: bool = False):
+        """smplx's model; `fix_left` corrects the published left one (smplx issue 48)."""
         file = self.mano_dir / f"MANO_{side.upper()}.npz"
         model = smplx.MANO(
             str(file), is_rhand=side == "right", use_pca=False, flat_hand_mean=flat, ext="npz", num_betas=10
         ).double()
         if fix_left:
-            model.shapedirs[:, 0, :] *= -1
+            right = self.model("right", flat=flat)
+            if (model.shapedirs[:, 0] - right.shapedirs[:, 0]).abs().sum() < 1:
+                model.shapedirs[:, 0, :] *= -1
         return model
 
     def parameters(self) -> tuple[np.ndarray, np.ndarray]:
@@ -42,15 +46,18 @@ class Hands:
         return pose, self.random.normal(0, 0.8, 10)
 
     @torch.no_grad()
-    def posed(self, model, pose: np.ndarray, betas: np.ndarray, shift: np.ndarray, tips=TIP_VERTEX_IDS) -> np.ndarray:
-        """Joints (21, 3) in OpenPose order."""
+    def posed(self, model, pose, betas, shift, tips=TIP_VERTEX_IDS, *, from_mesh: bool = False) -> np.ndarray:
+        """Joints (21, 3) in OpenPose order; `from_mesh` regresses them from the posed mesh."""
         out = model(
             global_orient=torch.tensor(pose[None, :3]),
             hand_pose=torch.tensor(pose[None, 3:]),
             betas=torch.tensor(betas[None]),
             transl=torch.tensor(shift[None]),
         )
-        joints = np.concatenate((out.joints[0].numpy()[:16], out.vertices[0].numpy()[list(tips)]))
+        skeleton = out.joints[0].numpy()[:16]
+        if from_mesh:
+            skeleton = model.J_regressor.numpy() @ out.vertices[0].numpy()
+        joints = np.concatenate((skeleton, out.vertices[0].numpy()[list(tips)]))
         return joints[list(OPENPOSE_FROM_MANO)]
 
     def image(self, path: Path, height: int, width: int) -> None:
@@ -69,12 +76,12 @@ def write_freihand(root: Path, mano_dir: Path, count: int = 4) -> dict[str, np.n
         focal = 480.0 + 10 * index
         camera = np.array([[focal, 0, 112.0], [0, focal, 112.0], [0, 0, 1]])
         middle = np.array([0.01 * index, 0.02, 0.7])  # where the middle finger's root shall be
-        shift = middle - hands.posed(model, pose, betas, np.zeros(3))[9]
+        shift = middle - hands.posed(model, pose, betas, np.zeros(3), from_mesh=True)[9]
         joints = hands.posed(model, pose, betas, shift)
         pixel, scale = (camera @ (middle / middle[2]))[:2], focal / middle[2]
         cameras.append(camera.tolist())
         labels.append([[*pose.tolist(), *betas.tolist(), *pixel.tolist(), scale]])
-        points.append(hands.posed(model, pose, betas, shift, FREIHAND_TIPS).tolist())
+        points.append(hands.posed(model, pose, betas, shift, FREIHAND_TIPS, from_mesh=True).tolist())
         for number in (index, index + count) if index == 0 else (index,):
             hands.image(root / "training" / "rgb" / f"{number:08d}.jpg", 224, 224)
             truth[f"freihand/training_{index:02d}/0/{number:05d}/right"] = joints
@@ -97,7 +104,7 @@ def write_ho3d(root: Path, mano_dir: Path, frames: int = 3) -> dict[str, np.ndar
         shift = np.array([0.02 * frame, 0.01, -0.6])  # OpenGL: in front of the camera is -z
         joints = hands.posed(model, pose, betas, shift)
         in_mano_order = np.empty((21, 3))
-        in_mano_order[list(OPENPOSE_FROM_MANO)] = joints
+        in_mano_order[list(OPENPOSE_FROM_MANO)] = hands.posed(model, pose, betas, shift, HO3D_TIPS)
         label = {"camMat": camera, "objName": "021_bleach_cleanser", "handPose": pose, "handTrans": shift}
         label |= {"handBeta": betas, "handJoints3D": in_mano_order}
         if frame == frames:
@@ -136,7 +143,7 @@ def write_dexycb(root: Path, mano_dir: Path, frames: int = 2) -> dict[str, np.nd
                 shift = np.array([0.03 * view, 0.01 * frame, 0.8])
                 coefficients = pose[3:] @ np.linalg.inv(components)
                 stored = np.concatenate((pose[:3], coefficients, shift))[None]
-                points = hands.posed(model, pose, betas, shift, DEXYCB_TIPS)[None]
+                points = hands.posed(model, pose, betas, shift, DEXYCB_TIPS[side])[None]
                 if frame == 0:
                     stored, points = np.zeros_like(stored), np.full_like(points, -1)
                 else:
