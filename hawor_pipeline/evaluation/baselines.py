@@ -64,7 +64,6 @@ def _constant_joints(joints_m: Tensor, truth: HandTruth) -> PredictedHands:
     return PredictedHands(
         rotmats=torch.full_like(truth.rotmats, torch.nan),
         betas=torch.full_like(truth.betas, torch.nan),
-        own_betas=torch.full_like(truth.betas, torch.nan),
         translation_m=torch.full_like(truth.translation_m, torch.nan),
         joints_m=where_left(truth.is_right, mirror_points(right), right),
         joints_px=torch.full_like(truth.joints_px, torch.nan),

@@ -96,7 +96,11 @@ class PredictedHands(_Rows):
     translation_m: Tensor  # (N, 3)
     joints_m: Tensor  # (N, 21, 3)
     joints_px: Tensor  # (N, 21, 2)
-    own_betas: Tensor  # (N, 10) of the hand's own side's model; NaN: a left hand mirrors the right-hand model
+    own_betas: Tensor = None  # type: ignore[assignment]  # (N, 10) of the own side's model; NaN where none (default)
+
+    def __post_init__(self) -> None:
+        if self.own_betas is None:
+            self.own_betas = torch.full_like(self.betas, torch.nan)
 
     @property
     def has_mesh(self) -> Tensor:
@@ -129,8 +133,9 @@ def read_truth(annotations: pa.Table) -> HandTruth:
 
 
 def read_predictions(rows: pa.Table | pa.RecordBatch) -> PredictedHands:
-    """Read predictions from rows of the predictions table; null becomes NaN."""
-    return PredictedHands(*(_tensor(rows[name], shape) for name, shape in PREDICTION_SHAPES.items()))
+    """Read predictions from rows of the predictions table; null becomes NaN, as do columns of later versions."""
+    known = set(rows.schema.names)
+    return PredictedHands(*(_tensor(rows[name], shape) for name, shape in PREDICTION_SHAPES.items() if name in known))
 
 
 def _tensor(column: pa.Array | pa.ChunkedArray, shape: tuple[int, ...]) -> Tensor:

@@ -5,6 +5,7 @@ No torch here: the web UI and the report import this module.
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,14 +19,16 @@ _TABLES = read_yaml(Path(__file__).with_suffix(".yaml"))
 _STRATA_MADE_FROM = {"depth_m": ("joints_cam_m",), "speed_m_s": ("joints_cam_m",)}
 
 
-def _column(name: str, meaning: str, type: str, unit: str = "") -> Column:
+def _column(name: str, meaning: str, type: str, unit: str = "", optional: bool = False) -> Column:
     """Build a column from its declaration; the type is like "float[16,3,3]?", with "?" for nullable."""
     kind, _, shape = type.removesuffix("?").removesuffix("]").partition("[")
     sizes = tuple(int(size) for size in shape.split(",") if size)
-    return Column(name, pa.type_for_alias(kind), sizes, unit, meaning, type.endswith("?"), nested=True)
+    return Column(
+        name, pa.type_for_alias(kind), sizes, unit, meaning, type.endswith("?"), nested=True, optional=optional
+    )
 
 
-def _columns(entries: Iterable[str | dict[str, dict[str, str]]]) -> Iterator[Column]:
+def _columns(entries: Iterable[str | dict[str, dict[str, Any]]]) -> Iterator[Column]:
     """Build the columns of a table from its entries: columns, and names of groups."""
     for entry in entries:
         if entry == "metrics":

@@ -173,7 +173,8 @@ class TableWriter:
         self._pending, self._pending_rows = [], 0
 
     def _validated(self, columns: Mapping[str, Any]) -> pa.Table:
-        expected = set(self._schema.names) - set(self._identity)
+        optional = {column.name for column in columns_of(self._table) if column.optional}
+        expected = set(self._schema.names) - set(self._identity) - (optional - set(columns))
         if wrong := expected.symmetric_difference(columns):
             raise DataError(f"table {self._table}: columns {sorted(wrong)} are missing or unknown.")
         rows = len(next(iter(columns.values())))
@@ -181,6 +182,8 @@ class TableWriter:
         for column in columns_of(self._table):
             if column.name in self._identity:
                 array = pa.array([self._identity[column.name]], column.type).take(pa.array(np.zeros(rows, np.int64)))
+            elif column.name not in columns:
+                array = pa.nulls(rows, column.type)
             else:
                 array = self._array(column, columns[column.name])
             if len(array) != rows:

@@ -19,6 +19,7 @@ class Column:
         unit: "" where it has none.
         meaning: for people; unit and meaning travel in the field's metadata.
         nullable: a row may leave it undefined.
+        optional: rows may come without the column, which then is null.
         nested: store a row of several dimensions as lists in lists. The default is one flat list in row-major order,
             with its shape in the field's metadata.
     """
@@ -30,6 +31,7 @@ class Column:
     meaning: str
     nullable: bool = False
     nested: bool = False
+    optional: bool = False
 
     @property
     def sizes(self) -> tuple[int, ...]:
