@@ -5,6 +5,9 @@ equal to those of an undisturbed run, byte for byte. Damaged inputs: cut files, 
 values, missing, empty and foreign images (1,400), and flipped bits (600) with ARCTIC's zips next to the unpacked files,
 because only their checksums detect a flipped bit that still decodes. Each case must end in a clear error or in the
 ledger. Flipped bits without the zips are counted, too, to show how many remain undetected.
+
+Damaged JPEGs: pages of zeros, of the same file, of another one and of random bytes, lost and repeated pages, and cut
+ends, at pages of files of all kinds. Decoding regions must refuse what whole decoding by libjpeg refuses.
 """
 
 import collections
@@ -21,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 from _corrupt import SUBJECT, Source, flipped, judge, structural
+from _damaged_jpegs import count_accepted
 from _measure import Row, from_rounds, run
 
 from hawor_pipeline.sample.spec import SampleSpec
@@ -166,6 +170,9 @@ def measure(quick: bool) -> list[Row]:
         every = structural_cases + checked
         rows.append(from_rounds("crashes", [total["crash"]], f"of {every} damaged inputs", 0, "lower"))
         rows.append(from_rounds("wrong_samples", [total["wrong"]], f"of {every} damaged inputs", 0, "lower"))
+        accepted, judged = count_accepted(20 if quick else 1)
+        unit = f"wrong crops of {judged} damaged JPEGs that whole decoding refuses"
+        rows.append(from_rounds("damage_accepted", [accepted], unit, 0, "lower"))
         rows.append(from_rounds("inputs_judged", [sum(total.values())], "damaged inputs", every, "higher"))
     return rows
 

@@ -12,13 +12,16 @@ from functools import lru_cache
 import numpy as np
 
 from hawor_pipeline.conversion.jpeg_stream import (
+    LEAST_BLOCK_BITS,
     LOOK_BITS,
     MAX_MCU_BYTES,
     MAX_ROW_BYTES,
+    ROOM,
     SLACK,
     Mcu,
     Tables,
     cut,
+    index,
     look_up_tables,
     stuff,
     unstuff,
@@ -107,20 +110,29 @@ def _reader(components: tuple[_Component, ...], codes: bytes) -> _Reader:
         by_bits = [(_by_bits(*defined[dc]), _by_bits(*defined[16 + ac])) for dc, ac in pairs]
     except KeyError:
         raise ValueError("a code table is missing") from None
-    ahead = [look_up_tables(dc, ac, LOOK_BITS) for dc, ac in by_bits]
-    parts = [part for part, one in enumerate(components) for _ in range(one.across * one.down)]
-    dc_codes, ac_codes, first, further = (
-        np.concatenate(of_all) for of_all in (*zip(*by_bits, strict=True), *zip(*ahead, strict=True))
-    )
+    ahead = [look_up_tables(dc, ac) for dc, ac in by_bits]
+    blocks = [
+        (pairs.index(one.tables), part) for part, one in enumerate(components) for _ in range(one.across * one.down)
+    ]
+    dc_codes, ac_codes = (np.concatenate(of_all) for of_all in zip(*by_bits, strict=True))
     return _Reader(
         mcu_px=(_BLOCK * max(one.down for one in components), _BLOCK * max(one.across for one in components)),
         mcu=Mcu(
-            parts=np.array(parts, np.int64),
-            part_tables=np.array([pairs.index(components[part].tables) for part in parts], np.uint64),
-            tables=Tables(dc_codes, ac_codes, first, further, LOOK_BITS),
+            blocks=np.array(blocks, np.int64),
+            turns=np.array(_turns(blocks), np.uint64),
+            tables=Tables(dc_codes, ac_codes, np.concatenate(ahead)),
             code_words=np.array([_code_words(*defined[dc]) for dc, _ in pairs], np.int64),
         ),
     )
+
+
+def _turns(blocks: list[tuple[int, int]]) -> list[int]:
+    """Return `Mcu.turns` for the pair of tables and the component of each block."""
+    here = [
+        2 * pair << LOOK_BITS + 16 | 2 * block << 8 | 21 * component for block, (pair, component) in enumerate(blocks)
+    ]
+    after = [*here[1:], here[0] | 1 << 7]
+    return [turn for both in zip(here, after, strict=True) for turn in both]
 
 
 def _code_tables(codes: bytes) -> dict[int, tuple[bytes, bytes]]:
@@ -180,6 +192,7 @@ class JpegCutter:
     def __init__(self) -> None:
         self._stream, self._stuffed = np.empty(0, np.uint8), np.empty(0, np.uint8)
         self._out = np.empty((0, 0), np.uint8)
+        self._found = np.empty((2, 0), np.uint64)
         self._known: tuple[bytes, _Header, _Reader] | None = None
 
     def cut(self, data: bytes, shrink: int, regions: Sequence[tuple[int, int, int, int]]) -> list[SmallJpeg] | None:
@@ -211,7 +224,7 @@ class JpegCutter:
         data: bytes,
         known: tuple[_Header, _Reader],
         region: tuple[int, int, int, int],
-        bits: np.uint64,
+        bits: int,
         stream: np.ndarray,
     ) -> SmallJpeg:
         """Wrap a stream of MCUs as a JPEG; its header is that of the larger one, except for the size."""
@@ -237,20 +250,26 @@ class JpegCutter:
 
     def _copy(
         self, data: bytes, header: _Header, reader: _Reader, regions: list[tuple[int, int, int, int]]
-    ) -> np.ndarray | None:
-        """Copy the MCUs of each region into a row of `_out`; return their bits, (regions,) uint64, or None."""
+    ) -> list[int] | None:
+        """Copy the MCUs of each region into a row of `_out`; return their bits, or None."""
         (height, width), (down, across) = header.size, reader.mcu_px
-        bottom = max(region[3] for region in regions)
-        length = len(data) + SLACK + MAX_MCU_BYTES + MAX_ROW_BYTES * bottom
+        rows, columns = -(-height // down), -(-width // across)
+        if rows * columns * len(reader.mcu.blocks) * LEAST_BLOCK_BITS > 8 * len(data):
+            return None  # so that a damaged size takes no memory
+        length = len(data) + SLACK + MAX_MCU_BYTES + MAX_ROW_BYTES * rows
         if self._out.shape[0] < len(regions) or self._out.shape[1] < length:
             self._out = np.zeros((max(len(regions), self._out.shape[0]), max(length, self._out.shape[1])), np.uint8)
             self._stream, self._stuffed = (np.zeros(parts * self._out.shape[1], np.uint8) for parts in (1, 2))
-        wanted, bits = np.array(regions, np.int64), np.zeros(len(regions), np.uint64)
+        if self._found.shape[1] < 2 * (rows * columns + ROOM):
+            self._found = np.zeros((2, 2 * (rows * columns + ROOM)), np.uint64)
         found = unstuff(np.frombuffer(data, np.uint8), header.start, self._stream)
-        grid = (-(-height // down), -(-width // across))
-        if found < 0 or cut(self._stream, found, grid, wanted, reader.mcu, self._out, bits) <= 0:
+        if found < 0 or not index(self._stream, found, rows * columns, self._found, reader.mcu):
             return None
-        return bits
+        bits = [
+            cut(self._stream, self._found[0], columns, region, reader.mcu, out)
+            for region, out in zip(regions, self._out, strict=False)
+        ]
+        return bits if all(bits) else None
 
 
 def _in_mcus(

@@ -6,6 +6,9 @@ it. Two things are needed of each block on the way: its length in bits, and its 
 colour, is coded as the difference to the block before it of the same component, so the sums of all differences are the
 state in which the next block is read. AC coefficients are skipped, several symbols per table lookup.
 
+All blocks of an image are read, also those after a region: damage shifts the blocks behind it, and mostly shows only by
+their number.
+
 Restart markers would reset that state and align the stream to bytes; `jpeg_cut` refuses such files, so that nothing
 here has to look for them.
 
@@ -14,20 +17,28 @@ Bit positions and stream words are uint64 everywhere: numba turns a mix of signe
 Source: ITU-T T.81, annexes F.1.2 and F.2.2.
 """
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from hawor_pipeline.conversion.compiled import compiled, inlined
 
-LOOK_BITS = 13  # of the stream per table lookup: with more, the tables (3 x 8192 entries) leave the fast cache
+LOOK_BITS = 13  # of the stream per table lookup, at most 15: with more than 13, the tables leave the fast cache
 SLACK = 16  # bytes past the end of a stream that may be read
 MAX_MCU_BYTES = 10 * 64 * 4  # ten blocks, 64 coefficients, at most 31 bits each
+_STRIDE = 16  # steps between two looks at where the walks are
+ROOM = _STRIDE + 2  # MCUs past the last one of its image that a walk may write
+_END_BITS = 4096  # before the end of a stream are left to the walk that counts MCUs
 MAX_ROW_BYTES = 3 * 4  # growth of a row by its newly coded first differences, one per component
 
 _U = np.uint64
 _ONES, _HIGH = _U(0x0101010101010101), _U(0x8080808080808080)
 _BROKEN = -1
+LEAST_BLOCK_BITS = 2  # a code for the difference, and one for the end of the block
 _MOST_AHEAD = 62  # coefficients per lookup: one more could complete a block without an end-of-block symbol
 
 
@@ -36,33 +47,38 @@ class Tables(NamedTuple):
 
     dc_codes: np.ndarray  # (pairs * 65536,) int32, length << 8 | symbol by the next 16 bits; 0: no such code
     ac_codes: np.ndarray  # (pairs * 65536,) int32, the same for the other coefficients
-    first: np.ndarray  # (pairs * 2**look,) int32, see `look_up_tables`
-    further: np.ndarray  # (pairs * 2**look,) uint16, see `look_up_tables`
-    look: int  # bits per lookup
+    ahead: np.ndarray  # (pairs * 2 * 2**LOOK_BITS,) int32, entries of `look_up_tables`
 
 
 class Mcu(NamedTuple):
     """Layout of an MCU: its blocks in stream order, and the codes they are written with."""
 
-    parts: np.ndarray  # (blocks,) int64, component of each block
-    part_tables: np.ndarray  # (blocks,) uint64, pair of tables of each block
+    blocks: np.ndarray  # (blocks, 2) int64, pair of tables and component of each block
+    turns: np.ndarray  # (blocks * 2,) uint64 by 2 * block + ended, of the next block: first entry of `ahead` << 16 |
+    # 2 * block << 8 | MCU ended << 7 | 21 * component
     tables: Tables
     code_words: np.ndarray  # (pairs, 12) int64, code << 8 | length of each size of a DC difference; 0: no such code
+
+
+@intrinsic
+def _word(_, stream, at):
+    """Compile to one load and one swap of bytes, which LLVM does not make of eight loads of a byte."""
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(64).as_pointer())
+        word = builder.load(place)
+        word.align = 1
+        return builder.bswap(word) if sys.byteorder == "little" else word
+
+    return types.uint64(stream, at), generate
 
 
 @inlined
 def _load(stream, at):
     """Read eight bytes, most significant first, at any alignment."""
-    return (
-        (_U(stream[at]) << _U(56))
-        | (_U(stream[at + _U(1)]) << _U(48))
-        | (_U(stream[at + _U(2)]) << _U(40))
-        | (_U(stream[at + _U(3)]) << _U(32))
-        | (_U(stream[at + _U(4)]) << _U(24))
-        | (_U(stream[at + _U(5)]) << _U(16))
-        | (_U(stream[at + _U(6)]) << _U(8))
-        | _U(stream[at + _U(7)])
-    )
+    _ = stream[at + _U(7)]  # has no effect, but where numba checks bounds
+    return _word(stream, at)
 
 
 @inlined
@@ -146,24 +162,31 @@ def _runs(codes, window, used, look):
         coefficients += (symbol >> 4) + 1
 
 
+@inlined
+def _entry(difference, coefficients, ended, bits):
+    mask = 127 * (1 - ended) * min(bits, 1)
+    return difference << 20 | coefficients << 12 | mask << 5 | ended << 4 | bits
+
+
 @compiled
-def look_up_tables(dc_codes, ac_codes, look):
+def look_up_tables(dc_codes, ac_codes):
     """Tabulate all that the next bits of a stream determine.
 
     Args:
         dc_codes: (65536,) int32 of one pair, see `Tables`.
         ac_codes: (65536,) int32 of one pair.
-        look: Bits per lookup.
 
     Returns:
-        Two tables (2**look,). For the start of a block, int32: difference << 16 | coefficients << 8 | ended << 7 |
-        bits; for its rest, uint16: coefficients << 8 | ended << 7 | bits. 0 if no symbol is complete.
+        (2 * 2**LOOK_BITS,) int32, first for the start of a block, then for its rest: difference << 20 |
+        coefficients << 12 | mask << 5 | ended << 4 | bits, where the mask is 0 if the block ended, else 127. 0 if no
+        symbol is complete.
     """
+    look = LOOK_BITS
     count = 1 << look
-    first, further = np.zeros(count, np.int32), np.zeros(count, np.uint16)
+    ahead = np.zeros(2 * count, np.int32)
     for window in range(count):
         used, coefficients, ended = _runs(ac_codes, window, 0, look)
-        further[window] = coefficients << 8 | ended << 7 | used
+        ahead[count + window] = _entry(0, coefficients, ended, used)
         code = dc_codes[window << (16 - look)]
         length, size = code >> 8, code & 255
         if code == 0 or size > 11 or length + size > look:
@@ -172,8 +195,8 @@ def look_up_tables(dc_codes, ac_codes, look):
         if size > 0 and difference < 1 << (size - 1):  # a first bit of 0 marks a negative value
             difference -= (1 << size) - 1
         used, coefficients, ended = _runs(ac_codes, window, length + size, look)
-        first[window] = difference << 16 | coefficients << 8 | ended << 7 | used
-    return first, further
+        ahead[window] = _entry(difference, coefficients + 1, ended, used)
+    return ahead
 
 
 @compiled
@@ -213,66 +236,150 @@ def _skip_symbol(ac_codes, table, word, position):
 
 
 @compiled
-def _walk(stream, at, last, count, sums, parts, part_tables, tables):
-    """Walk over MCUs and sum up their DC differences.
+def _symbol(stream, at, table, position, tables):
+    """Read one symbol that no lookup covers; return (difference, bits, position after it) like `_skip_symbol`."""
+    if position == _U(0):
+        value, used = _difference(stream, at, tables.dc_codes, table)
+        return value, used, _U(1)
+    word = _load(stream, at >> _U(3)) << (at & _U(7))
+    used, reached = _skip_symbol(tables.ac_codes, table, word, position)
+    return np.int64(0), used, reached
 
-    `word` holds the next bits of the stream, highest first. A load at any bit gives at least 57 of them, so a code of
-    16 bits is still inside after 31 were used, and most symbols need no load.
+
+@compiled
+def _sum_of(sums, part):
+    """Return the sum of one component, see `_step`; those below it may have borrowed from it."""
+    rest = np.int64(sums)
+    for _ in range(part):
+        rest = (rest - ((rest << 43) >> 43)) >> 21
+    return (rest << 43) >> 43
+
+
+@inlined
+def _step(stream, state, starts, turns, ahead):
+    """Move a walk on by one lookup.
+
+    The sums of the DC differences of all components share a word, 21 bits each, so that one addition serves each of
+    them. There is no branch, as a wrong guess of the processor costs more than a lookup and stops all walks; masks and
+    turns are read from tables, because LLVM makes branches of what is computed from a bit.
 
     Args:
         stream: (n,) uint8 of `unstuff`.
-        at, last: Bit to begin at, bit to end before.
-        count: Number of MCUs.
-        sums: (components,) int64, sums of the differences so far; is changed.
-        parts, part_tables, tables: See `Mcu`.
+        state: Six uint64: bit, turn (see `Mcu`), coefficient in the block, sums, 2 * complete MCUs, and new beginnings.
+        starts: (m,) uint64, bit and sums at the start of each MCU; is changed.
+        turns: See `Mcu`.
+        ahead: See `Tables`.
 
     Returns:
-        The bit after the MCUs; 0 if the stream is broken.
+        (the next state, whether the symbol needs `_odd_step` instead).
     """
-    first, further = tables.first, tables.further
-    bits, shift = _U(tables.look), _U(64 - tables.look)
-    for _ in range(count):
-        for block in range(parts.size):
-            table = part_tables[block]
-            word = _load(stream, at >> _U(3)) << (at & _U(7))
-            found = first[(table << bits) | (word >> shift)]
-            value, used = np.int64(found >> 16), _U(found) & _U(127)
-            if not found:
-                value, used = _difference(stream, at, tables.dc_codes, table)
-                if used == _U(0):
-                    return _U(0)
-            sums[parts[block]] += value
-            if found & 128:
-                at += used
-                continue
-            position = _U(1) + (_U(found >> 8) & _U(255))
-            word <<= used
-            while True:
-                found = further[(table << bits) | (word >> shift)]
-                step = _U(found) & _U(127)
-                reached = position + _U(found >> 8)
-                if step and reached < _U(64):
-                    word <<= step
-                    used += step
-                    position = reached
-                    if found & 128:
-                        break
-                else:
-                    step, position = _skip_symbol(tables.ac_codes, table, word, position)
-                    word <<= step
-                    used += step
-                    if step == _U(0):
-                        return _U(0)
-                    if position == _U(64):
-                        break
-                if used > _U(31):
-                    at += used
-                    used = _U(0)
-                    word = _load(stream, at >> _U(3)) << (at & _U(7))
-            at += used
-        if at > last:
-            return _U(0)
-    return at
+    at, turn, position, sums, count, begun = state
+    word = _load(stream, at >> _U(3)) << (at & _U(7))
+    rest = _U(position != _U(0)) << _U(LOOK_BITS)
+    entry = np.int64(ahead[(turn >> _U(16)) + (rest | (word >> _U(64 - LOOK_BITS)))])
+    bits, reached = _U(entry & 15), position + _U(entry >> 12 & 127)
+    at += bits
+    sums += _U(entry >> 20) << (turn & _U(63))
+    turn = turns[(turn >> _U(8) & _U(255)) | _U(entry >> 4 & 1)]
+    # the start after this MCU is written again and again until it is one
+    starts[count + _U(2)], starts[count + _U(3)] = at, sums
+    count += turn >> _U(6) & _U(2)
+    return (at, turn, reached & _U(entry >> 5 & 127), sums, count, begun), (bits == _U(0)) | (reached > _U(63))
+
+
+@compiled
+def _odd_step(stream, state, starts, mcu):
+    """Move a walk on by one symbol that no lookup covers, or begin it again at the next bit if there is none."""
+    at, turn, position, sums, count, begun = state
+    block = np.int64(turn >> _U(9) & _U(127))
+    difference, bits, position = _symbol(stream, at, _U(mcu.blocks[block, 0]), position, mcu.tables)
+    if bits == _U(0):
+        return _begin(starts, at + _U(1), mcu.turns, begun + _U(1))
+    at += bits
+    sums += _U(difference) << _U(21 * mcu.blocks[block, 1])
+    starts[count + _U(2)], starts[count + _U(3)] = at, sums
+    ended = position == _U(64)
+    turn = mcu.turns[2 * block + ended]
+    return at, turn, _U(0) if ended else position, sums, count + (turn >> _U(6) & _U(2)), begun
+
+
+@inlined
+def _begin(starts, at, turns, begun):
+    """Return the state of a walk that begins at a bit, as if an MCU started there."""
+    starts[0], starts[1] = at, _U(0)
+    return at, turns[0], _U(0), _U(0), _U(0), begun
+
+
+@compiled
+def _walk_on(stream, state, starts, limit, most, mcu):
+    """Move a walk on to a bit, or until it has found as many MCUs as an image has; return its state."""
+    turns, ahead = mcu.turns, mcu.tables.ahead
+    while state[0] < limit and state[4] < most:
+        then, odd = _step(stream, state, starts, turns, ahead)
+        state = _odd_step(stream, state, starts, mcu) if odd else then
+    return state
+
+
+@compiled
+def _walk_halves(stream, last, most, found, mcu):
+    """Walk over both halves of a stream at once, over the second one nearly to its end; return the two states.
+
+    The processor does the steps of both walks at the same time, while those of one wait for each other. Only the first
+    begins where an MCU starts. The second one reads nonsense at first.
+    """
+    turns, ahead = mcu.turns, mcu.tables.ahead
+    half = last // _U(2)
+    end = last - min(half, _U(_END_BITS))
+    one, two = _begin(found[0], _U(0), turns, _U(0)), _begin(found[1], half, turns, _U(0))
+    starts, others = found[0], found[1]
+    while one[0] < half and two[0] < end and max(one[4], two[4]) < most:
+        for _ in range(_STRIDE):
+            after_one, odd_one = _step(stream, one, starts, turns, ahead)
+            after_two, odd_two = _step(stream, two, others, turns, ahead)
+            if odd_one | odd_two:
+                after_one = _odd_step(stream, one, starts, mcu) if odd_one else after_one
+                after_two = _odd_step(stream, two, others, mcu) if odd_two else after_two
+            one, two = after_one, after_two
+    return _walk_on(stream, one, starts, half, most, mcu), _walk_on(stream, two, others, end, most, mcu)
+
+
+@compiled
+def index(stream, length, mcus, found, mcu):
+    """Find all MCUs of an image.
+
+    Two walks that come to the start of an MCU at the same bit go the same way from there. Huffman codes fall into step
+    soon, so the first walk goes on to the first start that the second one found, too, and takes over what follows.
+
+    Args:
+        stream: (n,) uint8 of `unstuff`, with SLACK and MAX_MCU_BYTES to spare.
+        length: Bytes of the stream.
+        mcus: MCUs of the image.
+        found: (2, 2 * (mcus + ROOM)) uint64; row 0 is set to the bit at which each MCU starts, and that after the last,
+            each with the sums of the DC differences before it.
+        mcu: The `Mcu`.
+
+    Returns:
+        1; 0 if the stream is broken or does not end with the image.
+    """
+    last, most = _U(8 * length), _U(2 * mcus)
+    one, two = _walk_halves(stream, last, most, found, mcu)
+    starts, others, place = found[0], found[1], _U(0)
+    while one[4] < most and one[5] == _U(0) and one[0] <= last:
+        one = _walk_on(stream, one, starts, last + _U(1), one[4] + _U(2), mcu)
+        while place <= two[4] and others[place] < one[0]:
+            place += _U(2)
+        if place <= two[4] and others[place] == one[0] and starts[one[4]] == one[0]:
+            further, offset = two[4] - place, one[3] - others[place + _U(1)]
+            if one[4] + further > most:
+                return 0
+            for step in range(_U(2), further + _U(2), _U(2)):
+                starts[one[4] + step] = others[place + step]
+                starts[one[4] + step + _U(1)] = others[place + step + _U(1)] + offset
+            one = (two[0], two[1], two[2], two[3] + offset, one[4] + further, one[5])
+            place = two[4] + _U(2)
+    # only the bits that fill the last byte may remain
+    complete = one[4] == most and one[5] == _U(0) and starts[most] <= last
+    return 1 if complete and last - starts[most] < _U(8) else 0
 
 
 @compiled
@@ -314,7 +421,17 @@ def _copy(stream, start, end, out, to):
 
 
 @compiled
-def _first_mcu(stream, at, last, sums, coded, mcu, out, to):
+def _block_end(stream, at, table, tables):
+    """Return the bit after a block of a stream that is not broken."""
+    position = _U(0)
+    while position != _U(64):
+        _, used, position = _symbol(stream, at, table, position, tables)
+        at += used
+    return at
+
+
+@compiled
+def _first_mcu(stream, at, before, coded, mcu, out, to):
     """Copy the first MCU of a row of a region.
 
     Its left neighbour is not in the region. So the first difference of each component is recoded relative to the
@@ -322,25 +439,23 @@ def _first_mcu(stream, at, last, sums, coded, mcu, out, to):
 
     Args:
         stream: (n,) uint8 of `unstuff`.
-        at, last: Bit to begin at, bit to end before.
-        sums: (components,) int64, DC before the MCU in the file; is changed to that after it.
-        coded: (components,) int64, DC before the MCU in `out`.
+        at: Bit to begin at.
+        before: Sums before the MCU in the file.
+        coded: Sums before the MCU in `out`.
         mcu: The `Mcu`.
         out, to: uint8, and the bit to write at.
 
     Returns:
-        The bit after it in the stream (0: broken) and in `out` (0: the file has no code for a new difference).
+        The bit after it in the stream and in `out` (0: the file has no code for a new difference).
     """
     seen = 0  # bit set of components
-    for block in range(mcu.parts.size):
-        part, table = mcu.parts[block], mcu.part_tables[block]
-        one = slice(block, block + 1)
-        after = _walk(stream, at, last, 1, sums, mcu.parts[one], mcu.part_tables[one], mcu.tables)
-        if after == _U(0):
-            return _U(0), to
+    for block in range(mcu.blocks.shape[0]):
+        table, part = _U(mcu.blocks[block, 0]), mcu.blocks[block, 1]
+        after = _block_end(stream, at, table, mcu.tables)
         if not seen >> part & 1:
             seen |= 1 << part
-            value = sums[part] - coded[part]
+            difference, used = _difference(stream, at, mcu.tables.dc_codes, table)
+            value = _sum_of(before, part) + difference - _sum_of(coded, part)
             size = 0
             while size < 12 and abs(value) >> size:
                 size += 1
@@ -349,72 +464,40 @@ def _first_mcu(stream, at, last, sums, coded, mcu, out, to):
                 return at, _U(0)
             to = _put(out, to, _U(word >> 8), _U(word & 255))
             to = _put(out, to, _U(value if value >= 0 else value + (1 << size) - 1), _U(size))
-            at += _difference(stream, at, mcu.tables.dc_codes, table)[1]
+            at += used
         to = _copy(stream, at, after, out, to)
         at = after
     return at, to
 
 
 @compiled
-def cut(stream, length, grid, regions, mcu, out, bits):
-    """Copy regions of MCUs into streams of their own, in one pass.
+def cut(stream, starts, columns, region, mcu, out):
+    """Copy a region of MCUs into a stream of its own.
 
-    A row of a region is its first MCU, newly coded, and then the bits up to its right edge, copied at once: later
-    differences refer to blocks of the region. The walk goes on to the last MCU of the image: a damaged block hides
-    those after it, and mostly shows only by their number.
+    A row of the region is its first MCU, newly coded, and then the bits up to its right edge, copied at once: later
+    differences refer to blocks of the region.
 
     Args:
-        stream: (n,) uint8 of `unstuff`, with SLACK and MAX_MCU_BYTES to spare.
-        length: Bytes of the stream.
-        grid: (rows, columns) of MCUs of the image.
-        regions: (R, 4) int64, left, top, right, bottom, in MCUs. They may overlap.
+        stream: (n,) uint8 of `unstuff`.
+        starts: (m,) uint64, row 0 of the result of `index`.
+        columns: MCUs per row of the image.
+        region: left, top, right, bottom, in MCUs.
         mcu: The `Mcu`.
-        out: (R, m) uint8, m larger than n by MAX_ROW_BYTES for each row of MCUs.
-        bits: (R,) uint64, is set to the number of bits written per region.
+        out: uint8, larger than the stream by MAX_ROW_BYTES for each row of MCUs.
 
     Returns:
-        1; 0 if the stream is broken or does not end with the image, -1 if the first differences of a region have no
-        code.
+        Bits written; 0 if the first differences of a row have no code.
     """
-    columns = grid[1]
-    count, last = regions.shape[0], _U(8 * length)
-    sums, ahead = np.zeros(4, np.int64), np.zeros(4, np.int64)
-    coded, began = np.zeros((count, 4), np.int64), np.zeros(count, np.uint64)
-    bits[:] = _U(0)
-    top, bottom, at = regions[:, 1].min(), regions[:, 3].max(), _U(0)
-    if top:
-        at = _walk(stream, at, last, top * columns, sums, mcu.parts, mcu.part_tables, mcu.tables)
-        if at == _U(0):
-            return 0
+    left, top, right, bottom = region
+    coded, to = _U(0), _U(0)
     for row in range(top, bottom):
-        column = 0
-        while column < columns:
-            stop, needed = columns, row + 1 < bottom
-            for region in range(count):
-                if not regions[region, 1] <= row < regions[region, 3]:
-                    continue
-                left, right = regions[region, 0], regions[region, 2]
-                if left == column:
-                    ahead[:] = sums  # another region may begin here, or have begun: the walk below reads it again
-                    begin = _first_mcu(stream, at, last, ahead, coded[region], mcu, out[region], bits[region])
-                    began[region], bits[region] = begin
-                    if began[region] == _U(0) or bits[region] == _U(0):
-                        return 0 if began[region] == _U(0) else -1
-                if right > column:
-                    stop, needed = min(stop, left if left > column else right), True
-            if not needed:
-                break
-            at = _walk(stream, at, last, stop - column, sums, mcu.parts, mcu.part_tables, mcu.tables)
-            if at == _U(0):
-                return 0
-            column = stop
-            for region in range(count):
-                if regions[region, 1] <= row < regions[region, 3] and regions[region, 2] == column:
-                    bits[region] = _copy(stream, began[region], at, out[region], bits[region])
-                    coded[region] = sums
-    rest = (grid[0] - bottom + 1) * columns - column
-    at = _walk(stream, at, last, rest, sums, mcu.parts, mcu.part_tables, mcu.tables)
-    return 1 if at and last - at < _U(8) else 0  # only the bits that fill the last byte may remain
+        first, end = 2 * (row * columns + left), 2 * (row * columns + right)
+        at, to = _first_mcu(stream, starts[first], starts[first + 1], coded, mcu, out, to)
+        if to == _U(0):
+            return to
+        to = _copy(stream, at, starts[end], out, to)
+        coded = starts[end + 1]
+    return to
 
 
 @compiled

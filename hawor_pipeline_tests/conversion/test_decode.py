@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 
 import cv2
@@ -351,6 +352,18 @@ def test_what_whole_decoding_refuses_is_refused(partial, kind):
             found = part.pixels[10 - part.top : 60 - part.top, 100 - part.left : 160 - part.left]
             np.testing.assert_array_equal(found, whole[10:60, 100:160])
     assert refused > 200 and refused > 8 * accepted
+
+
+def test_a_damaged_size_is_refused_before_it_takes_memory(partial):
+    data = coloured("420", 80, (301, 203))
+    frame = data.index(b"\xff\xc0") + 5
+    damaged = data[:frame] + b"\xff\xf0" * 2 + data[frame + 4 :]
+    tracemalloc.start()
+    assert JpegCutter().cut(damaged, 1, [(20, 20, 60, 60)]) is None
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    with pytest.raises(DataError):
+        partial.decode(damaged, "a", (203, 301), 1, (20, 20, 60, 60))
 
 
 def test_filling_of_the_last_byte_may_be_of_any_length_and_no_more(partial):
