@@ -78,7 +78,7 @@ def _word(_, stream, at):
 def _load(stream, at):
     """Read eight bytes, most significant first, at any alignment."""
     _ = stream[at + _U(7)]  # has no effect, but where numba checks bounds
-    return _word(stream, at)
+    return _word(stream, at)  # type: ignore[call-arg]  # numba gives the first argument
 
 
 @inlined
