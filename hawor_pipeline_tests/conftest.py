@@ -19,6 +19,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", type=int, default=4, help="faults injected over the pipeline (default 4)")
 
 
+@pytest.fixture
+def tolerance(request: pytest.FixtureRequest) -> float:
+    """Return the tolerance that a test's marker `agreement` declares, as the page of agreement states it."""
+    return request.node.get_closest_marker("agreement").kwargs["tolerance"]
+
+
 @pytest.fixture(scope="session")
 def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generate the smallest built-in sample: s01 (train), s03 (withheld), s05 (validation); ego, two static views."""

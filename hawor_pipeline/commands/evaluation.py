@@ -60,8 +60,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )
     ensure_gallery(setting, run_id)
     print_result(result)
-    for name, value in result.info["metrics"].items():
-        print(f"  {name}: {'not available' if value is None else format(value, '.4g')}")
+    metrics = result.info["metrics"]
+    others = [name for name in metrics if name not in protocol.headlines]
+    for title, names in ((f"headlines of {protocol.name}", protocol.headlines), ("other metrics", others)):
+        print(f"{title}:")
+        for name in names:
+            value = metrics.get(name)
+            print(f"  {name}: {'not available' if value is None else format(value, '.4g')}")
     return 0
 
 

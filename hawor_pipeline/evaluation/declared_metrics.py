@@ -18,7 +18,7 @@ PCK_BOX_PERCENT = (5, 10, 15)
 F_SCORE_MM = (5, 15)
 MIDDLE_KNUCKLE = 9  # OpenPose order
 HIDDEN, CLEAR = "occlusion>0.5", "occlusion<0.1"  # strata of occlusion_robustness
-Inputs = Literal["hands", "surfaces", "world", "sequence", "summary"]
+Inputs = Literal["hands", "surfaces", "motion", "world", "track", "sequence", "images", "summary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,11 @@ class Metric:
         inputs: type of the inputs, and number of values that `function` returns.
             "hands": `measure.ComparedHands` of N samples; (N,).
             "surfaces": `measure.ComparedSurfaces` of M samples that have a mesh; (M,).
-            "world": `measure.ComparedTrack`, T consecutive frames of one hand in the world; (T,).
+            "motion": `measure.ComparedSurfaces`, T consecutive frames of one hand; (T,), NaN where neighbours lack.
+            "world": `measure.ComparedTrack`, at most 100 consecutive frames of one hand in the world; (T,).
+            "track": `measure.ComparedTrack`, all consecutive frames of one hand in the world; (T,).
             "sequence": `measure.ComparedHands` of a sequence; any number. Only the summary has it.
+            "images": `measure.MeasuredImages` of a sequence, in the units of the tables; any number. Only the summary.
             "summary": `summary.Summary` of all sequences; a row's value, interval and counts. Only the summary has it.
         title: heading on pages; the name if empty.
     """
@@ -93,6 +96,17 @@ def _acceleration_error(m: Any, hands: Any) -> Any:
     return hands.at_rows(rows[:, 1], errors[:, 1])
 
 
+def _world_acceleration_error(m: Any, hands: Any) -> Any:
+    rows = hands.windows(5)  # HaWoR's script drops one more frame at each end than the formula needs
+    errors = m.acceleration_error(hands.predicted_world_m[rows], hands.true_world_m[rows], root=None)  # (M, 5)
+    return hands.at_rows(rows[:, 2], errors[:, 2])
+
+
+def _camera_auc(m: Any, hands: Any) -> Any:
+    errors = m.point_errors(hands.predicted.joints_m, hands.truth.joints_m)
+    return _where(m.auc_within(errors), hands.is_placed)
+
+
 def _wrist_relation_error(m: Any, hands: Any) -> Any:
     right, left = hands.pairs
     ours, theirs = hands.predicted.joints_m[:, 0], hands.truth.joints_m[:, 0]
@@ -117,6 +131,12 @@ def _pck_box(percent: int) -> Metric:
     return Metric(f"pck_box_{percent}pct", "1", "higher",
                   f"share of joints in the image within {percent} % of the tight box around the hand", _PIXELS,
                   lambda m, hands: m.share_within(hands.of_box, percent / 100, mask=hands.of_box.isfinite()))
+
+
+def _pck_joints(percent: int) -> Metric:
+    return Metric(f"pck_joints_{percent}pct", "1", "higher",
+                  f"mean over the joints of each joint's share within {percent} % of the tight box, as HInt's", _PIXELS,
+                  lambda m, summary: summary.joint_mean(f"pck_box_{percent}pct"), "summary")
 
 
 def _f_score(limit: int) -> Metric:
@@ -175,6 +195,12 @@ METRICS = (
            title="Translation error"),
     Metric("accel_error_m_s2", "m/s^2", "lower", "difference of wrist-relative joint acceleration over three frames",
            _JOINTS, _acceleration_error, title="Acceleration error"),
+    Metric("accel_vertices_error_m_s2", "m/s^2", "lower",
+           "difference of the acceleration of the wrist-relative vertices over three frames", _HAND,
+           lambda m, surfaces: m.acceleration_error(surfaces.predicted, surfaces.truth, root=None), "motion"),
+    Metric("accel_world_error_m_s2", "m/s^2", "lower",
+           "difference of joint acceleration in the world, without the two first and last frames of a track", _WORLD,
+           _world_acceleration_error),
     Metric("box_iou", "1", "higher", "overlap of the boxes around the predicted and the true projected joints", _BOXES,
            _box_iou),
     Metric("detected", "1", "higher", "1 where the side is right and box_iou is at least 0.5, else 0", _BOXES,
@@ -185,6 +211,10 @@ METRICS = (
            _JOINTS, lambda m, hands: m.auc_within(hands.distances_m), title="PCK area, 0 to 50 mm"),
     Metric("pa_pck_auc", "1", "higher", "the same after the best similarity transform", _JOINTS,
            lambda m, hands: m.auc_within(hands.aligned_m)),
+    Metric("pa_vertex_pck_auc", "1", "higher", "the same of the vertices after the best similarity transform", _HAND,
+           lambda m, surfaces: m.auc_within(m.point_errors(surfaces.aligned, surfaces.truth)), "surfaces"),
+    Metric("camera_pck_auc", "1", "higher", "the same of the joints in the camera frame, without alignment", _JOINTS,
+           _camera_auc),
     Metric("st_mpjpe_mm", "mm", "lower", "mean joint distance, wrists aligned and the middle knuckle's bone scaled",
            _JOINTS, _bone_scaled_error),
     *map(_pck_box, PCK_BOX_PERCENT),
@@ -193,17 +223,31 @@ METRICS = (
            lambda m, track: m.world_mpjpe(track.predicted, track.truth), "world"),
     Metric("wa_mpjpe_mm", "mm", "lower", "mean joint distance in the world; chunks of 100 frames, fitted as a whole",
            _WORLD, lambda m, track: m.world_mpjpe(track.predicted, track.truth, align_frames=None), "world"),
-    Metric("rte", "1", "lower", "error of the wrist's path in the world after rigid alignment, over the path's length",
+    Metric("rte", "1", "lower",
+           "error of the wrist's path in the world after rigid alignment, over the path's length; chunks of 100 frames",
            _WORLD, lambda m, track: m.root_trajectory_error(track.predicted[:, 0], track.truth[:, 0]), "world"),
+    Metric("rte_track", "1", "lower",
+           "error of MANO's translation in the world after one rigid alignment of a track, over its path's length",
+           (*_WORLD, "translation_m"),
+           lambda m, track: m.root_trajectory_error(track.predicted_place, track.true_place), "track"),
+    Metric("mpjpe_image_mm", "mm", "lower", "mpjpe_mm averaged over the hands of an image first", _JOINTS,
+           lambda m, images: images.mean_of("mpjpe_mm"), "images"),
+    Metric("accel_vertices_image_m_s2", "m/s^2", "lower",
+           "accel_vertices_error_m_s2 averaged over the hands of an image first", _HAND,
+           lambda m, images: images.mean_of("accel_vertices_error_m_s2"), "images"),
     Metric("mrrpe_mm", "mm", "lower", "error of the vector from right to left wrist, where one image has both hands",
            _JOINTS, _wrist_relation_error, "sequence", "Error between the wrists (MRRPE)"),
     Metric("jitter", "m/s^3", "",
            "size of the third derivative of predicted wrist-relative joints; needs no ground truth", (),
            lambda m, hands: m.jitter(hands.wrist_relative_m[hands.windows(4)])[:, 1], "sequence"),
+    Metric("jitter_world", "m/s^3", "",
+           "size of the third derivative of predicted joints in the world; needs no ground truth", ("cam_from_world",),
+           lambda m, hands: m.jitter(hands.predicted_world_m[hands.windows(4)])[:, 1], "sequence"),
+    *map(_pck_joints, PCK_BOX_PERCENT),
     Metric("occlusion_robustness", "1", "lower", "mpjpe_mm at occlusion above 0.5 over mpjpe_mm at occlusion below 0.1",
            _VISIBLE, lambda m, summary: summary.ratio("mpjpe_mm", HIDDEN, CLEAR), "summary", "Hidden over clear hands"),
 )
 # fmt: on
 ALL_METRICS = {metric.name: metric for metric in METRICS}
-SUMMARY_METRICS = {name: m for name, m in ALL_METRICS.items() if m.inputs in ("sequence", "summary")}
+SUMMARY_METRICS = {name: m for name, m in ALL_METRICS.items() if m.inputs in ("sequence", "images", "summary")}
 SAMPLE_METRICS = {name: m for name, m in ALL_METRICS.items() if name not in SUMMARY_METRICS}

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,17 @@ class ComparedHands:
         """(N,) true where pixels are predicted."""
         return torch.isfinite(self.predicted.joints_px).flatten(1).all(1)
 
+    @cached_property
+    def predicted_world_m(self) -> Tensor:
+        """(N, 21, 3) predicted joints in the world, by the true cameras; NaN where no place is predicted."""
+        in_world = transform_points(torch.linalg.inv(self.truth.cam_from_world), self.predicted.joints_m)
+        return in_world.where(self.is_placed[:, None, None], torch.nan)
+
+    @cached_property
+    def true_world_m(self) -> Tensor:
+        """(N, 21, 3) true joints in the world."""
+        return transform_points(torch.linalg.inv(self.truth.cam_from_world), self.truth.joints_m)
+
     @property
     def wrist_relative_m(self) -> Tensor:
         """(N, 21, 3) predicted joints relative to the wrist."""
@@ -160,10 +171,27 @@ class ComparedSurfaces:
 
 @dataclass(frozen=True, slots=True)
 class ComparedTrack:
-    """Predicted and true joints of T consecutive frames of one hand in the world frame."""
+    """Predicted and true joints, and MANO's translation, of T consecutive frames of one hand in the world frame."""
 
     predicted: Tensor  # (T, 21, 3)
     truth: Tensor  # (T, 21, 3)
+    predicted_place: Tensor  # (T, 3)
+    true_place: Tensor  # (T, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredImages:
+    """Values of a sequence's samples, and the images that they are of."""
+
+    values: dict[str, Tensor]  # the SAMPLE_METRICS, (N,) each
+    tracks: Tracks
+
+    def mean_of(self, name: str) -> Tensor:
+        """Average a metric over the hands of each image that have it; (images,)."""
+        _, image = np.unique(self.tracks.images(), return_inverse=True)
+        found = np.isfinite(values := self.values[name].numpy())
+        total, count = np.bincount(image[found], values[found]), np.bincount(image[found])
+        return torch.from_numpy(total[count > 0] / count[count > 0])
 
 
 def measure(
@@ -182,13 +210,15 @@ def measure(
     """
     hands = ComparedHands(truth, predicted, models, tracks, mirror_allowed)
     values = measure_hands(hands, [name for name, metric in SAMPLE_METRICS.items() if metric.inputs == "hands"])
-    values |= _surface_metrics(hands) | _world_metrics(hands)
+    values |= _surface_metrics(hands) | _motion_metrics(hands)
+    values |= _world_metrics(hands, "world", WORLD_CHUNK) | _world_metrics(hands, "track", len(truth))
     if missing := sorted(set(SAMPLE_METRICS) - set(values)):
         raise NumericalError(f"metrics {missing} are declared with unknown inputs, and nothing computes them.")
-    of_sequence = [metric for metric in SUMMARY_METRICS.values() if metric.inputs == "sequence"]
+    inputs = {"sequence": hands, "images": MeasuredImages(values, tracks)}
+    of_sequence = [metric for metric in SUMMARY_METRICS.values() if metric.inputs in inputs]
     return Measurement(
         metrics={name: values[name].numpy() for name in SAMPLE_METRICS},
-        of_sequence={metric.name: _computed(metric, hands).numpy() for metric in of_sequence},
+        of_sequence={metric.name: _computed(metric, inputs[metric.inputs]).numpy() for metric in of_sequence},
         joint_error_mm=m_to_mm(hands.distances_m).numpy(),
         joint_error_px=hands.pixels.numpy(),
         joint_error_box=hands.of_box.numpy(),
@@ -211,7 +241,7 @@ def _computed(metric: Metric, inputs: Any, count: int | None = None) -> Tensor:
             f"{'any number of' if count is None else count} values. Correct its declaration."
         )
     convert = {"mm": m_to_mm, "deg": rad_to_deg}.get(metric.unit)
-    return values if convert is None else convert(values)
+    return values if convert is None or metric.inputs == "images" else convert(values)
 
 
 def _by_parts(
@@ -235,23 +265,32 @@ def _by_parts(
 
     for rows, results in zip(parts, run(compute, parts), strict=True):
         for metric, result in zip(declared, results, strict=True):
-            values[metric.name][rows] = result.double()
+            values[metric.name][rows] = torch.where(result.isnan(), values[metric.name][rows], result.double())
     return values
+
+
+def _surfaces(hands: ComparedHands, rows: Tensor | slice) -> ComparedSurfaces:
+    """Pose predictions and ground truth of rows that have a mesh."""
+    truth, ours = hands.truth.take(rows), hands.predicted.take(rows)
+    # without translation: the wrist is subtracted, and NaN must not reach the mesh
+    mesh, joints = ours.relative_mesh(hands.models, truth.is_right)
+    wrists = own_joints(hands.models, mesh, joints, truth.is_right)[:, :1]
+    theirs = true_vertices(hands.models, truth) - truth.joints_m[:, :1]
+    return ComparedSurfaces(mesh - wrists, theirs, hands.mirror_allowed)
 
 
 def _surface_metrics(hands: ComparedHands) -> dict[str, Tensor]:
     """Compute the metrics of surfaces, in threads; NaN for rows without a mesh."""
     parts = [rows for rows in torch.nonzero(hands.predicted.has_mesh).flatten().split(_MESH_ROWS) if len(rows)]
+    return _by_parts(len(hands.truth), "surfaces", parts, partial(_surfaces, hands), _threads().map)
 
-    def prepare(rows: Tensor) -> ComparedSurfaces:
-        truth, ours = hands.truth.take(rows), hands.predicted.take(rows)
-        # without translation: the wrist is subtracted, and NaN must not reach the mesh
-        mesh, joints = ours.relative_mesh(hands.models, truth.is_right)
-        wrists = own_joints(hands.models, mesh, joints, truth.is_right)[:, :1]
-        theirs = true_vertices(hands.models, truth) - truth.joints_m[:, :1]
-        return ComparedSurfaces(mesh - wrists, theirs, hands.mirror_allowed)
 
-    return _by_parts(len(hands.truth), "surfaces", parts, prepare, _threads().map)
+def _motion_metrics(hands: ComparedHands) -> dict[str, Tensor]:
+    """Compute the metrics of moving surfaces; NaN at the ends of a track and for rows without a mesh."""
+    runs = [(s, e) for s, e in hands.neighbours.runs() if e - s >= 3 and hands.predicted.has_mesh[s:e].all()]
+    # neighbouring parts share two frames, because a part has no values at its ends
+    parts = [slice(r, min(r + _MESH_ROWS + 2, end)) for start, end in runs for r in range(start, end - 2, _MESH_ROWS)]
+    return _by_parts(len(hands.truth), "motion", parts, partial(_surfaces, hands), _threads().map)
 
 
 @cache
@@ -260,17 +299,20 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), "surfaces")
 
 
-def _world_metrics(hands: ComparedHands) -> dict[str, Tensor]:
-    """Compute the metrics of tracks in the world frame; the cameras are the true ones."""
-    world_from_cam = torch.linalg.inv(hands.truth.cam_from_world)
-    ours, theirs = (transform_points(world_from_cam, part.joints_m) for part in (hands.predicted, hands.truth))
+def _world_metrics(hands: ComparedHands, inputs: str, chunk: int) -> dict[str, Tensor]:
+    """Compute the metrics of tracks in the world frame, cut into chunks; the cameras are the true ones."""
+    ours, theirs = hands.predicted_world_m, hands.true_world_m
+    # the world's rotation turns a hand about its wrist, so translation and wrist keep their distance
+    our_place = ours[:, 0] - (hands.predicted.joints_m[:, 0] - hands.predicted.translation_m)
+    their_place = theirs[:, 0] - (hands.truth.joints_m[:, 0] - hands.truth.translation_m)
     parts = [
-        slice(first, min(first + WORLD_CHUNK, end))
+        slice(first, min(first + chunk, end))
         for start, end in hands.neighbours.runs()
         if end - start >= LEAST_WORLD_FRAMES and hands.is_placed[start:end].all()
-        for first in range(start, end, WORLD_CHUNK)
+        for first in range(start, end, chunk)
     ]
-    return _by_parts(len(hands.truth), "world", parts, lambda rows: ComparedTrack(ours[rows], theirs[rows]))
+    columns = (ours, theirs, our_place, their_place)
+    return _by_parts(len(hands.truth), inputs, parts, lambda rows: ComparedTrack(*(column[rows] for column in columns)))
 
 
 def _speed(joints: Tensor, tracks: Tracks) -> np.ndarray:

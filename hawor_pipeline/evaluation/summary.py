@@ -99,15 +99,15 @@ class Summary:
         with np.errstate(invalid="ignore", divide="ignore"):
             return cells[0].mean() / cells[1].mean(), *interval(first / second, sequences), n, sequences
 
-    def _joint_means(self) -> list[tuple]:
+    def joint_mean(self, metric: str) -> Mean:
         """Average so that each of the joints has equal weight, however often it is seen."""
-        rows = []
-        for metric in JOINT_MEANS:
-            cells = [c for (_, level, m), c in self._cells.items() if (level, m) == ("joint", metric) and c.n]
-            if not cells:
-                continue
-            value = fsum(cell.mean() for cell in cells) / len(cells)
-            sequences = len(set().union(*(cell.sequences for cell in cells)))
-            low, high = interval(np.mean([cell.resampled(self._weights) for cell in cells], 0), sequences)
-            rows.append(("all", "joint", metric, value, low, high, sum(cell.n for cell in cells), sequences))
-        return rows
+        cells = [c for (_, level, m), c in self._cells.items() if (level, m) == ("joint", metric) and c.n]
+        if not cells:
+            return None, None, None, 0, 0
+        sequences = len(set().union(*(cell.sequences for cell in cells)))
+        ends = interval(np.mean([cell.resampled(self._weights) for cell in cells], 0), sequences)
+        return fsum(cell.mean() for cell in cells) / len(cells), *ends, sum(cell.n for cell in cells), sequences
+
+    def _joint_means(self) -> list[tuple]:
+        means = ((metric, self.joint_mean(metric)) for metric in JOINT_MEANS)
+        return [("all", "joint", metric, *mean) for metric, mean in means if mean[0] is not None]

@@ -33,9 +33,13 @@ class Tracks:
         runs = np.lib.stride_tricks.sliding_window_view(follows, length)[:, 1:].all(1)
         return np.flatnonzero(runs)
 
+    def images(self) -> np.ndarray:
+        """Return a number of each row's image, (N,)."""
+        return self.view.astype(np.int64) * 10_000_000 + self.frame
+
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of the right and of the left hand that are in one image."""
-        image = self.view.astype(np.int64) * 10_000_000 + self.frame
+        image = self.images()
         right, left = np.flatnonzero(self.is_right), np.flatnonzero(~self.is_right)
         _, of_right, of_left = np.intersect1d(image[right], image[left], return_indices=True)
         return right[of_right], left[of_left]

@@ -56,7 +56,8 @@ def refused(shards: Path, mano_dir: Path, checkpoint: Path, folder: Path, error:
 
 
 def test_every_protocol_says_what_it_is() -> None:
-    expected = {"arctic-all-val", "arctic-p1-val", "arctic-p2-val", "freihand", "ho3d", "hot3d-world", "hint"}
+    arctic = {"arctic-all-val", "arctic-p1-val", "arctic-p2-val"}
+    expected = arctic | {"freihand", "ho3d", "dexycb", "hot3d-world", "hint"}
     assert set(PROTOCOLS) == expected
     for protocol in PROTOCOLS.values():
         assert protocol.meaning
@@ -90,7 +91,7 @@ def test_single_images_have_no_motion_to_measure(shards, mano_dir, checkpoint, t
     spread = pa.array(table["frame"].to_numpy() * 2, pa.int32())
     index = table.schema.get_field_index("frame")
     pa.parquet.write_table(table.set_column(index, table.schema.field(index), spread), path)
-    message = "longest run of valid frames of a hand in .* is 1, the protocol needs 3"
+    message = "longest run of valid frames of a hand in .* is 1, the protocol needs 5"
     refused(shards, mano_dir, checkpoint, tmp_path, DataError, message, protocol="hot3d-world")
 
 
