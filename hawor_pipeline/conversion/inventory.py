@@ -78,8 +78,8 @@ def inventory_subject(
 
     Returns:
         StageResult; info has source, status (present, withheld, absent), reason, sequences, rows, images, image_bytes,
-        ground_truth_frames, problems (status to count), damaged (the first few, with reasons), proof (panel names), and
-        per_view (a row per sequence and view).
+        ground_truth_frames, problems (status to count), damaged (the first few, with reasons),
+        unreadable (sequences with corrupt ground truth), proof (panel names), and per_view (a row per view).
 
     Raises:
         ConfigError: root, MANO or subject not found.
@@ -244,6 +244,10 @@ def _info(root: ArcticRoot, subject: str, status: str, reason: str, rows: list[d
         "ground_truth_frames": sum(frames.values()),
         "problems": dict(sorted(Counter(row["status"] for row in rows).items())),
         "damaged": broken[:5],
+        # ground truth alone: corrupt images are left to the ledger and the limit of a conversion
+        "unreadable": sorted(
+            {row["sequence"] for row in rows if row["status"] == "broken" and row["ground_truth_frames"] is None}
+        ),
         "imaged_sequences_without_ground_truth": len(
             set(root.imaged_sequences(subject)) - set(root.sequences(subject))
         ),

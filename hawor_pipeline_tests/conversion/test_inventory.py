@@ -58,12 +58,16 @@ def test_what_is_broken_is_named(raw_copy, tmp_path):
     image.write_bytes(image.read_bytes()[:-100])
     result = inventory_subject(raw_copy, "s05", tmp_path / "a")
     assert rows_of(result)[4]["status"] == "broken" and image.name in rows_of(result)[4]["reason"]
-    assert len(result.info["damaged"]) == 1
+    assert len(result.info["damaged"]) == 1 and not result.info["unreadable"]
     path = next((raw_copy / "raw_seqs/s05").glob("*.object.npy"))
     path.write_bytes(path.read_bytes()[:-9])
     result = inventory_subject(raw_copy, "s05", tmp_path / "b")
     assert {row["status"] for row in rows_of(result).values()} == {"broken"}
-    assert path.name in rows_of(result)[0]["reason"] and rows_of(result)[0]["ground_truth_frames"] is None
+    assert (
+        result.info["unreadable"]
+        and path.name in rows_of(result)[0]["reason"]
+        and rows_of(result)[0]["ground_truth_frames"] is None
+    )
 
 
 def test_withheld_and_absent_subjects_have_no_rows_and_a_reason(sample_root, tmp_path):

@@ -20,7 +20,7 @@ from hawor_pipeline.versions import INVENTORY_VERSION
     kinds={"numpy", "parquet"},
     partitions_def=subjects_partitions,
     backfill_policy=dg.BackfillPolicy.single_run(),
-    blocking={"raw_files_are_readable": "No raw file of the run's subjects is corrupt."},
+    blocking={"raw_files_are_readable": "No ground truth of the run's subjects is corrupt; corrupt images are logged."},
 )
 def raw_arctic_sequences(context: dg.AssetExecutionContext, raw: RawData) -> dg.MaterializeResult:
     """Inventory of the raw ARCTIC sequences: a row per sequence and view, hashes, frame counts, missing files.
@@ -38,10 +38,11 @@ def raw_arctic_sequences(context: dg.AssetExecutionContext, raw: RawData) -> dg.
     damaged = {subject: result.info["damaged"] for subject, result in results.items() if result.info.get("damaged")}
     for problem in chain.from_iterable(damaged.values()):
         context.log.error(f"corrupt: {problem}. Download the file again; nothing else was lost.")
+    readable = not any(result.info["unreadable"] for result in results.values())
     return dg.MaterializeResult(
         metadata={} if sample is None else {"sample_reused": sample.reused, "sample_why": sample.why},
         data_version=dg.DataVersion(_content(raw.locate().source)),
-        check_results=[checked("raw_files_are_readable", not damaged, damaged=damaged)],
+        check_results=[checked("raw_files_are_readable", readable, damaged=damaged)],
     )
 
 
