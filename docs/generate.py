@@ -244,13 +244,14 @@ def _reasons() -> dict[str, str]:
 
 def _other_reasons() -> dict[str, str]:
     from hawor_pipeline.conversion import ledger
-    from hawor_pipeline.sources import dexycb, ho3d, interhand
+    from hawor_pipeline.sources import reader
 
     return {
         ledger.NO_JOINTS: "the dataset has no joints of the hand, so its fit cannot be checked",
-        dexycb.NO_HAND: "DexYCB: the labels of the image are all zero",
-        ho3d.NOT_ANNOTATED: "HO-3D: the labels of the image are None",
-        interhand.NO_MANO_FIT: "InterHand2.6M: the hand is present but has no MANO parameters",
+        reader.NO_LABEL: "the image has no labels: their file or entry is missing",
+        reader.NO_HAND: "DexYCB: the labels of the image are all zero",
+        reader.NOT_ANNOTATED: "HO-3D: the labels of the image have no hand pose",
+        reader.NO_MANO_FIT: "InterHand2.6M: the hand is present but has no MANO parameters",
     }
 
 

@@ -5,7 +5,7 @@ not reused, and Dagster shows that the code changed. Imports nothing, because th
 """
 
 CONVERTER_VERSION = 6  # bytes of a shard
-EXTERNAL_VERSION = 3  # readers of other datasets
+EXTERNAL_VERSION = 4  # readers of other datasets
 IMPORT_VERSION = 1  # bytes of an imported shard
 INVENTORY_VERSION = 4
 METADATA_VERSION = 1

@@ -30,8 +30,8 @@ from hawor_pipeline.conversion.ledger import (
     count_reasons,
     fit_error,
     limit_error,
-    lost_hands,
     unmatched_rows,
+    with_hand_losses,
     with_view_losses,
 )
 from hawor_pipeline.conversion.posed_scene import PosedTake, pose_take
@@ -254,8 +254,8 @@ def _info(task: SequenceTask, reader: Reader, found: SequenceRows) -> SequenceIn
     )
     if reader.records_views:
         return with_view_losses(info, found.ledger)
-    lost = sum(lost_hands(left_out).values())
-    return replace(info, left_out_share=lost / max(rows + lost, 1))
+    seen = {pair for block in found.blocks for pair in zip(block["frame"].tolist(), block["side"], strict=True)}
+    return with_hand_losses(info, found.ledger, seen)
 
 
 def _raw_hashes(task: SequenceTask, reader: Reader, digests: dict[str, str]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def cut_crops(
     """Decode as much of one image as needed and cut squares out of it.
 
     Args:
-        data: The JPEG.
+        data: The file's bytes.
         name: For messages.
         expected: (height, width) of the file, or None to accept any size.
         boxes: Centre (2,) and side of each square, pixels of the file.

@@ -3,15 +3,17 @@
 Large crops are shrunk while they are decoded (by 2, 4 or 8, inside the cosine transform). Where numba is installed and
 the file is a plain JPEG, only the part around the hands is decoded: it is cut out of the file first. Both ways give the
 same pixels, and both refuse the same files: the cutter reads every block of the image, and what looks damaged to it is
-decoded whole.
+decoded whole. A PNG is always decoded whole, after its checksums were compared.
 """
 
 import os
 import threading
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import simplejpeg
 
@@ -24,6 +26,7 @@ CUTTING_VARIABLE = "HAWOR_TURBOJPEG"  # named after a decoder that is gone; the 
 WHOLE_IMAGES = "off"
 END_WITHIN = 64  # bytes; some writers pad the file
 _END = b"\xff\xd9"
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 # Measured, see docs/decisions/0024 and 0029.
 _SMALL_PX = 500_000  # of the file; smaller images are decoded about as fast as cut
 _LARGE_SHARE = 0.5  # of an image; a larger region is not worth cutting, as its blocks are read twice
@@ -47,7 +50,7 @@ class Part:
 
 
 class Decoder:
-    """Decoder of JPEGs for one thread. A result lies in a buffer that the next call overwrites.
+    """Decoder of JPEGs and PNGs for one thread. A result lies in a buffer that the next call overwrites.
 
     Args:
         cutter: Cuts regions out of files; None to decode whole images.
@@ -81,7 +84,7 @@ class Decoder:
         shrink: int,
         regions: Sequence[Region],
     ) -> list[Part]:
-        """Decode one JPEG.
+        """Decode one image.
 
         Args:
             data: The file's bytes.
@@ -98,17 +101,19 @@ class Decoder:
             DataError: The image is of another size.
         """
         try:
-            size = simplejpeg.decode_jpeg_header(data)[:2]
+            size = _png_size(data) if is_png(data) else simplejpeg.decode_jpeg_header(data)[:2]
             if expected is not None and size != expected:
                 raise DataError(
                     f"{name}: {size[1]}x{size[0]} pixels, expected {expected[1]}x{expected[0]} as the dataset states."
                 )
+            if is_png(data):
+                return [Part.whole(_shrunk(_png_pixels(data), shrink))] * max(1, len(regions))
             if not has_end(data):
                 raise ValueError("it has no end marker")
             parts = self._parts(data, shrink, (-(-size[0] // shrink), -(-size[1] // shrink)), regions)
             return parts if len(parts) == len(regions) else parts * max(1, len(regions))
         except ValueError as error:
-            raise _corrupt(name, error) from None
+            raise _corrupt(name, error, "PNG" if is_png(data) else "JPEG") from None
 
     def _parts(self, data: bytes, shrink: int, shrunk: tuple[int, int], regions: Sequence[Region]) -> list[Part]:
         """Return a part for each region, or one that holds all of them."""
@@ -162,8 +167,49 @@ class Decoder:
 
 
 def has_end(data: bytes) -> bool:
-    """Return whether a JPEG, or the last END_WITHIN bytes of one, has an end marker where a complete file has it."""
-    return data.rfind(_END, -END_WITHIN) >= 0
+    """Return whether an image, or the last END_WITHIN bytes of one, has an end marker where a complete file has it."""
+    return max(data.rfind(end, -END_WITHIN) for end in (_END, _PNG_END)) >= 0
+
+
+def is_png(data: bytes) -> bool:
+    """Return whether a file is a PNG, by its first bytes; its name does not matter."""
+    return data.startswith(_PNG)
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Return (height, width), after comparing the checksum of every chunk: OpenCV decodes a damaged file in part."""
+    position = len(_PNG)
+    while data[position - 8 : position] != _PNG_END:
+        length = int.from_bytes(data[position : position + 4], "big")
+        content = data[position + 4 : position + 8 + length]
+        stated = data[position + 8 + length : position + 12 + length]
+        if len(stated) < 4 or zlib.crc32(content) != int.from_bytes(stated, "big"):
+            raise ValueError(f"the chunk at byte {position} is cut short or differs from its checksum")
+        position += 12 + length
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    return height, width
+
+
+def _png_pixels(data: bytes) -> np.ndarray:
+    """Decode a PNG to (h, w, 3) uint8 RGB; transparency is dropped, and deeper samples become 8 bits."""
+    how = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), how)
+    except cv2.error as error:
+        raise ValueError(str(error)) from None
+    if pixels is None:
+        raise ValueError("OpenCV cannot decode it")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _shrunk(pixels: np.ndarray, shrink: int) -> np.ndarray:
+    """Average squares of shrink x shrink pixels, as the JPEG decoder does; those past the edge repeat the last ones."""
+    if shrink == 1:
+        return pixels
+    below, beside = (-side % shrink for side in pixels.shape[:2])
+    whole = cv2.copyMakeBorder(pixels, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+    size = whole.shape[1] // shrink, whole.shape[0] // shrink
+    return cv2.resize(whole, size, interpolation=cv2.INTER_AREA)
 
 
 def check_jpeg(data: bytes, name: object) -> None:
@@ -178,8 +224,8 @@ def check_jpeg(data: bytes, name: object) -> None:
         raise _corrupt(name, error) from None
 
 
-def _corrupt(name: object, error: ValueError) -> CorruptImage:
-    return CorruptImage(f"{name}: damaged JPEG ({error}); expected a complete image. Get the file again.")
+def _corrupt(name: object, error: ValueError, kind: str = "JPEG") -> CorruptImage:
+    return CorruptImage(f"{name}: damaged {kind} ({error}); expected a complete image. Get the file again.")
 
 
 def _all_pixels(data: bytes, size: tuple[int, int], buffer: np.ndarray) -> np.ndarray:
@@ -229,7 +275,7 @@ def _find_cutter() -> "JpegCutter | None":
 
 
 def decode_image(data: bytes, name: object, expected: tuple[int, int] | None) -> np.ndarray:
-    """Decode one whole JPEG.
+    """Decode one whole image.
 
     Args:
         data: The file's bytes.

@@ -17,7 +17,15 @@ import numpy as np
 from hawor_pipeline.conversion.convert import plan_job
 from hawor_pipeline.conversion.convert_sequence import convert_takes
 from hawor_pipeline.conversion.decode import END_WITHIN, decode_image, has_end, thread_decoder
-from hawor_pipeline.conversion.ledger import count_reasons, limit_error, unmatched_rows, with_view_losses
+from hawor_pipeline.conversion.ledger import (
+    NO_JOINTS,
+    LedgerRow,
+    count_reasons,
+    limit_error,
+    unmatched_rows,
+    with_hand_losses,
+    with_view_losses,
+)
 from hawor_pipeline.conversion.planning import ConversionJob
 from hawor_pipeline.conversion.sequence_task import SequenceTask
 from hawor_pipeline.errors import DataError
@@ -51,8 +59,8 @@ def dry_run(job: ConversionJob, subjects: Sequence[str], *, workers: int | None 
     Returns:
         sequences_to_convert, sequences_reused, pictures, crops, gigabytes, free_gigabytes, enough_disk, hours, workers,
         region_decoding, measured (how the estimate was made), problems ("subject/sequence: error": of ARCTIC every raw
-        file, zip and mesh, of other datasets every missing file; of images and labels, those measured, and the ends of
-        those in `pictures_looked_at`), subjects_without_samples.
+        file, zip and mesh, of other datasets every missing file that sequences share; of images and labels, those
+        of the measured sequences, and the ends of images in `pictures_looked_at`), subjects_without_samples.
 
     Raises:
         ConfigError: subject or sequence not found, or the output folder cannot be used.
@@ -70,6 +78,9 @@ def dry_run(job: ConversionJob, subjects: Sequence[str], *, workers: int | None 
     checked, cut_short = _check_ends(job, readable)
     processes = max(1, min(workers or usable_cores(), len(counts) or 1))
     cost, damaged = _measure(job, readable)
+    finished = [info for plan in plans for info in plan.done.values()]
+    if (finished or cost.measured) and not (damaged or cost.crops_per_image or any(info.rows for info in finished)):
+        damaged = ["no sample would be made: no hand of the measured images and of finished sequences gets a crop"]
     images = sum(counts.values())
     crops = round(cost.crops_per_image * images)
     size = crops * cost.bytes_per_crop * _SPARE
@@ -79,7 +90,7 @@ def dry_run(job: ConversionJob, subjects: Sequence[str], *, workers: int | None 
         "source": job.reader.source,
         "image_source": job.reader.image_source,
         "sequences_to_convert": len(tasks),
-        "sequences_reused": sum(len(plan.done) for plan in plans),
+        "sequences_reused": len(finished),
         "pictures": images,
         "crops": crops,
         "gigabytes": round(size / 1e9, 3),
@@ -128,6 +139,20 @@ def _lacking(task: SequenceTask, take: Take) -> DataError | None:
     count = sum(map(len, take.images.values()))
     info = SequenceInfo(rows=count, ground_truth_frames=len(take), left_out=count_reasons(ledger))
     return limit_error(str(task.ref), with_view_losses(info, ledger), task.settings, task.recorded_views)
+
+
+def _lost_labels(job: ConversionJob, task: SequenceTask) -> list[str]:
+    """Return the error that a conversion would end with for hands without image or joints; no image is opened."""
+    rows, ledger = 0, []
+    for take in job.reader.takes(task.ref, task.labels, task.settings.views):
+        view = next(iter(take.cameras))
+        ledger += [LedgerRow(view, take.first_frame, side, reason, 1) for side, reason in take.unlabelled]
+        checked = [labels.can_be_checked for labels in take.hands.values()]
+        ledger += [LedgerRow(view, take.first_frame, "", NO_JOINTS, 1)] * checked.count(False)
+        rows += checked.count(True)
+    info = with_hand_losses(SequenceInfo(rows=rows, left_out=count_reasons(ledger)), ledger, ())
+    error = limit_error(str(task.ref), info, task.settings, ())
+    return [] if error is None else [str(error)]
 
 
 def _check_ends(job: ConversionJob, tasks: Sequence[SequenceTask]) -> tuple[int, list[str]]:
@@ -193,6 +218,7 @@ def _measure(job: ConversionJob, tasks: Sequence[SequenceTask]) -> tuple[_Cost, 
                 less = _convert_part(job, labelled, (_FEW, 2), Path(folder), problems)
                 many.append(_convert_part(job, labelled, (_MANY, 3), Path(folder), problems))
                 few.append(less)
+                problems += [] if job.reader.records_views else _lost_labels(job, labelled)
             except DataError as error:
                 problems.append(f"{task.ref}: {error}")
     if not few:
@@ -281,7 +307,7 @@ def _drop_damaged(job: ConversionJob, task: SequenceTask, wanted: dict[int, set[
     errors = []
     for take in _parts(job.reader.takes(task.ref, task.labels, task.settings.views), wanted):
         for view, images in take.images.items():
-            size = take.file_frame(view).size
+            size = take.file_frame(view).size if take.hands else None
             for frame, image in images.items():
                 if damage := _damage(image, size):
                     errors += damage

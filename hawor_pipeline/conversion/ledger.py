@@ -10,10 +10,9 @@ from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.shards.manifest import SequenceInfo, add_counts
 from hawor_pipeline.sources.arctic import EGO_VIEW
-from hawor_pipeline.sources.reader import WITHOUT_GROUND_TRUTH
+from hawor_pipeline.sources.reader import NO_IMAGE, WITHOUT_GROUND_TRUTH
 
 # Reasons in the ledger.
-NO_IMAGE = "no_image"  # ground truth without an image
 NO_GROUND_TRUTH_BEFORE = "no_ground_truth_before_start"  # an image earlier than ground truth 0, by ioi_offset
 NO_GROUND_TRUTH_AFTER = "no_ground_truth_after_end"
 CORRUPT_IMAGE = "corrupt_image"  # cannot be decoded, as a few released images of ARCTIC
@@ -25,7 +24,7 @@ _UNMATCHED = (NO_IMAGE, NO_GROUND_TRUTH_AFTER, CORRUPT_IMAGE)
 # Reasons in a manifest, of whole sequences.
 NO_IMAGES = "no_pictures"
 RAW_FILES_GONE = "raw_files_gone"
-# Cameras and motion capture stop a few frames apart; in a short sequence that would be a large share.
+# Cameras and motion capture stop a few frames apart, or a few images are missing: in a short sequence a large share.
 EDGE_FRAMES = 3
 
 
@@ -114,16 +113,36 @@ def limit_error(
     )
 
 
-def lost_hands(left_out: dict[str, int]) -> dict[str, int]:
-    """Return the reasons by which labelled hands are lost: all but the dataset's own words for no ground truth."""
-    return {reason: count for reason, count in left_out.items() if reason not in WITHOUT_GROUND_TRUTH}
+def with_hand_losses(
+    info: SequenceInfo, ledger: Iterable[LedgerRow], seen: Collection[tuple[int, str]]
+) -> SequenceInfo:
+    """Add the losses of a sequence of labelled images.
+
+    Gaps of the published data lose no hand: hands without ground truth, and those outside one camera's image that
+    another camera shows. EDGE_FRAMES missing images are no loss either.
+
+    Args:
+        info: counts of the shard.
+        ledger: all its entries.
+        seen: (frame, side) of the hands that have a row in any view.
+    """
+    lost = count_reasons(
+        row
+        for row in ledger
+        if row.reason not in WITHOUT_GROUND_TRUTH
+        and not (row.reason == OUTSIDE_IMAGE and (row.frame, row.side) in seen)
+    )
+    count = sum(lost.values())
+    counted = count - min(lost.get(NO_IMAGE, 0), EDGE_FRAMES)
+    return replace(info, lost=lost, left_out_share=counted / max(info.rows + count, 1))
 
 
 def _hands_error(name: str, info: SequenceInfo, most: float) -> DataError:
-    reasons = lost_hands(info.left_out)
+    reasons = info.lost or {}
     return DataError(
         f"{name}: {info.left_out_share:.0%} of the {info.rows + sum(reasons.values())} labelled hands are skipped "
-        f"({reasons}), at most {most:.0%} may. Get the missing or corrupt labels again, or raise max_left_out_share."
+        f"({reasons}), at most {most:.0%} may. Get the missing or corrupt images and labels again, or raise "
+        "max_left_out_share."
     )
 
 

@@ -130,8 +130,10 @@ def _why_empty(job: ConversionJob, plan: SubjectPlan) -> str:
     if not plan.without_images:
         return f"{plan.subject} has none of the sequences asked for; zero samples"
     return (
-        f"{plan.subject}: found no images of any sequence below {job.reader.root.name}, expected .jpg files in the "
-        f"published layout for views {list(job.settings.views)}; zero samples"
+        f"{plan.subject}: found no images of any sequence below {job.reader.root.name} "
+        f"({len(plan.without_images)} have labels), expected .jpg or .png files in the published layout, such as "
+        f"{job.reader.example}{f', for views {list(job.settings.views)}' if job.reader.records_views else ''}; zero "
+        "samples. Unpack the images there"
     )
 
 
@@ -161,7 +163,7 @@ def _plan_sequence(job: ConversionJob, plan: SubjectPlan, ref: "SequenceRef") ->
     """
     reader, folder = job.reader, job.output / ref.subject / ref.sequence
     images = {view: found for view, found in reader.images(ref, job.settings.views).items() if found}
-    if not images and reader.records_views:
+    if not images:
         plan.without_images.append(ref.sequence)
         return None, NO_IMAGES
     raw = reader.content_hashes(ref)

@@ -16,6 +16,7 @@ from hawor_pipeline.sources.arctic import ArcticRoot
 from hawor_pipeline.sources.registry import ARCTIC, open_reader
 
 _COUNTS = ("converted_sequences", "reused_sequences", "left_out_sequences")
+_NAMED = 5  # subjects, in a message
 _TOTALS = ("rows", "valid_rows", "sequences", *_COUNTS, "bytes")
 
 
@@ -143,7 +144,11 @@ def _record_splits(job: ConversionJob) -> None:
         record_protocols(job.output, read_protocols(ArcticRoot(reader.root)))
         return
     subjects = reader.splits()
-    stated = f"{reader.name}'s publication" if subjects["val"] else f"{reader.name} states none by subject"
+    stated = (
+        f"{reader.name}'s publication"
+        if subjects["val"] or subjects["test"]
+        else f"{reader.name} states none by subject"
+    )
     protocol = SplitProtocol(reader.name, (), subjects, {split: [] for split in SPLITS}, stated)
     record_protocols(job.output, {reader.name: protocol})
 
@@ -152,17 +157,25 @@ def _totals(done: Conversion) -> dict[str, Any]:
     results = done.results()
     infos = [result.info for result in results.values()]
     if not any(info["rows"] for info in infos):
-        raise DataError("no sample was made: " + "; ".join(result.why for result in results.values()))
+        whys = list(dict.fromkeys(_why_empty(subject, result) for subject, result in results.items()))
+        more = f"; and {len(whys) - _NAMED} more subjects" if len(whys) > _NAMED else ""
+        raise DataError(f"no sample was made: {'; '.join(whys[:_NAMED])}{more}")
     return {
         "output_dir": str(done.job.output),
         "source": done.job.reader.source,
         "subjects": [subject for subject, result in results.items() if result.info["rows"]],
-        "subjects_without_samples": {s: result.why for s, result in results.items() if not result.info["rows"]},
+        "subjects_without_samples": {s: _why_empty(s, r) for s, r in results.items() if not r.info["rows"]},
         "kept_without_raw_files": {s: r.why for s, r in results.items() if r.info["kept_without_raw_files"]},
         "why_converted": {s: result.why for s, result in results.items() if result.info["converted_sequences"]},
         **{name: sum(info[name] for info in infos) for name in _TOTALS},
         "left_out": add_counts(info["left_out"] for info in infos),
     }
+
+
+def _why_empty(subject: str, result: StageResult) -> str:
+    """Return why a subject has no sample: the reasons in its ledgers, or that nothing was converted."""
+    left_out = result.info["left_out"]
+    return f"{subject}: every hand is skipped ({left_out})" if left_out else result.why
 
 
 def estimate(

@@ -13,7 +13,7 @@ from typing import Any
 from hawor_pipeline.config import read_yaml
 from hawor_pipeline.errors import ConfigError, DataError, nearest
 from hawor_pipeline.shards.manifest import Manifest, read_manifests
-from hawor_pipeline.shards.splits import VALIDATION_SUBJECTS
+from hawor_pipeline.shards.splits import VALIDATION_SUBJECTS, held_out_subjects
 
 # The built-in sample has ARCTIC's layout and cameras and stands for it.
 ARCTIC_SOURCES = ("arctic", "synthetic")
@@ -68,7 +68,9 @@ def find_protocol(name: str) -> Protocol:
 
 
 def default_subjects(protocol: Protocol, shards_dir: Path | str) -> list[str]:
-    """Return a protocol's default subjects: ARCTIC's validation subjects, or all subjects of other datasets.
+    """Return a protocol's default subjects: ARCTIC's validation subjects, or the published test set of other datasets.
+
+    Where that has no rows, or none is recorded, they are all subjects.
 
     Raises:
         ConfigError: the folder does not exist.
@@ -77,7 +79,8 @@ def default_subjects(protocol: Protocol, shards_dir: Path | str) -> list[str]:
     sources = {manifest.source for manifest in manifests.values()}
     if protocol.sources == ARCTIC_SOURCES or sources <= set(ARCTIC_SOURCES):
         return list(VALIDATION_SUBJECTS)
-    return list(manifests)
+    tested = held_out_subjects(shards_dir)[1]
+    return [name for name in tested if name in manifests and manifests[name].rows] or list(manifests)
 
 
 def check_fits(protocol: Protocol, shards_dir: Path | str, subjects: Sequence[str]) -> str:

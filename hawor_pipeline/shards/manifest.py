@@ -28,7 +28,7 @@ class SequenceInfo:
     """Counts and digests of one finished shard, as its stage marker stores them.
 
     Fields that are None are absent from the file: some measures exist for datasets with whole recordings per view
-    (`unmatched_share`, `unseen`, `absent_views`), some for datasets of labelled images (`left_out_share`,
+    (`unmatched_share`, `unseen`, `absent_views`), some for datasets of labelled images (`lost`, `left_out_share`,
     `made_under`), `exported_data_version` for imported WebDatasets.
     """
 
@@ -43,6 +43,7 @@ class SequenceInfo:
     unmatched_share: float | None = None  # of the frames of the worst view, with image or ground truth alone
     unseen: int | None = None  # hands behind a camera, or outside the image of a static one
     absent_views: list[int] | None = None  # without any image
+    lost: dict[str, int] | None = None  # reason -> labelled hands; gaps of the published data are not among them
     left_out_share: float | None = None  # of the labelled hands
     made_under: str | None = None  # digest of settings, hand models and versions
     data_version: str | None = None

@@ -35,6 +35,7 @@ class ArcticReader(Reader):
     name = "arctic"
     records_views = True
     folders = RAW_FOLDERS
+    example = "images/s01/box_grab_01/0/00001.jpg"
 
     def __init__(self, root: Path | ArcticRoot, mano_dir: Path) -> None:
         self.arctic = ArcticRoot.locate(root)

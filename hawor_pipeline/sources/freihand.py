@@ -1,9 +1,10 @@
-"""FreiHAND (v2): `training/rgb/{number}.jpg` with `training_K.json`, `training_mano.json` and `training_xyz.json`.
+"""FreiHAND (v2): `{part}/rgb/{number}.jpg` with `{part}_K.json`, `{part}_mano.json` and `{part}_xyz.json`.
 
-Every image is a moment of its own: no two form a clip. The hands are therefore dealt out to SEQUENCES sequences in
-turn, so that neighbours in a sequence are never consecutive numbers. Image n + 32560 k shows hand n again before
-another background, with the labels of n. All versions of a hand are in one sequence: held-out sequences show no hand
-that was trained on.
+The parts are `training` and `evaluation`; the labels of the evaluation set are a download of their own. Every image is
+a moment of its own: no two form a clip. The hands of a part are therefore dealt out to SEQUENCES sequences in turn, so
+that neighbours in a sequence are never consecutive numbers. Image n + 32560 k of the training set shows hand n again
+before another background, with the labels of n. All versions of a hand are in one sequence: held-out sequences show no
+hand that was trained on.
 
 Source: FreiHAND's published files; its MANO vector is pose 48 (relative to the mean pose), betas 10, the pixel of the
 middle finger's root, and the scale that puts that root at depth focal / scale. Root and joints are regressed from the
@@ -23,31 +24,40 @@ from hawor_pipeline.core.mano_convention import ManoConvention
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.arctic import read_json
 from hawor_pipeline.sources.hand_models import load_hand_models
-from hawor_pipeline.sources.image_files import ImageFile, list_images
-from hawor_pipeline.sources.reader import HandLabels, Reader, SequenceRef, Take, checked_array
+from hawor_pipeline.sources.image_files import JPEG_OR_PNG, ImageFile, list_images
+from hawor_pipeline.sources.reader import (
+    NO_IMAGE,
+    NO_LABEL,
+    HandLabels,
+    Reader,
+    SequenceRef,
+    Take,
+    checked_array,
+)
 
-SEQUENCES = 100
+SEQUENCES = 100  # of each part
 IMAGE_SIZE = (224, 224)
 ROOT_JOINT = 9  # middle finger's first joint, OpenPose order
-SUBJECT = "freihand"
+SUBJECTS = {"training": "freihand", "evaluation": "freihand_evaluation"}
+_VERSIONS = {"training": 4, "evaluation": 1}  # images of each hand
 _LABELS = ("K", "mano", "xyz")
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """One image and the labels of its hand."""
+    """One image and the labels of its hand; one of them may be missing."""
 
-    number: int
-    image: ImageFile
+    number: int  # of the image; of the hand, where it has no image
+    image: ImageFile | None
     hand: int  # its place in the label files
-    values: dict[str, Any]  # by name of the label file, not checked yet
+    values: dict[str, Any] | None  # by name of the label file, not checked yet
 
 
 class FreiHand(Reader):
-    """The training set of FreiHAND.
+    """FreiHAND: its training set, its evaluation set, or both.
 
     Args:
-        root: folder with `training/rgb`.
+        root: folder with `training/rgb` or `evaluation/rgb`.
         mano_dir: folder of the MANO models; the labels place a joint of the posed hand, not its origin.
 
     Raises:
@@ -56,54 +66,83 @@ class FreiHand(Reader):
 
     name = "freihand"
     convention = ManoConvention(tips="freihand", joints_from_mesh=True)
-    folders = ("training",)
-    layout = ("training/rgb", *(f"training_{name}.json" for name in _LABELS))
-    title = "FreiHAND's training set (v2)"
+    folders = tuple(SUBJECTS)
+    title = "FreiHAND (v2)"
+    example = "training/rgb/00000000.jpg"
 
-    def _files(self) -> list[Path]:
-        return [self.root / f"training_{name}.json" for name in _LABELS]
+    def _layout(self) -> list[Path]:
+        parts = self._parts or ["training"]
+        folders = [self._images(part) for part in parts]
+        files = [file for part in parts if self._is_labelled(part) for file in self._files(part)]
+        return [next((folder for folder in folders if folder.is_dir()), folders[0]), *files]
+
+    @property
+    def _parts(self) -> list[str]:
+        """Parts of which anything is there but the evaluation set's cameras, which tell nothing alone."""
+        files = {"training": self._files("training"), "evaluation": self._files("evaluation")[1:]}
+        return [part for part in SUBJECTS if self._images(part).is_dir() or any(map(Path.exists, files[part]))]
+
+    def _images(self, part: str) -> Path:
+        return self.root / part / "rgb"
+
+    def _is_labelled(self, part: str) -> bool:
+        """Test for labels: the training download has the evaluation set's images and cameras alone."""
+        return part == "training" or any(file.exists() for file in self._files(part)[1:])
+
+    def _files(self, part: str) -> list[Path]:
+        return [self.root / f"{part}_{name}.json" for name in _LABELS]
 
     def refs(self) -> list[SequenceRef]:
-        """Return SEQUENCES sequences of about equal size.
+        """Return SEQUENCES sequences of about equal size of each part.
 
         Raises:
             DataError: a label file is damaged, or the files disagree.
         """
-        return [SequenceRef(SUBJECT, sequence, "", "single") for sequence in sorted(self._sequences)]
+        return [SequenceRef(SUBJECTS[_part(name)], name, "", "single") for name in sorted(self._sequences)]
 
     def label_files(self, ref: SequenceRef) -> Sequence[Path]:
-        """Return all label files: each holds all images."""
-        return self._files()
+        """Return all label files of the part: each holds all its images."""
+        part = _part(ref.sequence)
+        return self._files(part) if self._is_labelled(part) else []
 
     def splits(self) -> dict[str, list[str]]:
-        """Return no split: only the training set has MANO parameters for all images."""
-        return {"train": [SUBJECT], "val": [], "test": []}
+        """Return the published split: one set trains, the other tests."""
+        training, evaluation = ([SUBJECTS[part]] if part in self._parts else [] for part in SUBJECTS)
+        return {"train": training, "val": [], "test": evaluation}
 
     @cached_property
     def _sequences(self) -> dict[str, list[LabelledImage]]:
-        labels = self._labels
         found: dict[str, list[LabelledImage]] = {}
-        for number, image in list_images(self.root / "training" / "rgb").items():
-            hand = number % len(labels["K"])
-            values = {name: labels[name][hand] for name in _LABELS}
-            name = f"training_{hand % SEQUENCES:02d}"
-            found.setdefault(name, []).append(LabelledImage(number, image, hand, values))
+        for part in self._parts:
+            for item in self._labelled_images(part):
+                found.setdefault(f"{part}_{item.hand % SEQUENCES:02d}", []).append(item)
         return found
 
-    @cached_property
-    def _labels(self) -> dict[str, Any]:
-        found: dict[str, Any] = {name: read_json(path) for name, path in zip(_LABELS, self._files(), strict=True)}
+    def _labelled_images(self, part: str) -> list[LabelledImage]:
+        """Return the images of a part with their labels, and the labels of hands that no image shows, by number."""
+        labels = self._labels(part) if self._is_labelled(part) else dict.fromkeys(_LABELS, ())
+        hands = [dict(zip(_LABELS, values, strict=True)) for values in zip(*labels.values(), strict=True)]
+        found, shown = [], set()
+        for number, image in list_images(self._images(part), suffix=JPEG_OR_PNG).items():
+            hand = number % len(hands) if number < _VERSIONS[part] * len(hands) else number
+            found.append(LabelledImage(number, image, hand, hands[hand] if hand < len(hands) else None))
+            shown.add(hand)
+        found += [LabelledImage(hand, None, hand, hands[hand]) for hand in range(len(hands)) if hand not in shown]
+        return sorted(found, key=lambda item: item.number)
+
+    def _labels(self, part: str) -> dict[str, Any]:
+        found: dict[str, Any] = {name: read_json(path) for name, path in zip(_LABELS, self._files(part), strict=True)}
         counts = {name: len(values) for name, values in found.items()}
         if len(set(counts.values())) != 1 or not counts["K"]:
             raise DataError(
-                f"{self.root}: the label files hold {counts} hands, expected the same number, above zero, in all; get "
-                "them again."
+                f"{self.root}: the label files of {part} hold {counts} hands, expected the same number, above zero, in "
+                "all; get them again."
             )
         return found
 
     def images(self, ref: SequenceRef, views: Sequence[int]) -> dict[int, dict[int, ImageFile]]:
         """Return the images of the one view."""
-        return {0: {found.number: found.image for found in self._sequences[ref.sequence]}}
+        return {0: {found.number: found.image for found in self._sequences[ref.sequence] if found.image}}
 
     def labels_of(self, ref: SequenceRef) -> list[LabelledImage]:
         """Return the images of one sequence with their labels."""
@@ -111,18 +150,26 @@ class FreiHand(Reader):
 
     def takes(self, ref: SequenceRef, labels: list[LabelledImage], views: Sequence[int]) -> Iterator[Take]:
         """Yield the images of one sequence."""
+        part = _part(ref.sequence)
         for found in labels:
-            intrinsics = _array(found, "K", (3, 3))
-            hands: dict[str, HandLabels] = {"right": self._hand(found, intrinsics)}
-            yield Take.of_image(0, found.number, found.image, IMAGE_SIZE, intrinsics, hands)
+            if found.image is None or found.values is None:
+                reason = NO_IMAGE if found.image is None else NO_LABEL
+                yield Take.without_hands(0, found.number, found.image, (("right", reason),))
+                continue
+            values = {
+                name: checked_array(found.values[name], shape, f"{part}_{name}.json: entry {found.hand}")
+                for name, shape in (("K", (3, 3)), ("mano", (61,)), ("xyz", (21, 3)))
+            }
+            hands: dict[str, HandLabels] = {"right": self._hand(values)}
+            yield Take.of_image(0, found.number, found.image, IMAGE_SIZE, values["K"], hands)
 
-    def _hand(self, found: LabelledImage, intrinsics: np.ndarray) -> HandLabels:
-        values = _array(found, "mano", (61,))
-        pose, betas, pixel, scale = values[:48], values[48:58], values[58:60], values[60]
+    def _hand(self, values: dict[str, np.ndarray]) -> HandLabels:
+        intrinsics, mano = values["K"], values["mano"]
+        pose, betas, pixel, scale = mano[:48], mano[48:58], mano[58:60], mano[60]
         focal = (intrinsics[0, 0] + intrinsics[1, 1]) / 2
         root = np.array([*(pixel - intrinsics[:2, 2]), focal]) / scale
         translation = root - self._posed_root(pose, betas)
-        return HandLabels.of_moment(pose[:3], pose[3:], translation, betas, _array(found, "xyz", (21, 3)))
+        return HandLabels.of_moment(pose[:3], pose[3:], translation, betas, values["xyz"])
 
     @torch.no_grad()
     def _posed_root(self, pose: np.ndarray, betas: np.ndarray) -> np.ndarray:
@@ -134,5 +181,6 @@ class FreiHand(Reader):
         return models.own_joints("right", hand.vertices, hand.joints)[0, ROOT_JOINT].numpy()
 
 
-def _array(found: LabelledImage, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    return checked_array(found.values[name], shape, f"training_{name}.json: entry {found.hand}")
+def _part(sequence: str) -> str:
+    """ "training_07" is of the training set."""
+    return sequence.rsplit("_", 1)[0]

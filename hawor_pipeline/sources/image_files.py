@@ -1,4 +1,4 @@
-"""Images as ARCTIC ships them: files in folders, or members of its zip of each sequence, which need no unpacking.
+"""Images of a dataset: numbered files in folders, or members of ARCTIC's zip of each sequence, which need no unpacking.
 
 An image that is in a zip, or whose zip was kept beside the unpacked files, is checked against the zip's checksum
 whenever it is read.
@@ -17,8 +17,9 @@ from typing import Any
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import hash_json
 
-_NAME = re.compile(r"(\d+)\.jpg")
-_MEMBER = re.compile(r"(?:.*/)?(\d)/(\d+)\.jpg")
+_NUMBER = "([0-9]{1,9})"  # as many digits as a sample's name can have
+_JPEG, JPEG_OR_PNG = r"\.jpe?g", r"\.(?:jpe?g|png)"
+_MEMBER = re.compile(rf"(?:.*/)?(\d)/{_NUMBER}{_JPEG}", re.IGNORECASE)
 _READ_ERRORS = (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
@@ -53,13 +54,29 @@ class ImageFile:
         return data
 
 
-def list_images(folder: Path) -> dict[int, ImageFile]:
-    """Images of one view by the number in their name, ascending; empty where there is no folder."""
+def list_images(folder: Path, prefix: str = "", suffix: str = _JPEG) -> dict[int, ImageFile]:
+    """Images of one view by the number in their name, ascending; see `list_numbered`.
+
+    Of several files with one number (HO-3D's published .png and a .jpg made from it), a .png is taken.
+    """
+    return {number: ImageFile(path) for number, path in list_numbered(folder, prefix, suffix).items()}
+
+
+def list_numbered(folder: Path, prefix: str, suffix: str) -> dict[int, Path]:
+    """List files named prefix, number, suffix, by number, ascending; others, such as `._0001.jpg`, are ignored.
+
+    Args:
+        folder: the folder; without it, the result is empty.
+        prefix: literal start of the names.
+        suffix: regular expression of their end, whose case does not matter.
+    """
+    named = re.compile(f"{re.escape(prefix)}{_NUMBER}{suffix}", re.IGNORECASE)
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    found = {int(match.group(1)): ImageFile(folder / name) for name in names if (match := _NAME.fullmatch(name))}
+    names.sort(key=lambda name: (name.lower().endswith(".png"), name))  # the last of several with one number is taken
+    found = {int(match.group(1)): folder / name for name in names if (match := named.fullmatch(name))}
     return dict(sorted(found.items()))
 
 

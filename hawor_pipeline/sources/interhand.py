@@ -24,12 +24,21 @@ from hawor_pipeline.core.mano_convention import ManoConvention
 from hawor_pipeline.core.units import mm_to_m
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.arctic import read_json
-from hawor_pipeline.sources.image_files import ImageFile
-from hawor_pipeline.sources.reader import HandLabels, Reader, SequenceRef, Take, checked_array
+from hawor_pipeline.sources.image_files import JPEG_OR_PNG, ImageFile, list_images
+from hawor_pipeline.sources.reader import (
+    NO_IMAGE,
+    NO_LABEL,
+    NO_MANO_FIT,
+    HandLabels,
+    Reader,
+    SequenceRef,
+    Take,
+    checked_array,
+)
 
 SPLITS = ("train", "val", "test")
-NO_MANO_FIT = "no_mano_fit"
 _IMAGES, _CAMERAS, _JOINTS, _FITS = _LABELS = ("data", "camera", "joint_3d", "MANO_NeuralAnnot")
+_CAMERA = re.compile(r"cam([0-9]{1,9})")
 _SIDES: tuple[Side, Side] = ("right", "left")
 # OpenPose order out of the data set's: thumb, index, middle, ring, pinky, each from tip to root, then the wrist.
 _OPENPOSE_FROM_INTERHAND = (20, *(4 * finger + joint for finger in range(5) for joint in (3, 2, 1, 0)))
@@ -66,6 +75,7 @@ class InterHand(Reader):
     convention = ManoConvention(left_shapedirs_fixed=True)
     folders = ("images", "annotations")
     title = "InterHand2.6M"
+    example = "images/test/Capture0/0000_neutral_relaxed/cam400262/image10210.jpg"
 
     def __init__(self, root: Path, mano_dir: Path) -> None:
         super().__init__(root, mano_dir)
@@ -74,7 +84,11 @@ class InterHand(Reader):
         self._held_split = ""
 
     def _layout(self) -> list[Path]:
-        begun = [split for split in SPLITS if any(path.exists() for path in self._files(split))]
+        begun = [
+            split
+            for split in SPLITS
+            if any(path.exists() for path in self._files(split)) or any((self.root / "images" / split).glob("*/*"))
+        ]
         return [path for split in begun or SPLITS[:1] for path in self._files(split)]
 
     def _files(self, split: str) -> list[Path]:
@@ -85,11 +99,14 @@ class InterHand(Reader):
 
     @cached_property
     def _images(self) -> dict[tuple[str, str], list[Image]]:
-        """(subject, sequence) to its images, by camera and frame."""
+        """(subject, sequence) to its listed images, by camera and frame; none of a folder that no list names."""
         found: dict[tuple[str, str], list[Image]] = {}
         for split in self.present:
             for (capture, sequence), images in _read_images(self._file(split, _IMAGES)).items():
                 found[f"{split}_Capture{capture}", sequence] = sorted(images)
+        for split in self.present if found else ():
+            for folder in (self.root / "images" / split).glob("Capture[0-9]*/[!.]*/"):
+                found.setdefault((f"{split}_{folder.parent.name}", folder.name), [])
         return dict(sorted(found.items()))
 
     def _labels(self, split: str, name: str) -> Any:
@@ -114,14 +131,25 @@ class InterHand(Reader):
         return {split: [name for name in subjects if name.startswith(f"{split}_")] for split in SPLITS}
 
     def images(self, ref: SequenceRef, views: Sequence[int]) -> dict[int, dict[int, ImageFile]]:
-        """Return the images by camera and frame."""
+        """Return the images by camera and frame, listed in the label files or not."""
         found: dict[int, dict[int, ImageFile]] = {}
-        for image in self._images[ref.subject, ref.sequence]:
-            found.setdefault(image.camera, {})[image.frame] = self._image(ref, image)
+        for (camera, frame), image in sorted(self._present(ref, self._images[ref.subject, ref.sequence]).items()):
+            found.setdefault(camera, {})[frame] = image
         return found
 
-    def _image(self, ref: SequenceRef, image: Image) -> ImageFile:
-        return ImageFile(self.root / "images" / _split_and_capture(ref)[0] / image.file)
+    def _present(self, ref: SequenceRef, listed: list[Image]) -> dict[tuple[int, int], ImageFile]:
+        """(camera, frame) to the images that are there: those of the sequence's folder, and those listed elsewhere."""
+        split, capture = _split_and_capture(ref)
+        root = self.root / "images" / split
+        found: dict[tuple[int, int], ImageFile] = {}
+        for folder in (root / f"Capture{capture}" / ref.sequence).glob("cam*/"):
+            if match := _CAMERA.fullmatch(folder.name):
+                camera = int(match.group(1))
+                found |= {(camera, frame): image for frame, image in list_images(folder, "image", JPEG_OR_PNG).items()}
+        for image in listed:
+            if (image.camera, image.frame) not in found and (path := root / image.file).is_file():
+                found[image.camera, image.frame] = ImageFile(path)
+        return found
 
     def labels_of(self, ref: SequenceRef) -> SequenceLabels:
         """Cameras and hands of its images."""
@@ -135,18 +163,20 @@ class InterHand(Reader):
 
     def takes(self, ref: SequenceRef, labels: SequenceLabels, views: Sequence[int]) -> Iterator[Take]:
         """Yield the images of one sequence; the view is the camera's number."""
-        for image in labels.images:
-            intrinsics, cam_from_world = labels.cameras[image.camera]
-            yield Take.of_image(
-                image.camera,
-                image.frame,
-                self._image(ref, image),
-                (image.height, image.width),
-                intrinsics,
-                labels.hands[image.frame],
-                cam_from_world,
-                labels.unlabelled[image.frame],
-            )
+        listed = {(image.camera, image.frame): image for image in labels.images}
+        present = self._present(ref, labels.images)
+        for camera, frame in sorted({*listed, *present}):
+            entry, image = listed.get((camera, frame)), present.get((camera, frame))
+            if entry is None:
+                yield Take.without_hands(camera, frame, image, (("", NO_LABEL),))
+                continue
+            hands, unlabelled = labels.hands[frame], labels.unlabelled[frame]
+            if image is None:
+                lost = (*((side, NO_IMAGE) for side in hands), *unlabelled)
+                yield Take.without_hands(camera, frame, None, lost or (("", NO_IMAGE),))
+                continue
+            size, (intrinsics, cam_from_world) = (entry.height, entry.width), labels.cameras[camera]
+            yield Take.of_image(camera, frame, image, size, intrinsics, hands, cam_from_world, unlabelled)
 
     def _hands(self, split: str, capture: str, frame: str) -> tuple[dict[str, HandLabels], tuple[tuple[str, str], ...]]:
         """Return the hands of one moment, and (side, reason) of those without usable labels."""

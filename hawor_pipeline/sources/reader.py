@@ -22,10 +22,14 @@ from hawor_pipeline.sources.image_frame import ImageFrame, ViewCamera, cropped_f
 if TYPE_CHECKING:
     from hawor_pipeline.sources.object_mesh import PosedObject
 
-# Reasons of hands without ground truth, as the dataset states them; any other reason loses a labelled hand.
+# Reasons of hands without a row that readers know.
+NO_IMAGE = "no_image"  # labels, or an entry of a list of images, without the image
+NO_LABEL = "no_label"  # an image without labels: its file or entry is missing
 NO_HAND = "no_hand"
 NOT_ANNOTATED = "not_annotated"
-WITHOUT_GROUND_TRUTH = frozenset({NO_HAND, NOT_ANNOTATED})
+NO_MANO_FIT = "no_mano_fit"
+# No labelled hand is lost by these, which are gaps of the published data.
+WITHOUT_GROUND_TRUTH = frozenset({NO_LABEL, NO_HAND, NOT_ANNOTATED, NO_MANO_FIT})
 
 
 def checked_array(values: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
@@ -87,6 +91,11 @@ class HandLabels:
         )
         return cls(orient, pose, shift, betas, joints_m=None if joints_m is None else joints_m[None])
 
+    @property
+    def can_be_checked(self) -> bool:
+        """Some moment has a stated fit, or a joint to check the fit against; a hand without them gets no row."""
+        return self.fitting_err is not None or (self.joints_m is not None and bool(np.isfinite(self.joints_m).any()))
+
     def moment(self, index: int) -> Self:
         """Reduce the labels to one moment."""
         arrays = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -141,6 +150,20 @@ class Take:
         camera = ViewCamera(view, image_size, pose[None], intrinsics, np.zeros(8))
         return cls(hands, {view: camera}, {view: {frame: image}}, frame, frame, unlabelled)
 
+    @classmethod
+    def without_hands(
+        cls, view: int, frame: int, image: ImageFile | None, unlabelled: tuple[tuple[str, str], ...]
+    ) -> Self:
+        """Make the take of one image of which no hand gets a row, or of labels that have no image.
+
+        Args:
+            view, frame: numbers of the camera and of the image.
+            image: the file; None where it is missing.
+            unlabelled: (side or "", reason) of its hands; one at least.
+        """
+        camera = ViewCamera(view, (0, 0), np.eye(4)[None], np.eye(3), np.zeros(8))  # nothing is projected
+        return cls({}, {view: camera}, {view: {} if image is None else {frame: image}}, frame, frame, unlabelled)
+
     def file_frame(self, view: int) -> ImageFrame:
         """Return how the files of a view relate to the full frame."""
         camera = self.cameras[view]
@@ -182,6 +205,7 @@ class Reader(ABC):
     folders: ClassVar[tuple[str, ...]]  # of raw files below the root
     layout: ClassVar[tuple[str, ...]] = ()  # files and folders below the root that must be there
     title: ClassVar[str] = ""  # in messages about the layout
+    example: ClassVar[str]  # path of an image below the root, in messages
 
     def __init__(self, root: Path, mano_dir: Path) -> None:
         self.root, self.mano_dir = root, mano_dir

@@ -107,7 +107,7 @@ def test_label_files_that_sequences_share_are_hashed_once(mano_dir, tmp_path, mo
     assert hashed == dict.fromkeys((tmp_path / "raw").glob("*.json"), 1)
 
 
-@pytest.mark.parametrize("missing", ["color_000001.jpg", "mano.yml", "836212060125_640x480.yml"])
+@pytest.mark.parametrize("missing", ["meta.yml", "mano.yml", "836212060125_640x480.yml"])
 def test_a_missing_file_is_named_before_anything_is_opened(missing, mano_dir, tmp_path):
     """One of a recording keeps that recording out, one that both need keeps out both."""
     raw = tmp_path / "raw"

@@ -66,9 +66,11 @@ class Hands:
         cv2.imwrite(str(path), cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC))
 
 
-def write_freihand(root: Path, mano_dir: Path, count: int = 4) -> dict[str, np.ndarray]:
-    """`count` hands, the first of them shown twice (as the second version of its background)."""
-    hands = Hands(mano_dir, 1)
+def write_freihand(
+    root: Path, mano_dir: Path, count: int = 4, part: str = "training", seed: int = 1
+) -> dict[str, np.ndarray]:
+    """`count` hands; the first one of the training set is shown twice (as the second version of its background)."""
+    hands = Hands(mano_dir, seed)
     model = hands.model("right", flat=False)
     cameras, labels, points, truth = [], [], [], {}
     for index in range(count):
@@ -82,24 +84,28 @@ def write_freihand(root: Path, mano_dir: Path, count: int = 4) -> dict[str, np.n
         cameras.append(camera.tolist())
         labels.append([[*pose.tolist(), *betas.tolist(), *pixel.tolist(), scale]])
         points.append(hands.posed(model, pose, betas, shift, FREIHAND_TIPS, from_mesh=True).tolist())
-        for number in (index, index + count) if index == 0 else (index,):
-            hands.image(root / "training" / "rgb" / f"{number:08d}.jpg", 224, 224)
-            truth[f"freihand/training_{index:02d}/0/{number:05d}/right"] = joints
+        for number in (index, index + count) if index == 0 and part == "training" else (index,):
+            hands.image(root / part / "rgb" / f"{number:08d}.jpg", 224, 224)
+            subject = {"training": "freihand", "evaluation": "freihand_evaluation"}[part]
+            truth[f"{subject}/{part}_{index:02d}/0/{number:05d}/right"] = joints
     for name, values in (("K", cameras), ("mano", labels), ("xyz", points)):
-        (root / f"training_{name}.json").write_text(json.dumps(values))
+        (root / f"{part}_{name}.json").write_text(json.dumps(values))
     return truth
 
 
-def write_ho3d(root: Path, mano_dir: Path, frames: int = 3) -> dict[str, np.ndarray]:
-    """One sequence; its last frame is not annotated."""
+def write_ho3d(
+    root: Path, mano_dir: Path, frames: int = 3, part: str = "train", suffix: str = "jpg"
+) -> dict[str, np.ndarray]:
+    """One sequence; its last frame is not annotated. Images of version 2 are .png, those of version 3 .jpg."""
     hands = Hands(mano_dir, 2)
     model = hands.model("right", flat=True)
     turn = np.diag([1.0, -1.0, -1.0])
-    folder, truth = root / "train" / "ABF10", {}
+    folder, truth = root / part / "ABF10", {}
+    subject = "ho3d_ABF" if part == "train" else "ho3d_evaluation_ABF"
     (folder / "meta").mkdir(parents=True)
     camera = np.array([[614.0, 0, 320.0], [0, 614.0, 240.0], [0, 0, 1]])
     for frame in range(frames + 1):
-        hands.image(folder / "rgb" / f"{frame:04d}.jpg", 480, 640)
+        hands.image(folder / "rgb" / f"{frame:04d}.{suffix}", 480, 640)
         pose, betas = hands.parameters()
         shift = np.array([0.02 * frame, 0.01, -0.6])  # OpenGL: in front of the camera is -z
         joints = hands.posed(model, pose, betas, shift)
@@ -110,7 +116,7 @@ def write_ho3d(root: Path, mano_dir: Path, frames: int = 3) -> dict[str, np.ndar
         if frame == frames:
             label |= {"handPose": None, "handTrans": None, "handBeta": None, "handJoints3D": None}
         else:
-            truth[f"ho3d_ABF/ABF10/0/{frame:05d}/right"] = joints @ turn
+            truth[f"{subject}/ABF10/0/{frame:05d}/right"] = joints @ turn
         (folder / "meta" / f"{frame:04d}.pkl").write_bytes(pickle.dumps(label))
     return truth
 
@@ -207,4 +213,25 @@ def write_interhand(root: Path, mano_dir: Path) -> dict[str, np.ndarray]:
     return truth
 
 
+def write_freihand_evaluation(root: Path, mano_dir: Path, count: int = 4) -> dict[str, np.ndarray]:
+    """FreiHAND's evaluation set alone."""
+    return write_freihand(root, mano_dir, count, "evaluation", seed=5)
+
+
+def write_ho3d_v2(root: Path, mano_dir: Path, frames: int = 3) -> dict[str, np.ndarray]:
+    """HO-3D's version 2."""
+    return write_ho3d(root, mano_dir, frames, suffix="png")
+
+
+def write_ho3d_evaluation(root: Path, mano_dir: Path, frames: int = 3) -> dict[str, np.ndarray]:
+    """HO-3D's evaluation set alone, with hand poses in its files."""
+    return write_ho3d(root, mano_dir, frames, "evaluation")
+
+
 WRITERS = {"freihand": write_freihand, "ho3d": write_ho3d, "dexycb": write_dexycb, "interhand": write_interhand}
+# The same, and other published forms of them: name to data set and writer.
+FORMS = {name: (name, writer) for name, writer in WRITERS.items()} | {
+    "freihand_evaluation": ("freihand", write_freihand_evaluation),
+    "ho3d_v2": ("ho3d", write_ho3d_v2),
+    "ho3d_evaluation": ("ho3d", write_ho3d_evaluation),
+}

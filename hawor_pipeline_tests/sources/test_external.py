@@ -17,7 +17,7 @@ from hawor_pipeline.evaluation.evaluator import evaluate_predictions, write_grou
 from hawor_pipeline.evaluation.tables import RunIdentity, read_table
 from hawor_pipeline.loading.clips import runs_of_frames
 from hawor_pipeline.shards.store import open_shards
-from hawor_pipeline_tests.sources.layouts import WRITERS
+from hawor_pipeline_tests.sources.layouts import FORMS, WRITERS
 
 SETTINGS = {"target_resolution": (64, 64)}
 
@@ -33,15 +33,14 @@ def mano_dir(mano_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=sorted(WRITERS))
+@pytest.fixture(scope="module", params=sorted(FORMS))
 def converted(request, mano_dir: Path, tmp_path_factory: pytest.TempPathFactory):
-    """(name, root, output, truth, totals) of one data set."""
+    """(name, root, output, truth, totals) of one data set in one of its published forms."""
     base = tmp_path_factory.mktemp(request.param)
-    truth = WRITERS[request.param](base / "raw", mano_dir)
-    totals = prepare(
-        base / "raw", base / "shards", dataset=request.param, mano_dir=mano_dir, settings=SETTINGS, workers=0
-    )
-    return request.param, base / "raw", base / "shards", truth, totals
+    name, write = FORMS[request.param]
+    truth = write(base / "raw", mano_dir)
+    totals = prepare(base / "raw", base / "shards", dataset=name, mano_dir=mano_dir, settings=SETTINGS, workers=0)
+    return name, base / "raw", base / "shards", truth, totals
 
 
 def test_joints_equal_those_of_smplx_in_every_camera(converted):
