@@ -130,8 +130,8 @@ class FreiHand(Reader):
         found += [LabelledImage(hand, None, hand, hands[hand]) for hand in range(len(hands)) if hand not in shown]
         return sorted(found, key=lambda item: item.number)
 
-    def _labels(self, part: str) -> dict[str, Any]:
-        found: dict[str, Any] = {name: read_json(path) for name, path in zip(_LABELS, self._files(part), strict=True)}
+    def _labels(self, part: str) -> dict[str, list]:
+        found: dict[str, list] = {name: read_json(path) for name, path in zip(_LABELS, self._files(part), strict=True)}
         counts = {name: len(values) for name, values in found.items()}
         if len(set(counts.values())) != 1 or not counts["K"]:
             raise DataError(
