@@ -43,7 +43,7 @@ _IMAGE = "color_"  # start of an image's name
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class RecordingMeta:
     """What `meta.yml` states of one recording."""
 
     serials: list[str]  # of the cameras
@@ -53,7 +53,7 @@ class Recording:
     grasped: int  # number of the object
 
     @classmethod
-    def read(cls, folder: Path) -> "Recording":
+    def read(cls, folder: Path) -> "RecordingMeta":
         """Read the metadata of a recording.
 
         Raises:
@@ -90,7 +90,7 @@ class DexYcb(Reader):
     def label_files(self, ref: SequenceRef) -> Sequence[Path]:
         """Return metadata, calibrations, and a file per image."""
         folder = self._folder(ref)
-        recording = Recording.read(folder)
+        recording = RecordingMeta.read(folder)
         intrinsics = [self._intrinsics_file(serial) for serial in recording.serials]
         hands = [self._hand_file(name) for name in recording.calibrations]
         labels = [path for serial in recording.serials for path in _labels(folder / serial).values()]
@@ -117,7 +117,7 @@ class DexYcb(Reader):
     def images(self, ref: SequenceRef, views: Sequence[int]) -> dict[int, dict[int, ImageFile]]:
         """Return the images of each camera."""
         folder = self._folder(ref)
-        serials = Recording.read(folder).serials
+        serials = RecordingMeta.read(folder).serials
         return {view: list_images(folder / serial, _IMAGE, JPEG_OR_PNG) for view, serial in enumerate(serials)}
 
     def takes(self, ref: SequenceRef, labels: None, views: Sequence[int]) -> Iterator[Take]:
@@ -126,7 +126,7 @@ class DexYcb(Reader):
         The view is the camera's position in the list of serial numbers.
         """
         folder = self._folder(ref)
-        recording = Recording.read(folder)
+        recording = RecordingMeta.read(folder)
         side, hand_file = recording.side, self._hand_file(recording.calibrations[0])
         betas = checked_array(_read_yaml(hand_file).get("betas"), (10,), f"{hand_file}: betas")
         for view, serial in enumerate(recording.serials):
@@ -168,7 +168,7 @@ def _is_recording(folder: Path) -> bool:
 def _grasped(folder: Path) -> str:
     """Return the object of a recording; damaged metadata is an error of this recording, raised when it is planned."""
     try:
-        return f"ycb_{Recording.read(folder).grasped:03d}"
+        return f"ycb_{RecordingMeta.read(folder).grasped:03d}"
     except DataError:
         return ""
 
