@@ -44,7 +44,7 @@ _IMAGE = "color_"  # start of an image's name
 
 @dataclass(frozen=True, slots=True)
 class RecordingMeta:
-    """What `meta.yml` states of one recording."""
+    """Contents of `meta.yml` of one recording."""
 
     serials: list[str]  # of the cameras
     frames: int
