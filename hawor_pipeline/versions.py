@@ -4,7 +4,7 @@ Raise a version with every change of code that changes the stage's results. Fini
 not reused, and Dagster shows that the code changed. Imports nothing, because the web UI loads it at every start.
 """
 
-CONVERTER_VERSION = 6  # bytes of a shard
+CONVERTER_VERSION = 7  # bytes of a shard
 EXTERNAL_VERSION = 4  # readers of other datasets
 IMPORT_VERSION = 1  # bytes of an imported shard
 INVENTORY_VERSION = 4

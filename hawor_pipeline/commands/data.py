@@ -82,6 +82,16 @@ def _prepare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@command("verify", "compare every file of converted shards with the checksums in their manifests")
+@shards_option(required=True)
+def _verify(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.shards.store import verify_shards
+
+    files, problems = verify_shards(arguments.data)
+    print(json.dumps({"files": files, "problems": problems}, indent=2))
+    return 1 if problems else 0
+
+
 @command("export-webdataset", "write shards as WebDataset tars that HaMeR's training reads")
 @shards_option(required=True)
 @option("--output", type=Path, required=True, metavar="DIR", help="a new folder")

@@ -107,7 +107,7 @@ def convert_sequence(task: SequenceTask) -> Converted:
         metadata = {"source": task.source, "converter_version": converter, "data_version": version}
         side_tables: dict[str, Iterable[tuple]] = {LEDGER_FILE: sorted(found.ledger), DISTANCES_FILE: found.distances}
         name = task.ref.subject, task.ref.sequence
-        sha256, size = write_tables(folder, name, arrays, side_tables, metadata)
+        sha256, size = write_tables(folder, name, arrays, side_tables, metadata, writer.checksums)
         info = replace(info, sha256=sha256, bytes=size)
         if task.key:  # of a sequence that is keyed by contents, the version follows from them
             info = replace(info, data_version=version, made_under=hash_json(task.shared))

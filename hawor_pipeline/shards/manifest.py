@@ -8,6 +8,7 @@ which is half old and half new.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +22,9 @@ from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import STAGE_FILE, atomic_write_json, find_done, hash_json, sha256_file
 from hawor_pipeline.shards.schema import MANIFEST_FILE
 from hawor_pipeline.sources.registry import convention_of_source
+
+_REQUIRED = ("source", "rows", "sequences")
+_NAME = re.compile(r"(?!\.)[^/\\\0]+")  # one component of a path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,13 +187,32 @@ def read_manifest(shards_dir: Path | str, subject: str) -> Manifest | None:
     """
     file = Path(shards_dir) / subject / MANIFEST_FILE
     try:
-        return Manifest.from_dict(json.loads(file.read_text()))
+        values = json.loads(file.read_text())
+        manifest = Manifest.from_dict(values)
+        _check_stored(manifest, values)
+        return manifest
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
         raise DataError(
             f"{file}: not readable ({error}); remove it and run the conversion again, finished work is reused."
         ) from None
+
+
+def _check_stored(manifest: Manifest, values: Mapping[str, Any]) -> None:
+    """Raise a ValueError where stored values are not a whole manifest."""
+    if missing := [name for name in _REQUIRED if name not in values]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    names = [*manifest.names, *(skipped.sequence for skipped in manifest.left_out_sequences), *manifest.withdrawn]
+    if wrong := [name for name in names if not _NAME.fullmatch(name)]:
+        raise ValueError(f"it lists sequence {wrong[0]!r}, expected the name of a folder")
+    if len(set(manifest.names)) != len(manifest.names):
+        raise ValueError("it lists a sequence twice")
+    for entry in manifest.sequences:
+        if not 0 <= entry.valid_rows <= entry.rows:
+            raise ValueError(f"{entry.sequence} has {entry.valid_rows} valid rows of {entry.rows}")
+        if wrong := [name for name in entry.sha256 if not _NAME.fullmatch(name)]:
+            raise ValueError(f"it lists file {wrong[0]!r}, expected the name of a file")
 
 
 def converted_names(shards_dir: Path | str) -> list[str]:

@@ -5,10 +5,16 @@
     {shards}/{subject}/{sequence}/images.arrow               record i is the JPEG of row i; memory-mapped
     {shards}/{subject}/{sequence}/ledger.parquet             skipped frames and hands, with the reason
 
-Only sequences that a manifest lists are read, never one that is being written or belongs to older settings.
+Only sequences that a manifest lists are read, never one that is being written or belongs to older settings. Nothing is
+read unchecked: tables are compared with the manifest's sha256 once per process and state of the file, and each JPEG
+with the checksum in its row when it is read. So labels and images of different conversions are never combined, also in
+a loader worker that maps the images after the shard was replaced.
 """
 
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +24,7 @@ import pyarrow.parquet as pq
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import hash_json, sha256_file
 from hawor_pipeline.remote import local_copy
-from hawor_pipeline.shards.manifest import Manifest, converted_names, read_manifest, read_manifests
+from hawor_pipeline.shards.manifest import Manifest, SequenceEntry, converted_names, read_manifest, read_manifests
 from hawor_pipeline.shards.schema import (
     ANNOTATIONS_FILE,
     BATCH_ROWS,
@@ -36,7 +42,10 @@ from hawor_pipeline.shards.schema import (
 
 __all__ = ["ImageWriter", "ShardSet", "as_numpy", "open_shards", "read_side_tables", "write_parquet", "write_tables"]
 
+_CHECKSUMS = b"image_crc32"  # metadata of annotations.parquet: CRC-32 of each record, base64 of little-endian uint32
+_FIRST_WITH_CHECKSUMS = 7  # converter version
 SHARD_FILES = (ANNOTATIONS_FILE, IMAGES_FILE, LEDGER_FILE, DISTANCES_FILE)
+_verified: dict[Path, tuple[tuple[int, ...], str]] = {}  # table -> its state and sha256, as it was compared
 _SIDE_TABLES = {LEDGER_FILE: LEDGER_SCHEMA, DISTANCES_FILE: DISTANCES_SCHEMA}
 
 
@@ -51,11 +60,13 @@ class ImageWriter:
         self._writer = pa.ipc.new_file(self._sink, IMAGES_SCHEMA)
         self._waiting: list[bytes] = []
         self.count = 0
+        self.checksums: list[int] = []  # CRC-32 of each record
 
     def append(self, jpeg: bytes) -> None:
         """Add one record."""
         self._waiting.append(jpeg)
         self.count += 1
+        self.checksums.append(zlib.crc32(jpeg))
         if len(self._waiting) == BATCH_ROWS:
             self._flush()
 
@@ -83,6 +94,7 @@ def write_tables(
     arrays: dict[str, np.ndarray],
     side_tables: Mapping[str, Iterable[tuple]],
     metadata: dict[str, str],
+    checksums: Sequence[int],
 ) -> tuple[dict[str, str], int]:
     """Write the tables of one sequence beside its images.
 
@@ -92,11 +104,13 @@ def write_tables(
         arrays: The annotations, one array (N, *shape) per column.
         side_tables: LEDGER_FILE and DISTANCES_FILE to their rows without these columns.
         metadata: Text metadata of all tables.
+        checksums: CRC-32 of the image of each row.
 
     Returns:
         Digests by file and the size in bytes of the shard, as in its `SequenceInfo`.
     """
-    write_parquet(to_arrow(arrays, metadata), folder / ANNOTATIONS_FILE)
+    coded = b64encode(np.asarray(checksums, "<u4").tobytes()).decode()
+    write_parquet(to_arrow(arrays, {**metadata, _CHECKSUMS.decode(): coded}), folder / ANNOTATIONS_FILE)
     for file, schema in _SIDE_TABLES.items():
         records = [dict(zip(schema.names, (*name, *row), strict=True)) for row in side_tables[file]]
         write_parquet(pa.Table.from_pylist(records, schema).replace_schema_metadata(metadata), folder / file)
@@ -125,12 +139,26 @@ class ShardSet:
 
     `table` holds the annotations plus `shard_id` (index into `directories`) and `row_in_shard`. Instances can be
     pickled: each process opens its own memory maps on first use.
+
+    Args:
+        directories: Folders of the sequences.
+        table: Annotations of their rows.
+        source: As in the manifests.
+        checksums: By directory, CRC-32 of each of its records, (rows,), or the sha256 of its image file in shards of
+            earlier versions; None leaves images unchecked.
     """
 
-    def __init__(self, directories: Sequence[Path], table: pa.Table, source: str) -> None:
+    def __init__(
+        self,
+        directories: Sequence[Path],
+        table: pa.Table,
+        source: str,
+        checksums: Sequence[np.ndarray | str] | None = None,
+    ) -> None:
         self.directories = list(directories)
         self.table = table
         self.source = source
+        self.checksums = None if checksums is None else list(checksums)
         self._shard = table.column("shard_id").to_numpy()
         self._row = table.column("row_in_shard").to_numpy()
         self._maps: dict[int, _ImageMap] = {}
@@ -149,18 +177,29 @@ class ShardSet:
         """Select rows by a boolean mask (N,) or by row numbers."""
         rows = np.asarray(rows)
         picked = np.flatnonzero(rows) if rows.dtype == bool else rows
-        return ShardSet(self.directories, self.table.take(pa.array(picked)), self.source)
+        return ShardSet(self.directories, self.table.take(pa.array(picked)), self.source, self.checksums)
 
     def jpeg(self, index: int) -> bytes:
         """Return the encoded crop of one row.
 
         Raises:
-            DataError: The image file is damaged.
+            DataError: The image file is damaged, or not the one that the annotations were written with.
         """
-        shard = int(self._shard[index])
+        shard, row = int(self._shard[index]), int(self._row[index])
+        expected = "" if self.checksums is None else self.checksums[shard]
         if shard not in self._maps:
-            self._maps[shard] = _ImageMap(self.directories[shard] / IMAGES_FILE)
-        return self._maps[shard].record(int(self._row[index]))
+            path = self.directories[shard] / IMAGES_FILE
+            if isinstance(expected, str) and expected:
+                check_file(path, expected)
+            self._maps[shard] = _ImageMap(path)
+        data = self._maps[shard].record(row)
+        if not isinstance(expected, str) and zlib.crc32(data) != expected[row]:
+            raise DataError(
+                f"{self.directories[shard] / IMAGES_FILE}: record {row} is not the image of its row; the file is "
+                "damaged, of another sequence, or was converted again after its annotations were read. Start again, "
+                "and run the conversion again if the error stays."
+            )
+        return data
 
 
 class _ImageMap:
@@ -176,6 +215,8 @@ class _ImageMap:
         try:
             self._file = pa.memory_map(str(path), "r")
             reader = pa.ipc.open_file(self._file)
+            if not reader.schema.equals(IMAGES_SCHEMA):
+                raise DataError(f"{path}: has columns {reader.schema}, expected {IMAGES_SCHEMA}; convert again.")
             batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: damaged or missing ({error}); run the conversion again.") from None
@@ -224,6 +265,7 @@ def open_shards(
     chosen = None if sequences is None else set(sequences)
     directories: list[Path] = []
     tables: list[pa.Table] = []
+    checksums: list[np.ndarray | str] = []
     sources: set[str] = set()
     for subject in wanted:
         manifest = read_manifest(root, subject) or Manifest()
@@ -233,27 +275,92 @@ def open_shards(
             if chosen is not None and entry.sequence not in chosen:
                 continue
             directory = root / subject / entry.sequence
-            tables.append(_read_annotations(directory, entry.rows, columns, len(directories)))
+            checked = manifest.converter_version >= _FIRST_WITH_CHECKSUMS
+            table, checksum = _read_annotations(directory, entry, columns, len(directories), checked=checked)
+            tables.append(table)
+            checksums.append(checksum)
             directories.append(directory)
     if len(sources) > 1:
         raise DataError(f"{root}: holds shards of {' and '.join(sorted(sources))}; keep them in separate folders.")
     table = pa.concat_tables(tables) if tables else _empty(columns)
-    return ShardSet(directories, table, sources.pop() if sources else "")
+    return ShardSet(directories, table, sources.pop() if sources else "", checksums)
 
 
-def _read_annotations(directory: Path, rows: int, columns: Sequence[str] | None, shard_id: int) -> pa.Table:
+def _read_annotations(
+    directory: Path, entry: SequenceEntry, columns: Sequence[str] | None, shard_id: int, *, checked: bool
+) -> tuple[pa.Table, np.ndarray | str]:
+    """Return the annotations of a sequence with their positions, and the checksums of its images.
+
+    `checked` requires checksums; shards of earlier versions are compared with those that they have.
+    """
     path = directory / ANNOTATIONS_FILE
-    table = _read_parquet(path, None if columns is None else list(columns))
-    if len(table) != rows:
-        raise DataError(f"{path}: {len(table)} rows, the manifest lists {rows}; run the conversion again.")
-    return _with_position(table, shard_id)
+    table = _read_parquet(path, entry, None if columns is None else list(columns))
+    if len(table) != entry.rows:
+        raise DataError(f"{path}: {len(table)} rows, the manifest lists {entry.rows}; run the conversion again.")
+    stored = (table.schema.metadata or {}).get(_CHECKSUMS)
+    if checked and (stored is None or not entry.sha256):
+        raise DataError(f"{path}: it or its manifest has no checksums; run the conversion again.")
+    checksums = entry.sha256.get(IMAGES_FILE, "") if stored is None else np.frombuffer(b64decode(stored), "<u4")
+    return _with_position(table.replace_schema_metadata(None), shard_id), checksums
 
 
-def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+def check_file(path: Path, expected: str) -> bytes | None:
+    """Compare a file with its sha256, once per process and state of the file.
+
+    Returns:
+        The contents, where they were read for it.
+
+    Raises:
+        DataError: It differs.
+        OSError: It cannot be read.
+    """
+    state = path.stat()
+    # the time of the last change of the inode cannot be set back, unlike that of the contents
+    stamp = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    if _verified.get(path) == (stamp, expected):
+        return None
+    data = path.read_bytes()
+    found = sha256(data).hexdigest()
+    if found != expected:
+        raise DataError(
+            f"{path}: differs from the file that the manifest lists (sha256 {found[:12]}, expected {expected[:12]}): "
+            "damaged, edited, or of another conversion. Run the conversion again."
+        )
+    _verified[path] = stamp, found
+    return data
+
+
+def _read_parquet(path: Path, entry: SequenceEntry, columns: list[str] | None = None) -> pa.Table:
+    """Read a table of a sequence, if it holds what the manifest lists."""
     try:
-        return pq.read_table(path, columns=columns, partitioning=None).replace_schema_metadata(None)
+        expected = entry.sha256.get(path.name)
+        data = check_file(path, expected) if expected else None
+        return pq.read_table(path if data is None else pa.BufferReader(data), columns=columns, partitioning=None)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: damaged or missing ({error}); run the conversion again.") from None
+
+
+def verify_shards(shards_dir: str | Path) -> tuple[int, list[str]]:
+    """Compare every file of all listed sequences with the sha256 in their manifests.
+
+    Returns:
+        Number of compared files, and a sentence for each file that differs.
+
+    Raises:
+        ConfigError: No subject is converted there.
+        DataError: A manifest is damaged.
+    """
+    root, files, problems = local_copy(shards_dir), 0, []
+    shards_version(root)
+    for subject, manifest in read_manifests(root).items():
+        for entry in manifest.sequences:
+            for name, expected in entry.sha256.items():
+                path, files = root / subject / entry.sequence / name, files + 1
+                if not path.is_file():
+                    problems.append(f"{path}: missing")
+                elif sha256_file(path) != expected:
+                    problems.append(f"{path}: differs from the file that was written")
+    return files, problems
 
 
 def _with_position(table: pa.Table, shard_id: int) -> pa.Table:
@@ -278,7 +385,8 @@ def read_side_tables(shards_dir: str | Path, subjects: Iterable[str], name: str)
     tables = [_SIDE_TABLES[name].empty_table()]
     for subject in subjects:
         for entry in (read_manifest(shards_dir, subject) or Manifest()).sequences:
-            tables.append(_read_parquet(Path(shards_dir) / subject / entry.sequence / name))
+            table = _read_parquet(Path(shards_dir) / subject / entry.sequence / name, entry)
+            tables.append(table.replace_schema_metadata(None))
     return pa.concat_tables(tables)
 
 

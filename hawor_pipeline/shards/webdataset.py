@@ -13,6 +13,7 @@ import io
 import json
 import pickle
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -31,6 +32,7 @@ from hawor_pipeline.shards.store import ShardSet, open_shards, read_side_tables
 from hawor_pipeline.untrusted.restricted_pickle import unpickle_data
 
 SAMPLES_PER_TAR = 1000
+_LARGEST_MEMBER = 64 << 20  # bytes of an image or of the labels of one sample
 SCALE_PX = 200.0  # HaMeR's unit of `scale`
 Row = dict[str, Any]  # column to value, of the types that `COLUMNS` declares
 Hand = dict[str, Any]  # HaMeR's dictionary of one hand, checked field by field when it is read
@@ -40,6 +42,7 @@ _DERIVED = {
     *("global_orient", "hand_pose", "betas_as_right", "joints_cam_m", "joint_in_frame"),
 }
 CARRIED = tuple(name for name in COLUMNS if name not in _DERIVED)
+CHECKSUM = "image_crc32"  # CRC-32 of the sample's image; not in earlier tars
 DISTANCE = "hand_object_distance_m"  # of the side table; absent if unknown
 
 
@@ -138,11 +141,12 @@ def _samples_of_sequence(
     for row in np.flatnonzero(columns["valid"]):
         values = {name: column[row] for name, column in columns.items()}
         hand = hand_dictionary(values)
-        hand["extra_info"] |= asdict(origin)
+        jpeg = shards.jpeg(int(row))
+        hand["extra_info"] |= {**asdict(origin), CHECKSUM: zlib.crc32(jpeg)}
         moment = (int(values["gt_index"]), values["side"])
         if moment in distances:
             hand["extra_info"][DISTANCE] = distances[moment]
-        yield values["sample_id"].replace("/", "-"), shards.jpeg(int(row)), hand
+        yield values["sample_id"].replace("/", "-"), jpeg, hand
 
 
 def _add_file(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -216,25 +220,37 @@ def _check_end(path: Path) -> None:
 
 
 def _samples(tar: tarfile.TarFile, path: Path) -> Iterator[tuple[str, bytes, list[Hand]]]:
-    waiting: dict[str, bytes] = {}
+    image_key, image = "", b""
     for member in tar:
         key, _, kind = member.name.partition(".")
-        file = tar.extractfile(member)
-        if file is None:
+        if member.isdir():
             continue
-        waiting[kind] = file.read()
-        if kind == "data.pyd":
-            hands = _hands(waiting[kind], f"{path}:{member.name}")
-            if "jpg" not in waiting:
-                raise DataError(f"{path}: {key} has no image before its labels; expected {key}.jpg, {member.name}")
+        # a sparse member of some kilobytes can expand to gigabytes, and a link can point anywhere
+        if not member.isreg() or member.issparse() or member.size > _LARGEST_MEMBER:
+            raise DataError(
+                f"{path}:{member.name}: not a plain file of at most {_LARGEST_MEMBER >> 20} MiB; expected the tars of "
+                "an export. Export again."
+            )
+        file = tar.extractfile(member)
+        assert file is not None  # of a plain file
+        data = file.read()
+        if kind == "jpg":
+            image_key, image = key, data
+        elif kind == "data.pyd":
+            hands = _hands(data, f"{path}:{member.name}")
+            if image_key != key or not image:
+                raise DataError(
+                    f"{path}: {key} has no image before its labels, found {image_key or 'none'}; expected {key}.jpg, "
+                    f"{member.name}"
+                )
             try:
                 hands = [_with_full_frame(hand) for hand in hands]
             except (KeyError, TypeError, ValueError, IndexError) as error:
                 raise DataError(
                     f"{path}:{member.name}: its fields do not fit together ({error!r}); export again"
                 ) from None
-            yield key, waiting["jpg"], hands
-            waiting = {}
+            yield key, image, hands
+            image_key, image = "", b""
 
 
 def _hands(data: bytes, name: str) -> list[Hand]:

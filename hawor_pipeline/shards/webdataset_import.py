@@ -5,6 +5,8 @@ sequence appears by one rename and is then listed in its subject's manifest; an 
 """
 
 import json
+import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -19,6 +21,7 @@ from pydantic import TypeAdapter
 from hawor_pipeline.core.mano_convention import ManoConvention
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import hash_json, mark_done, staging_dir
+from hawor_pipeline.shards.columns import Column
 from hawor_pipeline.shards.manifest import (
     Manifest,
     SequenceEntry,
@@ -31,7 +34,7 @@ from hawor_pipeline.shards.manifest import (
 from hawor_pipeline.shards.schema import COLUMNS, DISTANCES_FILE, IMAGES_FILE, LEDGER_FILE
 from hawor_pipeline.shards.splits import PROTOCOLS_FILE, SplitProtocol, record_protocols, recorded_protocols
 from hawor_pipeline.shards.store import SHARD_FILES, ImageWriter, write_tables
-from hawor_pipeline.shards.webdataset import CARRIED, DISTANCE, Hand, Origin, Row, read_webdataset
+from hawor_pipeline.shards.webdataset import CARRIED, CHECKSUM, DISTANCE, Hand, Origin, Row, read_webdataset
 from hawor_pipeline.sources.arctic import SIDES
 from hawor_pipeline.sources.registry import convention_of_source
 from hawor_pipeline.sources.sample_id import parse_sample_id
@@ -39,6 +42,8 @@ from hawor_pipeline.versions import IMPORT_VERSION
 
 _ORIGIN = {field.name: field.type for field in fields(Origin)}
 _PYTHON_TYPES = {pa.string(): str, pa.int32(): int, pa.float32(): float}
+_POSITIVE = ("image_height", "image_width", "box_size_px")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # of a source, a subject or a sequence: one folder, no path
 _CAMERA = ("intrinsics", "distortion", "cam_from_world")
 _TRANSLATION = "translation_m"
 _OF_HAMER = {"keypoints_2d": (21, 3), "keypoints_3d": (21, 4), "hand_pose": (48,), "betas": (10,)}
@@ -149,6 +154,7 @@ def _sample(place: str, jpeg: bytes, hands: list[Hand]) -> _Sample:
     row = {name: _checked(place, name, extra[name]) for name in CARRIED}
     recorded = {name: _of_type(place, name, extra[name], kind) for name, kind in _ORIGIN.items() if name in extra}
     row |= _from_name(place, row["sample_id"]) | _from_hamer_fields(place, hand)
+    _check_values(place, jpeg, row, extra, recorded["source"])
     distance = _of_type(place, DISTANCE, extra[DISTANCE], float) if DISTANCE in extra else None
     return _Sample(place, jpeg, row, Origin(**recorded), distance)
 
@@ -176,6 +182,29 @@ def _checked(place: str, name: str, value: Any) -> Any:
     if not column.shape:
         return _of_type(place, name, value, _PYTHON_TYPES[column.kind])
     return _array(place, name, value, column.shape, np.dtype(column.kind.to_pandas_dtype()))
+
+
+def _check_values(place: str, jpeg: bytes, row: Row, extra: Hand, source: str) -> None:
+    """Refuse values that no export has: another sample's image, names that are paths, numbers out of range."""
+    if CHECKSUM in extra and zlib.crc32(jpeg) != extra[CHECKSUM]:
+        raise DataError(f"{place}: the image is not the one that was exported with these labels; export again.")
+    for kind, name in (("source", source), ("subject", row["subject"]), ("sequence", row["sequence"])):
+        if not _NAME.fullmatch(name):
+            raise DataError(f"{place}: {kind} is {name!r}, expected letters, digits, '.', '_' and '-'; export again.")
+    for name, value in row.items():
+        numbers = np.asarray(value)
+        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+            raise DataError(f"{place}: {name} holds values that are not finite; export again.")
+        if type(value) is int and not _holds(COLUMNS[name], value):
+            raise DataError(f"{place}: {name} is {value}, which its column cannot hold; export again.")
+    for name in _POSITIVE:
+        if row[name] <= 0:
+            raise DataError(f"{place}: {name} is {row[name]}, expected a number above 0; export again.")
+
+
+def _holds(column: Column, value: int) -> bool:
+    limits = np.iinfo(column.kind.to_pandas_dtype())
+    return int(limits.min) <= value <= int(limits.max)
 
 
 def _array(place: str, name: str, value: Any, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
@@ -311,7 +340,8 @@ def _write_shard(
         "exported_data_version": first.origin.data_version,
     }
     known = [(*moment, value) for moment, value in sorted(distances.items()) if value is not None]
-    sha256, size = write_tables(folder, name, _as_columns(rows), {LEDGER_FILE: [], DISTANCES_FILE: known}, metadata)
+    side_tables = {LEDGER_FILE: [], DISTANCES_FILE: known}
+    sha256, size = write_tables(folder, name, _as_columns(rows), side_tables, metadata, writer.checksums)
     info = SequenceInfo(
         rows=len(rows),
         valid_rows=len(rows),

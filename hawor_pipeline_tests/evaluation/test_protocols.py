@@ -27,6 +27,7 @@ from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.sources.hand_models import HandModels
 
 CPU = Devices("cpu")
+from hawor_pipeline_tests.shards.edited import restate
 
 
 @pytest.fixture
@@ -81,6 +82,7 @@ def test_views_that_are_not_there_are_refused(shards, mano_dir, checkpoint, tmp_
     content = json.loads(manifest.read_text())
     content["sequences"][0]["rows"] = pa.parquet.read_metadata(path).num_rows
     manifest.write_text(json.dumps(content))
+    restate(shards)
     message = "no valid row of s05 in views 0"
     refused(shards, mano_dir, checkpoint, tmp_path, DataError, message, protocol="arctic-p2-val")
 
@@ -91,6 +93,7 @@ def test_single_images_have_no_motion_to_measure(shards, mano_dir, checkpoint, t
     spread = pa.array(table["frame"].to_numpy() * 2, pa.int32())
     index = table.schema.get_field_index("frame")
     pa.parquet.write_table(table.set_column(index, table.schema.field(index), spread), path)
+    restate(shards)
     message = "longest run of valid frames of a hand in .* is 1, the protocol needs 5"
     refused(shards, mano_dir, checkpoint, tmp_path, DataError, message, protocol="hot3d-world")
 

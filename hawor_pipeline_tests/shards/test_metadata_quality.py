@@ -19,6 +19,7 @@ from hawor_pipeline.shards.dataset_metadata import build_metadata
 from hawor_pipeline.shards.quality import build_quality
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline_tests.conversion.twin import Twin
+from hawor_pipeline_tests.shards.edited import restate
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,7 @@ def test_rows_that_are_not_valid_are_no_outliers(sample_shards, tmp_path):
         kept = np.array(table["blur"]) < np.quantile(np.array(table["blur"]), 0.8)
         place = table.schema.get_field_index("valid")
         pq.write_table(table.set_column(place, table.schema.field(place), [kept]), path)
+    restate(folder)
     rows = pa.concat_tables([pq.read_table(path) for path in folder.glob("*/*/annotations.parquet")]).to_pylist()
     valid = {row["sample_id"]: row["blur"] for row in rows if row["valid"]}
     result = build_quality(folder, tmp_path / "out")

@@ -25,6 +25,7 @@ from hawor_pipeline.shards.store import open_shards, read_side_tables
 from hawor_pipeline.shards.webdataset import dump_portable, export_webdataset, read_webdataset
 from hawor_pipeline.shards.webdataset_import import import_webdataset
 from hawor_pipeline.sources.arctic import ArcticRoot
+from hawor_pipeline_tests.shards.edited import restate
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +198,83 @@ def without_extra(*names):
     return change
 
 
+def with_values(**values):
+    """A change of values in `extra_info`; a function gets the value that is there."""
+
+    def change(name, data):
+        if not name.endswith(".pyd"):
+            return data
+        (hand,) = pickle.loads(data)  # noqa: S301 - our own bytes
+        extra = hand["extra_info"]
+        new = {key: value(extra[key]) if callable(value) else value for key, value in values.items()}
+        return pickle.dumps([{**hand, "extra_info": {**extra, **new}}])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_values(joints_px=lambda old: np.full_like(old, np.nan)), "joints_px holds values that are not finite"),
+        (with_values(blur=float("inf")), "blur holds values that are not finite"),
+        (with_values(image_height=-480), "image_height is -480, expected a number above 0"),
+        (with_values(box_size_px=0.0), r"box_size_px is 0\.0, expected a number above 0"),
+        (with_values(source="../elsewhere"), "source is '../elsewhere'"),
+        (with_values(gt_index=2**70), "gt_index is 1180591620717411303424, which its column cannot hold"),
+        (lambda name, data: b"" if name.endswith(".jpg") else data, "has no image before its labels"),
+        (lambda name, data: data + b"x" if name.endswith(".jpg") else data, "not the one that was exported with these"),
+    ],
+)
+def test_values_that_no_export_has_are_refused(tars, tmp_path, change, message):
+    rewrite_tar(sorted_tars(tars)[0], change)
+    with pytest.raises(DataError, match=message):
+        import_webdataset(tars, tmp_path / "out")
+    assert not any((tmp_path / "out").rglob("*.parquet"))
+
+
+def test_exchanged_images_are_refused(tars, tmp_path):
+    path = sorted_tars(tars)[0]
+    with tarfile.open(path) as tar:
+        images = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")]
+    images = iter(images[1:] + images[:1])
+    rewrite_tar(path, lambda name, data: next(images) if name.endswith(".jpg") else data)
+    with pytest.raises(DataError, match="not the one that was exported with these labels"):
+        import_webdataset(tars, tmp_path / "out")
+
+
+def link_member(entry):
+    entry.type, entry.linkname, entry.size = tarfile.SYMTYPE, "/etc/passwd", 0
+    return entry
+
+
+def huge_member(entry):
+    entry.size = 1 << 32
+    return entry
+
+
+@pytest.mark.parametrize("member", [link_member, huge_member])
+def test_members_that_are_no_plain_files_are_refused(tars, tmp_path, member):
+    path = sorted_tars(tars)[0]
+    header = member(tarfile.TarInfo("s01-box_grab_01-0-00001-left.jpg")).tobuf(tarfile.GNU_FORMAT)
+    path.write_bytes(header + path.read_bytes())
+    with pytest.raises(DataError, match="not a plain file of at most 64 MiB"):
+        import_webdataset(tars, tmp_path / "out")
+
+
+def test_labels_of_another_key_than_the_image_are_refused(tars, tmp_path):
+    path = sorted_tars(tars)[0]
+    with tarfile.open(path) as tar:
+        members = [(member.name, tar.extractfile(member).read()) for member in tar]
+    members[0] = ("another.jpg", members[0][1])
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    with pytest.raises(DataError, match="found another"):
+        import_webdataset(tars, tmp_path / "out")
+
+
 @pytest.fixture
 def tars(exported, tmp_path):
     return Path(shutil.copytree(exported[0].output, tmp_path / "tars"))
@@ -221,6 +299,7 @@ def test_rows_that_are_not_valid_stay_behind(sample_shards, tmp_path):
     table = pq.read_table(file, partitioning=None)
     fine = np.arange(len(table)) % 3 > 0
     pq.write_table(table.set_column(table.schema.get_field_index("valid"), table.schema.field("valid"), [fine]), file)
+    restate(shards)
     result = export_webdataset(shards, tmp_path / "tars", subjects=["s05"])
     assert result.skipped == np.count_nonzero(~fine) > 0
     import_webdataset(tmp_path / "tars", tmp_path / "back")
@@ -309,7 +388,7 @@ def test_a_sequence_that_differs_is_kept_and_refused(tars, tmp_path):
     output = tmp_path / "shards"
     import_webdataset(tars, output)
     before = files_of(output)
-    rewrite_tar(sorted_tars(tars)[0], lambda name, data: data + b"x" if name.endswith(".jpg") else data)
+    rewrite_tar(sorted_tars(tars)[0], with_values(blur=0.25))
     with pytest.raises(DataError, match="differs from the tars"):
         import_webdataset(tars, output)
     assert files_of(output) == before
