@@ -209,8 +209,8 @@ def _check_stored(manifest: Manifest, values: Mapping[str, Any]) -> None:
     if len(set(manifest.names)) != len(manifest.names):
         raise ValueError("it lists a sequence twice")
     for entry in manifest.sequences:
-        if not 0 <= entry.valid_rows <= entry.rows:
-            raise ValueError(f"{entry.sequence} has {entry.valid_rows} valid rows of {entry.rows}")
+        if min(entry.rows, entry.valid_rows) < 0:
+            raise ValueError(f"{entry.sequence} has {entry.rows} rows, {entry.valid_rows} of them valid")
         if wrong := [name for name in entry.sha256 if not _NAME.fullmatch(name)]:
             raise ValueError(f"it lists file {wrong[0]!r}, expected the name of a file")
 

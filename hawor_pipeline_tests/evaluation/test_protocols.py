@@ -25,9 +25,9 @@ from hawor_pipeline.evaluation.tables import RunIdentity, read_table, table_writ
 from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.sources.hand_models import HandModels
+from hawor_pipeline_tests.shards.edited import restate
 
 CPU = Devices("cpu")
-from hawor_pipeline_tests.shards.edited import restate
 
 
 @pytest.fixture
