@@ -211,6 +211,14 @@ def find_done(directory: Path | str, key: str) -> tuple[Info | None, str]:
     return stage["info"], "inputs, settings and code version are those of the earlier result"
 
 
+def finished_info(directory: Path | str) -> Info:
+    """Return the `info` of finished work under whatever key; empty where there is none, or it cannot be read."""
+    try:
+        return json.loads((Path(directory) / STAGE_FILE).read_text())["info"]
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
 def mark_done(directory: Path | str, key: str, info: Info, outputs: list[str] | None = None) -> None:
     """Record finished work: `find_done` with this key returns `info` as long as all `outputs` exist in full size."""
     names = outputs or []

@@ -16,13 +16,22 @@ import pyarrow.parquet as pq
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.evaluation.baselines import KINDS, training_means, write_baseline
 from hawor_pipeline.evaluation.evaluator import measure_run
+from hawor_pipeline.evaluation.finished_runs import sequence_counts
 from hawor_pipeline.evaluation.predict import Prediction, choose_devices, predict_checkpoint
 from hawor_pipeline.evaluation.registry import Registry, RunRecord
 from hawor_pipeline.evaluation.robustness import write_robustness
 from hawor_pipeline.evaluation.setting import Devices, Setting
-from hawor_pipeline.evaluation.tables import RunIdentity, baseline_run_id, partition_dir, partition_file, table_writer
+from hawor_pipeline.evaluation.tables import (
+    RunIdentity,
+    baseline_run_id,
+    list_runs,
+    partition_dir,
+    partition_file,
+    read_identity,
+    table_writer,
+)
 from hawor_pipeline.models.checkpoints import OpenedCheckpoint
-from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file
+from hawor_pipeline.provenance import StageResult, find_done, finished_info, hash_json, mark_done, sha256_file
 from hawor_pipeline.versions import EVALUATION_VERSION
 
 MEASURED_TABLES = ("predictions", "samples", "joints", "summary")
@@ -127,6 +136,8 @@ def evaluate_baselines(
         )
     _, source = setting.check()
     about = (setting.protocol, setting.dataset_version, source)
+    digest = setting.digest(training=sorted(training_subjects))
+    parent = _baselines_parent(setting, about, digest)
     key = hash_json(
         {
             "inputs": setting.hashes(training_subjects),
@@ -137,21 +148,40 @@ def evaluate_baselines(
             "version": EVALUATION_VERSION,
         }
     )
-    stage = stage_dir(setting.metrics_dir, f"baselines-{setting.dataset_version}")
+    stage = stage_dir(setting.metrics_dir, "-".join(filter(None, ("baselines", setting.dataset_version, parent))))
     info, why = find_done(stage, key)
     if info is not None:
         return StageResult(setting.metrics_dir, True, why, key, info)
     means = training_means(setting.shards_dir, training_subjects)
-    info = {"training_samples": means.samples, "run_ids": {}, "metrics": {}}
+    info = {"training_samples": means.samples, "run_ids": {}, "metrics": {}, "setting": digest}
     outputs = []
     for kind in kinds:
-        identity = RunIdentity(baseline_run_id(kind, setting.dataset_version), *about)
+        identity = RunIdentity(baseline_run_id(kind, setting.dataset_version, parent), *about)
         write_baseline(kind, setting, identity, means)
         info["run_ids"][kind] = identity.run_id
         info["metrics"][kind] = measure_run(setting, identity)["metrics"]
         outputs += outputs_of(stage, setting.metrics_dir, identity.run_id, MEASURED_TABLES)
     mark_done(stage, key, info, outputs)
     return StageResult(setting.metrics_dir, False, why, key, info)
+
+
+def _baselines_parent(setting: Setting, about: tuple[str, str, str], digest: str) -> str:
+    """Return "" if the plain names of baselines are free or of this very setting; else the setting's digest.
+
+    So the first setting of a dataset version has the plain names, and its rows are never replaced by those of another.
+    """
+    owner = finished_info(stage_dir(setting.metrics_dir, f"baselines-{setting.dataset_version}")).get("setting")
+    if owner is not None:
+        return "" if owner == digest else digest
+    names = {baseline_run_id(kind, setting.dataset_version) for kind in KINDS}
+    for name in sorted(names.intersection(list_runs(setting.metrics_dir, "samples"))):  # of version 3, or unfinished
+        try:
+            is_same = read_identity(setting.metrics_dir, "samples", name) == RunIdentity(name, *about)
+            if not is_same or sequence_counts(setting.metrics_dir, name) != setting.planned_counts():
+                return digest
+        except DataError:  # damaged: made again
+            continue
+    return ""
 
 
 def publish_training(training_table: Path | str, metrics_dir: Path | str, identity: RunIdentity) -> int:

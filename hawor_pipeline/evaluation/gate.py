@@ -4,15 +4,16 @@ A rejection is a result, not a fault: `decide` returns it. Without five sequence
 sign of the difference decides. No torch here: the report shows the same decision from the same function.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.evaluation.compare import Difference, compare_runs
+from hawor_pipeline.evaluation.finished_runs import sequence_counts
 from hawor_pipeline.evaluation.registry import Champion, Registry
-from hawor_pipeline.evaluation.tables import baseline_run_id, list_runs, read_identity
+from hawor_pipeline.evaluation.tables import baseline_run_id, column_names, list_runs, read_identity
 from hawor_pipeline.evaluation.targets import TARGETS
 
 TARGET_METRICS = tuple(target.metric for target in TARGETS)
@@ -67,11 +68,12 @@ def decide(
     name = champion.record.run_id
     if champion.record.checkpoint_sha256 == identity.checkpoint_sha256:
         return Decision(run_id, name, *about, "is_champion", "the same checkpoint is the champion already")
-    other = find_champion_tables(metrics_dir, champion, identity.protocol, identity.dataset_version)
+    counts = sequence_counts(metrics_dir, run_id)
+    other = find_champion_tables(metrics_dir, champion, identity.protocol, identity.dataset_version, counts)
     if other is None:
         raise DataError(
-            f"champion {name!r} has no tables of {identity.protocol} on data version {identity.dataset_version[:12]}; "
-            "evaluate it there first (`evaluation.rivals.evaluate_rivals`)."
+            f"champion {name!r} has no tables of these samples by {identity.protocol} on data version "
+            f"{identity.dataset_version[:12]}; evaluate it there first (`evaluation.rivals.evaluate_rivals`)."
         )
     differences = tuple(compare_runs(metrics_dir, run_id, other, metrics))
     undefined = [item.metric for item in differences if item.difference is None]
@@ -92,23 +94,38 @@ def find_champion(registry: Registry, protocol: str, dataset_version: str, sourc
 
 
 def find_champion_tables(
-    metrics_dir: Path | str, champion: Champion, protocol: str, dataset_version: str
+    metrics_dir: Path | str,
+    champion: Champion,
+    protocol: str,
+    dataset_version: str,
+    counts: Mapping[str, int],
+    columns: Iterable[str] = (),
 ) -> str | None:
-    """Find the run_id under which the champion was evaluated by this protocol on this data version, or None.
+    """Find the run_id under which the champion was evaluated by this protocol on these samples, or None.
 
-    Tables that are damaged count as not there: they are made again from the champion's checkpoint.
+    Tables that are damaged count as missing: they are made again from the champion's checkpoint.
+
+    Args:
+        metrics_dir: folder of the tables.
+        champion: whose checkpoint.
+        protocol, dataset_version: of the tables.
+        counts: samples of each sequence, see `sequence_counts`.
+        columns: that the samples table must have; older versions lack some.
     """
-    runs = set(list_runs(metrics_dir, "samples"))
     wanted = (champion.record.checkpoint_sha256, protocol, dataset_version)
-    for run_id in (champion.record.run_id, baseline_run_id("champion", dataset_version)):
-        if run_id not in runs:
-            continue
+    runs, plain = list_runs(metrics_dir, "samples"), baseline_run_id("champion", dataset_version)
+    derived = [run for run in runs if run == plain or run.startswith(f"{plain}-")]
+    for run_id in (*(run for run in runs if run == champion.record.run_id), *derived):
         try:
             identity = read_identity(metrics_dir, "samples", run_id)
+            if (
+                (identity.checkpoint_sha256, identity.protocol, identity.dataset_version) == wanted
+                and set(columns) <= column_names(metrics_dir, "samples", run_id)
+                and sequence_counts(metrics_dir, run_id) == counts
+            ):
+                return run_id
         except DataError:
             continue
-        if (identity.checkpoint_sha256, identity.protocol, identity.dataset_version) == wanted:
-            return run_id
     return None
 
 

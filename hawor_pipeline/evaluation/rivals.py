@@ -3,20 +3,26 @@
 - `smoothed`: the run's predictions under a constant-velocity smoother; a network over clips should not be worse.
 - `champion`: the champion's checkpoint on this version of the data, for the gate.
 
-Their tables lie beside those of the baselines, as `baseline-<kind>-<dataset version>`, with their checkpoint's hash in
-`checkpoint_sha256`.
+Their tables lie beside those of the baselines and name their parent: `baseline-smoothed-<dataset version>-<run>`, and
+`baseline-champion-<dataset version>-<checkpoint>-<setting>`, with the beginnings of the checkpoint's hash and of a hash
+of protocol and subjects. So no other run's rows replace them, and `other_run_id` of a comparison names its very rows.
 """
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from hawor_pipeline.errors import HaworError
+from hawor_pipeline.errors import DataError, HaworError
 from hawor_pipeline.evaluation.compare import write_comparison
-from hawor_pipeline.evaluation.evaluate import MEASURED_TABLES, outputs_of, predict_and_measure, stage_dir
+from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
+from hawor_pipeline.evaluation.evaluate import (
+    MEASURED_TABLES,
+    outputs_of,
+    predict_and_measure,
+    stage_dir,
+)
 from hawor_pipeline.evaluation.evaluator import PredictionReader, measure_run, tracks_of
+from hawor_pipeline.evaluation.finished_runs import baselines_of, sequence_counts
 from hawor_pipeline.evaluation.gate import find_champion, find_champion_tables
 from hawor_pipeline.evaluation.hands import read_truth
 from hawor_pipeline.evaluation.predict import Prediction
@@ -30,7 +36,6 @@ from hawor_pipeline.evaluation.tables import (
     list_runs,
     partition_file,
     read_identity,
-    read_table,
     table_writer,
 )
 from hawor_pipeline.locate import open_hand_models
@@ -65,7 +70,8 @@ def evaluate_rivals(
     """
     identity = read_identity(setting.metrics_dir, "samples", run_id)
     champion = _other_champion(registry_dir, identity)
-    baselines = _baselines(setting.metrics_dir, identity)
+    beside = baselines_of(setting.metrics_dir, identity)
+    baselines = [name for kind, names in beside.items() if kind not in KINDS for name in names]
     key = hash_json(
         {
             "run": [run_id, identity.columns()],
@@ -87,6 +93,8 @@ def evaluate_rivals(
     if champion is not None and registry_dir is not None:
         try:
             found = evaluate_champion(Registry(registry_dir), setting, devices)
+            if found and sequence_counts(setting.metrics_dir, found) != sequence_counts(setting.metrics_dir, run_id):
+                raise DataError(f"{found} and {run_id} have other samples, because one was trained on some of them.")
             run_ids |= {"champion": found} if found else {}
         except HaworError as error:  # a champion that cannot be run is no reason to lose the evaluation of this run
             left_out = str(error)
@@ -103,7 +111,7 @@ def evaluate_rivals(
 def evaluate_smoothed(run_id: str, setting: Setting) -> str:
     """Smooth a run's predictions and measure them; return the run_id of the tables."""
     identity = read_identity(setting.metrics_dir, "predictions", run_id)
-    rival = replace(identity, run_id=baseline_run_id("smoothed", setting.dataset_version))
+    rival = replace(identity, run_id=baseline_run_id("smoothed", setting.dataset_version, run_id))
     models = open_hand_models(setting.shards_dir, setting.mano_dir)
     predictions = PredictionReader(setting.metrics_dir, run_id)
     setting = replace(setting, excluded=_excluded(setting, run_id))
@@ -131,14 +139,21 @@ def evaluate_champion(registry: Registry, setting: Setting, devices: Devices = D
     champion = find_champion(registry, setting.protocol, setting.dataset_version, source)
     if champion is None:
         return None
-    found = find_champion_tables(setting.metrics_dir, champion, setting.protocol, setting.dataset_version)
-    if found is not None:
+    about = (setting.protocol, setting.dataset_version)
+
+    def find(counted: Setting) -> str | None:
+        counts = counted.planned_counts()
+        return find_champion_tables(setting.metrics_dir, champion, *about, counts, SAMPLE_METRICS)
+
+    if (found := find(setting)) is not None:
         return found
     digest = champion.record.checkpoint_sha256  # of the file, which the registry has just compared with it
     checkpoint = open_checkpoint(registry.checkpoint(champion), digest)
-    run_id = baseline_run_id("champion", setting.dataset_version)
-    identity = RunIdentity(run_id, setting.protocol, setting.dataset_version, source, digest)
-    predict_and_measure(Prediction(checkpoint, setting.unseen_by(checkpoint), devices), identity)
+    setting = setting.unseen_by(checkpoint)
+    if setting.excluded and (found := find(setting)) is not None:
+        return found
+    run_id = baseline_run_id("champion", setting.dataset_version, f"{digest[:12]}-{setting.digest()}")
+    predict_and_measure(Prediction(checkpoint, setting, devices), RunIdentity(run_id, *about, source, digest))
     return run_id
 
 
@@ -153,31 +168,13 @@ def _other_champion(registry_dir: Path | str | None, identity: RunIdentity) -> C
 
 def _excluded(setting: Setting, run_id: str) -> tuple[str, ...]:
     """List the sequences that the run was not evaluated on, because it had been trained on them."""
-    samples = read_table(setting.metrics_dir, "samples", run_id, ["subject", "sequence"])
-    pairs = samples.group_by(["subject", "sequence"]).aggregate([]).to_pylist()
-    measured = {f"{row['subject']}/{row['sequence']}" for row in pairs}
+    measured = sequence_counts(setting.metrics_dir, run_id)
     planned = plan_recordings(setting.shards_dir, setting.subjects, setting.views)
     return tuple(name for r in planned if (name := f"{r.subject}/{r.sequence}") not in measured)
 
 
-def _baselines(metrics_dir: Path, identity: RunIdentity) -> list[str]:
-    """List the baselines on the same samples by the same protocol; they have no checkpoint."""
-    rows = _row_count(metrics_dir, identity.run_id)
-    ending = f"-{identity.dataset_version}"
-    made_here = {baseline_run_id(kind, identity.dataset_version) for kind in KINDS}
-    beside = [r for r in list_runs(metrics_dir, "samples") if r.startswith("baseline-") and r.endswith(ending)]
-    names = [name for name in beside if name not in made_here]  # those may be damaged, and are made again
-    about = {name: read_identity(metrics_dir, "samples", name) for name in names}
-    same = [name for name, i in about.items() if i.checkpoint_sha256 is None and i.protocol == identity.protocol]
-    return [name for name in same if _row_count(metrics_dir, name) == rows]
-
-
-def _row_count(metrics_dir: Path, run_id: str) -> int:
-    return pq.read_metadata(partition_file(metrics_dir, "samples", run_id)).num_rows
-
-
 def _still_of(metrics_dir: Path, run_ids: dict[str, str], identity: RunIdentity, champion: Champion | None) -> bool:
-    """Test if the rivals' tables, which another run may have replaced, are still those of this run."""
+    """Test if the rivals' tables are there and of this run's checkpoint and protocol."""
     expected: dict[str, Any] = {"smoothed": identity.checkpoint_sha256}
     if champion is not None:
         expected["champion"] = champion.record.checkpoint_sha256

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.evaluation.protocols import DEFAULT_PROTOCOL, Protocol, check_fits, find_protocol
 from hawor_pipeline.evaluation.recordings import plan_recordings
 from hawor_pipeline.locate import check_hand_models
 from hawor_pipeline.models.checkpoints import OpenedCheckpoint
-from hawor_pipeline.provenance import sha256_file
+from hawor_pipeline.provenance import hash_json, sha256_file
 from hawor_pipeline.shards.schema import MANIFEST_FILE
 from hawor_pipeline.untrusted.mano_files import find_mano
 
@@ -100,6 +101,16 @@ class Setting:
         source = check_fits(protocol, self.shards_dir, self.subjects)
         plan_recordings(self.shards_dir, self.subjects, protocol.views, protocol.consecutive_frames, self.excluded)
         return protocol, source
+
+    def digest(self, **others: Any) -> str:
+        """Return a short name of which rows count by which protocol, and of anything else that decides their values."""
+        rows = {"protocol": self.protocol, "subjects": self.subjects, "excluded": self.excluded}
+        return hash_json({**rows, **others})[:12]
+
+    def planned_counts(self) -> dict[str, int]:
+        """Return the number of samples of each sequence that count, by "subject/sequence"."""
+        planned = plan_recordings(self.shards_dir, self.subjects, self.views, excluded=self.excluded)
+        return {f"{recording.subject}/{recording.sequence}": recording.counted for recording in planned}
 
     def hashes(self, other_subjects: Sequence[str] = ()) -> dict[str, str]:
         """Hash the shards (through their manifests, which list the hashes of all files) and the hand models."""

@@ -43,9 +43,15 @@ class RunIdentity:
         return {name: value for name, value in asdict(self).items() if name != "run_id"}
 
 
-def baseline_run_id(kind: str, dataset_version: str) -> str:
-    """Return the run_id of a baseline or rival for one version of the dataset."""
-    return f"baseline-{kind}-{dataset_version}"
+def baseline_run_id(kind: str, dataset_version: str, parent: str = "") -> str:
+    """Return the run_id of a baseline or rival for one version of the dataset.
+
+    Args:
+        kind: "mean_pose", "smoothed", ..
+        dataset_version: of the shards.
+        parent: what the rows are derived from (a run, or a checkpoint and a setting); "" for baselines of the data.
+    """
+    return "-".join(filter(None, ("baseline", kind, dataset_version, parent)))
 
 
 def partition_dir(metrics_dir: Path | str, table: str, run_id: str) -> Path:
@@ -79,6 +85,11 @@ def read_table(metrics_dir: Path | str, table: str, run_id: str, columns: Sequen
         DataError: the run has no such table, or the file cannot be read.
     """
     return _open_table(metrics_dir, table, run_id).read(columns=list(columns) if columns else None)
+
+
+def column_names(metrics_dir: Path | str, table: str, run_id: str) -> set[str]:
+    """Return the names of the columns of a run's table; tables of older versions have fewer."""
+    return set(_open_table(metrics_dir, table, run_id).schema_arrow.names)
 
 
 def read_identity(metrics_dir: Path | str, table: str, run_id: str) -> RunIdentity:

@@ -7,11 +7,12 @@ from hawor_pipeline.config import read_yaml
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.evaluation.compare import Difference
 from hawor_pipeline.evaluation.declared_metrics import ALL_METRICS
+from hawor_pipeline.evaluation.finished_runs import sequence_counts
 from hawor_pipeline.evaluation.gate import decide, find_champion, find_champion_tables
 from hawor_pipeline.evaluation.registry import Registry
 from hawor_pipeline.evaluation.tables import list_runs, read_table
 from hawor_pipeline.reporting.names import short_run_name, title_of
-from hawor_pipeline.reporting.results import Json, RunResults
+from hawor_pipeline.reporting.results import Json, RunResults, read_comparison
 from hawor_pipeline.reporting.style import TERMS, Chart, Figure, layout, rounded
 
 
@@ -98,16 +99,14 @@ def with_champion(
     if champion.record.checkpoint_sha256 == run.identity.checkpoint_sha256:
         before = {"previous_champion": baselines["champion"]} if "champion" in baselines else {}
         return others | before
-    run_id = find_champion_tables(run.metrics_dir, champion, *about)
+    run_id = find_champion_tables(run.metrics_dir, champion, *about, sequence_counts(run.metrics_dir, run.run_id))
     return others | ({"champion": RunResults(run.metrics_dir, run_id)} if run_id is not None else {})
 
 
 def paired_differences(run: RunResults) -> list[PairedRow]:
     """Read the paired differences of the run to each baseline and rival; empty if not measured."""
-    if run.run_id not in list_runs(run.metrics_dir, "comparison"):
-        return []
     rows = []
-    for row in read_table(run.metrics_dir, "comparison", run.run_id).to_pylist():
+    for row in read_comparison(run):
         if row["metric"] not in PAIRED or row["difference"] is None:
             continue
         own = {"better": ALL_METRICS[row["metric"]].better, "other": row["other_value"]}

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hawor_pipeline.core.skeleton import JOINT_COUNT, JOINT_NAMES
+from hawor_pipeline.evaluation.finished_runs import baselines_of
 from hawor_pipeline.evaluation.tables import list_runs, partition_dir, read_identity, read_table
 
 TRAINING_FILE = "training.parquet"
@@ -83,20 +84,23 @@ class RunResults:
         return table["error_mm"].to_numpy().reshape(-1, JOINT_COUNT)
 
 
-def find_baselines(metrics_dir: Path, run: RunResults) -> dict[str, RunResults]:
-    """Find baselines and rivals of the same dataset version and protocol: kind to results, baselines first.
+def read_comparison(run: RunResults) -> list[Json]:
+    """Read the run's comparison with others; empty if there is none, or it is one of an earlier evaluation."""
+    if run.run_id not in list_runs(run.metrics_dir, "comparison"):
+        return []
+    if read_identity(run.metrics_dir, "comparison", run.run_id) != run.identity:
+        return []
+    return read_table(run.metrics_dir, "comparison", run.run_id).to_pylist()
 
-    Smoothed predictions belong to one checkpoint: those of another run are skipped.
+
+def find_baselines(metrics_dir: Path, run: RunResults) -> dict[str, RunResults]:
+    """Find baselines and rivals on the run's samples by its protocol: kind to results, baselines first.
+
+    Of several of one kind, those that the run was compared with come first.
     """
-    baselines = {}
-    about = run.identity
-    for run_id in list_runs(metrics_dir, "summary"):
-        if run_id.startswith("baseline-") and run_id.endswith(f"-{about.dataset_version}"):
-            kind = run_id.removeprefix("baseline-").removesuffix(f"-{about.dataset_version}")
-            results = RunResults(metrics_dir, run_id)
-            own = kind != "smoothed" or results.identity.checkpoint_sha256 == about.checkpoint_sha256
-            if results.identity.protocol == about.protocol and own:
-                baselines[kind] = results
+    compared, baselines = {row["other_run_id"] for row in read_comparison(run)}, {}
+    for kind, names in baselines_of(metrics_dir, run.identity).items():
+        baselines[kind] = RunResults(metrics_dir, min(names, key=lambda name: (name not in compared, name)))
     order = {kind: number for number, kind in enumerate(KIND_ORDER)}
     return dict(sorted(baselines.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
 

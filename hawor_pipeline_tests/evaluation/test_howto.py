@@ -46,7 +46,7 @@ def test_first_query_is_the_summary(in_project: Analysed) -> None:
 
 def test_second_query_has_a_row_per_baseline(in_project: Analysed) -> None:
     runs = {row["run"]: row["mpjpe_mm"] for row in answer(2)}
-    kinds = ("mean_pose", "mean_rotations", "subject_mean", "smoothed")
+    kinds = ("mean_pose", "mean_rotations", "subject_mean", f"smoothed-{RUN}")
     assert set(runs) == {RUN, *(f"baseline-{kind}" for kind in kinds)}
     assert runs["baseline-mean_pose"] == pytest.approx(in_project.baselines.info["metrics"]["mean_pose"]["mpjpe_mm"])
 
