@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from hawor_pipeline.commands.options import (
+    box_rule_option,
     command,
     device_option,
     hand_models_option,
@@ -26,6 +27,7 @@ from hawor_pipeline.paths import DataPaths
 @option("--devices", type=int, default=1, metavar="N", help="number of devices that share the work (default: 1)")
 @option("--num-workers", type=int, default=0, metavar="N", help="decoding processes per device (default: 0)")
 @option("--run-id", metavar="NAME", help="run_id of the tables (default: the name of the run's folder)")
+@box_rule_option()
 @option("--robustness", type=int, default=0, metavar="N", help="write the robustness table from about N samples")
 def _evaluate(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
@@ -51,7 +53,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )
     run_id = arguments.run_id or (run.name if curves.is_file() else f"checkpoint-{arguments.checkpoint.stem}")
     result = evaluate_checkpoint(
-        open_checkpoint(arguments.checkpoint),
+        open_checkpoint(arguments.checkpoint, box_rule=arguments.box_rule),
         setting,
         run_id,
         devices=Devices(arguments.device, arguments.devices, arguments.num_workers),

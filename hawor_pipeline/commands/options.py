@@ -68,6 +68,15 @@ def metrics_option(name: str = "--metrics") -> Declare:
     return option(name, type=Path, metavar="DIR", help="folder of the metric tables (default: data/metrics)")
 
 
+def box_rule_option() -> Declare:
+    """Declare `--box-rule`."""
+    return option(
+        "--box-rule",
+        metavar="RULE",
+        help="boxes the network is given: pipeline, hawor, hamer, or SCALE,ASPECT (default: those of its weights)",
+    )
+
+
 def shards_option(*, required: bool) -> Declare:
     """Declare `--data`; where it is not required, the project's shards are searched."""
     more = "" if required else " (default: the folder of data/shards that has the subject)"

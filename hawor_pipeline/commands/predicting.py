@@ -5,7 +5,14 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from hawor_pipeline.commands.options import command, device_option, hand_models_option, metrics_option, option
+from hawor_pipeline.commands.options import (
+    box_rule_option,
+    command,
+    device_option,
+    hand_models_option,
+    metrics_option,
+    option,
+)
 from hawor_pipeline.errors import ConfigError, DataError
 
 
@@ -13,6 +20,7 @@ from hawor_pipeline.errors import ConfigError, DataError
 @option("--checkpoint", type=Path, required=True, metavar="FILE", help="network to apply")
 @option("--input", type=Path, required=True, metavar="VIDEO|DIR", help="video file, or folder of images")
 @option("--boxes", type=Path, required=True, metavar="FILE", help="CSV: image,side,x_min,y_min,x_max,y_max")
+@box_rule_option()
 @option("--focal", type=float, metavar="PX", help="focal length in pixels (default: the diagonal)")
 @option("--output", type=Path, required=True, metavar="DIR", help="a new folder")
 @hand_models_option("$MANO_DIR, else the hand of the built-in sample")
@@ -32,12 +40,14 @@ def _predict(arguments: argparse.Namespace) -> int:
         models,
         focal_px=arguments.focal,
         device=arguments.device,
+        box_rule=arguments.box_rule,
     )
     if result.focal_is_assumed:
         print(
             f"No --focal given: assumed {result.focal_px:.0f} px, the image diagonal. Distances from the camera are "
             "proportional to it."
         )
+    print(f"Bounding boxes: {result.box_rule}")
     print(f"{result.hands} hands in {result.frames} frames")
     for title, name in (("Table", HANDS_FILE), ("Video", VIDEO_FILE), ("Meshes", MESH_DIR)):
         print(f"{title}: {result.folder / name}")
@@ -51,6 +61,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 @option("--split", default="test", metavar="NAME", help="test (default), or val for a trial")
 @option("--run", dest="run_id", metavar="RUN_ID", help="upload the stored predictions of this run")
 @option("--checkpoint", type=Path, metavar="FILE", help="apply this network to the images; needs --boxes")
+@box_rule_option()
 @option("--boxes", type=Path, metavar="FILE.csv", help="hand boxes: image,side,x_min,y_min,x_max,y_max")
 @option("--arctic-root", type=Path, metavar="DIR", help="default: $ARCTIC_ROOT, else the built-in sample")
 @hand_models_option()

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from hawor_pipeline.commands.options import command, option
+from hawor_pipeline.core.box_rule import RULES
 from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.paths import DataPaths
 
@@ -15,6 +16,7 @@ SUFFIXES = {"safetensors": (".safetensors",), "hawor": (".ckpt", ".pt", ".pth")}
 @option("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to export")
 @option("--format", required=True, choices=("hawor", "safetensors"), help="file format")
 @option("--output", type=Path, required=True, metavar="FILE", help="file to write (.ckpt or .safetensors)")
+@option("--allow-differences", action="store_true", help="write it for HaWoR's code even if that computes otherwise")
 def _export(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.models.exchange import export_checkpoint
 
@@ -24,10 +26,14 @@ def _export(arguments: argparse.Namespace) -> int:
             f"--output {output.name}: found the ending {output.suffix or '(none)'}, expected "
             f"{' or '.join(SUFFIXES[arguments.format])} for --format {arguments.format}"
         )
-    differences = export_checkpoint(arguments.checkpoint, output)
+    network, differences = export_checkpoint(
+        arguments.checkpoint, output, allow_differences=arguments.allow_differences
+    )
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB); without the MANO body model")
     if not differences:
         print("HaWoR's own code loads it and computes the same; its MANO buffers come from the user's MANO files.")
+    if network.box_rule != RULES["hawor"]:
+        print(f"its bounding boxes: {network.box_rule}; HaWoR's own inference takes {RULES['hawor']}")
     for difference in differences:
         print(f"  not in HaWoR's own code: {difference}")
     return 0
@@ -58,6 +64,7 @@ def _import(arguments: argparse.Namespace) -> int:
         ("wrong shape", report.wrong_shape),
     ):
         print("".join(f"  {kind:11} {name}\n" for name in names), end="")
+    print(f"bounding boxes: {network.box_rule}")
     parts = [part for part in ("backbone", "st_module", "motion_module", "mano_head") if report.has(part)]
     print(f"backbone of width {network.dim} and depth {network.depth}, images of {network.image_size} px")
     print(f"wrote {imported.path} with {', '.join(parts)}; train from it with pretrained_weights: {imported.path}")

@@ -60,8 +60,9 @@ def evaluate_checkpoint(
         registry_dir: registry that the run is added to.
 
     Returns:
-        `path` is the folder of the tables; `info` has `run_id`, `checkpoint_sha256`, `samples`, `sequences`, `source`,
-        `protocol`, `metrics` (overall metric name to value) and `left_out_sequences`, those excluded.
+        `path` is the folder of the tables; `info` has `run_id`, `checkpoint_sha256`, `box_rule`, `samples`,
+        `sequences`, `source`, `protocol`, `metrics` (overall metric name to value) and `left_out_sequences`, those
+        excluded.
 
     Raises:
         ConfigError: something named does not exist, or the protocol does not fit; nothing was done.
@@ -77,6 +78,7 @@ def evaluate_checkpoint(
     key = hash_json(
         {
             "checkpoint": checkpoint.sha256,
+            "box_rule": str(checkpoint.box_rule),
             "identity": identity.columns(),
             "inputs": setting.hashes(),
             "training": sha256_file(curves) if curves else None,
@@ -103,7 +105,12 @@ def _publish(task: Prediction, identity: RunIdentity, curves: Path | None, robus
         write_robustness(task, identity, robustness_samples)
     if curves is not None:
         publish_training(curves, task.setting.metrics_dir, identity)
-    info = {"run_id": identity.run_id, "checkpoint_sha256": identity.checkpoint_sha256, "source": identity.source}
+    info = {
+        "run_id": identity.run_id,
+        "checkpoint_sha256": identity.checkpoint_sha256,
+        "box_rule": str(task.checkpoint.box_rule),
+        "source": identity.source,
+    }
     return info | measured | {"protocol": identity.protocol, "left_out_sequences": list(task.setting.excluded)}
 
 

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from hawor_pipeline.core.types import ClipBatch
 from hawor_pipeline.errors import ConfigError, DataError, NumericalError
+from hawor_pipeline.evaluation.given_boxes import on_boxes, require_boxes_inside
 from hawor_pipeline.evaluation.hands import PredictedHands, predictions_on_true_side, read_truth
 from hawor_pipeline.evaluation.recordings import Recording, in_groups, in_shares, open_recordings, plan_recordings
 from hawor_pipeline.evaluation.setting import Devices, Setting
@@ -32,7 +33,7 @@ from hawor_pipeline.loading.rows import HandRows, load_rows
 from hawor_pipeline.locate import open_hand_models
 from hawor_pipeline.models.checkpoints import OpenedCheckpoint
 from hawor_pipeline.models.hawor import HaworModel
-from hawor_pipeline.shards.store import ShardSet
+from hawor_pipeline.shards.store import ShardSet, stored_boxes
 from hawor_pipeline.sources.hand_models import HandModels
 
 FRAMES_PER_BATCH = 128  # of all clips of a batch together
@@ -114,11 +115,12 @@ def predict_checkpoint(task: Prediction, identity: RunIdentity) -> int:
         The number of rows written.
 
     Raises:
-        ConfigError: a path, subject or device does not exist.
+        ConfigError: a path, subject or device does not exist, or the network's boxes do not fit into the crops.
         DataError: no valid row, or a damaged crop.
         NumericalError: the network's output is not finite.
     """
     setting = task.setting
+    require_boxes_inside(task.checkpoint.box_rule, setting)
     names = choose_devices(task.devices.device, task.devices.count)
     recordings = plan_recordings(setting.shards_dir, setting.subjects, setting.views, excluded=setting.excluded)
     groups = in_groups(recordings, ROWS_PER_GROUP)
@@ -191,7 +193,9 @@ def predict_rows(
     Raises:
         NumericalError: a value is not finite.
     """
-    rows, clips = load_rows(shards.table), covering_clips(shards.table, task.checkpoint.clip_length)
+    stored = stored_boxes(task.setting.shards_dir, task.setting.subjects)
+    rows = on_boxes(load_rows(shards.table), shards.table, models, stored, task.checkpoint.box_rule)
+    clips = covering_clips(shards.table, task.checkpoint.clip_length)
     rows = changes.rows(rows) if changes.rows is not None else rows
     clips = changes.clips(clips) if changes.clips is not None else clips
     dataset = ClipDataset(shards, rows, clips, model.network.image_size)

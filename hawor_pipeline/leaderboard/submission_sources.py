@@ -1,7 +1,7 @@
 """Uploads from stored predictions of a run, or from a network applied to images with bounding boxes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from hawor_pipeline.leaderboard.submission_check import Expectation, check_uploa
 from hawor_pipeline.locate import check_hand_models, find_hand_models, find_raw_root
 from hawor_pipeline.models.checkpoints import OpenedCheckpoint, open_checkpoint
 from hawor_pipeline.paths import DataPaths
-from hawor_pipeline.prediction.boxed_frames import FrameCamera, cut_frames, predict_boxed
+from hawor_pipeline.prediction.boxed_frames import FrameCamera, crop_settings, cut_frames, predict_boxed
 from hawor_pipeline.prediction.boxes import HandBox, read_boxes
 from hawor_pipeline.sources.arctic import EGO_VIEW, SIDES, ArcticRoot
 from hawor_pipeline.sources.hand_models import HandModels
@@ -34,6 +34,7 @@ class UploadRequest:
     split: str = "test"  # one of `submission.SPLITS`
     run_id: str | None = None  # run whose stored predictions are uploaded, or
     checkpoint: Path | None = None  # network that is applied to the images, with
+    box_rule: str | None = None  # rule of its boxes, for `BoxRule.parse`; None: that of the weights
     boxes: Path | None = None  # a CSV file as described in `prediction.boxes`
     arctic_root: Path | None = None  # None: found by `locate`
     mano_dir: Path | None = None  # None: found by `locate`
@@ -50,7 +51,7 @@ class BoxedNetwork:
     checkpoint: OpenedCheckpoint
     models: HandModels
     device: str = "auto"
-    settings: ConversionConfig = field(default_factory=ConversionConfig)  # that the network was trained on
+    settings: ConversionConfig | None = None  # of the crops; None: as the network's boxes and resolution need
 
 
 def export_upload(request: UploadRequest) -> tuple[UploadInfo, list[str]]:
@@ -82,7 +83,7 @@ def export_upload(request: UploadRequest) -> tuple[UploadInfo, list[str]]:
         assert request.checkpoint is not None
         if request.boxes is None:
             raise ConfigError("--checkpoint needs --boxes FILE.csv: without ground truth, hands need bounding boxes.")
-        boxes, checkpoint = read_boxes(request.boxes), open_checkpoint(request.checkpoint)
+        boxes, checkpoint = read_boxes(request.boxes), open_checkpoint(request.checkpoint, box_rule=request.box_rule)
         network = BoxedNetwork(checkpoint, models, request.device)
         predictions = from_boxes(network, root, boxes, sequences, views, ego_camera=request.ego_camera)
     hold = request.hold_missing
@@ -162,7 +163,8 @@ def from_boxes(
         ConfigError: the egocentric camera is missing, or there are no full frames.
         DataError: an image is damaged.
     """
-    device = choose_device(network.device)
+    device, rule = choose_device(network.device), network.checkpoint.box_rule
+    settings = network.settings or crop_settings(network.checkpoint)
     cameras = {
         (subject, view): _camera(root, subject, view, ego_camera)
         for subject in sorted({name.split("/")[0] for name in sequences})
@@ -178,7 +180,7 @@ def from_boxes(
             own, place = _boxes_of(boxes, f"{sequence}/{view}/"), (subject, name, view)
             if missing := sorted(set(own) - set(images)):
                 raise DataError(f"{sequence}/{view}: a box for frame {missing[0]}, but no such image.")
-            frames = cut_frames(place, images.items(), own, cameras[subject, view], network.settings)
+            frames = cut_frames(place, images.items(), own, cameras[subject, view], settings, rule)
             hands = predict_boxed(network.checkpoint, frames, network.models, device)
             sides = np.array(frames.table["side"].to_pylist())
             yield from _view_predictions(place, frames.table["frame"].to_numpy(), sides, hands, max(images))

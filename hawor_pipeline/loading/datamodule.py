@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from hawor_pipeline.config import DatasetShare, TrainingConfig
+from hawor_pipeline.core.box_rule import BoxRule
 from hawor_pipeline.core.camera import camera_from_translation
 from hawor_pipeline.core.rotations import chordal_mean, rotmat_to_rot6d
 from hawor_pipeline.core.types import ClipBatch
@@ -25,7 +26,7 @@ from hawor_pipeline.loading.clips import Clips, covering_clips, training_clips
 from hawor_pipeline.loading.dataset import ClipDataset, JoinedShards, keep_batch
 from hawor_pipeline.loading.rows import load_rows
 from hawor_pipeline.shards.splits import held_out_subjects
-from hawor_pipeline.shards.store import ShardSet, open_shards
+from hawor_pipeline.shards.store import ShardSet, open_shards, stored_boxes
 
 CACHE_BYTES = 600_000_000  # of decoded crops, in a training process without loader processes
 # Columns that training reads; the others are not loaded.
@@ -150,6 +151,19 @@ class HandData:
         self._groups = [np.flatnonzero(part_of == part) for part in range(len(parts))]
         self._weights = [share.weight for share in shares] if len(shares) > 1 else None
         self.loads_itself = config.num_workers == 0
+
+    @property
+    def box_rule(self) -> BoxRule:
+        """Rule of the bounding boxes of all datasets.
+
+        Raises:
+            ConfigError: they were converted with several box scales, so that the network would have no one rule.
+        """
+        rules = {folder: stored_boxes(folder).rule for folder in self.folders}
+        if len(set(rules.values())) > 1:
+            found = ", ".join(f"{folder}: {rule}" for folder, rule in rules.items())
+            raise ConfigError(f"found several rules of the bounding box ({found}); convert with one box_scale.")
+        return next(iter(rules.values()))
 
     def _in_views(self, clips: Clips, table: pa.Table) -> Clips:
         """Select the clips of the configured cameras; all frames of a clip are of one camera."""

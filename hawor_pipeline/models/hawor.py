@@ -5,19 +5,22 @@ Right hands only: left hands are mirrored before (see `hawor_pipeline.loading.mi
 """
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.core.camera import MIN_CAMERA_SCALE, full_translation
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.reprojection import joints_in_crop, pose_and_place_in_crop
 from hawor_pipeline.core.rotations import rot6d_to_rotmat
 from hawor_pipeline.core.types import ClipBatch, HandPrediction
-from hawor_pipeline.models.backbone import SIZES, BackboneSize, VisionTransformer
+from hawor_pipeline.errors import CheckpointError
+from hawor_pipeline.models.backbone import BackboneSize, VisionTransformer
+from hawor_pipeline.models.form import RECORD, NetworkConfig, Record
 from hawor_pipeline.models.mano_head import POSE_SIZE, ManoHead
 from hawor_pipeline.models.temporal import TemporalAttention
 
@@ -27,76 +30,6 @@ BOX_INFO = 3
 RECOMPUTE_BELOW = 0.1
 # Mean and spread of box size over focal length, and the scale of the offset, as in the released network.
 BOX_SIZE_MEAN, BOX_SIZE_SPREAD, BOX_OFFSET_SCALE = 0.24, 0.06, 2.8
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkConfig:
-    """Sizes and variants that determine the names and shapes of a network's parameters; stored in checkpoints."""
-
-    image_size: int = 256
-    dim: int = 1280
-    depth: int = 32
-    heads: int = 16
-    drop_path: float = 0.55
-    patch_embed: str = "patch16"
-    head_dim: int = 1024
-    head_depth: int = 6
-    head_heads: int = 8
-    head_feedforward: int = 1024
-    head_query: str = "zero"
-    st_hdim: int = 512  # 0: no image attention
-    st_nlayer: int = 6
-    motion_hdim: int = 384  # 0: no pose attention
-    motion_nlayer: int = 6
-    motion_residual: bool = False
-    temporal_feedforward: int = 1024
-    temporal_dropout: float = 0.1
-    bounded_camera: bool = False  # clamp the camera's scale to 0.1/m, so that early training stays finite
-    activation_checkpointing: bool = False
-
-    @property
-    def window(self) -> tuple[int, int]:
-        """(height, width) of the network's input: the middle 3/4 of the square crop."""
-        return self.image_size, self.image_size * 3 // 4
-
-    def to_dict(self) -> dict[str, int | float | str | bool]:
-        """Return plain values for a checkpoint."""
-        return asdict(self)
-
-    @classmethod
-    def of_training(cls, config: TrainingConfig) -> "NetworkConfig":
-        """Return the network of a training configuration.
-
-        Tiny and small networks have a smaller head and smaller temporal modules, a query that starts from the grid, and
-        no temporal dropout. From `base` on, everything but the configured sizes equals the released network.
-        """
-        size = SIZES[config.backbone_size]
-        patch_embed = config.patch_embed
-        compact = config.backbone_size in ("tiny", "small")
-        if patch_embed == "auto":
-            patch_embed = "conv_stem" if compact else "patch16"
-        head = {"tiny": (256, 1, 512), "small": (512, 2, 1024)}.get(config.backbone_size, (1024, 6, 1024))
-        return cls(
-            image_size=config.image_size,
-            dim=size.dim,
-            depth=size.depth,
-            heads=size.heads,
-            drop_path=size.drop_path,
-            patch_embed=patch_embed,
-            head_dim=head[0],
-            head_depth=head[1],
-            head_feedforward=head[2],
-            head_query="grid" if compact else "zero",
-            st_hdim=config.st_hdim if config.st_module else 0,
-            st_nlayer=config.st_nlayer,
-            motion_hdim=config.motion_hdim if config.motion_module else 0,
-            motion_nlayer=config.motion_nlayer,
-            motion_residual=True,
-            temporal_feedforward=min(1024, 4 * config.st_hdim) if compact else 1024,
-            temporal_dropout=0.0 if compact else 0.1,
-            bounded_camera=True,
-            activation_checkpointing=config.activation_checkpointing,
-        )
 
 
 @dataclass(slots=True)
@@ -129,15 +62,19 @@ def box_info(
 
 
 class HaworModel(nn.Module):
-    """The HaWoR network at any size.
+    """The HaWoR network at any size. Its state_dict has an entry with the network's `Record`, beside the weights.
 
     Args:
         network: sizes and variants.
+
+    Attributes:
+        trained_on: subjects, or "subject/sequence" names, that it was trained on; empty: not recorded.
     """
 
     def __init__(self, network: NetworkConfig):
         super().__init__()
         self.network = network
+        self.trained_on: tuple[str, ...] = ()
         self.backbone = VisionTransformer(
             BackboneSize(network.dim, network.depth, network.heads, network.drop_path),
             network.window,
@@ -174,6 +111,29 @@ class HaworModel(nn.Module):
             feedforward=network.temporal_feedforward,
             dropout=network.temporal_dropout,
         )
+
+    def get_extra_state(self) -> Tensor:
+        """Return the record, so that no state_dict leaves without the form of its network."""
+        return Record(self.network, self.trained_on).to_tensor()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Compare a record with this network.
+
+        Raises:
+            CheckpointError: with these weights the recorded network computes something else.
+        """
+        found = Record.from_tensor(state)
+        if differing := self.network.differing(found.network):
+            pairs = (f"{name} is {getattr(found.network, name)}" for name in differing)
+            raise CheckpointError(
+                f"the weights are of another network: {', '.join(pairs)} in the state_dict; load them by load_hawor"
+            )
+        self.trained_on = found.trained_on
+
+    def _load_from_state_dict(self, state_dict: MutableMapping[str, Any], prefix: str, *args: Any) -> None:
+        # of weights without a record, whoever built the network knows the form
+        state_dict.setdefault(prefix + RECORD, self.get_extra_state())
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(
         self,

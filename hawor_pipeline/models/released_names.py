@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hawor_pipeline.config import read_yaml
+from hawor_pipeline.models.form import RECORD
 
 RELEASED_OF_OURS: dict[str, str] = read_yaml(Path(__file__).with_suffix(".yaml"))
 _PLACEHOLDERS = {"{n}": r"(?P<n>\d+)", "{m}": r"(?P<m>st_module|motion_module)"}
@@ -64,9 +65,10 @@ def our_name(name: str) -> str:
 def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename our tensors to HaWoR's names, and add its `initialized` flag: its code requires every entry.
 
-    The buffers `mano.*` are licensed and not exported; HaWoR fills them from its user's MANO files.
+    The buffers `mano.*` are licensed and not exported; HaWoR fills them from its user's MANO files. The record of the
+    network's form is no tensor of HaWoR's.
     """
-    renamed = {released_name(name): value for name, value in state.items()}
+    renamed = {released_name(name): value for name, value in state.items() if name != RECORD}
     tables = {name: value[:, None] for name, value in renamed.items() if name.endswith("pos_embedding.pe")}
     return {"initialized": torch.tensor(False), **renamed, **tables}  # position tables are (100, 1, C) there
 

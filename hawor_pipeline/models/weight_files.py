@@ -8,8 +8,8 @@ Belongs here: one file and its names. Does not: the match of weights and network
 """
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,20 +17,22 @@ import torch
 from torch import Tensor
 
 from hawor_pipeline.errors import CheckpointError, ConfigError
-from hawor_pipeline.models.hawor import NetworkConfig
-from hawor_pipeline.models.released_names import to_ours, to_released
+from hawor_pipeline.models.form import RECORD, NetworkConfig, Record
+from hawor_pipeline.models.released_names import released_name, to_ours, to_released
 from hawor_pipeline.provenance import replaced_file
 from hawor_pipeline.untrusted.foreign_checkpoint import load_foreign_checkpoint
 
 Kind = Literal["own", "hawor", "hamer", "wilor", "vitpose"]
 BACKBONE_ONLY: tuple[Kind, ...] = ("wilor", "vitpose")  # files of which only the backbone fits this network
-OWN_PREFIX = "model."  # of parameters in this project's Lightning checkpoints
 CARD = "hawor_pipeline"  # key of the metadata in files that this project wrote
 SAFETENSORS = ".safetensors"
+RELEASED_RECORD = released_name(RECORD)
+OUR_POSITIONS, THEIR_POSITIONS, _BARE_POSITIONS = "backbone.positions", "backbone.pos_embed", "pos_embed"
+_WRAPPERS = ("module", "_orig_mod")  # DataParallel and averages, torch.compile
 _BARE_BACKBONE = ("blocks.", "patch_embed.", "pos_embed", "last_norm.")
 # Entries of released files that are no weights of this network: the licensed body model, the discriminator of HaMeR's
-# training, a flag of Lightning; WiLoR's tokens and refinement; ViTPose's keypoint heads.
-_IGNORED = ("mano.", "discriminator.", "initialized")
+# training, a flag of Lightning, the count of averaged steps; WiLoR's tokens and refinement; ViTPose's keypoint heads.
+_IGNORED = ("mano.", "discriminator.", "initialized", "n_averaged")
 _IGNORED_OF: dict[Kind, tuple[str, ...]] = {
     "wilor": (
         "refine_net.", "backbone.init_", "backbone.pose_emb", "backbone.shape_emb", "backbone.cam_emb",
@@ -47,14 +49,12 @@ class WeightFile:
     Args:
         kind: project of the file.
         tensors: all its tensors; those that are no part of our network keep their names.
-        network: sizes recorded in a file of this project; None: to be inferred from the shapes.
-        training: what a training run of this project recorded about itself (`hyper_parameters`, `split`).
+        record: form and training data of the network, as recorded in the file; None: to be inferred from the shapes.
     """
 
     kind: Kind
     tensors: dict[str, Tensor]
-    network: NetworkConfig | None = None
-    training: Mapping[str, Any] = field(default_factory=dict)
+    record: Record | None = None
 
     def is_ignored(self, name: str) -> bool:
         """Test if a name is a known entry without a weight of this network."""
@@ -66,38 +66,101 @@ def read_weights(path: str | Path) -> WeightFile:
 
     Raises:
         ConfigError: the file is missing.
-        CheckpointError: it cannot be read safely, or its kind is unknown.
+        CheckpointError: it cannot be read safely, its kind is unknown, or its weights need a record that it lacks.
     """
     path = Path(path)
     if path.suffix == SAFETENSORS:
-        state, card = _read_safetensors(path)
+        loaded: Mapping[str, Any]
+        loaded, card = _read_safetensors(path)
     else:
         loaded = load_foreign_checkpoint(path)
-        state, card = loaded.get("state_dict", loaded), loaded.get(CARD)
-        if not isinstance(state, Mapping):
-            raise CheckpointError(f"{path}: its state_dict is a {type(state).__name__}, expected a mapping of tensors")
-        if isinstance(loaded.get("network"), Mapping):  # of a training run of this project
-            return _own_run(path, state, loaded)
-    tensors = to_ours({_plain_name(name): value for name, value in state.items() if isinstance(value, Tensor)})
+        card = loaded.get(CARD)
+    tensors = _bare_names(path, _state_of(path, loaded))
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors; expected a state_dict of a HaWoR network")
-    network = json.loads(card)["network"] if isinstance(card, str) else None
-    if network is not None:
-        return WeightFile("own", tensors, _network(path, network))
+    are_ours = OUR_POSITIONS in tensors
+    tensors = to_ours(tensors)
+    stored = tensors.pop(RECORD, None)
+    try:
+        if are_ours and isinstance(loaded.get("network"), Mapping):  # of a training run of this project
+            return WeightFile("own", tensors, _record_of_run(loaded))
+        if isinstance(card, str) and (values := json.loads(card)).get("network") is not None:
+            return WeightFile(values.get("kind", "own"), tensors, Record.from_json(card))
+        if stored is not None:
+            return WeightFile("own", tensors, Record.from_tensor(stored))
+    except (CheckpointError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: {error}; it may be of another version of this project") from error
+    if are_ours:
+        raise CheckpointError(
+            f"{path}: weights of this project without the record of their form ({RECORD}), so that equal shapes may "
+            "mean another network; expected the checkpoint of the run, an export of it, or an unchanged state_dict"
+        )
     return WeightFile(_recognise(path, tensors), tensors)
 
 
-def _own_run(path: Path, state: Mapping[str, Any], loaded: Mapping[str, Any]) -> WeightFile:
-    own = {name.removeprefix(OWN_PREFIX): value for name, value in state.items() if name.startswith(OWN_PREFIX)}
-    training = {name: loaded[name] for name in ("hyper_parameters", "split") if name in loaded}
-    return WeightFile("own", own, _network(path, loaded["network"]), training)
+def _record_of_run(loaded: Mapping[str, Any]) -> Record:
+    """Return the record of a checkpoint that training wrote."""
+    parameters, split = loaded.get("hyper_parameters"), loaded.get("split")
+    config = parameters.get("config") if isinstance(parameters, Mapping) else None
+    values = dict(loaded["network"])
+    if isinstance(config, Mapping) and "clip_length" in config:  # earlier versions recorded it there only
+        values["clip_length"] = config["clip_length"]
+    trained_on = split.get("training", ()) if isinstance(split, Mapping) else ()
+    return Record(NetworkConfig.of_record(values), tuple(map(str, trained_on)))
 
 
-def _network(path: Path, values: Mapping[str, Any]) -> NetworkConfig:
-    try:
-        return NetworkConfig(**values)
-    except TypeError as error:
-        raise CheckpointError(f"{path}: written by another version of this project ({error})") from error
+def _state_of(path: Path, loaded: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of the one network in a file, wherever it is wrapped."""
+    state = loaded.get("state_dict", loaded)
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path}: its state_dict is a {type(state).__name__}, expected a mapping of tensors")
+    found = list(_networks_in("", state))
+    if len(found) > 1:
+        names = ", ".join(where for where, _ in found)
+        raise CheckpointError(f"{path}: weights under {names}; expected one network, keep one of them")
+    return found[0][1] if found else _tensors_of(state)
+
+
+def _networks_in(where: str, state: Mapping[Any, Any], depth: int = 3) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    tensors = _tensors_of(state)
+    if _prefixes(map(_unwrapped, tensors)):
+        yield where, tensors
+    elif depth:
+        for key, value in state.items():
+            if isinstance(value, Mapping):
+                yield from _networks_in(f"{where}/{key}", value, depth - 1)
+
+
+def _tensors_of(state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _unwrapped(name: str) -> str:
+    """Remove the parts of a name that wrappers add: parallel training, averages, compilation."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """List the prefixes under which there is a backbone, found by the name of its table of positions."""
+    names = list(names)
+    for anchor in (OUR_POSITIONS, THEIR_POSITIONS, _BARE_POSITIONS):
+        found = [name.removesuffix(anchor) for name in names if f".{name}".endswith(f".{anchor}")]
+        if found:
+            return found
+    return []
+
+
+def _bare_names(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefixes of wrappers and of the module that the network is part of; add the one bare backbones lack.
+
+    Entries beside the network, such as the losses of a training module, are dropped.
+    """
+    names = {name: _unwrapped(name) for name in state}
+    prefixes = _prefixes(names.values()) or [""]
+    if len(prefixes) > 1 or len(set(names.values())) < len(names):
+        raise CheckpointError(f"{path}: holds several networks ({', '.join(prefixes)}); expected one, keep one of them")
+    bare = {name[len(prefixes[0]) :]: state[old] for old, name in names.items() if name.startswith(prefixes[0])}
+    return {f"backbone.{name}" if name.startswith(_BARE_BACKBONE) else name: value for name, value in bare.items()}
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
@@ -110,12 +173,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
             return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(CARD)  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(f"{path}: corrupt or not a {SAFETENSORS} file ({error}).") from None
-
-
-def _plain_name(name: str) -> str:
-    """Remove the prefixes of wrappers (parallel training, compilation), and add the prefix that bare backbones lack."""
-    name = name.removeprefix("module.").replace("_orig_mod.", "")
-    return f"backbone.{name}" if name.startswith(_BARE_BACKBONE) else name
 
 
 def _recognise(path: Path, names: Iterable[str]) -> Kind:
@@ -134,19 +191,21 @@ def _recognise(path: Path, names: Iterable[str]) -> Kind:
     )
 
 
-def write_released(path: Path, state: Mapping[str, Tensor], network: NetworkConfig | None) -> None:
+def write_released(path: Path, state: Mapping[str, Tensor], record: Record | None, kind: Kind = "own") -> None:
     """Write tensors in HaWoR's naming, as safetensors or (any other suffix) as a Lightning checkpoint.
 
     Args:
         path: replaced once the new file is complete.
-        state: tensors by our names, without `mano.*`.
-        network: sizes to record in the file; None: the shapes determine them.
+        state: tensors by our names, without `mano.*`; the record may be one of them.
+        record: stored in the metadata; None: the shapes determine the network.
+        kind: project of the weights.
 
     Raises:
         DataError: the disk is full.
     """
-    named = {name: value.detach().contiguous().cpu() for name, value in to_released(state).items()}
-    card = json.dumps({"network": None if network is None else network.to_dict()}, sort_keys=True)
+    tensors = to_released(state) | ({RELEASED_RECORD: state[RECORD]} if RECORD in state else {})
+    named = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
+    card = json.dumps({"network": None} if record is None else {**json.loads(record.to_json()), "kind": kind})
     with replaced_file(path) as temporary:
         if path.suffix == SAFETENSORS:
             from safetensors.torch import save_file

@@ -16,6 +16,7 @@ import torch
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.conversion.crops import crop_from_file, cut_crop, cut_crops, encode_crop, plan_cut
 from hawor_pipeline.conversion.decode import Part, thread_decoder
+from hawor_pipeline.core.box_rule import WINDOW_ASPECT, BoxRule
 from hawor_pipeline.evaluation.hands import PredictedHands, predictions_on_true_side, read_truth
 from hawor_pipeline.evaluation.predict import load_clips, run_network
 from hawor_pipeline.loading.clips import covering_clips
@@ -50,12 +51,28 @@ class BoxedFrames:
         return self.jpegs[index]
 
 
+def crop_settings(checkpoint: OpenedCheckpoint) -> ConversionConfig:
+    """Return the settings of a conversion whose crops hold the boxes of a network.
+
+    They are those of the data that it was trained on: with crops cut alike, predictions equal those on shards. Under
+    another rule than that of the weights they are the default ones, where its boxes lie inside their crops.
+    """
+    side, rule = checkpoint.model.network.image_size, checkpoint.box_rule
+    default = ConversionConfig(target_resolution=(side, side))
+    is_own = rule == checkpoint.model.network.box_rule
+    if not is_own and rule.largest_ratio(BoxRule(default.box_scale)) <= default.crop_margin:
+        return default
+    scale = max(1.0, rule.scale * max(1.0, rule.aspect / WINDOW_ASPECT))
+    return default.model_copy(update={"box_scale": scale})
+
+
 def cut_frames(
     where: tuple[str, str, int],
     images: Iterable[tuple[int, Path | np.ndarray]],
     boxes: Mapping[int, Mapping[str, HandBox]],
     camera: FrameCamera,
     settings: ConversionConfig,
+    rule: BoxRule,
 ) -> BoxedFrames:
     """Cut the boxed hands out of the images of one view.
 
@@ -64,7 +81,8 @@ def cut_frames(
         images: frame number, and file or decoded image (height, width, 3) uint8 RGB; those without a box are skipped.
         boxes: frame number to side to box.
         camera: of the view.
-        settings: of the conversion that the network was trained on (crop size, margin, box scale, quality).
+        settings: of a conversion whose crops hold the boxes of `rule` (`crop_settings`).
+        rule: of the network's boxes.
 
     Raises:
         DataError: a boxed file is damaged or of another size.
@@ -72,14 +90,15 @@ def cut_frames(
     crop_px = round(settings.crop_margin * settings.target_resolution[0])
     rows: list[tuple[str, int, np.ndarray, float, np.ndarray, bytes]] = []
     for frame, image in images:
-        squares = {side: box.square(settings.box_scale) for side, box in boxes.get(frame, {}).items()}
-        if not squares:
+        hands = boxes.get(frame, {})
+        if not hands:
             continue
-        cuts = [(center, size * settings.crop_margin) for center, size in squares.values()]
-        for (side, (center, size)), (pixels, affine) in zip(
-            squares.items(), _crops(image, camera, cuts, crop_px), strict=True
-        ):
-            rows.append((side, frame, center, size, affine, encode_crop(pixels, settings.jpeg_quality)))
+        squares = [box.square(settings.box_scale) for box in hands.values()]
+        cuts = [(center, size * settings.crop_margin) for center, size in squares]
+        crops = _crops(image, camera, cuts, crop_px)
+        for (side, box), (center, _), (pixels, affine) in zip(hands.items(), squares, crops, strict=True):
+            jpeg = encode_crop(pixels, settings.jpeg_quality)
+            rows.append((side, frame, center, box.side_px(rule), affine, jpeg))
     rows.sort(key=lambda row: (SIDES.index(row[0]), row[1]))
     return BoxedFrames(_table(where, rows, camera), [row[-1] for row in rows])
 

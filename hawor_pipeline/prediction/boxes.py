@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from hawor_pipeline.core.box_rule import BoxRule
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.sources.arctic import SIDES
 
 CORNERS = ("x_min", "y_min", "x_max", "y_max")
 COLUMNS = ("image", "side", *CORNERS)
-_BOX_ASPECT = 4 / 3  # the network reads the middle three quarters of a square crop's width
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,14 @@ class HandBox:
     x_max: float
     y_max: float
 
+    def side_px(self, rule: BoxRule) -> float:
+        """Return the side of the square around the box by a rule, px."""
+        return rule.side_px(self.x_max - self.x_min, self.y_max - self.y_min)
+
     def square(self, box_scale: float) -> tuple[np.ndarray, float]:
-        """Return centre (2,) and side of the square around the box, px: box_scale x max(h, 4 w / 3)."""
-        width, height = self.x_max - self.x_min, self.y_max - self.y_min
+        """Return centre (2,) and side of the square that a conversion stores, px: box_scale x max(h, 4 w / 3)."""
         center = np.array([(self.x_min + self.x_max) / 2, (self.y_min + self.y_max) / 2])
-        return center, box_scale * max(height, width * _BOX_ASPECT)
+        return center, self.side_px(BoxRule(box_scale))
 
 
 def read_boxes(path: Path | str) -> dict[str, dict[str, HandBox]]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hawor_pipeline.config import ConversionConfig
+from hawor_pipeline.core.box_rule import BoxRule
 from hawor_pipeline.core.rotations import rotmat_to_axis_angle
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.evaluation.hands import PredictedHands, predicted_mesh
@@ -26,7 +26,7 @@ from hawor_pipeline.inspection.drawing import (
 )
 from hawor_pipeline.inspection.mp4 import write_mp4
 from hawor_pipeline.models.checkpoints import open_checkpoint
-from hawor_pipeline.prediction.boxed_frames import BoxedFrames, FrameCamera, cut_frames, predict_boxed
+from hawor_pipeline.prediction.boxed_frames import BoxedFrames, FrameCamera, crop_settings, cut_frames, predict_boxed
 from hawor_pipeline.prediction.boxes import HandBox, read_boxes
 from hawor_pipeline.prediction.footage import Footage, require_known_images
 from hawor_pipeline.provenance import staging_dir
@@ -49,6 +49,7 @@ class FootageResult:
     hands: int
     focal_px: float
     focal_is_assumed: bool
+    box_rule: BoxRule
 
 
 def predict_footage(
@@ -60,17 +61,19 @@ def predict_footage(
     *,
     focal_px: float | None = None,
     device: str = "auto",
+    box_rule: str | None = None,
 ) -> FootageResult:
     """Predict the boxed hands of a video or a folder of images.
 
     Args:
-        checkpoint: of this project, or in HaWoR's naming.
+        checkpoint: of this project, or of HaWoR or HaMeR.
         source: video file, or folder of images.
         boxes_file: CSV file as described in `prediction.boxes`.
         output: new folder: hands.parquet, overlay.mp4, meshes/FRAME_SIDE.ply.
         mano_dir: folder of the MANO models.
         focal_px: focal length in pixels of the images; None assumes the diagonal of the image.
         device: "auto", "cpu", "cuda", ...
+        box_rule: rule of the boxes that the network is given, for `BoxRule.parse`; None: that of its weights.
 
     Raises:
         ConfigError: a path is missing, or the output folder is not empty.
@@ -85,7 +88,7 @@ def predict_footage(
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} exists and is not empty; choose another output folder, or remove it")
     where = choose_device(device)
-    opened = open_checkpoint(checkpoint)
+    opened = open_checkpoint(checkpoint, box_rule=box_rule)
     models = HandModels.load(mano_dir)
     footage = Footage(Path(source))
     named = read_boxes(boxes_file)
@@ -94,18 +97,21 @@ def predict_footage(
     names, height, width = _survey(footage, named)
     focal = focal_px or math.hypot(height, width)
     boxes = {number: named[name] for number, name in enumerate(names) if name in named}
-    side_px = opened.model.network.image_size
-    settings = ConversionConfig(target_resolution=(side_px, side_px))
+    settings = crop_settings(opened)
     images = ((frame.number, frame.image) for frame in footage.frames())
-    rows = cut_frames(PLACE, images, boxes, _camera(height, width, focal), settings)
+    rows = cut_frames(PLACE, images, boxes, _camera(height, width, focal), settings, opened.box_rule)
     hands = predict_boxed(opened, rows, models, where)
     with staging_dir(folder) as staged:
-        facts = {"checkpoint_sha256": opened.sha256, "focal_px": str(focal)}
+        facts = {
+            "checkpoint_sha256": opened.sha256,
+            "focal_px": str(focal),
+            "box_rule": str(opened.box_rule),
+        }
         _write_table(staged / HANDS_FILE, rows, hands, names, facts)
         vertices = _write_meshes(staged / MESH_DIR, rows, hands, models)
         video = _video(footage, rows, vertices, models, _camera(height, width, focal))
         write_mp4(staged / VIDEO_FILE, video, footage.fps())
-    return FootageResult(folder, len(names), rows.table.num_rows, focal, focal_px is None)
+    return FootageResult(folder, len(names), rows.table.num_rows, focal, focal_px is None, opened.box_rule)
 
 
 def _survey(footage: Footage, boxes: Mapping[str, Mapping[str, HandBox]]) -> tuple[list[str], int, int]:

@@ -14,6 +14,7 @@ a loader worker that maps the images after the shard was replaced.
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,6 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hawor_pipeline.config import ConversionConfig
+from hawor_pipeline.core.box_rule import BoxRule
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.provenance import hash_json, sha256_file
 from hawor_pipeline.remote import local_copy
@@ -388,6 +391,38 @@ def read_side_tables(shards_dir: str | Path, subjects: Iterable[str], name: str)
             table = _read_parquet(Path(shards_dir) / subject / entry.sequence / name, entry)
             tables.append(table.replace_schema_metadata(None))
     return pa.concat_tables(tables)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBoxes:
+    """Bounding boxes of converted data, and the crops around them."""
+
+    rule: BoxRule
+    margin: float  # side of a crop over that of its box
+
+
+def stored_boxes(shards_dir: str | Path, subjects: Iterable[str] | None = None) -> StoredBoxes:
+    """Return the boxes of subjects that have samples, by default of all, as the settings in their manifests state them.
+
+    A manifest that states none (it was not written by a conversion) has the default ones.
+
+    Raises:
+        DataError: They differ between subjects.
+    """
+    manifests, default = read_manifests(local_copy(shards_dir)), ConversionConfig()
+    wanted = manifests if subjects is None else set(subjects) & set(manifests)
+    settings = [manifests[name].settings for name in wanted if manifests[name].rows]
+    found = {
+        (float(each.get("box_scale", default.box_scale)), float(each.get("crop_margin", default.crop_margin)))
+        for each in settings
+    }
+    if len(found) != 1:
+        raise DataError(
+            f"{shards_dir}: found (box_scale, crop_margin) {', '.join(map(str, sorted(found))) or 'of no subject'} in "
+            "the settings of the manifests, expected one pair; convert all subjects with the same settings."
+        )
+    scale, margin = found.pop()
+    return StoredBoxes(BoxRule(scale), margin)
 
 
 def shards_version(shards_dir: str | Path) -> str:

@@ -22,6 +22,7 @@ from hawor_pipeline.loading.datamodule import ClipSampler, HandData
 from hawor_pipeline.loading.stored_crops import StoredBatch
 from hawor_pipeline.locate import hand_models_of
 from hawor_pipeline.models.checkpoints import build_for_training
+from hawor_pipeline.models.form import NetworkConfig
 from hawor_pipeline.models.hawor import with_mano
 from hawor_pipeline.training.averaging import Checkpoint, split_weights
 from hawor_pipeline.training.optimisation import Plateau, build_optimizer, learning_rate_factor
@@ -120,7 +121,8 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         self.save_hyperparameters({"config": config.model_dump(mode="json")})
         self.data = HandData(config)
         torch.manual_seed(config.seed)  # initial weights are a function of the seed
-        self.model, self.pretrained = build_for_training(config)
+        self.model, self.pretrained = build_for_training(config, self.data.box_rule)
+        self.model.trained_on = tuple(self.data.split.training)
         if self.pretrained is None or not self.pretrained.has("mano_head"):
             self.model.mano_head.set_mean(*self.data.mean_parameters())
         if config.frozen_backbone:
@@ -355,9 +357,8 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
         Raises:
             CheckpointError: it belongs to another network.
         """
-        found, expected = checkpoint.get("network"), self.model.network.to_dict()
-        if found != expected:
-            differing = sorted(k for k in expected if not isinstance(found, dict) or found.get(k) != expected[k])
+        found, expected = NetworkConfig.of_record(checkpoint.get("network", {})).to_dict(), self.model.network.to_dict()
+        if differing := sorted(name for name in expected if found[name] != expected[name]):
             raise CheckpointError(
                 f"cannot resume: the checkpoint belongs to another network (differs in {', '.join(differing)}); "
                 "use the configuration it was trained with, or another output directory"

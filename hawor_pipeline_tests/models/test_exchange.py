@@ -133,7 +133,8 @@ def test_export_round_trip(tmp_path, capsys):
     own = own_checkpoint(network, tmp_path / "last.ckpt")
     inputs = clip_inputs()
     for kind, name in (("hawor", "hawor.ckpt"), ("safetensors", "hawor.safetensors")):
-        assert main(["export", "--checkpoint", str(own), "--format", kind, "--output", str(tmp_path / name)]) == 0
+        words = ["export", "--checkpoint", str(own), "--format", kind, "--output", str(tmp_path / name)]
+        assert main(words + ["--allow-differences"] * (kind == "hawor")) == 0
         shown = capsys.readouterr().out
         assert "convolutional stem" in shown and "adds to the pose" in shown
         loaded = load_hawor(tmp_path / name)

@@ -11,11 +11,12 @@ from PIL import Image
 from hawor_pipeline.cli import main
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
-from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.errors import CheckpointError, ConfigError, DataError
 from hawor_pipeline.models.hawor import HaworModel, NetworkConfig
 from hawor_pipeline.prediction.footage import Footage
 from hawor_pipeline.prediction.predict_footage import predict_footage
 from hawor_pipeline.untrusted.mano_files import load_mano
+from hawor_pipeline_tests.models.released_files import write_released_file
 from hawor_pipeline_tests.training.conftest import tiny_config
 from hawor_pipeline_tests.training.hand_shards import write_mano
 
@@ -160,6 +161,47 @@ def test_mistakes_are_named_before_anything_is_written(place, output, tmp_path):
     with pytest.raises(ConfigError, match="above 0"):
         predict(focal_px=-1.0)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture(scope="module")
+def released(place):
+    """A small network in HaWoR's names and file format."""
+    torch.manual_seed(3)
+    sizes = {"image_size": 64, "dim": 192, "depth": 1, "heads": 3, "head_dim": 64, "head_depth": 1}
+    temporal = {"head_feedforward": 64, "st_hdim": 32, "st_nlayer": 1, "motion_hdim": 32, "motion_nlayer": 1}
+    model = HaworModel(NetworkConfig(**sizes, **temporal, temporal_feedforward=64))
+    model.mano_head.set_mean(torch.eye(3)[:, :2].flatten().repeat(16), torch.zeros(10), torch.tensor([7.0, 0.0, 0.0]))
+    for kind in ("hawor", "hamer", "wilor"):
+        write_released_file(place / f"{kind}.ckpt", model, kind)
+    return place
+
+
+@pytest.mark.parametrize("kind", ["hawor", "hamer"])
+def test_released_files_predict_as_downloaded(released, tmp_path, capsys, kind):
+    """By the box of their project, which scales the depth at equal camera; another one can be asked for."""
+    words = ["predict", "--checkpoint", released / f"{kind}.ckpt", "--input", released / "images", "--boxes"]
+    words += [released / "boxes.csv", "--mano-dir", released / "mano", "--device", "cpu"]
+    # the box is 80 x 120 px
+    rules = {"hawor": {None: 1.2 * 120, "2,2": 2 * 160}, "hamer": {None: 2 * 120, "pipeline": 1.2 * 120}}[kind]
+    for text, side in rules.items():
+        folder = tmp_path / (text or "own")
+        more = ["--box-rule", text] if text else []
+        assert main([str(word) for word in [*words, "--output", folder, *more]]) == 0
+        assert "Bounding boxes: " in capsys.readouterr().out
+        depth = [hand["translation_m"][2] for hand in _hands(folder).values()]
+        focal = np.hypot(HEIGHT, WIDTH)
+        np.testing.assert_allclose(depth, 2 * focal / (7.0 * side), rtol=0.02)
+
+
+@pytest.mark.parametrize(("name", "message"), [("wilor.ckpt", "backbone only"), ("bare.pt", "without the record")])
+def test_unusable_weights_are_refused_before_footage_is_read(released, tmp_path, monkeypatch, name, message):
+    state = torch.load(released / "net.ckpt", weights_only=True)["state_dict"]
+    torch.save({key: value for key, value in state.items() if "_extra_state" not in key}, released / "bare.pt")
+    monkeypatch.setattr(Footage, "frames", lambda *_: pytest.fail("footage was decoded"))
+    with pytest.raises(CheckpointError, match=message):
+        predict_footage(
+            released / name, released / "images", released / "boxes.csv", tmp_path / "new", released / "mano"
+        )
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif"])
