@@ -2,12 +2,15 @@
 
 Poses are absolute (mean pose included), in the camera's frame with OpenGL's axes (y up, looking along -z); here they
 become OpenCV's. Right hands. Frames without annotation hold None or have no file, and are skipped with a reason. So is
-the published evaluation set, which has wrist and bounding box; with poses in its files, it is read as the rest.
+the evaluation set, whose files have wrist and bounding box, unless its ground truth is there: poses in its files, or
+the vertices released later (`evaluation_verts.json`, in the order of `evaluation.txt`), which MANO is fitted to.
 
-Source: HO-3D's published files and its own viewer (flat hand mean, joints in MANO's order, tips appended).
+Source: HO-3D's published files and its own viewer and scripts (flat hand mean, joints in MANO's order, tips appended).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,18 @@ import numpy as np
 import torch
 
 from hawor_pipeline.core.mano_convention import ManoConvention
+from hawor_pipeline.core.mano_fit import fit_meshes
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, rotmat_to_axis_angle
-from hawor_pipeline.core.skeleton import OPENPOSE_FROM_MANO
+from hawor_pipeline.core.skeleton import OPENPOSE_FROM_MANO, VERTEX_COUNT
+from hawor_pipeline.core.units import m_to_mm
 from hawor_pipeline.errors import DataError
+from hawor_pipeline.sources.arctic import read_json
 from hawor_pipeline.sources.hand_models import load_hand_models
 from hawor_pipeline.sources.image_files import JPEG_OR_PNG, ImageFile, list_images, list_numbered
 from hawor_pipeline.sources.reader import (
     NO_IMAGE,
     NO_LABEL,
+    NO_MANO_FIT,
     NOT_ANNOTATED,
     HandLabels,
     Reader,
@@ -35,6 +42,8 @@ from hawor_pipeline.untrusted.safe_load import load_pickle
 IMAGE_SIZE = (480, 640)
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0])
 PARTS = {"train": "ho3d_", "evaluation": "ho3d_evaluation_"}  # folder to start of the subject's name
+VERTICES_FILE, LIST_FILE = "evaluation_verts.json", "evaluation.txt"
+_LARGEST_FIT_M = 0.002  # of the vertices; a mesh of this model is fitted to a ten thousandth of it
 _SHAPES = {"handPose": (48,), "handTrans": (3,), "handBeta": (10,)}
 
 
@@ -54,6 +63,10 @@ class Ho3d(Reader):
     folders = tuple(PARTS)
     title = "HO-3D"
     example = "train/ABF10/rgb/0000.png (version 2) or .jpg (version 3)"
+
+    def __init__(self, root: Path, mano_dir: Path) -> None:
+        super().__init__(root, mano_dir)
+        self._fits: dict[SequenceRef, dict[int, HandLabels]] = {}  # a dry run reads the takes of a sequence repeatedly
 
     def _layout(self) -> list[Path]:
         folders = [self.root / part for part in PARTS]
@@ -82,8 +95,33 @@ class Ho3d(Reader):
         return self.root / part / ref.sequence
 
     def label_files(self, ref: SequenceRef) -> Sequence[Path]:
-        """Return a file per image."""
-        return list(_labels(self._folder(ref)).values())
+        """Return a file per image, and the vertices of the evaluation set where they are there."""
+        shared = [self.root / LIST_FILE, self.root / VERTICES_FILE] if self._has_vertices(ref) else []
+        return [*_labels(self._folder(ref)).values(), *shared]
+
+    def _has_vertices(self, ref: SequenceRef) -> bool:
+        return ref.subject.startswith(PARTS["evaluation"]) and (self.root / VERTICES_FILE).is_file()
+
+    @cached_property
+    def _vertices(self) -> dict[tuple[str, int], np.ndarray]:
+        """(sequence, number) to vertices (778, 3) in OpenCV's axes; of all evaluation images."""
+        path, names = self.root / VERTICES_FILE, self.root / LIST_FILE
+        stated = read_json(path)
+        try:
+            listed = [line.split("/") for line in names.read_text().split()]
+            keys = [(sequence, int(number)) for sequence, number in listed]
+        except (OSError, ValueError) as error:
+            raise DataError(f"{names}: expected lines such as SM1/0000 ({error}); get the file again.") from None
+        if len(stated) != len(keys):
+            raise DataError(f"{path}: {len(stated)} hands, expected the {len(keys)} of {names.name}; get both again.")
+        shape = (len(keys), VERTEX_COUNT, 3)
+        return dict(zip(keys, checked_array(stated, shape, str(path)) @ OPENCV_FROM_OPENGL, strict=True))
+
+    def labels_of(self, ref: SequenceRef) -> dict[int, np.ndarray] | None:
+        """Return number to vertices of the images of a sequence whose vertices were released."""
+        if not self._has_vertices(ref):
+            return None
+        return {number: mesh for (name, number), mesh in self._vertices.items() if name == ref.sequence}
 
     def splits(self) -> dict[str, list[str]]:
         """Return the published split by folder; it states no validation set."""
@@ -94,22 +132,43 @@ class Ho3d(Reader):
         """Return the images of the one view."""
         return {0: list_images(self._folder(ref) / "rgb", suffix=JPEG_OR_PNG)}
 
-    def takes(self, ref: SequenceRef, labels: None, views: Sequence[int]) -> Iterator[Take]:
+    def takes(self, ref: SequenceRef, labels: Mapping[int, np.ndarray] | None, views: Sequence[int]) -> Iterator[Take]:
         """Yield the images of one sequence, and its labels without an image."""
         folder = self._folder(ref)
         images, files = list_images(folder / "rgb", suffix=JPEG_OR_PNG), _labels(folder)
+        if labels and ref not in self._fits:
+            self._fits[ref] = self._fitted(labels)
+        fitted = self._fits.get(ref, {})
         for number in sorted({*images, *files}):
             image, path = images.get(number), files.get(number)
             hand = found = None
             if path is not None:
                 found = self._read(path)
-                hand = self._hand(found, path)
+                hand = self._hand(found, path) or fitted.get(number)
             if image is None or found is None or hand is None:
-                reason = NO_LABEL if found is None else NOT_ANNOTATED if hand is None else NO_IMAGE
+                unfit = NO_MANO_FIT if labels and number in labels else NOT_ANNOTATED
+                reason = NO_LABEL if found is None else unfit if hand is None else NO_IMAGE
                 yield Take.without_hands(0, number, image, (("right", reason),))
                 continue
             intrinsics = checked_array(found.get("camMat"), (3, 3), f"{path}: camMat")
             yield Take.of_image(0, number, image, IMAGE_SIZE, intrinsics, {"right": hand})
+
+    def _fitted(self, meshes: Mapping[int, np.ndarray]) -> dict[int, HandLabels]:
+        """Fit MANO to the meshes of a sequence; those that are not of this hand model are missing."""
+        models = load_hand_models(self.mano_dir, self.convention)
+        arrays = models.arrays["right"]
+        vertices = torch.tensor(np.stack(list(meshes.values())))
+        fit = fit_meshes(models.layers["right"], torch.tensor(arrays.skin_weights.argmax(1)), vertices)
+        vectors, error = rotmat_to_axis_angle(fit.rotmats).flatten(1).numpy(), fit.error_m.numpy()
+        pose, betas, shift = vectors[:, 3:] - arrays.hands_mean, fit.betas.numpy(), fit.translation_m.numpy()
+        return {
+            number: replace(
+                HandLabels.of_moment(vectors[index, :3], pose[index], shift[index], betas[index], None),
+                fitting_err=m_to_mm(error[index : index + 1]),
+            )
+            for index, number in enumerate(meshes)
+            if error[index] <= _LARGEST_FIT_M
+        }
 
     def _read(self, path: Path) -> dict[str, Any]:
         found = load_pickle(path)

@@ -350,3 +350,16 @@ def test_a_recording_of_dexycb_without_metadata_is_named_and_the_other_converts(
     with pytest.raises(DataError, match=r"20200709_150000/meta\.yml: cannot be read.*1 of 2 sequences are finished"):
         data.call()
     assert Counter(name.split("/")[1] for name in data.samples) == {"20200709_141754": 4}
+
+
+def test_meshes_of_ho3d_that_are_not_of_this_hand_model_are_in_the_ledger(make):
+    data = make("ho3d_vertices")
+    file = data.raw / "evaluation_verts.json"
+    meshes = np.array(json.loads(file.read_text()))
+    meshes[1] = np.random.default_rng(0).normal(0, 0.05, meshes[1].shape)
+    file.write_text(json.dumps(meshes.tolist()))
+    assert data.call(max_left_out_share=0.0)["left_out"] == {"no_mano_fit": 1, "not_annotated": 1}
+    assert len(data.samples) == 2
+    file.write_text(json.dumps(meshes[:2].tolist()))
+    with pytest.raises(DataError, match=r"evaluation_verts\.json: 2 hands, expected the 3 of evaluation\.txt"):
+        data.call()
