@@ -238,6 +238,7 @@ def _reasons() -> dict[str, str]:
         ledger.BEHIND_CAMERA: "the hand, or part of it, is behind the camera, so it has no bounding box",
         ledger.VIEW_ABSENT: "the view has no images (a single row, frame -1)",
         ledger.RAW_FILES_GONE: "converted earlier, now missing in the raw data; in the manifest; the folder stays",
+        ledger.NO_RAW_FILES: "has images, but no ground truth (`raw_seqs`); in the manifest",
         ledger.NO_IMAGES: "no view has images; in the manifest (`left_out_sequences`), because there is no ledger",
     }
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hawor_pipeline.conversion.ledger import NO_IMAGES, RAW_FILES_GONE, limit_error
+from hawor_pipeline.conversion.ledger import NO_IMAGES, NO_RAW_FILES, RAW_FILES_GONE, limit_error
 from hawor_pipeline.conversion.planning import ConversionJob, SubjectPlan, plan_subject
 from hawor_pipeline.errors import ConfigError, DataError, HaworError
 from hawor_pipeline.provenance import StageResult, remove_leftovers
@@ -233,9 +233,12 @@ def _write_manifest(job: ConversionJob, plan: SubjectPlan) -> None:
     if before is None and not entries and plan.errors:
         return
     known = before or Manifest()
+    gone = _gone(job, plan.subject, known)
+    imaged = job.reader.unlabelled_sequences(plan.subject) if plan.status == "present" else []
     skipped = [
         *(SkippedSequence(name, NO_IMAGES) for name in plan.without_images),
-        *(SkippedSequence(name, RAW_FILES_GONE) for name in _gone(job, plan.subject, known)),
+        *(SkippedSequence(name, RAW_FILES_GONE) for name in gone),
+        *(SkippedSequence(name, NO_RAW_FILES) for name in imaged if name not in gone),
         *(
             SkippedSequence(name, str(error).replace(f"{job.reader.root}/", ""))
             for name, error in sorted(plan.errors.items())

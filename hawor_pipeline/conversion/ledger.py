@@ -23,6 +23,7 @@ NO_JOINTS = "no_joints_to_check_the_fit"
 _UNMATCHED = (NO_IMAGE, NO_GROUND_TRUTH_AFTER, CORRUPT_IMAGE)
 # Reasons in a manifest, of whole sequences.
 NO_IMAGES = "no_pictures"
+NO_RAW_FILES = "no_raw_files"
 RAW_FILES_GONE = "raw_files_gone"
 # Cameras and motion capture stop a few frames apart, or a few images are missing: in a short sequence a large share.
 EDGE_FRAMES = 3

@@ -65,6 +65,10 @@ class ArcticReader(Reader):
         fields = {name: (*name.split("_"), "", "")[:2] for name in self.arctic.sequences(subject)}
         return [SequenceRef(subject, name, *first) for name, first in fields.items()]
 
+    def unlabelled_sequences(self, subject: str) -> list[str]:
+        """Return sequences of a subject that have a folder or zip of images, and no raw file."""
+        return sorted(set(self.arctic.imaged_sequences(subject)) - set(self.arctic.sequences(subject)))
+
     def status(self, subject: str) -> tuple[str, str]:
         """Return present, withheld or absent, and the reason where the ground truth is not here."""
         if subject not in self.arctic.subjects():  # listed by a manifest of other raw data

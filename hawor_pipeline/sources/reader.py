@@ -285,6 +285,10 @@ class Reader(ABC):
         """Return the sequences of a subject, sorted."""
         return [ref for ref in self._known if ref.subject == subject]
 
+    def unlabelled_sequences(self, subject: str) -> list[str]:
+        """Return sequences of a subject that have images and no labels, and are therefore not among its sequences."""
+        return []
+
     def status(self, subject: str) -> tuple[str, str]:
         """Return present, withheld or absent, and the reason where the ground truth is not here."""
         if self.sequences(subject):

@@ -148,6 +148,15 @@ def test_missing_labels_and_images_of_arctic_are_in_the_ledger(raw_copy, mano_di
     assert {(number, "no_image"), (int(second.stem), "no_image"), (9999, "no_ground_truth_after_end")} <= found
 
 
+def test_sequences_of_arctic_with_images_and_no_raw_files_are_in_the_manifest(raw_copy, mano_dir, tmp_path):
+    sequence = min((raw_copy / "images" / "s05").iterdir()).name
+    shutil.copytree(raw_copy / "images" / "s05" / sequence, raw_copy / "images" / "s05" / "box_use_99")
+    settings = {**SETTINGS, "views": (1,), "max_left_out_share": 1.0}
+    prepare(raw_copy, tmp_path, subjects=["s05"], mano_dir=mano_dir, settings=settings, workers=0)
+    listed = json.loads((tmp_path / "s05" / "manifest.json").read_text())["left_out_sequences"]
+    assert listed == [{"sequence": "box_use_99", "reason": "no_raw_files"}]
+
+
 @pytest.mark.parametrize("form", sorted(FORMS))
 def test_a_dataset_without_any_usable_image_is_an_error(form, make, capsys):
     """The images have another format, or are not unpacked."""
