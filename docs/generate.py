@@ -4,10 +4,12 @@ Tests compare these files with the code.
 """
 
 import argparse
+import ast
 import inspect
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hawor_pipeline.cli import build_parser
@@ -159,9 +161,11 @@ def training_metrics_page() -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, code: bool = True) -> list[str]:
+    """Return a table; with `code`, the first column holds names of the code."""
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    lines += [f"| `{row[0]}` | {' | '.join(_cell(str(cell)) for cell in row[1:])} |" for row in rows]
+    first = "`{}`" if code else "{}"
+    lines += [f"| {first.format(row[0])} | {' | '.join(_cell(str(cell)) for cell in row[1:])} |" for row in rows]
     return [*lines, ""]
 
 
@@ -266,6 +270,76 @@ def _rules() -> dict[str, str]:
     }
 
 
+TESTS = Path(__file__).parents[1] / "hawor_pipeline_tests"
+# Compared once with the original code, which is not in this repository: date, subject, original, largest difference.
+MEASURED = (
+    ("2026-12-01", "metrics of `hot3d-world`", "HaWoR, `eval_utils.py`", "6e-7 relative (tracks of 230 and 60 frames)"),
+    (
+        "2026-12-01",
+        "conversion of ARCTIC",
+        "ARCTIC, processing, 2,214 rows",
+        "joints 2.4e-7 m, 1.5e-4 px, boxes 2e-4 px",
+    ),
+    (
+        "2026-12-01",
+        "MPJPE, MRRPE, CDev, ACC, AAE, success rate of `core.metrics`",
+        "ARCTIC, `eval_modules.py`",
+        "1.8e-4 relative",
+    ),
+    ("2026-12-01", "upload to ARCTIC's leaderboard", "ARCTIC, the server's path", "joints 1.2e-7 m"),
+    ("2026-12-01", "export of a ViT-H network", "HaWoR, its network", "rotation matrices 5.5e-6"),
+    ("2026-12-01", "import of HaMeR's network", "HaMeR, its network", "4e-6"),
+    ("2026-12-01", "tars of `export-webdataset`", "HaMeR, its loader, 828 rows", "4e-5 px"),
+    ("2026-12-01", "metrics of `freihand` and `ho3d`", "FreiHAND and HO-3D, `eval.py`", "5e-7 relative"),
+    ("2026-12-01", "InterHand2.6M, an excerpt of the released labels", "its projection", "2e-13 px"),
+)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Declaration of a test that compares with a publication: the arguments of its marker `agreement`."""
+
+    test: str  # file below hawor_pipeline_tests, and function
+    subject: str
+    publication: str
+    compared: str
+    tolerance: float
+    unit: str
+
+
+def agreements() -> list[Agreement]:
+    """Read the markers `agreement` of all tests, by file and line; the tests themselves are not imported."""
+    found = []
+    for path in sorted(TESTS.rglob("test_*.py")):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for mark in getattr(function, "decorator_list", ()):
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.agreement":
+                    values = {word.arg: ast.literal_eval(word.value) for word in mark.keywords}
+                    found.append(Agreement(f"{path.relative_to(TESTS).as_posix()}::{function.name}", **values))
+    return found
+
+
+def agreement_page() -> str:
+    """Return the page of what is compared with which publication, how, and to what tolerance."""
+    rows = [(a.subject, a.publication, a.compared, f"{a.tolerance:g} {a.unit}", f"`{a.test}`") for a in agreements()]
+    head = ("subject", "publication", "compared", "tolerance", "test")
+    once = [(subject, original, difference, date) for date, subject, original, difference in MEASURED]
+    return "\n".join(
+        [
+            NOTE,
+            "# Agreement with publications\n",
+            "Each row is a test of `make test`: its marker `agreement` has the words and the tolerance of this page,\n"
+            "and the test uses that very tolerance. Reasons and differences that are kept: [decision\n"
+            "0031](../decisions/0031-headlines-are-published-numbers.md) and the quirks of each\n"
+            "[protocol](metric-tables.md#protocols).\n",
+            *_table(head, rows, code=False),
+            "## Compared once with the original code\n",
+            "The originals and licensed data are not part of this repository, so these are records, not tests.\n",
+            *_table(("subject", "original", "largest difference", "date"), once, code=False),
+        ]
+    )
+
+
 SECTIONS = ("Formula", "Convention", "Args", "Returns", "Raises", "Source", "Quirk", "Example")
 
 
@@ -339,6 +413,7 @@ PAGES = {
     "shards.md": shards_page,
     "training-metrics.md": training_metrics_page,
     "metrics-and-losses.md": metrics_page,
+    "agreement.md": agreement_page,
 }
 
 

@@ -1,5 +1,6 @@
 """The documentation: generated pages are up to date, links resolve, commands run unchanged."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -38,6 +39,7 @@ def generator():
         "training-metrics.md",
         "metrics-and-losses.md",
         "shards.md",
+        "agreement.md",
     ],
 )
 def test_generated_pages_are_fresh(name):
@@ -106,6 +108,28 @@ def test_every_metric_and_loss_is_in_the_reference_with_its_formula():
         assert "- Source: " in entries[name], name
     for name in metrics.__all__:
         assert "- Formula: " in entries[name] and "- Returns: " in entries[name], name
+
+
+def test_every_comparison_with_a_publication_is_on_the_page_and_uses_the_tolerance_it_declares():
+    page = (ROOT / "docs" / "reference" / "agreement.md").read_text(encoding="utf-8")
+    declared = generator().agreements()
+    for agreement in declared:
+        file, function = agreement.test.split("::")
+        tree = ast.parse((ROOT / "hawor_pipeline_tests" / file).read_text(encoding="utf-8"))
+        (test,) = (node for node in tree.body if getattr(node, "name", "") == function)
+        used = [node for node in ast.walk(test) if isinstance(node, ast.Name) and node.id == "tolerance"]
+        assert used and "tolerance" in [argument.arg for argument in test.args.args], agreement.test
+        assert f"`{agreement.test}`" in page and agreement.publication in page
+    rooms = {agreement.test.split("/")[0] for agreement in declared}
+    assert rooms >= {"core", "conversion", "sources", "evaluation", "leaderboard", "models"}
+
+
+def test_every_protocol_is_compared_with_its_publication():
+    from hawor_pipeline.evaluation.protocols import PROTOCOLS
+
+    subjects = " ".join(agreement.subject for agreement in generator().agreements())
+    for name in PROTOCOLS:
+        assert re.sub(r"^arctic-.*", "protocols arctic-*", name) in subjects, name
 
 
 def test_commands_named_in_the_pages_exist():

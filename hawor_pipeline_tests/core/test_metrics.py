@@ -64,12 +64,19 @@ def test_mpvpe_centres_on_the_given_root() -> None:
 
 
 @pytest.mark.parametrize("points", [3, 21, 778])
-def test_pa_mpjpe_equals_umeyama(points: int) -> None:
+@pytest.mark.agreement(
+    subject="pa_mpjpe, pa_mpvpe",
+    publication="Umeyama 1991",
+    compared="float64 loop with a singular value decomposition",
+    tolerance=2e-07,
+    unit="m",
+)
+def test_pa_mpjpe_equals_umeyama(points: int, tolerance: float) -> None:
     p, t = clouds(40, points=points, noise=0.05)
     expected = [
         np.linalg.norm(twin_similarity(a, b) - b, axis=-1).mean() for a, b in zip(p.numpy(), t.numpy(), strict=True)
     ]
-    np.testing.assert_allclose(metrics.pa_mpjpe(p, t), expected, atol=2e-7)
+    np.testing.assert_allclose(metrics.pa_mpjpe(p, t), expected, atol=tolerance)
     np.testing.assert_allclose(metrics.pa_mpvpe(p.double(), t.double()), expected, atol=1e-12)
 
 
@@ -203,7 +210,14 @@ def test_pck_counts_the_threshold_itself_unless_strict() -> None:
     assert metrics.pck(p, t, [5.0, 10.0, 15.0]).tolist() == pytest.approx([1 / 3, 2 / 3, 1])
 
 
-def test_pck_auc_equals_the_trapezoid_of_the_curve() -> None:
+@pytest.mark.agreement(
+    subject="pck_auc",
+    publication="FreiHAND, EvalUtil.get_measures",
+    compared="trapezoid of the curve by numpy",
+    tolerance=1e-06,
+    unit="share",
+)
+def test_pck_auc_equals_the_trapezoid_of_the_curve(tolerance: float) -> None:
     p, t = clouds(6, noise=0.02)
     p[0] = t[0]
     p[1] = t[1] + 1
@@ -211,15 +225,22 @@ def test_pck_auc_equals_the_trapezoid_of_the_curve() -> None:
     errors = np.linalg.norm(p.numpy() - t.numpy(), axis=-1)
     curve = (errors[:, None] <= thresholds[:, None].astype(np.float32)).mean(-1)
     expected = np.trapezoid(curve, thresholds) / 0.05
-    np.testing.assert_allclose(metrics.pck_auc(p, t), expected, atol=1e-6)
+    np.testing.assert_allclose(metrics.pck_auc(p, t), expected, atol=tolerance)
     assert expected[0] == 1 and expected[1] == 0
     coarse = np.linspace(0, 0.03, 20)
     curve = (errors[:, None] <= coarse[:, None].astype(np.float32)).mean(-1)
     found = metrics.pck_auc(p, t, max_threshold=0.03, steps=20)
-    np.testing.assert_allclose(found, np.trapezoid(curve, coarse) / 0.03, atol=1e-6)
+    np.testing.assert_allclose(found, np.trapezoid(curve, coarse) / 0.03, atol=tolerance)
 
 
-def test_f_score_and_chamfer_equal_a_tree_search() -> None:
+@pytest.mark.agreement(
+    subject="f_score",
+    publication="Knapitsch et al. 2017, as in FreiHAND's eval.py",
+    compared="search in scipy's k-d tree",
+    tolerance=1e-06,
+    unit="share",
+)
+def test_f_score_and_chamfer_equal_a_tree_search(tolerance: float) -> None:
     p, t = clouds(5, points=200, noise=0.006)
     p[4] = t[4] + 0.5
     for index in range(5):
@@ -228,9 +249,9 @@ def test_f_score_and_chamfer_equal_a_tree_search() -> None:
         for limit in (0.005, 0.015):
             precision, recall = (forward < limit).mean(), (backward < limit).mean()
             expected = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-            assert metrics.f_score(p, t, limit)[index].item() == pytest.approx(expected, abs=1e-6)
+            assert metrics.f_score(p, t, limit)[index].item() == pytest.approx(expected, abs=tolerance)
             assert metrics.f_score(p, t, [0.005, 0.015])[index, int(limit == 0.015)].item() == pytest.approx(
-                expected, abs=1e-6
+                expected, abs=tolerance
             )
         assert metrics.chamfer_distance(p, t)[index].item() == pytest.approx(forward.mean() + backward.mean(), rel=1e-5)
         squared = (forward**2).mean() + (backward**2).mean()
@@ -296,7 +317,14 @@ def test_parameter_errors_equal_scipy() -> None:
     )
 
 
-def test_acceleration_error_equals_a_loop_and_needs_three_frames() -> None:
+@pytest.mark.agreement(
+    subject="acceleration_error",
+    publication="ARCTIC, compute_error_accel",
+    compared="float64 loop over frames",
+    tolerance=0.0001,
+    unit="relative",
+)
+def test_acceleration_error_equals_a_loop_and_needs_three_frames(tolerance: float) -> None:
     p, t = clouds(2, 6)
     valid = torch.ones(2, 6, dtype=torch.bool)
     valid[1, 3] = False
@@ -309,7 +337,7 @@ def test_acceleration_error_equals_a_loop_and_needs_three_frames() -> None:
                 continue
             second = [x[clip, frame + 1] - 2 * x[clip, frame] + x[clip, frame - 1] for x in (a, b)]
             expected = np.linalg.norm(second[0] - second[1], axis=-1).mean() * 25**2
-            assert found[clip, frame].item() == pytest.approx(expected, rel=1e-4)
+            assert found[clip, frame].item() == pytest.approx(expected, rel=tolerance)
     one = torch.zeros(3, 1, 3)
     one[1] = torch.tensor([0.001, 0, 0])
     shaken = metrics.acceleration_error(one, torch.zeros(3, 1, 3), root=None)
@@ -326,7 +354,14 @@ def test_jitter_is_the_third_difference_and_zero_for_smooth_motion() -> None:
 
 
 @pytest.mark.parametrize("align_frames", [2, None])
-def test_world_mpjpe_equals_umeyama_per_chunk(align_frames: int | None) -> None:
+@pytest.mark.agreement(
+    subject="w_mpjpe, wa_mpjpe",
+    publication="HaWoR, first_align_joints and global_align_joints",
+    compared="float64 fit per chunk",
+    tolerance=1e-05,
+    unit="m",
+)
+def test_world_mpjpe_equals_umeyama_per_chunk(align_frames: int | None, tolerance: float) -> None:
     p, t = clouds(25, noise=0.02)
     found = metrics.world_mpjpe(p, t, align_frames=align_frames, chunk=10)
     expected = []
@@ -339,7 +374,7 @@ def test_world_mpjpe_equals_umeyama_per_chunk(align_frames: int | None) -> None:
         matrix = np.linalg.lstsq(np.hstack((a, ones))[used], fitted, rcond=None)[0]
         aligned = np.hstack((a, ones)) @ matrix
         expected.extend(np.linalg.norm(aligned - b, axis=-1).reshape(-1, 21).mean(1))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
 def test_root_trajectory_error_is_rigid_and_a_share_of_the_length() -> None:

@@ -36,14 +36,21 @@ def assert_same_outputs(output, expected, tolerance):
 
 
 @pytest.mark.parametrize("frames", [1, 5, 16])
-def test_outputs_equal_the_original(plain, tmp_path, frames):
+@pytest.mark.agreement(
+    subject="HaWoR's network and its released weights",
+    publication="HaWoR, lib/models/hawor.py and modules.py",
+    compared="outputs of files in the released format against a plain network written from the publication",
+    tolerance=0.0001,
+    unit="absolute",
+)
+def test_outputs_equal_the_original(plain, tmp_path, frames, tolerance):
     torch.save({"state_dict": plain.state_dict()}, tmp_path / "hawor.ckpt")
     model = load_hawor(tmp_path / "hawor.ckpt")
     inputs = clip_inputs(2, frames, side=256)
     with torch.no_grad():
         expected = plain(**inputs)
         assert float(expected[0].std()) > 0.5 and float(expected[1].std()) > 0.5  # the weights do have an effect
-        assert_same_outputs(model(**inputs), expected, 1e-4)
+        assert_same_outputs(model(**inputs), expected, tolerance)
 
 
 def test_gradients_equal_the_original(plain):
@@ -99,7 +106,14 @@ class OriginalModule(LightningModule):
         self.register_buffer("initialized", plain.initialized)
 
 
-def test_original_code_loads_an_export_strictly(tmp_path):
+@pytest.mark.agreement(
+    subject="exported weights",
+    publication="HaWoR, load_state_dict(strict=True)",
+    compared="outputs of the plain network from an export",
+    tolerance=0.0001,
+    unit="absolute",
+)
+def test_original_code_loads_an_export_strictly(tmp_path, tolerance):
     torch.manual_seed(0)
     model = HaworModel(_network()).eval()
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -110,7 +124,7 @@ def test_original_code_loads_an_export_strictly(tmp_path):
     ).eval()
     inputs = clip_inputs(1, 3, side=256)
     with torch.no_grad():
-        assert_same_outputs(model(**inputs), original(**inputs), 1e-4)
+        assert_same_outputs(model(**inputs), original(**inputs), tolerance)
 
 
 def _network() -> NetworkConfig:

@@ -47,15 +47,22 @@ def test_every_valid_row_is_in_one_tar(exported, sample_shards):
     assert result.tars == len(tars) == -(-result.samples // 20)
 
 
-def test_geometry_returns_to_the_full_frame(exported, sample_shards):
+@pytest.mark.agreement(
+    subject="tars of export-webdataset",
+    publication="HaMeR's image_dataset.py (center, scale / 200, keypoints)",
+    compared="joints and boxes in the full frame, read back as HaMeR does",
+    tolerance=0.05,
+    unit="px",
+)
+def test_geometry_returns_to_the_full_frame(exported, sample_shards, tolerance):
     _, tars = exported
     shards = open_shards(sample_shards)
     row = {name: index for index, name in enumerate(shards.table["sample_id"].to_pylist())}
     for _, jpeg, (hand,) in read_webdataset(tars):
         index = row[hand["extra_info"]["sample_id"]]
         assert jpeg == shards.jpeg(index)
-        np.testing.assert_allclose(hand["joints_px"], shards.column("joints_px")[index], atol=0.05)
-        np.testing.assert_allclose(hand["box_center_px"], shards.column("box_center_px")[index], atol=0.05)
+        np.testing.assert_allclose(hand["joints_px"], shards.column("joints_px")[index], atol=tolerance)
+        np.testing.assert_allclose(hand["box_center_px"], shards.column("box_center_px")[index], atol=tolerance)
         assert hand["box_size_px"] == pytest.approx(shards.column("box_size_px")[index], rel=1e-5)
         np.testing.assert_array_equal(hand["keypoints_3d"][:, :3], shards.column("joints_cam_m")[index])
 

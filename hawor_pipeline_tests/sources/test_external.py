@@ -43,14 +43,21 @@ def converted(request, mano_dir: Path, tmp_path_factory: pytest.TempPathFactory)
     return name, base / "raw", base / "shards", truth, totals
 
 
-def test_joints_equal_those_of_smplx_in_every_camera(converted):
+@pytest.mark.agreement(
+    subject="readers of FreiHAND, HO-3D, DexYCB, InterHand2.6M",
+    publication="the datasets' toolkits (MANO with each dataset's convention)",
+    compared="joints in the camera of look-alike files against smplx",
+    tolerance=1e-05,
+    unit="m",
+)
+def test_joints_equal_those_of_smplx_in_every_camera(converted, tolerance):
     _, _, output, truth, totals = converted
     shards = open_shards(output)
     found = dict(zip(shards.table.column("sample_id").to_pylist(), shards.column("joints_cam_m"), strict=True))
     assert set(found) == set(truth)
     assert totals["rows"] == len(truth)
     for name, joints in truth.items():
-        np.testing.assert_allclose(found[name], joints, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found[name], joints, atol=tolerance, err_msg=name)
 
 
 def test_pixels_and_boxes_follow_from_the_joints(converted):
@@ -71,7 +78,14 @@ def test_the_fit_is_measured_against_the_joints_of_the_data_set(converted):
     assert np.all(error < 0.05), error  # mm
 
 
-def test_labels_as_predictions_have_no_error(converted, mano_dir, tmp_path):
+@pytest.mark.agreement(
+    subject="evaluation of FreiHAND, HO-3D, DexYCB, InterHand2.6M",
+    publication="the datasets' own joints and left models",
+    compared="largest error in mm, px and degrees of labels as predictions",
+    tolerance=0.02,
+    unit="mm, px or deg",
+)
+def test_labels_as_predictions_have_no_error(converted, mano_dir, tmp_path, tolerance):
     """Manifests state with which left model and which joints a data set is measured."""
     name, _, output, _, _ = converted
     identity = RunIdentity("truth", "hint", "v1", name)
@@ -82,7 +96,7 @@ def test_labels_as_predictions_have_no_error(converted, mano_dir, tmp_path):
     assert sorted(samples["side"].unique()) == expected
     errors = samples[[column for column, metric in SAMPLE_METRICS.items() if metric.unit in ("mm", "px", "deg")]]
     assert len(errors.columns) > 15
-    assert errors.max().max() < 0.02, errors.max().nlargest(5)
+    assert errors.max().max() < tolerance, errors.max().nlargest(5)
 
 
 def test_a_right_model_is_not_taken_for_left_hands(mano_dir, tmp_path, capsys):
