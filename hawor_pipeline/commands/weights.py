@@ -64,7 +64,8 @@ def _import(arguments: argparse.Namespace) -> int:
         ("wrong shape", report.wrong_shape),
     ):
         print("".join(f"  {kind:11} {name}\n" for name in names), end="")
-    print(f"bounding boxes: {network.box_rule}")
+    if report.has("mano_head"):
+        print(f"bounding boxes: {network.box_rule}")
     parts = [part for part in ("backbone", "st_module", "motion_module", "mano_head") if report.has(part)]
     print(f"backbone of width {network.dim} and depth {network.depth}, images of {network.image_size} px")
     print(f"wrote {imported.path} with {', '.join(parts)}; train from it with pretrained_weights: {imported.path}")

@@ -66,6 +66,8 @@ def export_upload(request: UploadRequest) -> tuple[UploadInfo, list[str]]:
     """
     if (request.run_id is None) == (request.checkpoint is None):
         raise ConfigError("no source of predictions: give --run RUN_ID, or --checkpoint PATH with --boxes FILE.csv.")
+    if request.box_rule is not None and request.checkpoint is None:
+        raise ConfigError("--box-rule needs --checkpoint: stored predictions have the boxes that they were made with.")
     views, root = task_views(request.task), find_raw_root(request.arctic_root)
     expected = expectation(root, request.task, request.split, views)
     sequences = sorted(expected.sequences or ())

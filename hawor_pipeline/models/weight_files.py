@@ -81,15 +81,20 @@ def read_weights(path: str | Path) -> WeightFile:
     are_ours = OUR_POSITIONS in tensors
     tensors = to_ours(tensors)
     stored = tensors.pop(RECORD, None)
+    kind: Kind = "own"
     try:
+        record = None if stored is None else Record.from_tensor(stored)
+        beside = None
         if are_ours and isinstance(loaded.get("network"), Mapping):  # of a training run of this project
-            return WeightFile("own", tensors, _record_of_run(loaded))
-        if isinstance(card, str) and (values := json.loads(card)).get("network") is not None:
-            return WeightFile(values.get("kind", "own"), tensors, Record.from_json(card))
-        if stored is not None:
-            return WeightFile("own", tensors, Record.from_tensor(stored))
+            beside = _record_of_run(loaded)
+        elif isinstance(card, str) and (values := json.loads(card)).get("network") is not None:
+            kind, beside = values.get("kind", kind), Record.from_json(card)
     except (CheckpointError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: {error}; it may be of another version of this project") from error
+    if record and beside and (differing := record.network.differing(beside.network)):
+        raise CheckpointError(f"{path}: two forms of the network are recorded, which differ in {', '.join(differing)}")
+    if record or beside:
+        return WeightFile(kind, tensors, beside or record)
     if are_ours:
         raise CheckpointError(
             f"{path}: weights of this project without the record of their form ({RECORD}), so that equal shapes may "

@@ -310,6 +310,7 @@ def test_a_damaged_upload_is_exit_1_with_the_reasons(source, metrics_dir, tmp_pa
         (["--task", "pose_p3"], "Did you mean 'pose_p"),
         (["--task", "field_p1"], "distance fields"),
         (["--checkpoint", "x.ckpt"], "--checkpoint PATH with --boxes"),
+        (["--box-rule", "hawor"], "--box-rule needs --checkpoint"),
     ],
 )
 def test_wrong_usage_is_2(source, metrics_dir, tmp_path, words, message, capsys) -> None:

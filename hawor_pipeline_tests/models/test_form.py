@@ -112,6 +112,10 @@ REFUSED = {
         r"1 missing \(backbone.norm",
     ),
     "an entry more": (lambda s: {**s, "extra.weight": torch.ones(2)}, r"1 unexpected \(extra.weight"),
+    "two records": (
+        lambda s: {"state_dict": prefixed(s, "model."), "network": replace(OWN, motion_residual=False).to_dict()},
+        "two forms .* differ in motion_residual",
+    ),
     "integers": (lambda s: {n: v.to(torch.int8) if n == "backbone.norm.bias" else v for n, v in s.items()}, "int8"),
 }
 
