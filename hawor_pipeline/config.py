@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hawor_pipeline.config_problems import explain_problems
 from hawor_pipeline.errors import ConfigError, nearest
@@ -46,10 +46,17 @@ Limit = Annotated[int | float, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
+def _without_tilde(value: str) -> str:
+    return str(Path(value).expanduser()) if value.startswith("~") else value
+
+
+ExpandedPath = Annotated[str, AfterValidator(_without_tilde)]  # "~" is the home folder, as in a shell
+
+
 class Settings(BaseModel):
     """Base class of all settings: frozen, unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def changed(self, **values: Any) -> Self:
         """Return a copy with some values replaced, validated again.
@@ -93,7 +100,7 @@ class DataFiltering(Settings):
 class DatasetShare(Settings):
     """One member of a mixture of datasets."""
 
-    path: str = Field(description="Folder or URL of its shards.")
+    path: ExpandedPath = Field(description="Folder or URL of its shards.")
     weight: Annotated[float, Field(gt=0.0, description="Its share of the clips, relative to the other members.")] = 1.0
 
 
@@ -111,7 +118,7 @@ class TrainingConfig(Settings):
     patch_embed: Literal["auto", "conv_stem", "patch16"] = Field(
         "auto", description="Patch embedding; auto: conv_stem for tiny and small, patch16 for larger backbones."
     )
-    pretrained_weights: str | None = Field(
+    pretrained_weights: ExpandedPath | None = Field(
         None, description="Initial weights: a checkpoint of this project, HaWoR, HaMeR, WiLoR or ViTPose; null: random."
     )
     from_scratch: bool = Field(False, description="Allow a huge backbone with random weights.")
@@ -183,11 +190,11 @@ class TrainingConfig(Settings):
         None, description="Weighting of the loss terms; null: ema with `use_adaptive_weights`, static without."
     )
     # data
-    training_data_dir: str | list[DatasetShare] = Field(
+    training_data_dir: ExpandedPath | list[DatasetShare] = Field(
         "data/shards/synthetic",
         description="Shards to train on: a folder or URL, or a mixture as list of `{path, weight}`.",
     )
-    validation_data_dir: str | None = Field(
+    validation_data_dir: ExpandedPath | None = Field(
         None, description="Shards to validate on; null: a part of the training shards by val_subjects or val_fraction."
     )
     val_subjects: list[str] | None = Field(None, description="Subjects to validate on; null: those of the protocol.")
@@ -204,14 +211,18 @@ class TrainingConfig(Settings):
     )
     augmentation_params: AugmentationParams = Field(AugmentationParams(), description="Ranges of the augmentation.")
     data_filtering: DataFiltering = Field(DataFiltering(), description="Filters on the samples.")
-    mano_model_path: str | None = Field(None, description="Folder or file of the MANO models.")
+    mano_model_path: ExpandedPath | None = Field(None, description="Folder or file of the MANO models.")
     # machine
-    devices: int | list[int] | Literal["auto"] = Field("auto", description="Number of devices, or list of them.")
+    devices: PositiveInt | list[Count] | Literal["auto"] = Field(
+        "auto", description="Number of devices, or list of GPUs."
+    )
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
         "auto", description="Kind of device; auto: a GPU if available."
     )
     precision: str = Field("32", description="16, bf16, 32, or a precision by Lightning's name.")
-    strategy: str = Field("auto", description="Lightning's strategy for several devices, such as ddp.")
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"] = Field(
+        "auto", description="Lightning's strategy for several devices."
+    )
     num_nodes: PositiveInt = Field(1, description="Number of machines.")
     num_threads: Count = Field(0, description="CPU threads of torch; 0: torch's default.")
     # logging
@@ -225,10 +236,12 @@ class TrainingConfig(Settings):
         0, description="Optimiser steps between images of predictions on a few validation hands; 0: no images."
     )
     # validation and checkpoints
-    val_check_interval: int | float = Field(1.0, gt=0, description="Epochs (float) or steps (int) between validations.")
+    val_check_interval: int | float = Field(
+        1.0, gt=0, description="Epochs (float; at most 1.0, or a whole number) or steps (int) between validations."
+    )
     limit_train_batches: Limit = Field(1.0, description="Share (float) or number (int) of the batches.")
     limit_val_batches: Limit = Field(1.0, description="Share (float) or number (int) of the batches.")
-    output_dir: str = Field(
+    output_dir: ExpandedPath = Field(
         "data/runs", description="Folder of the runs, one folder per run; under Dagster always the project's own."
     )
     log_dir: str = Field("logs", description="Folder of the logger files, below the folder of the run.")
@@ -248,6 +261,20 @@ class TrainingConfig(Settings):
         if text not in PRECISIONS and text not in lightning:
             raise ValueError(f"found {value!r}, expected one of 16, bf16, 32, {', '.join(sorted(lightning))}")
         return text
+
+    @field_validator("val_check_interval")
+    @classmethod
+    def _whole_epochs(cls, value: int | float) -> int | float:
+        if isinstance(value, float) and value > 1 and not value.is_integer():
+            raise ValueError(f"found {value!r}, expected epochs as a share up to 1.0 or a whole number such as 2.0")
+        return value
+
+    @field_validator("limit_train_batches", "limit_val_batches")
+    @classmethod
+    def _share_or_number(cls, value: int | float) -> int | float:
+        if isinstance(value, float) and value > 1:
+            raise ValueError(f"found {value!r}, expected a share up to 1.0, or a number of batches without a point")
+        return value
 
     @field_validator("experiment_name", "log_dir")
     @classmethod
@@ -276,6 +303,11 @@ class TrainingConfig(Settings):
                 "backbone_size huge without pretrained_weights: set pretrained_weights, "
                 "or from_scratch: true (--from-scratch) to train 632 M parameters from random weights"
             )
+        if isinstance(self.devices, list):
+            if not self.devices or len(set(self.devices)) < len(self.devices):
+                raise ValueError(f"found devices {self.devices}, expected different numbers of GPUs, at least one")
+            if self.accelerator == "cpu":
+                raise ValueError(f"found devices {self.devices} with accelerator cpu; give a number of processes")
         if self.batch_size % self.micro_batches:
             raise ValueError(f"micro_batches {self.micro_batches} must divide batch_size {self.batch_size}")
         if self.val_subjects is not None and self.val_fraction is not None:
@@ -351,23 +383,39 @@ class ConversionConfig(Settings):
         return value
 
 
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_MOST_NODES = 20_000  # of a file, aliases expanded
+
+
 class _NumberLoader(yaml.SafeLoader):
     """PyYAML's safe loader that reads 1e-5 as a number, as YAML 1.2 does, and rejects duplicate keys."""
 
 
+# Without YAML 1.1's numbers of base 60 (1:30 is 90) and of base 8 (010 is 8): they would change values silently.
 _NumberLoader.yaml_implicit_resolvers = {
-    letter: list(resolvers) for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    letter: [
+        (tag, re.compile(r"^[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$") if tag == _INT else pattern)
+        for tag, pattern in resolvers
+        if tag != _FLOAT
+    ]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _NumberLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
+    _FLOAT,
+    re.compile(
+        r"^(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
     list("-+0123456789."),
 )
 
 
 def _mapping_without_duplicates(loader: yaml.Loader, node: yaml.MappingNode) -> dict:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # merged keys may be replaced
+    keys = [loader.construct_object(key, deep=True) for key in own]  # type: ignore[no-untyped-call]
     for key in keys:
+        if isinstance(key, (dict, list)):
+            raise ConfigError(f"{node.start_mark.name}: found key {key!r}, expected the name of a setting")
         if keys.count(key) > 1:
             raise ConfigError(f"{node.start_mark.name}: key {key!r} appears twice; keep one of them")
     loader.flatten_mapping(node)  # type: ignore[attr-defined]
@@ -398,14 +446,33 @@ def read_yaml(path: Path | str, *, refuse_duplicates: bool = True) -> dict[str, 
     if not path.is_file():
         raise ConfigError(f"configuration file {path} not found; `hawor-pipeline create-config {path}` writes one")
     try:
-        with open(path, encoding="utf-8") as file:
-            loader = _NumberLoader if refuse_duplicates else _LastWinsLoader
-            value = yaml.load(file, Loader=loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        if _expanded_nodes(yaml.compose(text, Loader=_NumberLoader), {}) > _MOST_NODES:
+            raise ConfigError(f"{path}: its aliases expand to more than {_MOST_NODES} values; write settings out")
+        loader = (_NumberLoader if refuse_duplicates else _LastWinsLoader)(text)
+        loader.name = str(path)
+        value = loader.get_single_data()  # type: ignore[no-untyped-call]
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} holds {type(value).__name__}, expected a mapping of settings")
     return value
+
+
+def _expanded_nodes(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Count the values below a node as if aliases were copies; `known` keeps the counts of nodes.
+
+    Raises:
+        RecursionError: an alias refers to a value that contains it.
+    """
+    if id(node) not in known:
+        known[id(node)] = 0
+        inside = [] if node is None or isinstance(node, yaml.ScalarNode) else node.value
+        children = [child for part in inside for child in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_expanded_nodes(child, known) for child in children)
+    if known[id(node)] == 0:
+        raise RecursionError("an alias refers to a value that contains it")
+    return known[id(node)]
 
 
 def parse_value(text: str) -> Any:

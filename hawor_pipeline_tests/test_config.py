@@ -188,3 +188,65 @@ def test_names_cannot_lead_out_of_their_folder(key, value):
 def test_settings_that_would_undo_training_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         build(TrainingConfig, values, origin="test")
+
+
+ALIAS_BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("? [a, b]\n: 1\n", r"x\.yaml: found key \['a', 'b'\], expected the name of a setting"),
+        ("? {a: 1}\n: 1\n", "expected the name of a setting"),
+        ("batch_size: 2\nbatch_size: 3\n", "key 'batch_size' appears twice"),
+        ("1: 2\n", "Keys should be strings"),
+        ("augmentation_params:\n  <<: 5\n", "expected a mapping"),
+        (ALIAS_BOMB, "its aliases expand to more than"),
+        ("a: &a [*a]\n", "an alias refers to a value that contains it"),
+        ("val_check_interval: 1.5", "found 1.5, expected epochs as a share up to 1.0 or a whole number"),
+        ("limit_val_batches: 2.0", "found 2.0, expected a share up to 1.0"),
+        ("devices: 0", "devices"),
+        ("devices: []", "at least one"),
+        ("devices: [0, 0]", "different numbers of GPUs"),
+        ("devices: [-1]", "devices.0"),
+        ("devices: [0]\naccelerator: cpu", r"devices \[0\] with accelerator cpu"),
+        ("strategy: ddpp", "strategy"),
+        ("strategy: deepspeed", "strategy"),
+        ("learning_rate: .inf", "learning_rate: Input should be a finite number"),
+        ("augmentation_params: {rotation_range: .nan}", "rotation_range: Input should be a finite number"),
+        ("max_epochs: 1:30", "max_epochs: Input should be a valid integer"),
+        ("learning_rate: 1:30.5", "learning_rate: Input should be a valid number"),
+    ],
+)
+def test_what_would_fail_late_or_mean_something_else_is_refused(tmp_path, text, message):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+def test_merged_keys_may_be_replaced(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "augmentation_params: &ranges {rotation_range: 10.0, scale_range: 0.1}\n"
+        "data_filtering: {<<: {max_blur: 0.5, max_occlusion_level: 0.2}, max_blur: 0.7}\n"
+    )
+    config = load_config(path)
+    assert (config.data_filtering.max_blur, config.data_filtering.max_occlusion_level) == (0.7, 0.2)
+    assert config.augmentation_params.rotation_range == 10.0
+
+
+def test_numbers_with_leading_zeros_are_decimal(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("batch_size: 010\nmax_epochs: 0x10\nwarmup_epochs: 1_0.5\n")
+    config = load_config(path)
+    assert (config.batch_size, config.max_epochs, config.warmup_epochs) == (10, 16, 10.5)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "x.yaml"
+    path.write_text("output_dir: ~/runs\ntraining_data_dir: [{path: ~/a}, {path: ~/b}]\nmano_model_path: ~/mano\n")
+    config = load_config(path)
+    assert config.output_dir == str(tmp_path / "runs") and config.mano_model_path == str(tmp_path / "mano")
+    assert [member.path for member in config.training_data_dir] == [str(tmp_path / "a"), str(tmp_path / "b")]

@@ -203,7 +203,12 @@ def build_trainer(config: TrainingConfig, run_dir: Path, callbacks: list[Callbac
             check_on_train_epoch_end=False,
         )
         callbacks = [*callbacks[:1], early, *callbacks[1:]]
-    by_steps = isinstance(config.val_check_interval, int)
+    if isinstance(config.devices, list) and not torch.accelerator.is_available():
+        raise ConfigError(f"found devices {config.devices}, but no GPU here; give a number of processes, or auto")
+    interval = config.val_check_interval
+    by_steps = isinstance(interval, int)
+    # Lightning takes shares of an epoch, or numbers of batches; several epochs are an argument of their own.
+    within = interval * config.micro_batches if by_steps else min(interval, 1.0)
     return pl.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -214,8 +219,8 @@ def build_trainer(config: TrainingConfig, run_dir: Path, callbacks: list[Callbac
         max_steps=config.max_steps,
         accumulate_grad_batches=config.passes_per_step,
         gradient_clip_val=config.grad_clip_val or None,
-        val_check_interval=config.val_check_interval * (config.micro_batches if by_steps else 1),
-        check_val_every_n_epoch=None if by_steps else 1,
+        val_check_interval=within,
+        check_val_every_n_epoch=None if by_steps else max(1, round(interval)),
         num_sanity_val_steps=0,
         deterministic=("warn" if torch.cuda.is_available() else True) if config.deterministic else False,
         use_distributed_sampler=False,

@@ -31,6 +31,8 @@ def validation_follows(trainer: pl.Trainer) -> bool:
     by_steps = trainer.check_val_every_n_epoch is None
     batch = loop.total_batch_idx if by_steps else loop.batch_idx
     assert trainer.val_check_batch is not None  # validation goes by batches, not by time
+    if not by_steps and (trainer.current_epoch + 1) % trainer.check_val_every_n_epoch:
+        return False
     return (batch + 1) % trainer.val_check_batch == 0
 
 

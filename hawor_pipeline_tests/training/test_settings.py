@@ -213,7 +213,7 @@ class _Forecast(pl.Callback):
         self.happened[-1] = True
 
 
-@pytest.mark.parametrize("interval", [1.0, 0.5, 3, 5])
+@pytest.mark.parametrize("interval", [1.0, 0.5, 2.0, 3, 5])
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_validations_and_steps_are_foreseen(tiny, tmp_path, monkeypatch, interval, accumulate):
     """Four batches are an epoch."""
