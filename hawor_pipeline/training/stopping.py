@@ -28,10 +28,10 @@ def validation_follows(trainer: pl.Trainer) -> bool:
     if trainer.should_stop:  # Lightning validates before it stops
         return True
     loop = trainer.fit_loop.epoch_loop
-    by_steps = trainer.check_val_every_n_epoch is None
-    batch = loop.total_batch_idx if by_steps else loop.batch_idx
+    epochs = trainer.check_val_every_n_epoch  # None: intervals are numbers of batches over all epochs
+    batch = loop.total_batch_idx if epochs is None else loop.batch_idx
     assert trainer.val_check_batch is not None  # validation goes by batches, not by time
-    if not by_steps and (trainer.current_epoch + 1) % trainer.check_val_every_n_epoch:
+    if epochs is not None and (trainer.current_epoch + 1) % epochs:
         return False
     return (batch + 1) % trainer.val_check_batch == 0
 
