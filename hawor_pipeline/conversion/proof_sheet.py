@@ -134,9 +134,11 @@ def _panel(reader: Reader, models: HandModels, picked: _Picked) -> np.ndarray | 
     else:
         return None
     image_file, moment = take.images[picked.view][picked.frame], take.moment(index)
+    if not moment.hands:
+        return None
     file_frame = moment.file_frame(picked.view)
     image = decode_image(image_file.read(), image_file, file_frame.size)
-    if is_black(image) or not moment.hands:
+    if is_black(image):
         return None
     return _draw(image, file_frame, moment.cameras[picked.view], models, moment.hands, picked.name)
 

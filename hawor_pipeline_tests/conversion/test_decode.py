@@ -390,3 +390,40 @@ def test_loops_are_compiled_where_no_folder_can_keep_them(monkeypatch):
     with pytest.raises(RuntimeError, match="cannot cache"):
         numba.njit(cache=True)(twice)
     assert compiled(twice)(21) == 42
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16"])
+def test_png_of_every_kind_decodes_to_rgb(mode):
+    pixels = np.random.default_rng(1).integers(0, 256, (30, 42, 3), np.uint8)
+    image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels)
+    image = image if mode == "I;16" else image.convert(mode)
+    stored = io.BytesIO()
+    image.save(stored, "PNG")
+    grey = np.repeat(pixels[..., :1], 3, 2)
+    expected = grey if mode == "I;16" else np.asarray(image.convert("RGB"))
+    found = Decoder().decode(stored.getvalue() + b"trailing" * 40, "a.jpg", (30, 42)).pixels
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("size", [(32, 48), (31, 45)])
+def test_a_png_is_shrunk_by_averages(size):
+    pixels = np.random.default_rng(2).integers(0, 256, (*size, 3), np.uint8)
+    stored = io.BytesIO()
+    Image.fromarray(pixels).save(stored, "PNG")
+    part = Decoder().decode(stored.getvalue(), "a.png", size, shrink=4)
+    padded = np.pad(pixels, ((0, -size[0] % 4), (0, -size[1] % 4), (0, 0)), "edge").astype(float)
+    expected = padded.reshape(8, 4, 12, 4, 3).mean((1, 3))
+    assert part.pixels.shape == (8, 12, 3) == (*part.size, 3)
+    assert np.abs(part.pixels - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("position", [20, 45, 900, -6])
+def test_a_png_with_one_flipped_bit_is_corrupt(position):
+    stored = io.BytesIO()
+    Image.fromarray(np.random.default_rng(3).integers(0, 256, (30, 42, 3), np.uint8)).save(stored, "PNG")
+    data = bytearray(stored.getvalue())
+    data[position] ^= 1
+    with pytest.raises(CorruptImage, match=r"a\.png: damaged PNG"):
+        Decoder().decode(bytes(data), "a.png", (30, 42))
+    with pytest.raises(DataError, match="42x30 pixels, expected 40x30"):
+        Decoder().decode(stored.getvalue(), "a.png", (30, 40))

@@ -13,10 +13,12 @@ import pytest
 
 from hawor_pipeline.cli import main
 from hawor_pipeline.conversion.prepare import estimate, prepare
+from hawor_pipeline.conversion.proof_sheet import write_proof_sheet
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline.sources import reader as protocol
 from hawor_pipeline.sources.reader import HandLabels
+from hawor_pipeline.sources.registry import open_reader
 from hawor_pipeline.untrusted.safe_load import load_pickle
 from hawor_pipeline_tests.sources.layouts import FORMS, WRITERS
 
@@ -305,6 +307,14 @@ def test_a_split_of_interhand_without_its_label_files_is_refused_by_name(make):
     shutil.copytree(data.raw / "images/test", data.raw / "images/val")
     with pytest.raises(ConfigError, match=r"InterHand2\.6M_val_data\.json not found"):
         data.call()
+
+
+def test_a_proof_sheet_shows_images_with_labels_only(make, tmp_path):
+    data = make("ho3d")
+    for number in (0, 2):
+        (data.raw / f"train/ABF10/meta/{number:04d}.pkl").unlink()
+    reader = open_reader("ho3d", data.raw, data.mano_dir)
+    assert write_proof_sheet(reader, "ho3d_ABF", tmp_path / "proof.jpg") == ["ABF10/0/00001"]
 
 
 def shift_camera(data: Raw, serials: list[str]) -> None:
