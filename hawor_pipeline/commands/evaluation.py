@@ -20,7 +20,7 @@ from hawor_pipeline.paths import DataPaths
 @option("--checkpoint", type=Path, required=True, metavar="FILE", help="checkpoint to evaluate")
 @shards_option(required=True)
 @option("--output", type=Path, required=True, metavar="DIR", help="folder for the metric tables")
-@option("--subjects", nargs="+", metavar="s05", help="default: ARCTIC's validation subject; all of other datasets")
+@option("--subjects", nargs="+", metavar="s05", help="default: ARCTIC's validation subject; others' test set")
 @hand_models_option()
 @option("--protocol", default="arctic-all-val", metavar="NAME", help="default: arctic-all-val")
 @device_option

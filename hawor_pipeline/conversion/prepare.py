@@ -159,7 +159,9 @@ def _totals(done: Conversion) -> dict[str, Any]:
     if not any(info["rows"] for info in infos):
         whys = list(dict.fromkeys(_why_empty(subject, result) for subject, result in results.items()))
         more = f"; and {len(whys) - _NAMED} more subjects" if len(whys) > _NAMED else ""
-        raise DataError(f"no sample was made: {'; '.join(whys[:_NAMED])}{more}")
+        ledgers = f". The ledgers in {done.job.output} list every image; get the missing images or labels."
+        skipped = any(info["left_out"] for info in infos)
+        raise DataError(f"no sample was made: {'; '.join(whys[:_NAMED])}{more}{ledgers if skipped else ''}")
     return {
         "output_dir": str(done.job.output),
         "source": done.job.reader.source,
