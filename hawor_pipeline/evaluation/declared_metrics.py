@@ -35,7 +35,7 @@ class Metric:
         inputs: type of the inputs, and number of values that `function` returns.
             "hands": `measure.ComparedHands` of N samples; (N,).
             "surfaces": `measure.ComparedSurfaces` of M samples that have a mesh; (M,).
-            "motion": `measure.ComparedSurfaces`, T consecutive frames of one hand; (T,), NaN where neighbours lack.
+            "motion": `measure.ComparedMotion`, T consecutive frames of one hand; (T,), NaN without both neighbours.
             "world": `measure.ComparedTrack`, at most 100 consecutive frames of one hand in the world; (T,).
             "track": `measure.ComparedTrack`, all consecutive frames of one hand in the world; (T,).
             "sequence": `measure.ComparedHands` of a sequence; any number. Only the summary has it.
@@ -161,7 +161,7 @@ METRICS = (
            lambda m, surfaces: m.point_errors(surfaces.predicted, surfaces.truth).mean(-1), "surfaces",
            "Vertex error (MPVPE)"),
     Metric("pa_mpvpe_mm", "mm", "lower", "mean vertex distance after the best similarity transform", _HAND,
-           lambda m, surfaces: m.point_errors(surfaces.aligned, surfaces.truth).mean(-1), "surfaces",
+           lambda m, surfaces: surfaces.aligned_errors.mean(-1), "surfaces",
            "Aligned vertex error (PA-MPVPE)"),
     Metric("mpjpe_camera_mm", "mm", "lower", "mean joint distance in the camera frame, without any alignment", _JOINTS,
            lambda m, hands: _where(_joint_error(m, hands, root=None), hands.is_placed),
@@ -197,7 +197,7 @@ METRICS = (
            _JOINTS, _acceleration_error, title="Acceleration error"),
     Metric("accel_vertices_error_m_s2", "m/s^2", "lower",
            "difference of the acceleration of the wrist-relative vertices over three frames", _HAND,
-           lambda m, surfaces: m.acceleration_error(surfaces.predicted, surfaces.truth, root=None), "motion"),
+           lambda m, motion: m.acceleration_error(motion.errors, motion.zero, root=None), "motion"),
     Metric("accel_world_error_m_s2", "m/s^2", "lower",
            "difference of joint acceleration in the world, without the two first and last frames of a track", _WORLD,
            _world_acceleration_error),
@@ -212,7 +212,7 @@ METRICS = (
     Metric("pa_pck_auc", "1", "higher", "the same after the best similarity transform", _JOINTS,
            lambda m, hands: m.auc_within(hands.aligned_m)),
     Metric("pa_vertex_pck_auc", "1", "higher", "the same of the vertices after the best similarity transform", _HAND,
-           lambda m, surfaces: m.auc_within(m.point_errors(surfaces.aligned, surfaces.truth)), "surfaces"),
+           lambda m, surfaces: m.auc_within(surfaces.aligned_errors), "surfaces"),
     Metric("camera_pck_auc", "1", "higher", "the same of the joints in the camera frame, without alignment", _JOINTS,
            _camera_auc),
     Metric("st_mpjpe_mm", "mm", "lower", "mean joint distance, wrists aligned and the middle knuckle's bone scaled",

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -159,6 +159,11 @@ class ComparedSurfaces:
         return apply_similarity(self.predicted, *fit)
 
     @cached_property
+    def aligned_errors(self) -> Tensor:
+        """(M, 778) distances of the aligned vertices."""
+        return metrics.point_errors(self.aligned, self.truth)
+
+    @cached_property
     def nearest(self) -> tuple[Tensor, Tensor]:
         """Distances (M, 778) from each predicted vertex to the true ones and back; one search serves all metrics."""
         return nearest_distances(self.predicted, self.truth)
@@ -167,6 +172,21 @@ class ComparedSurfaces:
     def aligned_nearest(self) -> tuple[Tensor, Tensor]:
         """The same after alignment; exact only above the smallest threshold of the F-scores."""
         return nearest_distances(self.aligned, self.truth, enough=mm_to_m(min(F_SCORE_MM)))
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedMotion:
+    """Errors of the wrist-relative vertices of T consecutive frames of one hand.
+
+    Differences over time are linear: the motion of the error is the error of the motion.
+    """
+
+    errors: Tensor  # (T, 778, 3)
+
+    @property
+    def zero(self) -> Tensor:
+        """(T, 778, 3) the error of a perfect prediction."""
+        return self.errors.new_zeros(()).expand(self.errors.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +230,7 @@ def measure(
     """
     hands = ComparedHands(truth, predicted, models, tracks, mirror_allowed)
     values = measure_hands(hands, [name for name, metric in SAMPLE_METRICS.items() if metric.inputs == "hands"])
-    values |= _surface_metrics(hands) | _motion_metrics(hands)
+    values |= _surface_metrics(hands)
     values |= _world_metrics(hands, "world", WORLD_CHUNK) | _world_metrics(hands, "track", len(truth))
     if missing := sorted(set(SAMPLE_METRICS) - set(values)):
         raise NumericalError(f"metrics {missing} are declared with unknown inputs, and nothing computes them.")
@@ -256,41 +276,38 @@ def _by_parts(
         prepare: makes the inputs of a part from its rows.
         run: maps a function over the parts.
     """
-    declared = [metric for metric in SAMPLE_METRICS.values() if metric.inputs == inputs]
+    declared, index = [metric for metric in SAMPLE_METRICS.values() if metric.inputs == inputs], torch.arange(count)
     values = {metric.name: torch.full((count,), torch.nan, dtype=torch.float64) for metric in declared}
 
     def compute(rows: Tensor | slice) -> list[Tensor]:
         part = prepare(rows)
-        return [_computed(metric, part, len(part.truth)) for metric in declared]
+        return [_computed(metric, part, len(index[rows])) for metric in declared]
 
     for rows, results in zip(parts, run(compute, parts), strict=True):
         for metric, result in zip(declared, results, strict=True):
-            values[metric.name][rows] = torch.where(result.isnan(), values[metric.name][rows], result.double())
+            values[metric.name][rows] = result.double()
     return values
 
 
-def _surfaces(hands: ComparedHands, rows: Tensor | slice) -> ComparedSurfaces:
-    """Pose predictions and ground truth of rows that have a mesh."""
-    truth, ours = hands.truth.take(rows), hands.predicted.take(rows)
-    # without translation: the wrist is subtracted, and NaN must not reach the mesh
-    mesh, joints = ours.relative_mesh(hands.models, truth.is_right)
-    wrists = own_joints(hands.models, mesh, joints, truth.is_right)[:, :1]
-    theirs = true_vertices(hands.models, truth) - truth.joints_m[:, :1]
-    return ComparedSurfaces(mesh - wrists, theirs, hands.mirror_allowed)
-
-
 def _surface_metrics(hands: ComparedHands) -> dict[str, Tensor]:
-    """Compute the metrics of surfaces, in threads; NaN for rows without a mesh."""
+    """Compute the metrics of surfaces, in threads, and of their motion; NaN for rows without a mesh."""
+    count = len(hands.truth)
+    errors = torch.full((count, 778, 3), torch.nan, dtype=torch.float32)  # of one sequence: posed once for both
+
+    def prepare(rows: Tensor) -> ComparedSurfaces:
+        truth, ours = hands.truth.take(rows), hands.predicted.take(rows)
+        # without translation: the wrist is subtracted, and NaN must not reach the mesh
+        mesh, joints = ours.relative_mesh(hands.models, truth.is_right)
+        wrists = own_joints(hands.models, mesh, joints, truth.is_right)[:, :1]
+        theirs = true_vertices(hands.models, truth) - truth.joints_m[:, :1]
+        surfaces = ComparedSurfaces(mesh - wrists, theirs, hands.mirror_allowed)
+        errors[rows] = (surfaces.predicted - surfaces.truth).float()
+        return surfaces
+
     parts = [rows for rows in torch.nonzero(hands.predicted.has_mesh).flatten().split(_MESH_ROWS) if len(rows)]
-    return _by_parts(len(hands.truth), "surfaces", parts, partial(_surfaces, hands), _threads().map)
-
-
-def _motion_metrics(hands: ComparedHands) -> dict[str, Tensor]:
-    """Compute the metrics of moving surfaces; NaN at the ends of a track and for rows without a mesh."""
-    runs = [(s, e) for s, e in hands.neighbours.runs() if e - s >= 3 and hands.predicted.has_mesh[s:e].all()]
-    # neighbouring parts share two frames, because a part has no values at its ends
-    parts = [slice(r, min(r + _MESH_ROWS + 2, end)) for start, end in runs for r in range(start, end - 2, _MESH_ROWS)]
-    return _by_parts(len(hands.truth), "motion", parts, partial(_surfaces, hands), _threads().map)
+    found = _by_parts(count, "surfaces", parts, prepare, _threads().map)
+    tracks = [slice(start, end) for start, end in hands.neighbours.runs()]
+    return found | _by_parts(count, "motion", tracks, lambda rows: ComparedMotion(errors[rows]))
 
 
 @cache

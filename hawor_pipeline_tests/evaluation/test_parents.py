@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -152,6 +153,23 @@ def test_tables_of_older_versions_are_found_and_the_setting_that_made_them_keeps
     assert other.info["run_ids"]["mean_pose"] != f"baseline-mean_pose-{VERSION}"
     again = evaluate_baselines(setting, ["s01", "s03"])
     assert not again.reused and again.info["run_ids"] == analysed.baselines.info["run_ids"]
+
+
+def test_a_champion_with_tables_of_an_older_version_is_measured_again(
+    setting: Setting, other_checkpoint: Path, tmp_path: Path
+) -> None:
+    """The older tables stay as they are, and the report still reads them."""
+    registry = Registry(tmp_path / "project" / "registry")
+    registry.promote(registry.run(RUN, setting.protocol, VERSION), "first")
+    file = partition_file(setting.metrics_dir, "samples", RUN)
+    pq.write_table(pq.ParquetFile(file).read().drop_columns(["accel_world_error_m_s2"]), file)
+    before = file.read_bytes()
+    compared = evaluate(other_checkpoint, setting, "second", registry.root)
+    (champion,) = (name for name in compared if "champion" in name)
+    assert champion.startswith(f"baseline-champion-{VERSION}-")
+    assert file.read_bytes() == before
+    found = find_baselines(setting.metrics_dir, RunResults(setting.metrics_dir, "second"))
+    assert found["champion"].run_id == champion
 
 
 def test_comparison_of_an_earlier_evaluation_is_not_shown(setting: Setting, other_checkpoint: Path) -> None:

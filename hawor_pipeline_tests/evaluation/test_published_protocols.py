@@ -36,6 +36,7 @@ from hawor_pipeline.evaluation.recordings import sequences
 from hawor_pipeline.evaluation.tables import RunIdentity, read_table, table_writer
 from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline.sources.hand_models import HandModels
+from hawor_pipeline_tests.shards.edited import restate
 
 FPS = 30
 SOURCES = {"freihand": "freihand", "ho3d": "ho3d", "dexycb": "dexycb"}  # else the sample's own
@@ -288,6 +289,7 @@ def evaluated(sample_shards: Path, mano_dir: Path, models: HandModels, tmp_path_
     valid[np.flatnonzero(valid & (np.array(table["view"]) == 1))[0]] = False
     index = table.schema.get_field_index("valid")
     pq.write_table(table.set_column(index, table.schema.field(index), pa.array(valid)), path)
+    restate(shards)
     manifest = shards / "s05" / "manifest.json"
     content = json.loads(manifest.read_text())
 
