@@ -129,11 +129,10 @@ def plan_subject(job: ConversionJob, subject: str) -> SubjectPlan:
 def _why_empty(job: ConversionJob, plan: SubjectPlan) -> str:
     if not plan.without_images:
         return f"{plan.subject} has none of the sequences asked for; zero samples"
+    views = f", for views {list(job.settings.views)}" if job.reader.records_views else ""
     return (
-        f"{plan.subject}: found no images of any sequence below {job.reader.root.name} "
-        f"({len(plan.without_images)} have labels), expected .jpg or .png files in the published layout, such as "
-        f"{job.reader.example}{f', for views {list(job.settings.views)}' if job.reader.records_views else ''}; zero "
-        "samples. Unpack the images there"
+        f"{plan.subject}: found no images of any sequence below {job.reader.root.name}, expected .jpg or .png files in "
+        f"the published layout, such as {job.reader.example}{views}; zero samples. Unpack the images there"
     )
 
 

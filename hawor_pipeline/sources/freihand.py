@@ -11,7 +11,7 @@ middle finger's root, and the scale that puts that root at depth focal / scale. 
 posed mesh, as its toolbox does; they differ from the posed skeleton.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +47,7 @@ _LABELS = ("K", "mano", "xyz")
 class LabelledImage:
     """One image and the labels of its hand; one of them may be missing."""
 
-    number: int  # of the image; of the hand, where it has no image
+    number: int  # of the image, also of a missing one
     image: ImageFile | None
     hand: int  # its place in the label files
     values: dict[str, Any] | None  # by name of the label file, not checked yet
@@ -119,16 +119,15 @@ class FreiHand(Reader):
         return found
 
     def _labelled_images(self, part: str) -> list[LabelledImage]:
-        """Return the images of a part with their labels, and the labels of hands that no image shows, by number."""
+        """Return the images of a part with their labels, and the labels whose image is missing, by number."""
         labels = self._labels(part) if self._is_labelled(part) else dict.fromkeys(_LABELS, ())
         hands = [dict(zip(_LABELS, values, strict=True)) for values in zip(*labels.values(), strict=True)]
-        found, shown = [], set()
-        for number, image in list_images(self._images(part), suffix=JPEG_OR_PNG).items():
+        images, found = list_images(self._images(part), suffix=JPEG_OR_PNG), []
+        for number in sorted({*images, *_missing(images, len(hands), _VERSIONS[part])}):
             hand = number % len(hands) if number < _VERSIONS[part] * len(hands) else number
-            found.append(LabelledImage(number, image, hand, hands[hand] if hand < len(hands) else None))
-            shown.add(hand)
-        found += [LabelledImage(hand, None, hand, hands[hand]) for hand in range(len(hands)) if hand not in shown]
-        return sorted(found, key=lambda item: item.number)
+            values = hands[hand] if hand < len(hands) else None
+            found.append(LabelledImage(number, images.get(number), hand, values))
+        return found
 
     def _labels(self, part: str) -> dict[str, list]:
         found: dict[str, list] = {name: read_json(path) for name, path in zip(_LABELS, self._files(part), strict=True)}
@@ -179,6 +178,18 @@ class FreiHand(Reader):
         orient, fingers, shape = (torch.tensor(values[None]) for values in (pose[:3], pose[3:], betas))
         hand = layer(layer.absolute_rotmats(orient, fingers, mean_included=False), shape)
         return models.own_joints("right", hand.vertices, hand.joints)[0, ROOT_JOINT].numpy()
+
+
+def _missing(images: Collection[int], hands: int, versions: int) -> set[int]:
+    """Return the numbers of missing images: of versions that were downloaded, and of hands without any image.
+
+    A version of which fewer than half of the images are there was not downloaded as a whole.
+    """
+    missing = set(range(hands)) - {number % hands for number in images if number < versions * hands}
+    for version in range(versions):
+        lacking = set(range(version * hands, (version + 1) * hands)) - set(images)
+        missing |= lacking if 2 * len(lacking) < hands else set()
+    return missing
 
 
 def _part(sequence: str) -> str:

@@ -108,6 +108,19 @@ def test_a_hand_of_freihand_without_any_image_is_in_the_ledger(make, mano_dir, t
     assert len(data.samples) == 5
 
 
+def test_a_missing_version_of_a_hand_of_freihand_is_in_the_ledger(mano_dir, tmp_path):
+    """Of the first version and the third, which is there but for one image; of the second there is one image only."""
+    data = Raw("freihand", tmp_path, mano_dir)
+    folder = data.raw / "training" / "rgb"
+    for hand in (0, 1, 3):
+        shutil.copy(folder / "00000001.jpg", folder / f"{hand + 8:08d}.jpg")
+    (folder / "00000000.jpg").unlink()
+    data.call(max_left_out_share=0.0)
+    assert sorted(data.ledger) == [(0, 0, "right", "no_image", 1), (0, 10, "right", "no_image", 1)]
+    shown = {name.split("/")[3] for name in data.samples}
+    assert shown == {"00001", "00002", "00003", "00004", "00008", "00009", "00011"}
+
+
 @pytest.mark.parametrize("form", ["ho3d", "ho3d_v2", "dexycb", "freihand_evaluation", "interhand"])
 def test_images_without_labels_are_in_the_ledger_and_the_rest_converts(form, make):
     """As HO-3D v3 lacks the annotation files of ABF12 from 0678 on."""
