@@ -4,8 +4,10 @@ Keys are flat except for the small groups `augmentation_params` and `data_filter
 names the nearest known one. Facts about a machine (roots, devices present) are not configured here.
 """
 
+import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
@@ -416,8 +418,7 @@ def _mapping_without_duplicates(loader: yaml.Loader, node: yaml.MappingNode) -> 
     for key in keys:
         if isinstance(key, (dict, list)):
             raise ConfigError(f"{node.start_mark.name}: found key {key!r}, expected the name of a setting")
-        if keys.count(key) > 1:
-            raise ConfigError(f"{node.start_mark.name}: key {key!r} appears twice; keep one of them")
+    _refuse_duplicates(keys, node.start_mark.name)
     loader.flatten_mapping(node)  # type: ignore[attr-defined]
     return dict(loader.construct_pairs(node, deep=True))  # type: ignore[attr-defined]
 
@@ -433,27 +434,31 @@ _LastWinsLoader.yaml_constructors = yaml.SafeLoader.yaml_constructors
 
 
 def read_yaml(path: Path | str, *, refuse_duplicates: bool = True) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
+    """Read a YAML file, or a .json file, that holds a mapping.
 
     Args:
-        path: YAML file.
+        path: YAML or JSON file.
         refuse_duplicates: raise an error for a duplicate key; otherwise the last one wins.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or does not hold a mapping.
+        ConfigError: the file is missing, is neither YAML nor JSON, or does not hold a mapping.
     """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"configuration file {path} not found; `hawor-pipeline create-config {path}` writes one")
+    as_json = _is_json(path)
     try:
         text = path.read_text(encoding="utf-8")
-        if _expanded_nodes(yaml.compose(text, Loader=_NumberLoader), {}) > _MOST_NODES:
-            raise ConfigError(f"{path}: its aliases expand to more than {_MOST_NODES} values; write settings out")
-        loader = (_NumberLoader if refuse_duplicates else _LastWinsLoader)(text)
-        loader.name = str(path)
-        value = loader.get_single_data()  # type: ignore[no-untyped-call]
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        if as_json:
+            value = json.loads(text, object_pairs_hook=partial(_object, path) if refuse_duplicates else None)
+        else:
+            if _expanded_nodes(yaml.compose(text, Loader=_NumberLoader), {}) > _MOST_NODES:
+                raise ConfigError(f"{path}: its aliases expand to more than {_MOST_NODES} values; write settings out")
+            loader = (_NumberLoader if refuse_duplicates else _LastWinsLoader)(text)
+            loader.name = str(path)
+            value = loader.get_single_data()  # type: ignore[no-untyped-call]
+    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid {'JSON' if as_json else 'YAML'}: {error}") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path} holds {type(value).__name__}, expected a mapping of settings")
     return value
@@ -473,6 +478,22 @@ def _expanded_nodes(node: yaml.Node | None, known: dict[int, int]) -> int:
     if known[id(node)] == 0:
         raise RecursionError("an alias refers to a value that contains it")
     return known[id(node)]
+
+
+def _is_json(path: Path) -> bool:
+    return path.suffix.lower() == ".json"
+
+
+def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    _refuse_duplicates(keys, str(path))
+    return dict(pairs)
+
+
+def _refuse_duplicates(keys: list[Any], origin: str) -> None:
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ConfigError(f"{origin}: key {key!r} appears twice; keep one of them")
 
 
 def parse_value(text: str) -> Any:
@@ -545,6 +566,26 @@ def load_loss_weights(path: Path | str) -> dict[str, float]:
 def dump_config(config: Settings) -> str:
     """Return settings as YAML, keys in the order of the schema."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def config_text(config: Settings, path: Path, heading: str = "") -> str:
+    """Return settings in the format that a file name asks for.
+
+    Args:
+        config: the settings.
+        path: .yaml or .yml, where a comment explains each key, or .json, which has no comments.
+        heading: comment lines at the top of a YAML file.
+
+    Raises:
+        ConfigError: another suffix, or a directory.
+    """
+    if path.is_dir():
+        raise ConfigError(f"found the directory {path}, expected the name of a file")
+    if _is_json(path):
+        return json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise ConfigError(f"found {path.name!r}, expected a file name that ends in .yaml, .yml or .json")
+    return heading + commented_yaml(config)
 
 
 def commented_yaml(config: Settings) -> str:

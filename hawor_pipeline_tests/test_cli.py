@@ -208,6 +208,26 @@ def test_create_config_writes_something_that_loads_and_never_overwrites(capsys, 
     assert_one_clear_message(code, 2, err, "demo")
 
 
+def test_create_config_writes_the_format_of_the_file_name(capsys, tmp_path):
+    import json
+
+    from hawor_pipeline.config import TrainingConfig, load_config
+
+    for name in ("c.json", "d.JSON"):
+        assert run(capsys, "create-config", tmp_path / name)[0] == 0
+        written = json.loads((tmp_path / name).read_text())
+        assert written == TrainingConfig().model_dump(mode="json")
+        assert load_config(tmp_path / name) == TrainingConfig()
+    assert run(capsys, "create-config", tmp_path / "e.json", "--experiment", "demo")[0] == 0
+    assert load_config(tmp_path / "e.json").backbone_size == "tiny"
+    assert run(capsys, "create-config", tmp_path / "f.yml")[0] == 0
+    assert "#" in (tmp_path / "f.yml").read_text()
+    for name in ("g.toml", "g"):
+        code, _, err = run(capsys, "create-config", tmp_path / name)
+        assert_one_clear_message(code, 2, err, f"'{name}'", ".json")
+        assert not (tmp_path / name).exists()
+
+
 def test_doctor_reports_what_is_present(capsys, monkeypatch, tmp_path):
     monkeypatch.delenv("ARCTIC_ROOT", raising=False)
     code, out, _ = run(capsys, "doctor")

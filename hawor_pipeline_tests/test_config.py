@@ -120,6 +120,19 @@ def test_files_that_are_no_mapping_are_refused(tmp_path, content):
         load_config(tmp_path / "c.yaml")
 
 
+@pytest.mark.parametrize("content", ['{"seed": 1, "seed": 2}', "[1]", "{", "seed: 1", '{"sed": 1}'])
+def test_a_json_file_is_read_as_strictly_as_yaml(tmp_path, content):
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"c\.json"):
+        load_config(tmp_path / "c.json")
+
+
+def test_a_json_file_may_be_indented_with_tabs(tmp_path):
+    (tmp_path / "c.json").write_text('{\n\t"seed": 3,\n\t"min_lr": 1e-9\n}')
+    config = load_config(tmp_path / "c.json")
+    assert (config.seed, config.min_lr) == (3, 1e-9)
+
+
 def test_a_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(ConfigError, match="create-config"):
         load_config(tmp_path / "none.yaml")

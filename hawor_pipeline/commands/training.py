@@ -11,7 +11,7 @@ from hawor_pipeline.paths import experiment_file
 
 # The options that define a run.
 _settings = options(
-    option("--config", type=Path, required=True, metavar="FILE", help="training configuration (YAML)"),
+    option("--config", type=Path, required=True, metavar="FILE", help="training configuration (YAML or JSON)"),
     option("--set", nargs="+", default=[], metavar="KEY=VALUE", action="extend", help="replace configured values"),
     option("--val-subjects", nargs="+", metavar="s05", help="validate on these subjects"),
     option("--val-fraction", type=float, metavar="F", help="validate on this share of the sequences"),
@@ -20,31 +20,32 @@ _settings = options(
 
 
 @command("create-config", "write a training configuration with every key explained")
-@option("path", type=Path, metavar="FILE", help="YAML file to write")
+@option("path", type=Path, metavar="FILE", help="file to write: .yaml, .yml or .json")
 @option("--experiment", metavar="NAME", help="start from a shipped experiment")
 def _create_config(arguments: argparse.Namespace) -> int:
-    from hawor_pipeline.config import TrainingConfig, commented_yaml, load_config
+    from hawor_pipeline.config import TrainingConfig, config_text, load_config
     from hawor_pipeline.provenance import atomic_write_text
 
     config = load_config(experiment_file(arguments.experiment)) if arguments.experiment else TrainingConfig()
     if arguments.path.exists():
         raise ConfigError(f"{arguments.path} exists already; choose another path or remove it")
-    atomic_write_text(arguments.path, commented_yaml(config))
+    atomic_write_text(arguments.path, config_text(config, arguments.path))
     print(f"wrote {arguments.path}; train with: hawor-pipeline train --config {arguments.path}")
     return 0
 
 
 @command("migrate-config", "translate a configuration of the original system")
 @option("old", type=Path, metavar="OLD", help="its YAML or JSON file")
-@option("new", type=Path, metavar="NEW", help="the YAML file to write")
+@option("new", type=Path, metavar="NEW", help="file to write: .yaml, .yml or .json")
 def _migrate(arguments: argparse.Namespace) -> int:
+    from hawor_pipeline.config import config_text
     from hawor_pipeline.provenance import atomic_write_text
     from hawor_pipeline.training.migrate import migrate_file
 
     if arguments.new.exists():
         raise ConfigError(f"{arguments.new} exists already; choose another path or remove it")
     migration = migrate_file(arguments.old)
-    atomic_write_text(arguments.new, migration.to_yaml())
+    atomic_write_text(arguments.new, config_text(migration.config, arguments.new, migration.heading()))
     print(migration.report())
     print(f"wrote {arguments.new}; train with: hawor-pipeline train --config {arguments.new}")
     return 0

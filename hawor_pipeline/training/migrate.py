@@ -7,11 +7,10 @@ the reason, and the result is validated by the schema.
 Source: FBB0/HaWoR, `ENHANCED_TRAINING_EVALUATION_README.md` and the files of its `configs/` (names of keys only).
 """
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hawor_pipeline.config import (
     LOSS_TERMS,
@@ -19,7 +18,6 @@ from hawor_pipeline.config import (
     DataFiltering,
     TrainingConfig,
     build,
-    commented_yaml,
     read_yaml,
 )
 from hawor_pipeline.errors import ConfigError, nearest
@@ -34,6 +32,7 @@ _KEYS = read_yaml(Path(__file__).with_suffix(".yaml"))
 SECTIONS = frozenset(_KEYS["sections"].split())
 RENAMED: dict[str, str] = _KEYS["renamed"]
 DROPPED: dict[str, str] = {key: reason for reason, keys in _KEYS["dropped"].items() for key in keys.split()}
+_SIZES: tuple[str, ...] = get_args(TrainingConfig.model_fields["backbone_size"].annotation)
 _FOREIGN_TERM = "a term of another definition; see KEYPOINTS_3D and the other eight terms"
 
 
@@ -67,10 +66,10 @@ class Migration:
             lines += [f"  {each.key}{': ' if each.note else ''}{each.note}" for each in keys]
         return "\n".join(lines)
 
-    def to_yaml(self) -> str:
-        """Return the new configuration with every key explained, after a list of renamed and dropped keys."""
-        moved = [f"# {each.key}: {each.fate}, {each.note}" for each in self.fates if each.fate != "kept"]
-        return "\n".join(["# Migrated configuration.", *moved]) + "\n" + commented_yaml(self.config)
+    def heading(self) -> str:
+        """List the renamed, dropped and changed keys as comments for the head of the new file."""
+        noted = [f"# {each.key}: {each.fate}, {each.note}" for each in self.fates if each.note]
+        return "\n".join(["# Migrated configuration.", *noted]) + "\n"
 
 
 def migrate_file(path: Path | str) -> Migration:
@@ -82,16 +81,7 @@ def migrate_file(path: Path | str) -> Migration:
     Raises:
         ConfigError: the file is missing or unreadable, or kept values contradict each other.
     """
-    path = Path(path)
-    if path.suffix == ".json" and path.is_file():
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} holds {type(values).__name__}, expected a mapping of settings")
-    else:
-        values = read_yaml(path, refuse_duplicates=False)  # as the original reads them
+    values = read_yaml(path, refuse_duplicates=False)  # as the original reads them
     return migrate(values, origin=str(path))
 
 
@@ -103,8 +93,10 @@ def migrate(values: Mapping[str, Any], *, origin: str) -> Migration:
     """
     new: dict[str, Any] = {}
     fates: list[KeyFate] = []
-    for dotted, name, value in _settings(values):
-        fate = _fate(dotted, name, value)
+    settings = list(_settings(values))
+    given = {name for _, name, value in settings if value is not None}
+    for dotted, name, value in settings:
+        fate = _backbone(dotted, value, given) if name == "backbone_type" else _fate(dotted, name, value)
         for key, item in fate.sets.items():
             if key in new and isinstance(item, dict) and isinstance(new[key], dict):
                 item = {**new[key], **item}
@@ -156,6 +148,30 @@ def _fate(dotted: str, name: str, value: Any) -> KeyFate:
     return KeyFate(dotted, "dropped", f"known to neither system.{guess}")
 
 
+def _backbone(dotted: str, value: Any, given: Set[str]) -> KeyFate:
+    """Decide the fate of the backbone's type, which in the original implies its size: `vit` is ViT-H.
+
+    Args:
+        given: names of the settings that the old file sets.
+    """
+    prefix, _, short = str(value).partition("_")
+    sizes = [size for size in _SIZES if size.startswith(short)] if short else ["huge"]
+    if prefix != "vit" or len(sizes) != 1:
+        default = TrainingConfig.model_fields["backbone_size"].default
+        known = ", ".join(f"vit_{size}" for size in _SIZES)
+        note = f"not valid here, the backbone is vit_{default}: found {value!r}, expected vit (ViT-H) or {known}"
+        return KeyFate(dotted, "dropped", note)
+    sets: dict[str, Any] = {"backbone_type": "vit"}
+    if not short and "backbone_size" in given:
+        return KeyFate(dotted, "kept", "its size is that of backbone_size", sets)
+    sets["backbone_size"] = sizes[0]
+    note = f"now backbone_type vit and backbone_size {sizes[0]}" if short else "it is ViT-H: backbone_size huge"
+    if sizes[0] == "huge" and not given & {"pretrained_weights", "from_scratch"}:
+        sets["from_scratch"] = True
+        note += "; without pretrained_weights it starts from random weights: from_scratch true"
+    return KeyFate(dotted, "renamed" if short else "kept", note, sets)
+
+
 def _group_fate(dotted: str, group: str, inner: str, value: Any) -> KeyFate:
     if inner in GROUPS[group]:
         moved = not dotted.endswith(f"{group}.{inner}")
@@ -171,10 +187,6 @@ def _group_fate(dotted: str, group: str, inner: str, value: Any) -> KeyFate:
 
 def _special(dotted: str, name: str, value: Any) -> KeyFate | None:
     """Decide the fate of keys that have another form here."""
-    if name == "backbone_type" and str(value).startswith("vit_"):
-        size = str(value).removeprefix("vit_")
-        sets = {"backbone_type": "vit", "backbone_size": size}
-        return KeyFate(dotted, "renamed", f"now backbone_type vit and backbone_size {size}", sets)
     if name == "device":
         return KeyFate(dotted, "renamed", "now accelerator", {"accelerator": value})
     if name == "use_ema":

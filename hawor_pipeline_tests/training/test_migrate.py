@@ -56,6 +56,34 @@ def test_values_that_have_another_form_here(old, key, value):
     assert getattr(migrate(old, origin="old").config, key) == value
 
 
+@pytest.mark.parametrize(
+    ("old", "size", "from_scratch", "line"),
+    [
+        ({"backbone_type": "vit"}, "huge", True, "ViT-H: backbone_size huge; without pretrained_weights"),
+        (
+            {"model": {"backbone_type": "vit"}, "pretrained_weights": "w.ckpt"},
+            "huge",
+            False,
+            "ViT-H: backbone_size huge",
+        ),
+        ({"backbone_type": "vit", "pretrained_weights": None}, "huge", True, "from_scratch true"),
+        ({"backbone_type": "vit_huge"}, "huge", True, "backbone_size huge"),
+        ({"backbone_type": "vit_h", "from_scratch": True}, "huge", True, "backbone_size huge"),
+        ({"backbone_type": "vit_b"}, "base", False, "backbone_size base"),
+        ({"backbone_type": "vit", "backbone_size": "small"}, "small", False, "its size is that of backbone_size"),
+        ({"backbone_type": "vit_giant"}, "base", False, "not valid here, the backbone is vit_base: found 'vit_giant'"),
+        ({"backbone_type": "resnet50"}, "base", False, "found 'resnet50', expected vit"),
+    ],
+)
+def test_the_size_of_the_backbone_is_kept_and_reported(old, size, from_scratch, line):
+    migration = migrate(old, origin="old")
+    assert (migration.config.backbone_size, migration.config.from_scratch) == (size, from_scratch)
+    (fate,) = [each for each in migration.fates if each.key.endswith("backbone_type")]
+    assert line in fate.note
+    assert f"backbone_type: {fate.note}" in migration.report()
+    assert fate.note in migration.heading()
+
+
 def test_a_value_that_is_not_valid_here_is_dropped_with_the_reason():
     (fate,) = migrate({"scheduler": "step"}, origin="old").fates
     assert fate.fate == "dropped"
@@ -85,6 +113,16 @@ def test_json_and_yaml_give_the_same(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(old))
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(old))
     assert migrate_file(tmp_path / "a.json").config == migrate_file(tmp_path / "a.yaml").config
+
+
+def test_the_command_writes_json_under_a_json_name(tmp_path, capsys):
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(json.dumps({"backbone_type": "vit", "learning_rate": 5e-6}, indent="\t"))
+    assert main(["migrate-config", str(old), str(new)]) == 0
+    written = json.loads(new.read_text())
+    assert (written["backbone_size"], written["learning_rate"]) == ("huge", 5e-6)
+    assert load_config(new).backbone_size == "huge"
+    assert "backbone_type: it is ViT-H" in capsys.readouterr().out
 
 
 def test_the_command_writes_a_configuration_that_loads(tmp_path, capsys):
