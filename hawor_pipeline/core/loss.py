@@ -1,12 +1,14 @@
 """Training loss: nine terms over a prediction and a target, weighted statically or adaptively."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from hawor_pipeline.core.dictionaries import LossInputs, from_dictionaries
 from hawor_pipeline.core.losses import (
     betas_loss,
     keypoints_2d_loss,
@@ -112,6 +114,10 @@ class EnhancedTrainingLoss(nn.Module):
         last = torch.where(self._last_weights.isnan(), self.weighting.static, self._last_weights)
         return dict(zip(TERMS, last.unbind(), strict=True))
 
+    def get_loss_weights(self) -> dict[str, float]:
+        """Return `weights` as plain numbers, under the name of the earlier system. Waits for the device."""
+        return {name: weight.item() for name, weight in self.weights().items()}
+
     def shares(self) -> dict[str, Tensor]:
         """Return the share of each term in the total of the last pass, without gradient; NaN for a missing term."""
         weighted = self._last_weights * self._last_losses
@@ -119,25 +125,43 @@ class EnhancedTrainingLoss(nn.Module):
 
     def forward(
         self,
-        pred: HandPrediction,
-        target: HandTarget,
+        pred: HandPrediction | Mapping[str, Any],
+        target: HandTarget | Mapping[str, Any],
         target_vertices_m: Float[Tensor, "*batch time 778 3"] | None = None,
+        *,
+        valid_mask: Tensor | None = None,
+        occlusion_mask: Tensor | None = None,
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Compute the total loss and its terms.
 
         Args:
-            pred: prediction, leading dimensions (*batch, time).
+            pred: prediction, leading dimensions (*batch, time); or, with `target`, a dictionary of the earlier system,
+                see `hawor_pipeline.core.dictionaries`.
             target: ground truth of the same leading dimensions; only frames with `valid` count.
             target_vertices_m: (*batch, time, 778, 3), metres, ground-truth vertices; without them there are no mesh
-                terms.
+                terms. Dictionaries hold them.
+            valid_mask: images that count, beside dictionaries.
+            occlusion_mask: hidden joints, beside dictionaries.
 
         Returns:
             The total (scalar, with gradient, float32), and each term by name (scalars without weight and gradient). A
             term that is switched off or cannot be computed is missing; a term without samples in this batch is NaN and
             adds nothing to the total.
+
+        Raises:
+            DataError: a dictionary lacks a key, or has a value of the wrong shape.
+            ConfigError: dictionaries under gradnorm_head, or masks beside structs.
         """
+        terms: Collection[str] = TERMS
+        if not isinstance(pred, HandPrediction) or not isinstance(target, HandTarget):
+            if target_vertices_m is not None:
+                raise ConfigError("found a third argument beside dictionaries, expected valid_mask=... by its name.")
+            inputs = self._from_dictionaries(pred, target, valid_mask, occlusion_mask)
+            pred, target, target_vertices_m, terms = inputs.pred, inputs.target, inputs.target_vertices_m, inputs.terms
+        elif valid_mask is not None or occlusion_mask is not None:
+            raise ConfigError("found a mask beside a HandTarget, expected its fields valid and joint_visible instead.")
         with torch.autocast(pred.joints_m.device.type, enabled=False):
-            losses, present = self._terms(pred, target, target_vertices_m)
+            losses, present = self._terms(pred, target, target_vertices_m, terms)
             values = self._values(losses, present)
             learning = self.training and self.weighting.mode != "static"
             if learning:
@@ -155,6 +179,15 @@ class EnhancedTrainingLoss(nn.Module):
         components = {name: values[TERMS.index(name)] for name in losses}
         return total, components
 
+    def _from_dictionaries(self, pred: Any, target: Any, valid: Tensor | None, hidden: Tensor | None) -> LossInputs:
+        if self.weighting.mode == "gradnorm_head":
+            raise ConfigError(
+                "found dictionaries under loss_weighting gradnorm_head, expected static or ema: gradients are measured "
+                "at the outputs of the head, which dictionaries do not hold."
+            )
+        wanted = [name for name in TERMS if self._given[name] > 0]
+        return from_dictionaries(pred, target, valid, hidden, wanted=wanted)
+
     def _values(self, losses: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         """Collect all terms in one vector without gradient; NaN for terms without samples in this batch."""
         nan = self._last_losses.new_full((), torch.nan)
@@ -169,9 +202,13 @@ class EnhancedTrainingLoss(nn.Module):
             self.weighting.observe(_gradient_norms(pred, losses, values), here)
 
     def _terms(
-        self, pred: HandPrediction, target: HandTarget, target_vertices_m: Tensor | None
+        self,
+        pred: HandPrediction,
+        target: HandTarget,
+        target_vertices_m: Tensor | None,
+        terms: Collection[str] = TERMS,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute every term that is on, with a flag for terms that have samples in this batch."""
+        """Compute every one of the given terms that is on, with a flag for terms that have samples in this batch."""
         valid = target.valid
         joint = valid.unsqueeze(-1)  # (*b, T, 1)
         in_frame = target.joint_in_frame & joint
@@ -195,7 +232,7 @@ class EnhancedTrainingLoss(nn.Module):
             if self._faces is not None and self._edges is not None and self._inverse_degree is not None:
                 topology = MeshTopology(self._faces, self._edges, self._inverse_degree)
                 makers["MESH_FACES"] = lambda: topology_loss(p, t, topology, valid)
-        on = [name for name in TERMS if name in makers and self._given[name] > 0]
+        on = [name for name in TERMS if name in makers and name in terms and self._given[name] > 0]
         return {name: makers[name]() for name in on}, dict.fromkeys(on, valid.any()) | present
 
     def _temporal(self, pred: HandPrediction, target: HandTarget) -> Tensor:
