@@ -147,7 +147,7 @@ def training_metrics_page() -> str:
     """Return the page of all numbers that `TrainingEvaluator` computes for a batch."""
     from dataclasses import fields
 
-    from hawor_pipeline.evaluation.training_evaluator import TrainingMetrics
+    from hawor_pipeline.evaluation.training_metrics import TrainingMetrics
 
     rows = [(f.name, f.metadata["unit"], f.metadata["formula"]) for f in fields(TrainingMetrics)]
     return "\n".join(

@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "EnhancedTrainingLoss": "hawor_pipeline.core.loss",
     "TrainingEvaluator": "hawor_pipeline.evaluation.training_evaluator",
-    "TrainingMetrics": "hawor_pipeline.evaluation.training_evaluator",
+    "TrainingMetrics": "hawor_pipeline.evaluation.training_metrics",
     "ArcticDataConverter": "hawor_pipeline.conversion.prepare",
     "EnhancedHaWoRTrainer": "hawor_pipeline.training.module",
     "TrainingPipeline": "hawor_pipeline.training.fit",

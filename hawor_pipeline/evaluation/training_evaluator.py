@@ -6,20 +6,16 @@ every number is a mean over the valid frames of the batch, right-hand convention
 are NaN, never 0.
 """
 
-import json
 import math
 import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
@@ -32,70 +28,10 @@ from hawor_pipeline.core.types import ClipBatch, HandPrediction
 from hawor_pipeline.core.units import ARCTIC_FPS, m_to_mm, mm_to_m, rad_to_deg
 from hawor_pipeline.evaluation.declared_metrics import CROP_SIDE_PX
 from hawor_pipeline.evaluation.predict import choose_device
-from hawor_pipeline.provenance import atomic_write_text, staging_dir
+from hawor_pipeline.evaluation.training_metrics import TrainingMetrics
+from hawor_pipeline.evaluation.training_report import Meaning, Row, group_rows, write_training_report
 
 HIDDEN_ABOVE, CLEAR_BELOW = 0.5, 0.1  # share of hidden joints, as in the summary table's occlusion_robustness
-
-
-def _about(unit: str, formula: str) -> dict[str, str]:
-    return {"unit": unit, "formula": formula}
-
-
-def _number(unit: str, formula: str) -> Any:
-    return field(default=math.nan, metadata=_about(unit, formula))
-
-
-@dataclass(slots=True)
-class TrainingMetrics:
-    """Numbers of one batch; each field's metadata has its unit and formula."""
-
-    mpjpe_3d: float = _number("mm", "mean joint distance, wrists put on each other")
-    mpjpe_3d_pa: float = _number("mm", "mean joint distance after the best similarity transform")
-    pck_3d_5mm: float = _number("1", "share of wrist-aligned joints within 5 mm")
-    pck_3d_10mm: float = _number("1", "share of wrist-aligned joints within 10 mm")
-    pck_3d_15mm: float = _number("1", "share of wrist-aligned joints within 15 mm")
-    pck_3d_20mm: float = _number("1", "share of wrist-aligned joints within 20 mm")
-    mpjpe_2d: float = _number("px", "mean distance of joints inside the image, in the 256 px crop")
-    pck_2d_5px: float = _number("1", "share of joints inside the image within 5 px of the 256 px crop")
-    pck_2d_10px: float = _number("1", "share of joints inside the image within 10 px of the 256 px crop")
-    pck_2d_15px: float = _number("1", "share of joints inside the image within 15 px of the 256 px crop")
-    mano_pose_error: float = _number("deg", "mean angle between the rotations of the 15 finger joints")
-    mano_shape_error: float = _number("1", "root of the summed squared differences of the shape parameters")
-    mano_global_orient_error: float = _number("deg", "angle between the rotations of the wrist")
-    mano_trans_error: float = _number("mm", "distance of the translations in the camera frame")
-    mesh_vertices_error: float = _number("mm", "mean vertex distance, wrists put on each other; needs model.mano")
-    mesh_faces_error: float = _number("mm", "mean difference of edge lengths; needs model.mano")
-    mesh_surface_error: float = _number("mm", "sum of the mean nearest distances, wrist-aligned; needs model.mano")
-    temporal_consistency_3d: float = _number("m/s^2", "difference of wrist-relative joint accelerations in a clip")
-    temporal_consistency_2d: float = _number("px", "difference of second differences of joints in the 256 px crop")
-    temporal_consistency_mano: float = _number("deg", "difference of the turn of each joint from frame to frame")
-    hand_detection_rate: float = _number("1", "share of hands whose predicted and true joint boxes overlap by half")
-    left_hand_detection_rate: float = _number("1", "the same over left hands")
-    right_hand_detection_rate: float = _number("1", "the same over right hands")
-    occlusion_robustness: float = _number("1", "mpjpe_3d with over half of the joints hidden over that below a tenth")
-    loss: float = _number("1", "weighted sum of the terms")
-    inference_time: float = _number("s", "last forward pass of the model, start to end on its device")
-    memory_usage: float = _number("MB", "of the accelerator, or of this process on the CPU")
-    samples: int = field(default=0, metadata=_about("1", "valid frames in the batch"))
-    loss_components: dict[str, float] = field(default_factory=dict, metadata=_about("1", "each term"))
-    gradient_norms: dict[str, float] = field(
-        default_factory=dict, metadata=_about("1", "Euclidean norm by child module; empty without gradients")
-    )
-    learning_rates: dict[str, float] = field(
-        default_factory=dict, metadata=_about("1", "by parameter group of `optimizer`; empty without one")
-    )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields as plain values."""
-        return asdict(self)
-
-    def flat(self) -> dict[str, float]:
-        """Flatten the entries of dictionaries to `name/entry`."""
-        values: dict[str, float] = {}
-        for name, value in asdict(self).items():
-            entries = {f"{name}/{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
-            values.update(entries)
-        return values
 
 
 class TrainingEvaluator(AbstractContextManager):
@@ -266,52 +202,26 @@ class TrainingEvaluator(AbstractContextManager):
         if self._wandb is not None:
             self._wandb.log(finite, step=step)
 
-    def generate_training_report(self, output_dir: str | Path) -> Path:
-        """Write `metrics.parquet` (a row per value), `summary.json` and `report.md`; returns the report's path.
+    def generate_training_report(self, output_dir: str | Path = "./training_reports") -> Path:
+        """Write the report of `hawor_pipeline.evaluation.training_report`: curves, best values and latest means.
 
-        Means are over samples: each batch counts by its valid frames.
+        Means are over the samples of an epoch: each batch counts by its valid frames. The best value is that of the
+        best epoch. Other files in `output_dir` are kept.
+
+        Returns:
+            The path of `training_report.md`.
         """
         if self._tensorboard is not None:
             self._tensorboard.flush()
-        output = Path(output_dir)
-        means = {split: self.means(split) for split in ("train", "val")}
-        with staging_dir(output) as staged:
-            pq.write_table(self._table(), staged / "metrics.parquet")
-            finite = {s: {k: v for k, v in m.items() if math.isfinite(v)} for s, m in means.items()}
-            atomic_write_text(staged / "summary.json", json.dumps(finite, indent=2, sort_keys=True) + "\n")
-            atomic_write_text(staged / "report.md", self._markdown(means))
-        return output / "report.md"
+        about = {f.name: Meaning(f.metadata["unit"], f.metadata["formula"]) for f in fields(TrainingMetrics)}
+        return write_training_report(self._rows(), output_dir, about)
 
     def means(self, split: str) -> dict[str, float]:
         """Average each metric over all samples of a split in its latest epoch; NaN where never measured."""
-        epochs = [epoch for _, epoch, name, _ in self.history if name == split]
-        rows = [m for _, epoch, name, m in self.history if name == split and epoch == max(epochs)]
-        weights = np.array([m.samples for m in rows], float)
-        result: dict[str, float] = {}
-        for name in rows[0].flat() if rows else ():
-            values = np.array([m.flat().get(name, math.nan) for m in rows], float)
-            defined = np.isfinite(values) & (weights > 0)
-            total = weights[defined].sum()
-            result[name] = float((values * weights)[defined].sum() / total) if total else math.nan
-        return result
+        return {name: points[-1].value for name, points in group_rows(self._rows(), split).items()}
 
-    def _table(self) -> pa.Table:
-        rows = [(s, e, split, name, v) for s, e, split, m in self.history for name, v in m.flat().items()]
-        columns = list(zip(*rows, strict=True)) or [()] * 5
-        types = (pa.int64(), pa.int64(), pa.string(), pa.string(), pa.float64())
-        arrays = [pa.array(c, t, from_pandas=True) for c, t in zip(columns, types, strict=True)]
-        return pa.table(dict(zip(("step", "epoch", "split", "metric", "value"), arrays, strict=True)))
-
-    def _markdown(self, means: Mapping[str, Mapping[str, float]]) -> str:
-        lines = ["# Training metrics", "", "Means over the samples of the latest epoch.", ""]
-        lines += ["| metric | unit | training | validation | formula |", "|---|---|---|---|---|"]
-        about = {f.name: f.metadata for f in fields(TrainingMetrics)}
-        for name in dict.fromkeys((*means["train"], *means["val"])):
-            meta = about[name.split("/")[0]]
-            shown = [means[split].get(name, math.nan) for split in ("train", "val")]
-            cells = ["–" if math.isnan(value) else f"{value:.4g}" for value in shown]
-            lines.append(f"| {name} | {meta['unit']} | {cells[0]} | {cells[1]} | {meta['formula']} |")
-        return "\n".join(lines) + "\n"
+    def _rows(self) -> list[Row]:
+        return [Row(step, epoch, split, m.samples, m.flat()) for step, epoch, split, m in self.history]
 
 
 class _Stopwatch:

@@ -1,8 +1,8 @@
 """One training run from a configuration: `python -m hawor_pipeline.training.fit --config FILE --run-dir DIR`.
 
-The run directory holds config.yaml, checkpoints/{last,best}.ckpt, training.parquet, progress.jsonl and result.json. A
-directory with a `last.ckpt` is resumed. Exit codes: 0 done, 1 failed, 2 invalid configuration, 128 + n stopped by
-signal n with a checkpoint.
+The run directory holds config.yaml, checkpoints/{last,best}.ckpt, training.parquet, progress.jsonl, result.json and,
+once finished, reports/training_report.md with the curves and best values. A directory with a `last.ckpt` is resumed.
+Exit codes: 0 done, 1 failed, 2 invalid configuration, 128 + n stopped by signal n with a checkpoint.
 """
 
 import os
@@ -29,6 +29,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from hawor_pipeline.config import TrainingConfig, dump_config
 from hawor_pipeline.errors import CheckpointError, ConfigError, HaworError
+from hawor_pipeline.evaluation.training_report import Meaning, write_training_report
 from hawor_pipeline.provenance import atomic_write_json, atomic_write_text
 from hawor_pipeline.training.averaging import WeightAverage
 from hawor_pipeline.training.callbacks import MetricsRecorder, StepTimer
@@ -45,6 +46,20 @@ from hawor_pipeline.training.stopping import Stopper
 PROGRESS_FILE = "progress.jsonl"
 TABLE_FILE = "training.parquet"
 IMAGES_DIR = "pictures"
+REPORTS_DIR = "reports"
+# Units and formulas for the report of a finished run, by the first part of a metric's name.
+_MEANINGS = {
+    "loss": Meaning("1", "weighted sum of the terms; loss/TERM without weight"),
+    "weight": Meaning("1", "weight of each term"),
+    "share": Meaning("1", "share of each term in the weighted sum"),
+    "mpjpe_mm": Meaning("mm", "mean joint distance, wrists put on each other"),
+    "pa_mpjpe_mm": Meaning("mm", "mean joint distance after the best similarity transform"),
+    "grad_norm": Meaning("1", "Euclidean norm of the gradient, before clipping"),
+    "learning_rate": Meaning("1", "of the first parameter group"),
+    "samples_per_second": Meaning("1/s", "frames trained on per second"),
+    "data_wait_share": Meaning("1", "share of the time without a batch"),
+    "seconds": Meaning("s", "time in training so far"),
+}
 LOCK_WAIT_SECONDS = 30.0  # a process that is being stopped needs time to write its checkpoint
 
 
@@ -82,6 +97,9 @@ class TrainingPipeline:
         Args:
             resume: "auto" resumes from `last.ckpt` if it exists; a path resumes from that file; None starts a new run.
 
+        Returns:
+            The Lightning Trainer, and the module: `module(batch)` predicts.
+
         Raises:
             HaworError: see `hawor_pipeline.errors`.
         """
@@ -114,6 +132,8 @@ class TrainingPipeline:
             table.flush()
             keeper.ensure_best()
             self._finish(trainer, module, keeper, recorder, stopper)
+            if self.stopped_by is None:
+                write_training_report(table.rows(), self.run_dir / REPORTS_DIR, _MEANINGS, by="step")
         return trainer, module
 
     def _resumed_from(self, resume: str | Path | None) -> str | None:

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from hawor_pipeline.config import TrainingConfig
 from hawor_pipeline.errors import DataError
+from hawor_pipeline.evaluation.training_report import Row
 from hawor_pipeline.provenance import atomic_write_bytes, atomic_write_json
 
 SCHEMA = pa.schema(
@@ -64,6 +65,13 @@ class TrainingTable:
     def add(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
         """Add a row per metric."""
         self._rows += [(step, epoch, split, name, float(value)) for name, value in values.items()]
+
+    def rows(self) -> list[Row]:
+        """Return the flushed metrics, those of one step and split together."""
+        found: dict[tuple[int, int, str], dict[str, float]] = {}
+        for step, epoch, split, name, value in zip(*self._kept.to_pydict().values(), strict=True):
+            found.setdefault((step, epoch, split), {})[name] = value
+        return [Row(*place, 1.0, values) for place, values in found.items()]
 
     def flush(self) -> None:
         """Write all rows; without new rows the file is unchanged."""

@@ -17,7 +17,7 @@ from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.metrics import mpjpe, pa_mpjpe
 from hawor_pipeline.core.types import ClipBatch, HandPrediction, take_clips
 from hawor_pipeline.core.units import MM_PER_M
-from hawor_pipeline.errors import CheckpointError, NumericalError
+from hawor_pipeline.errors import CheckpointError, ConfigError, NumericalError
 from hawor_pipeline.loading.datamodule import ClipSampler, HandData
 from hawor_pipeline.loading.stored_crops import StoredBatch
 from hawor_pipeline.locate import hand_models_of
@@ -194,6 +194,24 @@ class EnhancedHaWoRTrainer(pl.LightningModule):
     def predict_batch(self, batch: ClipBatch) -> HandPrediction:
         """Predict the hands of a batch and apply the body model."""
         return with_mano(self.model, self.mano, batch)
+
+    def forward(self, batch: ClipBatch | StoredBatch) -> HandPrediction:
+        """Predict the hands of a batch on the device of this module, with or without gradients as the caller sets.
+
+        Call `eval()` before for predictions without dropout.
+
+        Args:
+            batch: from `train_dataloader`, `val_dataloader` or `data`.
+
+        Raises:
+            ConfigError: the batch is neither a ClipBatch nor a StoredBatch.
+        """
+        if not isinstance(batch, (ClipBatch, StoredBatch)):
+            raise ConfigError(
+                f"found a batch of type {type(batch).__name__}, expected a ClipBatch, as `val_dataloader()` and "
+                "`data.validation_loader()` of this module give."
+            )
+        return self.predict_batch(self.transfer_batch_to_device(batch, self.device, 0))
 
     def losses(self, prediction: HandPrediction, batch: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the total loss and its terms; outside training the weights are static."""

@@ -12,7 +12,9 @@ import torch
 
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.types import ClipBatch, HandPrediction
-from hawor_pipeline.evaluation.training_evaluator import TrainingEvaluator, TrainingMetrics
+from hawor_pipeline.errors import ConfigError
+from hawor_pipeline.evaluation.training_evaluator import TrainingEvaluator
+from hawor_pipeline.evaluation.training_metrics import TrainingMetrics
 from hawor_pipeline.loading.clips import covering_clips
 from hawor_pipeline.loading.dataset import ClipDataset
 from hawor_pipeline.loading.rows import load_rows
@@ -139,6 +141,44 @@ def test_report_weighs_samples_not_batches(batch: ClipBatch, network: Network, t
     assert not np.isnan(table["value"].drop_null().to_numpy()).any()
 
 
+def test_report_has_curves_and_best_values_in_its_default_folder(
+    batch: ClipBatch, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "training_reports" / "notes.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    judge = evaluator(network, tmp_path)
+    output = perfect(batch, network)
+    for epoch, (shift, loss) in enumerate(((0.03, 2.0), (0.01, 1.0), (0.02, 1.5))):
+        moved = replace(output, translation_m=output.translation_m + torch.tensor([0.0, 0.0, shift]))
+        for split in (True, False):
+            judge.evaluate_batch(batch, moved, loss, {"BETAS": loss / 2}, 10 * epoch, epoch, split)
+    report = judge.generate_training_report()
+    assert report == Path("training_reports/training_report.md")
+    text = report.read_text()
+    (row,) = [line.split(" | ") for line in text.splitlines() if line.startswith("| mano_trans_error |")]
+    assert row[1:6] == ["mm", "20", "20", "10 (epoch 1)", "10 (epoch 1)"]
+    (row,) = [line.split(" | ") for line in text.splitlines() if line.startswith("| loss |")]
+    assert row[2:6] == ["1.5", "1.5", "1 (epoch 1)", "1 (epoch 1)"]
+    (row,) = [line.split(" | ") for line in text.splitlines() if line.startswith("| pck_3d_15mm |")]
+    assert row[4] == "1 (epoch 0)"  # the earliest of equals
+    (row,) = [line.split(" | ") for line in text.splitlines() if line.startswith("| memory_usage |")]
+    assert row[4] == "–"  # no better side
+    for name in ("training_curves.png", "metrics_evolution.png"):
+        assert name in text
+        assert (report.parent / name).read_bytes().startswith(b"\x89PNG")
+    assert kept.read_text() == "mine"
+    judge.generate_training_report()  # a second one replaces the first
+
+
+def test_report_before_any_batch_is_empty(network: Network, tmp_path: Path) -> None:
+    report = evaluator(network, tmp_path).generate_training_report(tmp_path / "empty")
+    assert "| metric | unit |" in report.read_text()
+    assert not list(report.parent.glob("*.png"))
+    assert json.loads((report.parent / "summary.json").read_text()) == {"train": {}, "val": {}}
+
+
 def test_tensorboard_gets_the_numbers(batch: ClipBatch, network: Network, tmp_path: Path) -> None:
     judge = TrainingEvaluator(network, device="cpu", log_dir=tmp_path / "logs")
     judge.evaluate_batch(batch, perfect(batch, network), 0.0, {}, 1, 0, True)
@@ -170,3 +210,36 @@ def test_promised_fields_are_there_and_unknown_before_anything_is_measured(name:
 
 def test_every_field_has_unit_and_formula() -> None:
     assert all(f.metadata["unit"] and f.metadata["formula"] for f in fields(TrainingMetrics))
+
+
+def test_metrics_are_updated_from_a_dictionary() -> None:
+    found = TrainingMetrics(mpjpe_3d=9.0, loss_components={"BETAS": 1.0})
+    found.update_from_dict(
+        {"mpjpe_2d": torch.tensor(4.5), "samples": 7, "loss_components": {"HAND_POSE": torch.tensor(0.5)}}
+    )
+    assert (found.mpjpe_3d, found.mpjpe_2d, found.samples) == (9.0, 4.5, 7)
+    assert found.loss_components == {"BETAS": 1.0, "HAND_POSE": 0.5}
+    assert type(found.mpjpe_2d) is float
+    copy = TrainingMetrics()
+    copy.update_from_dict(found.to_dict())
+    assert copy.flat() == pytest.approx(found.flat(), nan_ok=True)
+    copy.loss_components["BETAS"] = 2.0
+    assert found.loss_components["BETAS"] == 1.0  # nothing is shared
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mpjpe_3D": 1.0}, "mpjpe_3D.*mpjpe_3d"),
+        ({"to_dict": 1.0}, "to_dict"),
+        ({"mpjpe_3d": "good"}, "mpjpe_3d: 'good', expected a number"),
+        ({"mpjpe_3d": torch.zeros(2)}, "expected a number"),
+        ({"loss_components": 1.0}, "loss_components: 1.0, expected a mapping"),
+        ({"loss_components": {"BETAS": None}}, "loss_components/BETAS: None, expected a number"),
+    ],
+)
+def test_an_update_that_does_not_fit_is_refused_and_changes_nothing(values: dict, message: str) -> None:
+    found = TrainingMetrics(mpjpe_2d=3.0)
+    with pytest.raises(ConfigError, match=message):
+        found.update_from_dict({"mpjpe_2d": 5.0, **values})
+    assert found.mpjpe_2d == 3.0

@@ -65,6 +65,31 @@ def test_a_wrongly_turned_hand_does_not_pull_at_the_camera(tiny):
     assert abs(pulls[0]) < 0.01 * pulls[1]
 
 
+def test_after_training_the_model_predicts_batches_and_a_report_is_there(tiny, tmp_path):
+    run_dir = tmp_path / "run"
+    trainer, model = TrainingPipeline(tiny(max_steps=8), run_dir).train()
+    batch = next(iter(model.val_dataloader()))
+    model.eval()
+    with torch.no_grad():
+        prediction = model(batch)
+        again = with_mano(load_hawor(run_dir / "checkpoints" / "last.ckpt"), model.mano, batch)
+    assert prediction.vertices_m.shape == (*batch.target.valid.shape, 778, 3)
+    torch.testing.assert_close(prediction.joints_m, again.joints_m)
+    assert trainer.global_step == 8
+    with pytest.raises(ConfigError, match=r"dict.*ClipBatch"):
+        model({"img": batch.images})
+
+    report = (run_dir / "reports" / "training_report.md").read_text()
+    rows = pq.read_table(run_dir / "training.parquet").to_pylist()
+    measured = {r["step"]: r["value"] for r in rows if (r["metric"], r["split"]) == ("mpjpe_mm", "val")}
+    best = min(measured, key=lambda step: measured[step])
+    (line,) = [line.split(" | ") for line in report.splitlines() if line.startswith("| mpjpe_mm |")]
+    assert line[3] == f"{measured[8]:.4g}"
+    assert line[5] == f"{measured[best]:.4g} (step {best})"
+    assert (run_dir / "reports" / "training_curves.png").is_file()
+    assert (run_dir / "reports" / "metrics_evolution.png").is_file()
+
+
 def test_same_seed_same_loss(tiny, tmp_path):
     curves = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
