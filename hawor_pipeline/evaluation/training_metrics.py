@@ -70,7 +70,7 @@ class TrainingMetrics:
             ConfigError: a name that is no field, or a value of the wrong kind. Nothing is changed then.
         """
         known = [f.name for f in fields(self)]
-        changed: dict[str, Any] = {}
+        changed: dict[str, float | dict[str, float]] = {}
         for name, value in metrics_dict.items():
             if name not in known:
                 raise ConfigError(f"found metric {name!r}, expected a field of TrainingMetrics.{nearest(name, known)}")

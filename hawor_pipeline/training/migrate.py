@@ -161,7 +161,7 @@ def _backbone(dotted: str, value: Any, given: Set[str]) -> KeyFate:
         known = ", ".join(f"vit_{size}" for size in _SIZES)
         note = f"not valid here, the backbone is vit_{default}: found {value!r}, expected vit (ViT-H) or {known}"
         return KeyFate(dotted, "dropped", note)
-    sets: dict[str, Any] = {"backbone_type": "vit"}
+    sets: dict[str, str | bool] = {"backbone_type": "vit"}
     if not short and "backbone_size" in given:
         return KeyFate(dotted, "kept", "its size is that of backbone_size", sets)
     sets["backbone_size"] = sizes[0]
