@@ -56,7 +56,8 @@ def write_data(root: Path, recordings: int) -> None:
         write_parquet(to_arrow(table, {"source": "synthetic"}), folder / "annotations.parquet")
         ImageWriter(folder / "images.arrow").__exit__(None)
         entries.append({"sequence": name, "rows": len(table["frame"])})
-    (subject / "manifest.json").write_text(json.dumps({"source": "synthetic", "sequences": entries}))
+    about = {"subject": "s05", "source": "synthetic", "rows": sum(entry["rows"] for entry in entries)}
+    (subject / "manifest.json").write_text(json.dumps({**about, "sequences": entries}))
     with table_writer(root / "metrics", "predictions", IDENTITY) as writer:
         for annotations in sequences(root / "shards"):
             writer.write(_predictions(models, annotations).columns(annotations["sample_id"].to_pylist()))
