@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from hawor_pipeline.cli import main
 from hawor_pipeline.core.camera import transform_points
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.errors import CheckpointError, ConfigError, DataError
@@ -213,6 +214,19 @@ def test_hint_counts_joints_by_the_tight_box(
         assert np.allclose(measured.metrics[f"pck_box_{percent}pct"], expected, atol=1e-9)
     expected = np.broadcast_to(np.linspace(0.001, 0.2, 21), inside.shape)
     assert np.allclose(measured.joint_error_box[inside], expected[inside])
+
+
+def test_evaluate_prints_the_headlines_of_the_protocol_first(
+    sample_shards: Path, mano_dir: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["evaluate", "--checkpoint", checkpoint, "--data", sample_shards, "--output", tmp_path / "m"]
+    assert main([*map(str, words), "--mano-dir", str(mano_dir), "--protocol", "hot3d-world", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    headlines, others = printed.split("headlines of hot3d-world:")[1].split("other metrics:")
+    names = [line.split(":")[0].strip() for line in headlines.strip().splitlines()]
+    assert names == list(PROTOCOLS["hot3d-world"].headlines)
+    assert "not available" not in headlines
+    assert "  accel_error_m_s2: " in others
 
 
 def test_mean_over_joints_weighs_joints_equally(analysed) -> None:
