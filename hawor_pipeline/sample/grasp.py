@@ -20,6 +20,7 @@ CLOSING_LEVELS = np.linspace(0.0, 1.0, 10)
 GOOD_ENOUGH = 0.6  # cost below which no further placement is tried
 TOUCH_M = 0.0005  # skin gives way by this much
 WRIST_TO_PALM_M = 0.072
+UPPER_ARM_M, FOREARM_M = 0.29, 0.26  # an adult arm
 FINGER_JOINTS_MANO = np.arange(1, 16).reshape(5, 3)  # index, middle, pinky, ring, thumb
 
 
@@ -37,8 +38,8 @@ class HandRig:
         self.mean = arrays.hands_mean
         owner = arrays.skin_weights.argmax(axis=1)
         self.finger_of_vertex = np.where(owner > 0, (owner - 1) // 3, -1)  # -1: palm and wrist
-        rest = self.layer.rest_joints(torch.from_numpy(self.betas))
-        self.root = rest[0].numpy().astype(np.float64)
+        self.rest_joints = self.layer.rest_joints(torch.from_numpy(self.betas)).numpy().astype(np.float64)
+        self.root = self.rest_joints[0]
         # Columns, in the rest frame: direction of the fingers, direction of the palm, their cross product.
         self.rest_frame = np.array([[-self.sign, 0, 0], [0, -1, 0], [0, 0, self.sign]]).T
 
@@ -223,7 +224,7 @@ def _awkwardness(model: ObjectModel, rig: HandRig, reach: Reach, place: Placemen
 
 def elbow_position(shoulder: np.ndarray, wrist: np.ndarray, sign: float) -> np.ndarray:
     """Compute the elbow (*b, 3) in the body frame by two-bone inverse kinematics, hanging down and outwards."""
-    upper, lower = 0.29, 0.26  # metres, an adult arm
+    upper, lower = UPPER_ARM_M, FOREARM_M
     axis = wrist - shoulder
     distance = np.linalg.norm(axis, axis=-1, keepdims=True)
     axis = axis / distance

@@ -14,6 +14,7 @@ The arrays are constants in `hand.npz`, written by `python -m tools.procedural_h
 
 import importlib.resources
 import io
+import pickle
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -109,21 +110,24 @@ def build_mano(side: str) -> dict[str, np.ndarray]:
 
 
 def write_mano_models(directory: Path) -> dict[str, Path]:
-    """Write MANO_RIGHT.npz and MANO_LEFT.npz; the bytes are the same each time.
+    """Write MANO_RIGHT and MANO_LEFT, as `.npz` and as the `.pkl` of MANO's download; same bytes each time.
 
     Args:
         directory: created if missing.
 
     Returns:
-        The file of each side.
+        The `.npz` file of each side.
     """
     directory.mkdir(parents=True, exist_ok=True)
     files = {}
     for side in SIDES:
         files[side] = directory / f"MANO_{side.upper()}.npz"
         buffer = io.BytesIO()
-        np.savez(buffer, **build_mano(side))  # type: ignore[arg-type]
+        model = build_mano(side)
+        np.savez(buffer, **model)  # type: ignore[arg-type]
         atomic_write_bytes(files[side], buffer.getvalue())
+        texts = {name: str(model[name]) for name in ("bs_style", "bs_type", "source")}
+        atomic_write_bytes(files[side].with_suffix(".pkl"), pickle.dumps(model | texts, protocol=2))
     return files
 
 

@@ -14,7 +14,7 @@ from hawor_pipeline.sample.hand_motion import HandTrack
 from hawor_pipeline.sample.studio import Look
 
 ARM_RINGS = 17
-_FOREARM_RINGS = 10  # of the arm's rings, from the wrist to the elbow
+FOREARM_RINGS = 10  # of the arm's rings, from the wrist to the elbow
 HAT_BAND = 0.02  # albedo
 
 
@@ -48,19 +48,24 @@ def ring_faces(rings: int, sides: int) -> np.ndarray:
     return np.concatenate([np.stack([a, b, c], 1), np.stack([b, d, c], 1)]).astype(np.int32)
 
 
+def hem_ring(look: Look) -> int:
+    """Return the ring of the arm at which the sleeve begins."""
+    return int(np.searchsorted(np.linspace(0, 1, ARM_RINGS), look.sleeve_start))
+
+
 def _curve(track: HandTrack, wrist: np.ndarray, away: np.ndarray) -> np.ndarray:
     """Return the centre line (T, ARM_RINGS, 3) from the wrist rim over the elbow to the shoulder."""
     elbow, shoulder = track.elbow, np.broadcast_to(track.shoulder, track.elbow.shape)
     reach = np.linalg.norm(elbow - wrist, axis=-1, keepdims=True)
-    u = np.linspace(0, 1, _FOREARM_RINGS)[None, :, None]
+    u = np.linspace(0, 1, FOREARM_RINGS)[None, :, None]
     # A cubic Bezier curve: it leaves the wrist along the hand and arrives at the elbow along the forearm.
     control = [wrist, wrist + 0.3 * reach * away, elbow + 0.45 * (wrist - elbow), elbow]
     p0, p1, p2, p3 = (c[:, None] for c in control)
     forearm = (1 - u) ** 3 * p0 + 3 * (1 - u) ** 2 * u * p1 + 3 * (1 - u) * u**2 * p2 + u**3 * p3
-    v = np.linspace(0, 1, ARM_RINGS - _FOREARM_RINGS + 1)[None, 1:, None]
+    v = np.linspace(0, 1, ARM_RINGS - FOREARM_RINGS + 1)[None, 1:, None]
     upper = elbow[:, None] * (1 - v) + shoulder[:, None] * v
     line = np.concatenate([forearm, upper], axis=1)
-    elbow_ring = _FOREARM_RINGS - 1
+    elbow_ring = FOREARM_RINGS - 1
     line[:, elbow_ring] = 0.5 * line[:, elbow_ring] + 0.25 * (line[:, elbow_ring - 1] + line[:, elbow_ring + 1])
     return line
 
@@ -81,7 +86,7 @@ def arm_mesh(track: HandTrack, rim: np.ndarray, rim_albedo: np.ndarray, look: Lo
     rounded = offsets / np.linalg.norm(offsets, axis=-1, keepdims=True) * mean_radius
     along = np.linspace(0, 1, ARM_RINGS)
     girth = np.interp(along, [0, 0.1, 0.3, 0.48, 0.56, 0.66, 0.85, 1], [1, 1.0, 1.22, 1.42, 1.45, 1.5, 1.65, 1.8])
-    hem = int(np.searchsorted(along, look.sleeve_start))
+    hem = hem_ring(look)
     inside = wrist[:, None] + 0.93 * offsets - 0.004 * track.away[:, None]
     rings, albedo = [inside, loop], [rim_albedo, rim_albedo]
     current, flat = rounded, offsets - rounded

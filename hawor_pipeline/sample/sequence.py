@@ -10,6 +10,7 @@ import simplejpeg
 
 from hawor_pipeline.core.units import ARCTIC_FPS, m_to_mm
 from hawor_pipeline.sample.backdrop import Backdrop, HeadBackdrop, StaticBackdrop
+from hawor_pipeline.sample.body import body_parameters
 from hawor_pipeline.sample.grasp import HandRig
 from hawor_pipeline.sample.hand import SIDES
 from hawor_pipeline.sample.hand_motion import Motion, make_motion
@@ -82,10 +83,15 @@ def view_painter(
     return ViewPainter(scene, camera, backdrop, rng)
 
 
+def make_rigs(mano: Path, subject: str, seed: int) -> dict[str, HandRig]:
+    """Build the hands of one subject."""
+    betas = make_look(subject, seed).betas
+    return {side: HandRig(_models(mano)[side], side, betas[side]) for side in SIDES}
+
+
 def build_motion(mano: Path, spec: SampleSpec, plan: SequencePlan) -> tuple[Motion, dict[str, HandRig]]:
     """Build the motion of a sequence over all images and all ground-truth frames."""
-    look = make_look(plan.subject, spec.seed)
-    rigs = {side: HandRig(_models(mano)[side], side, look.betas[side]) for side in SIDES}
+    look, rigs = make_look(plan.subject, spec.seed), make_rigs(mano, plan.subject, spec.seed)
     rng = subject_generator(spec.seed, plan.subject, FIRST_SEQUENCE_STREAM + plan.number)
     count = max(plan.image_count, plan.frames - 1 + plan.ioi_offset)
     first = 1 - plan.ioi_offset
@@ -100,7 +106,7 @@ def write_sequence(folder: Path, mano: Path, spec: SampleSpec, plan: SequencePla
         (folder / str(view)).mkdir()
         for number, image in images:
             (folder / str(view) / f"{number:05d}.jpg").write_bytes(encode(image))
-    return ground_truth(motion, spec, plan) if plan.has_ground_truth else {}
+    return ground_truth(motion, rigs, spec, plan) if plan.has_ground_truth else {}
 
 
 def paint_views(
@@ -164,8 +170,10 @@ def _crop(image: np.ndarray, window: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(image, window, (CROP_SIDE_PX, CROP_SIDE_PX), flags=cv2.INTER_LINEAR)
 
 
-def ground_truth(motion: Motion, spec: SampleSpec, plan: SequencePlan) -> dict[str, object]:
-    """Return arrays of the frames 0..frames-1 as in `raw_seqs`: `mano`, `object`, `egocam.dist`."""
+def ground_truth(
+    motion: Motion, rigs: dict[str, HandRig], spec: SampleSpec, plan: SequencePlan
+) -> dict[str, object]:
+    """Return arrays of the frames 0..frames-1 as in `raw_seqs`: `mano`, `object`, `egocam.dist`, `smplx`."""
     ego = make_cameras(plan.subject, spec.seed, spec.image_scale)[0]
     keep = slice(-motion.first, -motion.first + plan.frames)
     rng = np.random.default_rng([spec.seed, int(plan.subject[1:]), plan.number, 99])
@@ -193,7 +201,13 @@ def ground_truth(motion: Motion, spec: SampleSpec, plan: SequencePlan) -> dict[s
         "T0": pose[0, :3, 3:],
         "source": "synthetic",
     }
-    return {"mano": mano, "object": rigid.astype(np.float32), "egocam.dist": egocam}
+    body = body_parameters(motion, rigs, make_look(plan.subject, spec.seed))
+    return {
+        "mano": mano,
+        "object": rigid.astype(np.float32),
+        "egocam.dist": egocam,
+        "smplx": {name: values[keep] for name, values in body.items()},
+    }
 
 
 def _fitting_error(frames: int, rng: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,13 @@ SUBJECTS = tuple(f"s{i:02d}" for i in range(1, 11))
 VALIDATION_SUBJECT, WITHHELD_SUBJECT = "s05", "s03"
 RETAKE_SUBJECTS = ("s01", "s06")  # the last sequence of each is a retake
 IOI_OFFSETS = dict(zip(SUBJECTS, (2, 1, 3, 1, 2, 4, 1, 3, 2, 1), strict=True))
-OBJECT_NAMES = ("box", "laptop", "notebook", "phone", "waffleiron", "ketchup", "microwave")
+# In the order in which sequences play them. The last four follow after the sequences that samples had before they
+# existed, whose images stay the same.
+OBJECT_NAMES = (
+    "box", "laptop", "notebook", "phone", "waffleiron", "ketchup", "microwave",
+    "capsulemachine", "mixer", "espressomachine", "scissors",
+)  # fmt: skip
+_EARLY_OBJECTS, _EARLY_SEQUENCES = 7, 12
 IMAGE_SOURCES = ("images", "cropped_images")
 # Images past the last ground-truth frame; negative where the cameras stopped first.
 EXTRA_IMAGES = (2, -1, 0, 1, -3)
@@ -101,6 +107,15 @@ class SequencePlan:
         return self.subject != WITHHELD_SUBJECT
 
 
+def _object_number(place: int, k: int) -> int:
+    """Return the object of a subject's k-th sequence: all of the early ones in turn, then all of the others, again."""
+    late = len(OBJECT_NAMES) - _EARLY_OBJECTS
+    turn, k = divmod(k, _EARLY_SEQUENCES + late)
+    if k < _EARLY_SEQUENCES:
+        return (3 * place + k + _EARLY_SEQUENCES * turn) % _EARLY_OBJECTS
+    return _EARLY_OBJECTS + (place + k) % late
+
+
 def plan_sequences(spec: SampleSpec) -> list[SequencePlan]:
     """List all sequences, by subject in the order given."""
     plans = []
@@ -109,7 +124,7 @@ def plan_sequences(spec: SampleSpec) -> list[SequencePlan]:
         rng = np.random.default_rng([spec.seed, place, 3])
         seen: dict[str, int] = {}
         for k in range(spec.sequences_per_subject):
-            object_name = OBJECT_NAMES[(3 * place + k) % len(OBJECT_NAMES)]
+            object_name = OBJECT_NAMES[_object_number(place, k)]
             action = ("use", "grab")[(place + k) % 2]
             stem = f"{object_name}_{action}"
             seen[stem] = seen.get(stem, 0) + 1

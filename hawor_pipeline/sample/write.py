@@ -32,7 +32,7 @@ from hawor_pipeline.provenance import (
     remove_leftovers,
     sha256_file,
 )
-from hawor_pipeline.sample.spec import SYNTHETIC_NOTE, SampleSpec, SequencePlan, plan_sequences
+from hawor_pipeline.sample.spec import SUBJECTS, SYNTHETIC_NOTE, SampleSpec, SequencePlan, plan_sequences
 from hawor_pipeline.workers.pool import map_in_processes, one_thread, usable_cores
 
 _WORKER_MODULES = ["hawor_pipeline.sample.render"]  # that each worker imports once
@@ -45,7 +45,7 @@ def ensure_sample(
     """Write the sample below `root` unless it is already there.
 
     Args:
-        root: receives `arctic/` and `body_models/mano/`. An older sample there is replaced; anything else is refused.
+        root: receives `arctic/`, `body_models/mano/` and `body_models/smplx/`. An older sample there is replaced; anything else is refused.
         spec: specification of the sample.
         workers: processes; default one per usable core, 1 works in this process.
         progress: called with (finished sequences, all sequences).
@@ -135,20 +135,29 @@ def _clear_other(root: Path, key: str) -> None:
 
 
 def _write_shared(root: Path, spec: SampleSpec, key: str) -> None:
-    """Write everything but the sequences: marker, hand models, meta, splits."""
+    """Write everything but the sequences: marker, hand and body models, meta, splits."""
+    from hawor_pipeline.sample.body import subject_template, write_body_models, write_subject_templates
     from hawor_pipeline.sample.hand import write_mano_models
     from hawor_pipeline.sample.meta import write_meta
+    from hawor_pipeline.sample.sequence import make_rigs
+    from hawor_pipeline.sample.studio import make_look
 
     atomic_write_text(root / "arctic" / "SYNTHETIC", f"{SYNTHETIC_NOTE}\n\nkey {key}\n")
     mano = root / "body_models" / "mano"
-    if not all((mano / f"MANO_{side}.npz").exists() for side in ("RIGHT", "LEFT")):
-        mano.mkdir(parents=True, exist_ok=True)
+    if not all((mano / f"MANO_{side}.pkl").exists() for side in ("RIGHT", "LEFT")):
         write_mano_models(mano)
+    people = {subject: (make_look(subject, spec.seed), make_rigs(mano, subject, spec.seed)) for subject in SUBJECTS}
+    bodies = root / "body_models" / "smplx"
+    if not (bodies / "SMPLX_MALE.npz").exists():
+        write_body_models(bodies, *people[SUBJECTS[0]])
+        templates = {subject: subject_template(*person) for subject, person in people.items()}
+        write_subject_templates(root / "arctic" / "meta" / "subject_vtemplates", templates)
     write_meta(root / "arctic", spec)
 
 
 def _outputs(spec: SampleSpec) -> list[str]:
-    names = ["arctic/SYNTHETIC", "arctic/meta/misc.json", "body_models/mano/MANO_RIGHT.npz"]
+    names = ["arctic/SYNTHETIC", "arctic/meta/misc.json", "arctic/meta/subject_vtemplates/s01.obj"]
+    names += ["body_models/mano/MANO_RIGHT.npz", "body_models/smplx/SMPLX_NEUTRAL.npz"]
     for plan in plan_sequences(spec):
         names += [f"arctic/{spec.image_source}/{plan.subject}/{plan.name}"]
         names += [f"arctic/raw_seqs/{plan.subject}/{plan.name}.mano.npy"] if plan.has_ground_truth else []

@@ -145,6 +145,72 @@ def _microwave() -> tuple:
     return top, bottom, (0.0, 1.7)
 
 
+def _capsulemachine() -> tuple:
+    """Build a coffee machine for capsules: the lever on top opens it."""
+    w, h, d = 110.0, 120.0, 130.0
+    shell, dark, steel = (0.5, 0.06, 0.06), (0.06, 0.06, 0.07), (0.6, 0.6, 0.62)
+    bottom = (
+        _slab((-w, 0), (-h, -h + 22), (-d / 2, d / 2), dark, 5.0),
+        _slab((-45, 0), (-h + 20, 0), (-d / 2, d / 2), shell, 8.0),
+        _slab((-w, -40), (-42, 0), (-d / 2 + 8, d / 2 - 8), shell, 8.0),
+        Solid((-80.0, -50.0, 0.0), (13.0, 9.0, 13.0), steel, 2.0, True),
+    )
+    top = (
+        _slab((-w - 8, 3), (2, 14), (-d / 2 + 20, d / 2 - 20), steel, 4.0),
+        _slab((-w - 22, -w - 6), (2, 18), (-d / 2 + 30, d / 2 - 30), dark, 5.0),
+    )
+    return top, bottom, (0.0, 1.6)
+
+
+def _espressomachine() -> tuple:
+    """Build an espresso machine: the lid of its water tank opens."""
+    w, h, d = 125.0, 150.0, 150.0
+    shell, dark, steel = (0.62, 0.62, 0.64), (0.07, 0.07, 0.08), (0.5, 0.5, 0.52)
+    bottom = (
+        _slab((-w, 0), (-h, -h + 26), (-d / 2, d / 2), dark, 4.0),
+        _slab((-55, 0), (-h + 24, 0), (-d / 2, d / 2), shell, 6.0),
+        _slab((-w, -50), (-60, 0), (-d / 2, d / 2), shell, 6.0),
+        Solid((-90.0, -72.0, 0.0), (22.0, 14.0, 22.0), steel, 3.0, True),
+        _slab((-w - 55, -w + 20), (-80, -66), (-9, 9), dark, 4.0),
+    )
+    top = (_slab((-w + 15, 2), (1, 9), (-d / 2 + 6, d / 2 - 6), dark, 3.0),)
+    return top, bottom, (0.0, 1.7)
+
+
+def _mixer() -> tuple:
+    """Build a stand mixer: its head tilts up from the bowl."""
+    white, steel = (0.78, 0.76, 0.7), (0.6, 0.6, 0.62)
+    bottom = (
+        _slab((-170, 0), (-150, -132), (-55, 55), white, 8.0),
+        _slab((-40, 0), (-140, 0), (-35, 35), white, 10.0),
+        Solid((-110.0, -92.0, 0.0), (50.0, 38.0, 50.0), steel, 5.0, True),
+    )
+    top = (
+        _slab((-165, 5), (2, 52), (-36, 36), white, 14.0),
+        Solid((-110.0, -10.0, 0.0), (11.0, 14.0, 11.0), steel, 2.0, True),
+    )
+    return top, bottom, (0.0, 1.1)
+
+
+def _scissors() -> tuple:
+    """Build scissors: two blades with a handle of two bars each, crossed at the hinge."""
+    steel, red = (0.62, 0.63, 0.65), (0.6, 0.08, 0.06)
+
+    def blade(z: float, side: float) -> tuple[Solid, ...]:
+        low, high = sorted((side * 4.0, side * 34.0))
+        near, far = sorted((side * 4.0, side * 12.0))
+        outer = high - 8.0 if side > 0 else low
+        return (
+            _slab((-95, 8), (-6, 6), (z - 1.8, z + 1.8), steel, 1.5),
+            _slab((6, 78), (near, far), (z - 4, z + 4), red, 3.0),
+            _slab((28, 84), (outer, outer + 8.0), (z - 4, z + 4), red, 3.0),
+            _slab((74, 84), (low, high), (z - 4, z + 4), red, 3.0),
+            _slab((28, 38), (low, high), (z - 4, z + 4), red, 3.0),
+        )
+
+    return blade(2.0, 1.0), blade(-2.0, -1.0), (0.0, 0.9)
+
+
 _GREY, _BLACK, _PAPER = (0.45, 0.46, 0.48), (0.05, 0.05, 0.055), (0.82, 0.8, 0.74)
 OBJECTS = {
     "box": _box,
@@ -158,6 +224,10 @@ OBJECTS = {
     ),
     "ketchup": _ketchup,
     "microwave": _microwave,
+    "capsulemachine": _capsulemachine,
+    "mixer": _mixer,
+    "espressomachine": _espressomachine,
+    "scissors": _scissors,
 }
 
 
