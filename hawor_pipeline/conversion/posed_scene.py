@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from hawor_pipeline.conversion.hand_geometry import WorldHand, pose_hand
-from hawor_pipeline.conversion.visibility import SkinFaces, joint_visibility
+from hawor_pipeline.conversion.visibility import Body, SkinFaces, joint_visibility
 from hawor_pipeline.core.units import m_to_mm
 from hawor_pipeline.sources.hand_models import HandModels
 from hawor_pipeline.sources.object_part import least_distance
@@ -66,11 +66,13 @@ def measure_contacts(posed: PosedTake, models: HandModels, moments: list[int]) -
     )
     centres = np.stack([camera.centres_m for camera in take.cameras.values()])  # (views, T, 3)
     parts = None if take.posed_object is None else take.posed_object.parts()
+    worn = [take.body is not None and view in take.body.worn_views for view in take.cameras]
     for index in moments:
         vertices = {side: posed.hands[side].vertices_m[index] for side in sides}
         joints = {side: posed.hands[side].joints_m[index] for side in sides}
         here = () if parts is None else parts[index]
-        seen = joint_visibility(vertices, joints, centres[:, index], skin, here)
+        body = None if take.body is None else Body(take.body.at(index), worn)
+        seen = joint_visibility(vertices, joints, centres[:, index], skin, here, body)
         for side in sides:
             posed.visible[side][:, index] = seen[side]
             if here:

@@ -1,10 +1,11 @@
-"""Visibility of hand joints from geometry: rays against both hands and the articulated object.
+"""Visibility of hand joints from geometry: rays against both hands, the articulated object and the person's body.
 
 A joint lies inside the hand, so the first thing a ray towards it meets is, at best, its own skin. The joint counts as
 visible if that first hit is skin of the same hand that belongs to the joint (its own bone or a neighbour in the
 kinematic chain) and lies within `SKIN_DEPTH_M` of it along the ray, or if nothing is hit before it. Everything else in
-front of it (the other hand, the object, another finger, the far side of the palm) hides it. The search structure of the
-hands is built once per frame in the world frame and serves all views; that of an object's rigid parts once for all.
+front of it (the other hand, the object, another finger, the far side of the palm, an arm, the trunk, the head) hides it.
+The forearm continues the hand, so its skin shows the joints that the skin of the wrist shows. The search structure of
+the hands is built once per frame in the world frame and serves all views; that of rigid parts once for all.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hawor_pipeline.core.skeleton import MANO_PARENTS, OPENPOSE_FROM_MANO
+from hawor_pipeline.sources.body import BodyMoment
 from hawor_pipeline.sources.object_part import PosedPart
 
 # How much tissue may lie between a joint and the skin that shows it, along a ray that may be slanted: about one and a
@@ -21,6 +23,7 @@ _WRIST_M, _THUMB_ROOT_M, _PALM_M, _FINGER_M = 0.045, 0.035, 0.030, 0.020
 _THUMB_M = (_THUMB_ROOT_M, _PALM_M, _FINGER_M, _FINGER_M)
 SKIN_DEPTH_M = np.array([_WRIST_M, *_THUMB_M, *4 * (_PALM_M, _FINGER_M, _FINGER_M, _FINGER_M)])
 _SLACK_M = 0.0005  # single-precision intersection against points that lie on the surface (fingertips)
+_WRIST_BONE = 0
 _TIP_BONES = (15, 3, 6, 12, 9)  # last bone of thumb, index, middle, ring, pinky
 
 
@@ -35,6 +38,14 @@ def _joint_bones() -> np.ndarray:
 
 
 JOINT_BONES = _joint_bones()
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The person's body at one moment, and which of the C cameras sit on its head."""
+
+    moment: BodyMoment
+    worn: Sequence[bool]  # C
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,7 @@ def joint_visibility(
     cameras: np.ndarray,
     skin: SkinFaces,
     obstacles: Sequence[PosedPart] = (),
+    body: Body | None = None,
 ) -> dict[str, np.ndarray]:
     """Cast one ray per camera, hand and joint, for one moment.
 
@@ -69,6 +81,7 @@ def joint_visibility(
         cameras: (C, 3), camera centres, world frame, metres.
         skin: triangles of the hands and the bones they belong to.
         obstacles: what else may hide a joint.
+        body: the person's body, if it counts.
 
     Returns:
         Side to (C, 21) bool.
@@ -99,4 +112,35 @@ def joint_visibility(
         bone = skin.bones[side][np.clip(face[:, index], 0, len(skin.bones[side]) - 1)]  # (C, 21)
         own = (mesh[:, index] == index) & JOINT_BONES[np.arange(21), bone]
         visible[side] = clear[:, index] | (own & near[:, index])
+    if body is not None:
+        _hide_behind(body, visible, (origins, directions, distance), np.minimum(depth, distance - _SLACK_M))
     return visible
+
+
+def _hide_behind(
+    body: Body, visible: dict[str, np.ndarray], rays: tuple[np.ndarray, np.ndarray, np.ndarray], skin_depth: np.ndarray
+) -> None:
+    """Mark those of the visible joints as hidden that are behind the person's body.
+
+    Args:
+        body: the body, and the cameras that it wears.
+        visible: side to (C, 21), changed in place.
+        rays: origins and directions (C S 21, 3), and lengths (C, S, 21).
+        skin_depth: (C, S, 21) depth of the skin that shows each joint, or of the joint.
+    """
+    origins, directions, lengths = rays
+    sides = list(visible)
+    asked = np.stack([visible[side] for side in sides], axis=1)  # (C, S, 21)
+    chosen = np.flatnonzero(asked)
+    worn = np.broadcast_to(np.asarray(body.worn)[:, None, None], asked.shape).ravel()[chosen]
+    length, skin_at = lengths.ravel()[chosen], skin_depth.ravel()[chosen]
+    depth, of_forearm = body.moment.first_hits(origins[chosen], directions[chosen], length, worn)
+    hidden = depth < skin_at
+    _, side_of, joint_of = np.unravel_index(chosen, asked.shape)
+    for side, first in of_forearm.items():
+        own = JOINT_BONES[joint_of, _WRIST_BONE] & (np.array(sides)[side_of] == side)
+        shows = own & (first >= length - SKIN_DEPTH_M[joint_of])
+        hidden |= (first < skin_at) & ~shows
+    asked.ravel()[chosen[hidden]] = False
+    for index, side in enumerate(sides):
+        visible[side] = asked[:, index]

@@ -18,7 +18,7 @@ WRIST_BONES = {"left": 20, "right": 21}
 ELBOW_BONES = {"left": 18, "right": 19}
 SHOULDER_BONES = {"left": 16, "right": 17}
 NECK_BONE = 12
-HEAD_BONES = (15, 22, 23, 24)  # head, jaw, eyes
+NECK_AND_HEAD_BONES = (NECK_BONE, 15, 22, 23, 24)  # neck, head, jaw, eyes
 FIRST_FINGER_BONE = {"left": 25, "right": 40}  # fifteen each, in MANO's order
 
 

@@ -2,8 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
 
 _COARSE = 16  # every so many points bound the distance of all
 
@@ -19,11 +24,16 @@ class ObjectPart:
     def __init__(self, vertices: np.ndarray, faces: np.ndarray):
         from embreex.mesh_construction import TriangleMesh
         from embreex.rtcore_scene import EmbreeScene
-        from scipy.spatial import cKDTree
 
         self._scene = EmbreeScene()
         self._mesh = TriangleMesh(self._scene, np.float32(vertices), np.int32(faces))
-        self._surface = cKDTree(np.concatenate((vertices, vertices[faces].mean(1))))
+        self._vertices, self._faces = vertices, faces
+
+    @cached_property
+    def _surface(self) -> "cKDTree":
+        from scipy.spatial import cKDTree
+
+        return cKDTree(np.concatenate((self._vertices, self._vertices[self._faces].mean(1))))
 
     def first_hits(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """Depth along each ray, (N,) metres, huge where nothing is hit; origins and unit directions are (N, 3)."""

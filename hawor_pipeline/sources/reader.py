@@ -20,6 +20,7 @@ from hawor_pipeline.sources.image_files import ImageFile
 from hawor_pipeline.sources.image_frame import ImageFrame, ViewCamera, cropped_frame, full_frame
 
 if TYPE_CHECKING:
+    from hawor_pipeline.sources.body import PosedBody
     from hawor_pipeline.sources.object_mesh import PosedObject
 
 # Reasons of hands without a row that readers know.
@@ -118,6 +119,7 @@ class Take:
     first_index: int  # index of moment 0 in the ground truth
     unlabelled: tuple[tuple[str, str], ...] = ()  # (side or "", reason) of hands without usable ground truth
     posed_object: "PosedObject | None" = None
+    body: "PosedBody | None" = None  # of the person, where it counts as an occluder
     cropped: bool = False  # the files are ARCTIC's `cropped_images`, cut around the object
 
     def __len__(self) -> int:
@@ -183,6 +185,7 @@ class Take:
             first_frame=self.first_frame + index,
             first_index=self.first_index + index,
             posed_object=None if found is None else found.moment(index),
+            body=None if self.body is None else self.body.moment(index),
         )
 
 
@@ -192,7 +195,8 @@ class Reader(ABC):
     Args:
         root: the folder that the dataset is unpacked in.
         mano_dir: folder of the MANO models; set after opening where it depends on the source, so the constructor must
-            not use it.
+            not use it. So is `smplx_dir`, the folder of the SMPL-X models: the body counts as an occluder if it is set
+            and the dataset has poses of the body.
 
     Raises:
         ConfigError: the layout is missing.
@@ -203,12 +207,14 @@ class Reader(ABC):
     # Whole recordings per view: images and ground truth may not match, views may be missing. Otherwise labelled images.
     records_views: ClassVar[bool] = False
     folders: ClassVar[tuple[str, ...]]  # of raw files below the root
+    has_bodies: ClassVar[bool] = False  # poses of SMPL-X are published with the hands
     layout: ClassVar[tuple[str, ...]] = ()  # files and folders below the root that must be there
     title: ClassVar[str] = ""  # in messages about the layout
     example: ClassVar[str]  # path of an image below the root, in messages
 
     def __init__(self, root: Path, mano_dir: Path) -> None:
         self.root, self.mano_dir = root, mano_dir
+        self.smplx_dir: Path | None = None
         for path in self._layout():
             if not path.exists():
                 raise ConfigError(f"{path} not found; expected {self.title} unpacked in {root}")

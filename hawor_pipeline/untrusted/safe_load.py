@@ -11,6 +11,7 @@ import pickle
 import re
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -100,21 +101,25 @@ def load_pickle(path: str | Path) -> Any:
     return _unpickle(_read(path, "pickle"), path)
 
 
-def load_npz(path: str | Path) -> dict[str, np.ndarray]:
+def load_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Read one `.npz` archive of plain arrays.
+
+    Args:
+        path: The archive.
+        names: Read only these arrays, as far as they are there; None for all.
 
     Returns:
         Arrays by name.
 
     Raises:
         ConfigError: The file does not exist.
-        DataError: It is empty, cut short, or holds objects.
+        DataError: It is empty, cut short, or one of the arrays holds objects.
     """
     path = Path(path)
     data = _read(path, ".npz")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return {name: archive[name] for name in archive.files if names is None or name in names}
     except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not an archive of plain arrays or damaged ({error}); get it again.") from None
 
