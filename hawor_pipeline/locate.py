@@ -16,6 +16,10 @@ Hand models, for raw data or shards of one source, the first of:
 Found without being given, the models must fit the source: the sample's hand for `synthetic` data, MANO for all other.
 The file of the sample's hand is marked as synthetic, so neither is taken for the other. Nothing found is an error.
 
+SMPL-X, by which the person's own body counts as an occluder in a conversion of ARCTIC or the sample: the folder given
+(`--smplx-dir`), else the same places with `$SMPLX_DIR` and `body_models/smplx`. Nothing found is no error: then the
+body does not count, and the manifests record that. The word `none` instead of a folder has the same effect.
+
 Manifests of shards record digests of the hand models that the labels were made with (`hand_models`). Models that
 differ, wherever they were found, are refused. Manifests written before that entry existed are not checked.
 """
@@ -37,6 +41,8 @@ if TYPE_CHECKING:
 
 ARCTIC_VARIABLE = root_variable("arctic")
 MANO_VARIABLE = "MANO_DIR"
+SMPLX_VARIABLE = "SMPLX_DIR"
+NO_BODY = "none"  # instead of a folder of SMPL-X
 _LEVELS_UP = 3  # folders above the raw data that may hold body_models: `unpack/arctic_data/data` lies three levels deep
 
 
@@ -231,7 +237,7 @@ def find_hand_models(source: str, given: Path | str | None = None, raw_root: Pat
         _is_procedural(folder)  # raises where there is no model
         return folder
     searched = []
-    for folder in _places(source, raw_root):
+    for folder in _places(source, raw_root, "mano", MANO_VARIABLE):
         if _is_procedural(folder) == (source == SYNTHETIC):
             return folder.absolute()
         other = "MANO, not the sample's hand" if source == SYNTHETIC else "the sample's hand, not MANO"
@@ -247,6 +253,33 @@ def find_hand_models(source: str, given: Path | str | None = None, raw_root: Pat
     )
 
 
+def find_body_models(
+    source: str, given: Path | str | None = None, raw_root: Path | str | None = None
+) -> Path | None:
+    """Find the folder of SMPL-X for data of one source by the rule of this module; None where there is none.
+
+    Args:
+        source: synthetic or arctic.
+        given: folder of the models, or "none"; None searches.
+        raw_root: raw data.
+
+    Raises:
+        ConfigError: the folder given, or named by the environment, holds no SMPL-X.
+    """
+    from hawor_pipeline.untrusted.smplx_files import find_any_smplx, is_procedural_body
+
+    if NO_BODY in (str(given), "" if given else os.environ.get(SMPLX_VARIABLE)):
+        return None
+    if given:
+        folder = Path(given).expanduser().absolute()
+        find_any_smplx(folder)
+        return folder
+    for folder in _places(source, raw_root, "smplx", SMPLX_VARIABLE):
+        if is_procedural_body(find_any_smplx(folder)) == (source == SYNTHETIC):
+            return folder.absolute()
+    return None
+
+
 def hand_models_for_footage(given: Path | str | None = None) -> tuple[Path, bool]:
     """Find hand models for footage that belongs to no dataset: as given, `$MANO_DIR`, ARCTIC's, else the sample's hand.
 
@@ -259,20 +292,20 @@ def hand_models_for_footage(given: Path | str | None = None) -> tuple[Path, bool
     try:
         folder = find_hand_models("arctic", given or os.environ.get(MANO_VARIABLE))
     except ConfigError:
-        sample = next(iter(_places(SYNTHETIC, None)), None)
+        sample = next(iter(_places(SYNTHETIC, None, "mano", MANO_VARIABLE)), None)
         if given or os.environ.get(MANO_VARIABLE) or sample is None:
             raise
         folder = sample.absolute()
     return folder, _is_procedural(folder)
 
 
-def _places(source: str, raw_root: Path | str | None) -> Iterator[Path]:
-    """Yield folders that may hold hand models; the raw data are looked for only when their turn comes."""
-    named = os.environ.get(MANO_VARIABLE)
+def _places(source: str, raw_root: Path | str | None, kind: str, variable: str) -> Iterator[Path]:
+    """Yield folders that may hold models of a kind; the raw data are looked for only when their turn comes."""
+    named = os.environ.get(variable)
     if named and source != SYNTHETIC:
         yield Path(named).expanduser()
     for root in _known_roots(source) if raw_root is None else [Path(raw_root)]:
-        beside = [above / "body_models" / "mano" for above in list(root.absolute().parents)[:_LEVELS_UP]]
+        beside = [above / "body_models" / kind for above in list(root.absolute().parents)[:_LEVELS_UP]]
         yield from (folder for folder in beside if folder.exists())
     if named and source == SYNTHETIC:
         yield Path(named).expanduser()

@@ -4,11 +4,11 @@ Raise a version with every change of code that changes the stage's results. Fini
 not reused, and Dagster shows that the code changed. Imports nothing, because the web UI loads it at every start.
 """
 
-CONVERTER_VERSION = 7  # bytes of a shard
+CONVERTER_VERSION = 8  # bytes of a shard
 EXTERNAL_VERSION = 4  # readers of other datasets
 IMPORT_VERSION = 1  # bytes of an imported shard
 INVENTORY_VERSION = 4
-METADATA_VERSION = 1
+METADATA_VERSION = 2
 QUALITY_VERSION = 2
 TRAINING_VERSION = "4"
 EXPORT_VERSION = "2"

@@ -54,6 +54,12 @@ def _sample(arguments: argparse.Namespace) -> int:
 @option("--num-workers", type=int, metavar="N", help="worker processes (default: one per core)")
 @option("--views", type=int, nargs="+", metavar="V", help="cameras of ARCTIC (default: all)")
 @hand_models_option()
+@option(
+    "--smplx-dir",
+    metavar="DIR",
+    help="folder of SMPLX_MALE and SMPLX_FEMALE, for the person's body to count as an occluder; "
+    "none: it does not count (default: those of the data, if any)",
+)
 @option("--dry-run", action="store_true", help="only estimate crops, disk and hours")
 def _prepare(arguments: argparse.Namespace) -> int:
     from hawor_pipeline.conversion.prepare import estimate, prepare
@@ -70,6 +76,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         "dataset": arguments.dataset or ARCTIC,
         "subjects": arguments.subjects,
         "mano_dir": arguments.mano_dir,
+        "smplx_dir": arguments.smplx_dir,
         "workers": arguments.num_workers,
     }
     root = arguments.root or arguments.arctic_root

@@ -256,6 +256,7 @@ def _write_manifest(job: ConversionJob, plan: SubjectPlan) -> None:
         withdrawn=tuple(sorted({*known.names, *known.withdrawn} & set(plan.errors))),
         hand_models=digest_hand_models(job.mano_dir),
         convention=job.reader.convention,
+        body_occluder=job.reader.smplx_dir is not None,
     )
     write_manifest(job.output, manifest.listing(entries))
 

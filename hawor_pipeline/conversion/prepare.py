@@ -7,8 +7,8 @@ from typing import Any
 from hawor_pipeline.config import ConversionConfig, build
 from hawor_pipeline.conversion.convert import Conversion, Progress, run_job
 from hawor_pipeline.conversion.planning import ConversionJob
-from hawor_pipeline.errors import DataError
-from hawor_pipeline.locate import find_hand_models
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.locate import find_body_models, find_hand_models
 from hawor_pipeline.provenance import StageResult
 from hawor_pipeline.shards.manifest import add_counts, converted_names
 from hawor_pipeline.shards.splits import SPLITS, SplitProtocol, read_protocols, record_protocols
@@ -27,6 +27,7 @@ def open_job(
     *,
     dataset: str = ARCTIC,
     mano_dir: str | Path | None = None,
+    smplx_dir: str | Path | None = None,
     sequences: Sequence[str] | None = None,
 ) -> ConversionJob:
     """Open a dataset for conversion.
@@ -37,6 +38,8 @@ def open_job(
         settings: settings of the conversion.
         dataset: name in `sources.registry.READERS`.
         mano_dir: folder of the MANO models; None searches, see `locate.find_hand_models`.
+        smplx_dir: folder of the SMPL-X models, for datasets with poses of the body; None searches, "none" for none, see
+            `locate.find_body_models`.
         sequences: add or refresh only these names, and keep what else is there under the same settings.
 
     Raises:
@@ -45,6 +48,10 @@ def open_job(
     where = root.path if isinstance(root, ArcticRoot) else Path(root)
     reader = open_reader(dataset, where, Path(mano_dir or ""))
     reader.mano_dir = find_hand_models(reader.source, mano_dir, reader.root)
+    if reader.has_bodies:
+        reader.smplx_dir = find_body_models(reader.source, smplx_dir, reader.root)
+    elif smplx_dir is not None:
+        raise ConfigError(f"{dataset} has no poses of the body; leave out the folder of SMPL-X (--smplx-dir).")
     names = None if sequences is None else tuple(sequences)
     return ConversionJob(reader, reader.mano_dir, Path(output_dir), settings, names)
 
@@ -106,13 +113,14 @@ def prepare(
     settings: Mapping[str, Any] | None = None,
     subjects: Sequence[str] | None = None,
     mano_dir: str | Path | None = None,
+    smplx_dir: str | Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Convert a dataset to shards, and record its published splits beside them.
 
     Args:
-        root, output_dir, dataset, mano_dir: see `open_job`.
+        root, output_dir, dataset, mano_dir, smplx_dir: see `open_job`.
         settings: keys of ConversionConfig that differ from its defaults. `sequences` adds or refreshes only those;
             `views` is of ARCTIC and has no meaning for other datasets.
         subjects: None for all of the dataset.
@@ -128,7 +136,8 @@ def prepare(
             sequences stay and are reused.
     """
     config = build(ConversionConfig, settings or {}, origin="settings")
-    job = open_job(root, output_dir, config, dataset=dataset, mano_dir=mano_dir, sequences=config.sequences)
+    folders = {"mano_dir": mano_dir, "smplx_dir": smplx_dir}
+    job = open_job(root, output_dir, config, dataset=dataset, sequences=config.sequences, **folders)
     chosen = all_subjects(job) if subjects is None else list(subjects)
     done = run_job(job, chosen, workers=workers, progress=progress)
     if any(plan.done for plan in done.plans):
@@ -165,6 +174,7 @@ def _totals(done: Conversion) -> dict[str, Any]:
     return {
         "output_dir": str(done.job.output),
         "source": done.job.reader.source,
+        "body_occluder": done.job.reader.smplx_dir is not None,
         "subjects": [subject for subject, result in results.items() if result.info["rows"]],
         "subjects_without_samples": {s: _why_empty(s, r) for s, r in results.items() if not r.info["rows"]},
         "kept_without_raw_files": {s: r.why for s, r in results.items() if r.info["kept_without_raw_files"]},
@@ -188,6 +198,7 @@ def estimate(
     settings: Mapping[str, Any] | None = None,
     subjects: Sequence[str] | None = None,
     mano_dir: str | Path | None = None,
+    smplx_dir: str | Path | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
     """Estimate crops, disk and hours of `prepare` with the same arguments; see `dry_run`.
@@ -199,7 +210,8 @@ def estimate(
     from hawor_pipeline.conversion.dry_run import dry_run
 
     config = build(ConversionConfig, settings or {}, origin="settings")
-    job = open_job(root, output_dir, config, dataset=dataset, mano_dir=mano_dir, sequences=config.sequences)
+    folders = {"mano_dir": mano_dir, "smplx_dir": smplx_dir}
+    job = open_job(root, output_dir, config, dataset=dataset, sequences=config.sequences, **folders)
     return dry_run(job, all_subjects(job) if subjects is None else subjects, workers=workers)
 
 
@@ -213,6 +225,7 @@ class ArcticDataConverter:
         num_workers: processes; 0 for none. With any, a script of your own must call this under
             `if __name__ == "__main__":`, because every worker imports it.
         mano_dir: folder of the MANO models; None searches, see `locate.find_hand_models`.
+        smplx_dir: folder of the SMPL-X models; see `open_job`.
     """
 
     def __init__(
@@ -223,12 +236,13 @@ class ArcticDataConverter:
         num_workers: int = 4,
         *,
         mano_dir: str | Path | None = None,
+        smplx_dir: str | Path | None = None,
     ) -> None:
         self.root = ArcticRoot.locate(arctic_root)
         self.output_dir = Path(output_dir)
         self.settings = build(ConversionConfig, {"target_resolution": target_resolution}, origin="ArcticDataConverter")
         self.num_workers = num_workers
-        self.mano_dir = mano_dir
+        self.mano_dir, self.smplx_dir = mano_dir, smplx_dir
 
     def convert_dataset(
         self,
@@ -247,7 +261,8 @@ class ArcticDataConverter:
             ConfigError: root, MANO, subject or sequence not found.
         """
         settings = self.settings.model_copy(update={"max_sequences_per_subject": max_sequences_per_subject})
-        job = open_job(self.root, self.output_dir, settings, mano_dir=self.mano_dir, sequences=sequences)
+        folders = {"mano_dir": self.mano_dir, "smplx_dir": self.smplx_dir}
+        job = open_job(self.root, self.output_dir, settings, sequences=sequences, **folders)
         done = run_job(job, self.root.subjects() if subjects is None else subjects, workers=self.num_workers)
         plans = done.plans
         good = [plan.done[name] for plan in plans for name in plan.done if name not in plan.errors]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hawor_pipeline.config import ConversionConfig
 from hawor_pipeline.errors import ConfigError
-from hawor_pipeline.provenance import hash_json
+from hawor_pipeline.provenance import hash_json, sha256_file
 from hawor_pipeline.versions import CONVERTER_VERSION, EXTERNAL_VERSION
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class SequenceTask:
     raw: dict[str, Any] | None = None  # hashes of the raw files without the images, where contents are the key
     image_digests: dict[str, str] | None = None  # view -> digest of its images; None: hash them while converting
     recorded_views: tuple[int, ...] = ()  # views that any sequence of the subject has
+    smplx_dir: Path | None = None  # None: the person's body does not count as an occluder
     labels: Any = None  # result of the reader's `labels_of`
 
 
@@ -56,6 +57,8 @@ def shared_key(settings: ConversionConfig, reader: "Reader", mano_dir: Path) -> 
         "converter": CONVERTER_VERSION,
         "libraries": {name: _version(name) for name in _LIBRARIES},
     }
+    if bodies := reader.body_models():
+        shared["smplx"] = {gender: sha256_file(file) for gender, file in bodies.items()}
     # the version of ARCTIC's reader is that of the converter
     return shared if reader.records_views else {**shared, "dataset": [reader.name, EXTERNAL_VERSION]}
 

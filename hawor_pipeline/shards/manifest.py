@@ -107,6 +107,7 @@ class Manifest:
     # Side -> digest of the hand model's arrays (`digest_hand_models`); None in manifests of earlier versions.
     hand_models: dict[str, str] | None = None
     convention: ManoConvention | None = None  # of the dataset; None in manifests of earlier versions
+    body_occluder: bool = False  # the person's own body counts in joint_visible and occlusion
 
     @property
     def mano_convention(self) -> ManoConvention:

@@ -25,7 +25,8 @@ SUBJECTS = tuple(f"s{number:02d}" for number in range(1, 11))
 EGO_VIEW = 0
 VIEW_COUNT = 9
 SIDES = ("left", "right")  # in the order in which rows are sorted
-RAW_PARTS = ("mano", "object", "egocam.dist")  # smplx holds no hand labels that are used here
+RAW_PARTS = ("mano", "object", "egocam.dist")
+BODY_PART = "smplx"  # read where a SMPL-X model is given; holds no hand labels that are used here
 IMAGE_SOURCES = ("images", "cropped_images")
 RAW_FOLDERS = ("raw_seqs", "meta", "splits_json", *IMAGE_SOURCES)
 SYNTHETIC: Final = "synthetic"  # source of the built-in sample
@@ -219,7 +220,7 @@ class ArcticRoot:
         return sorted(names | ({file.stem for file in (zips / subject).glob("*.zip")} if zips else set()))
 
     def raw_file(self, subject: str, sequence: str, part: str) -> Path:
-        """Path of one raw array (part: mano, object, egocam.dist)."""
+        """Path of one raw array (part: mano, object, egocam.dist, smplx)."""
         return self.path / "raw_seqs" / subject / f"{sequence}.{part}.npy"
 
     def image_folder(self, subject: str, sequence: str, view: int) -> Path:
@@ -229,6 +230,10 @@ class ArcticRoot:
     def object_folder(self, object_name: str) -> Path:
         """Folder of an object's meshes."""
         return self.path / "meta" / "object_vtemplates" / object_name
+
+    def body_template(self, subject: str) -> Path:
+        """Path of a subject's rest mesh with SMPL-X's vertices."""
+        return self.path / "meta" / "subject_vtemplates" / f"{subject}.obj"
 
     def cameras(self, subject: str) -> SubjectCameras:
         """Cameras of a subject.

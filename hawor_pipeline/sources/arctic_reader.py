@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import hash_json, sha256_file
 from hawor_pipeline.sources.arctic import (
     EGO_VIEW,
+    BODY_PART,
     RAW_FOLDERS,
     RAW_PARTS,
     ArcticRoot,
@@ -21,8 +22,12 @@ from hawor_pipeline.sources.fingerprint import hash_files
 from hawor_pipeline.sources.image_files import ImageFile
 from hawor_pipeline.sources.image_frame import ViewCamera
 from hawor_pipeline.sources.object_mesh import PosedObject, load_object
-from hawor_pipeline.sources.raw_sequence import RawSequence, load_sequence
+from hawor_pipeline.sources.raw_sequence import RawSequence, load_body_pose, load_sequence
 from hawor_pipeline.sources.reader import Reader, SequenceRef, Take
+from hawor_pipeline.untrusted.smplx_files import find_smplx
+
+if TYPE_CHECKING:
+    from hawor_pipeline.sources.body import PosedBody
 
 
 class ArcticReader(Reader):
@@ -34,6 +39,7 @@ class ArcticReader(Reader):
 
     name = "arctic"
     records_views = True
+    has_bodies = True
     folders = RAW_FOLDERS
     example = "images/s01/box_grab_01/0/00001.jpg"
 
@@ -99,9 +105,11 @@ class ArcticReader(Reader):
             DataError: a raw array is missing, or the entry in `misc.json` is damaged.
         """
         files = self.label_files(ref)
+        if self.smplx_dir is not None:
+            files += [self.arctic.raw_file(ref.subject, ref.sequence, BODY_PART), self.arctic.body_template(ref.subject)]
         for file in files:
             if not file.is_file():
-                raise DataError(f"{file}: missing; expected beside the other raw files of {ref}.")
+                raise DataError(f"{file}: missing; expected among the raw files of {ref}.{_advice(file)}")
         self.arctic.cameras(ref.subject)  # refuses a damaged entry
         folder = self.arctic.object_folder(ref.object)
         meshes = [mesh for name in ("top.obj", "bottom.obj") if (mesh := folder / name).is_file()]
@@ -129,8 +137,29 @@ class ArcticReader(Reader):
             first_frame=subject_cameras.ioi_offset,
             first_index=0,
             posed_object=PosedObject(mesh, raw.object_articulation, raw.object_rotation, raw.object_translation_m),
+            body=self._body(ref, len(raw)),
             cropped=self.image_source == "cropped_images",
         )
+
+    def body_models(self) -> dict[str, Path]:
+        """Return the models of the genders in `misc.json`."""
+        if self.smplx_dir is None:
+            return {}
+        genders = sorted({str(entry.get("gender", "")) for entry in self.arctic.misc.values()})
+        return {gender: find_smplx(self.smplx_dir, gender) for gender in genders}
+
+    def _body(self, ref: SequenceRef, frames: int) -> "PosedBody | None":
+        if self.smplx_dir is None:
+            return None
+        from hawor_pipeline.sources.body import PosedBody, load_surface
+
+        template = self.arctic.body_template(ref.subject)
+        if not template.is_file():
+            raise DataError(f"{template}: missing; expected in ARCTIC's meta folder.{_advice(template)}")
+        self.arctic.check_raw_file(template)
+        model = self.body_models()[str(self.arctic.misc[ref.subject].get("gender", ""))]
+        pose = load_body_pose(self.arctic, ref.subject, ref.sequence, frames)
+        return PosedBody(load_surface(model, template), pose, frozenset({EGO_VIEW}))
 
     def verify(self, ref: SequenceRef, views: Sequence[int]) -> None:
         """Compare the zip that the images are read from with ARCTIC's published checksum, where the user has it."""
@@ -140,6 +169,12 @@ class ArcticReader(Reader):
         stated = self.arctic.zip_checksum(archive)
         if stated is not None and sha256_file(archive) != stated:
             raise DataError(f"{archive}: differs from the published checksum (sha256); download it again.")
+
+
+def _advice(file: Path) -> str:
+    """Return how to convert without a file of the body; empty for other files."""
+    of_body = file.name.endswith(f".{BODY_PART}.npy") or file.parent.name == "subject_vtemplates"
+    return " Get it, or convert without the body (--smplx-dir none)." if of_body else ""
 
 
 def view_camera(raw: RawSequence, cameras: SubjectCameras, view: int) -> ViewCamera:

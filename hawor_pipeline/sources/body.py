@@ -29,20 +29,13 @@ from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.arctic import SIDES
 from hawor_pipeline.sources.object_mesh import read_obj
 from hawor_pipeline.sources.object_part import ObjectPart, PosedPart
+from hawor_pipeline.sources.raw_sequence import BodyPose
 from hawor_pipeline.untrusted.smplx_files import load_smplx
 
 _SHARED_WEIGHT = 0.25  # a triangle is in the part of each bone that moves one of its corners by at least this weight
 _BENT_WEIGHT = 0.05  # of the forearm's bones, from which on a triangle belongs to the bending forearm
 _WRIST_MARGIN_M = 0.01  # before the wrist joint, where MANO's surface begins
 _CELL_M = 0.025  # size of the cells of which a forearm keeps one vertex each
-
-
-@dataclass(frozen=True, slots=True)
-class BodyPose:
-    """Parameters of SMPL-X over T moments, world frame."""
-
-    rotations: np.ndarray  # (T, 55, 3) axis-angle, relative to the parent bone
-    translation_m: np.ndarray  # (T, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +159,7 @@ class PosedBody:
 
     def moment(self, index: int) -> "PosedBody":
         """Reduce to one moment."""
-        part = slice(index, index + 1)
-        return replace(self, pose=BodyPose(self.pose.rotations[part], self.pose.translation_m[part]))
+        return replace(self, pose=self.pose.moment(index))
 
     @cached_property
     def _posed(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:

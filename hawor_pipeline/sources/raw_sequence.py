@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from hawor_pipeline.core.body import BODY_POSE_PARTS
 from hawor_pipeline.core.units import mm_to_m
 from hawor_pipeline.errors import DataError
-from hawor_pipeline.sources.arctic import SIDES, ArcticRoot, are_rotations, is_camera_matrix, split_sequence_name
+from hawor_pipeline.sources.arctic import BODY_PART, SIDES, ArcticRoot, are_rotations, is_camera_matrix, split_sequence_name
 from hawor_pipeline.sources.reader import HandLabels
 from hawor_pipeline.untrusted.safe_load import load_npy
 
@@ -69,6 +70,39 @@ def load_sequence(root: ArcticRoot, subject: str, sequence: str) -> RawSequence:
         ego_from_world=transforms,
         ego_intrinsics=intrinsics,
         ego_distortion=_numbers(np.ravel(_entry(ego, "dist8", ego_file)), (8,), ego_file, "dist8"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BodyPose:
+    """Pose of SMPL-X over T moments, world frame; hands absolute (flat_hand_mean=True)."""
+
+    rotations: np.ndarray  # (T, 55, 3) axis-angle, relative to the parent bone
+    translation_m: np.ndarray  # (T, 3)
+
+    def moment(self, index: int) -> "BodyPose":
+        """Reduce to one moment."""
+        part = slice(index, index + 1)
+        return BodyPose(self.rotations[part], self.translation_m[part])
+
+
+def load_body_pose(root: ArcticRoot, subject: str, sequence: str, frames: int) -> BodyPose:
+    """Read the body's pose in one sequence, of as many frames as the other raw files have.
+
+    Raises:
+        DataError: as of `load_sequence`.
+    """
+    file = _existing(root, subject, sequence, BODY_PART)
+    raw = load_npy(file)
+    if not isinstance(raw, dict):
+        raise DataError(f"{file}: holds {type(raw).__name__}, expected a dictionary of arrays.")
+    parts = [
+        _numbers(_entry(raw, name, file), (frames, 3 * bones), file, name) for name, bones in BODY_POSE_PARTS.items()
+    ]
+    rotations = _bounded(np.concatenate(parts, axis=1), _LARGEST_ANGLE, file, "a rotation", "radians")
+    translation = _numbers(_entry(raw, "transl", file), (frames, 3), file, "transl")
+    return BodyPose(
+        rotations.reshape(frames, -1, 3), _bounded(translation, _FARTHEST_M, file, "transl", "metres")
     )
 
 

@@ -206,8 +206,8 @@ class Reader(ABC):
     convention: ClassVar[ManoConvention] = ARCTIC  # left model and own joints; `HandLabels` are relative to the mean
     # Whole recordings per view: images and ground truth may not match, views may be missing. Otherwise labelled images.
     records_views: ClassVar[bool] = False
-    folders: ClassVar[tuple[str, ...]]  # of raw files below the root
     has_bodies: ClassVar[bool] = False  # poses of SMPL-X are published with the hands
+    folders: ClassVar[tuple[str, ...]]  # of raw files below the root
     layout: ClassVar[tuple[str, ...]] = ()  # files and folders below the root that must be there
     title: ClassVar[str] = ""  # in messages about the layout
     example: ClassVar[str]  # path of an image below the root, in messages
@@ -300,6 +300,14 @@ class Reader(ABC):
         if self.sequences(subject):
             return "present", ""
         return "absent", f"{subject} is not downloaded: {self.name} has no sequence of it here; zero samples"
+
+    def body_models(self) -> dict[str, Path]:
+        """Return gender to file of SMPL-X; empty where the body does not count as an occluder.
+
+        Raises:
+            ConfigError: the folder of the models lacks a gender of the dataset.
+        """
+        return {}
 
     def content_hashes(self, ref: SequenceRef) -> dict[str, Any] | None:
         """Hash the raw files without the images, where contents decide reuse; None where sizes and times do."""

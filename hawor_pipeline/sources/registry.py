@@ -24,8 +24,14 @@ READERS = {
 DATASETS = tuple(name for name in READERS if name != ARCTIC)  # other than ARCTIC
 
 
-def open_reader(dataset: str, root: Path, mano_dir: Path) -> "Reader":
+def open_reader(dataset: str, root: Path, mano_dir: Path, smplx_dir: Path | None = None) -> "Reader":
     """Open the reader of a dataset; no labels are read.
+
+    Args:
+        dataset: name in `READERS`.
+        root: the folder that the dataset is unpacked in.
+        mano_dir: folder of the MANO models.
+        smplx_dir: folder of the SMPL-X models, where the person's body counts as an occluder.
 
     Raises:
         ConfigError: the dataset is unknown, or not in its published layout under `root`.
@@ -35,7 +41,9 @@ def open_reader(dataset: str, root: Path, mano_dir: Path) -> "Reader":
         raise ConfigError(f"unknown dataset {dataset!r}; expected one of {known}.{nearest(dataset, READERS)}")
     if dataset != ARCTIC and not root.is_dir():  # ARCTIC is searched for around the folder given
         raise ConfigError(f"{root} not found; expected the folder that {dataset} is unpacked in")
-    return _reader_class(dataset)(root, mano_dir)
+    reader = _reader_class(dataset)(root, mano_dir)
+    reader.smplx_dir = smplx_dir
+    return reader
 
 
 def convention_of_source(source: str) -> "ManoConvention":

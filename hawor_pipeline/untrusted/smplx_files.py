@@ -46,6 +46,20 @@ def find_smplx(folder: Path, gender: str) -> Path:
     return found
 
 
+def find_any_smplx(folder: Path) -> Path:
+    """Find the model file of some gender.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for gender in GENDERS[1:]:
+        try:
+            return find_smplx(folder, gender)
+        except ConfigError:
+            continue
+    return find_smplx(folder, GENDERS[0])
+
+
 def load_smplx(file: Path) -> BodyArrays:
     """Read SMPL-X from a `.npz` or `.pkl` file without running code stored in it.
 
