@@ -16,6 +16,7 @@ import numpy as np
 from hawor_pipeline.sample.sequence import build_motion, paint_views
 from hawor_pipeline.sample.spec import SampleSpec, plan_sequences
 from hawor_pipeline.sample.write import ensure_sample
+from hawor_pipeline.sources.arctic import BODY_PART, RAW_PARTS
 from hawor_pipeline.workers.pool import one_thread
 
 SUBJECT = "s01"
@@ -94,7 +95,7 @@ def _write_arrays(base: Path, arctic: Path, first: str, name: str, copies: int) 
     """Return the raw arrays of the selected moments, repeated."""
     (arctic / "raw_seqs" / SUBJECT).mkdir(parents=True, exist_ok=True)
     chosen = np.tile(np.array(MOMENTS), copies)
-    for part in ("mano", "object", "egocam.dist"):
+    for part in (*RAW_PARTS, BODY_PART):
         raw = np.load(base / "arctic" / "raw_seqs" / SUBJECT / f"{first}.{part}.npy", allow_pickle=True)
         value = raw.item() if raw.dtype == object else raw
         frames = 8

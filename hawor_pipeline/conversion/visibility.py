@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hawor_pipeline.core.skeleton import MANO_PARENTS, OPENPOSE_FROM_MANO
+from hawor_pipeline.sources.arctic import SIDES
 from hawor_pipeline.sources.body import BodyMoment
 from hawor_pipeline.sources.object_part import PosedPart
 
@@ -134,13 +135,10 @@ def _hide_behind(
     chosen = np.flatnonzero(asked)
     worn = np.broadcast_to(np.asarray(body.worn)[:, None, None], asked.shape).ravel()[chosen]
     length, skin_at = lengths.ravel()[chosen], skin_depth.ravel()[chosen]
-    depth, of_forearm = body.moment.first_hits(origins[chosen], directions[chosen], length, worn)
-    hidden = depth < skin_at
+    depth, forearm = body.moment.first_hits(origins[chosen], directions[chosen], length, worn)
     _, side_of, joint_of = np.unravel_index(chosen, asked.shape)
-    for side, first in of_forearm.items():
-        own = JOINT_BONES[joint_of, _WRIST_BONE] & (np.array(sides)[side_of] == side)
-        shows = own & (first >= length - SKIN_DEPTH_M[joint_of])
-        hidden |= (first < skin_at) & ~shows
+    own = JOINT_BONES[joint_of, _WRIST_BONE] & (forearm == np.array([SIDES.index(side) for side in sides])[side_of])
+    hidden = (depth < skin_at) & ~(own & (depth >= length - SKIN_DEPTH_M[joint_of]))
     asked.ravel()[chosen[hidden]] = False
     for index, side in enumerate(sides):
         visible[side] = asked[:, index]

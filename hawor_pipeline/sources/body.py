@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
 
 from hawor_pipeline.core.body import (
     BODY_VERTEX_COUNT,
@@ -35,7 +37,7 @@ from hawor_pipeline.untrusted.smplx_files import load_smplx
 _SHARED_WEIGHT = 0.25  # a triangle is in the part of each bone that moves one of its corners by at least this weight
 _BENT_WEIGHT = 0.05  # of the forearm's bones, from which on a triangle belongs to the bending forearm
 _WRIST_MARGIN_M = 0.01  # before the wrist joint, where MANO's surface begins
-_CELL_M = 0.025  # size of the cells of which a forearm keeps one vertex each
+_CELL_M = 0.03  # size of the cells of which a forearm keeps one vertex each
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,15 @@ class _BonePart:
     part: ObjectPart
     centre_m: np.ndarray  # (3,)
     radius_m: float
+
+    @classmethod
+    def of(cls, bone: int, template: np.ndarray, faces: np.ndarray) -> "_BonePart":
+        """Cut the triangles (F, 3) out of the rest mesh."""
+        used, renumbered = np.unique(faces, return_inverse=True)
+        vertices = template[used]
+        centre = (vertices.min(0) + vertices.max(0)) / 2
+        radius = float(np.linalg.norm(vertices - centre, axis=1).max())
+        return cls(bone, ObjectPart(vertices, renumbered.reshape(-1, 3)), centre, radius)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,30 +91,24 @@ class BodySurface:
         faces = faces[~bent_at_all]
         most = weights[faces].max(1)  # (F, 55)
         self.parts = [
-            _bone_part(bone, template, faces[most[:, bone] >= _SHARED_WEIGHT])
-            for bone in np.flatnonzero((most >= _SHARED_WEIGHT).any(0))
+            _BonePart.of(bone, template, faces[most[:, bone] >= _SHARED_WEIGHT])
+            for bone in np.flatnonzero((most >= _SHARED_WEIGHT).any(0)).tolist()
         ]
+        self.centres_m = np.array([part.centre_m for part in self.parts], float)
+        self.radii_m = np.array([part.radius_m for part in self.parts])
 
 
 def _without_hands(arrays: BodyArrays, template: np.ndarray, joints: np.ndarray) -> np.ndarray:
-    """Return the triangles (F, 3) that have an area and lie before the wrists."""
+    """Return the triangles (F, 3) that have an area and begin before the wrists."""
     beyond = np.zeros(BODY_VERTEX_COUNT, bool)
     for side in SIDES:
         wrist, elbow, first = WRIST_BONES[side], ELBOW_BONES[side], FIRST_FINGER_BONE[side]
         inward = (joints[elbow] - joints[wrist]) / np.linalg.norm(joints[elbow] - joints[wrist])
         hand = arrays.skin_weights[:, [wrist, *range(first, first + 15)]].sum(1) > 0
         beyond |= hand & ((template - joints[wrist]) @ inward < _WRIST_MARGIN_M)
-    faces = arrays.faces[~beyond[arrays.faces].any(1)]
+    faces = arrays.faces[~beyond[arrays.faces].all(1)]
     a, b, c = template[faces].transpose(1, 0, 2)
     return faces[np.linalg.norm(np.cross(b - a, c - a), axis=1) > 0]
-
-
-def _bone_part(bone: int, template: np.ndarray, faces: np.ndarray) -> _BonePart:
-    used, renumbered = np.unique(faces, return_inverse=True)
-    vertices = template[used]
-    centre = (vertices.min(0) + vertices.max(0)) / 2
-    radius = float(np.linalg.norm(vertices - centre, axis=1).max())
-    return _BonePart(int(bone), ObjectPart(vertices, renumbered.reshape(-1, 3)), centre, radius)
 
 
 def _forearm(arrays: BodyArrays, template: np.ndarray, faces: np.ndarray) -> _Forearm:
@@ -189,7 +194,7 @@ class BodyMoment:
 
     def first_hits(
         self, origins: np.ndarray, directions: np.ndarray, lengths: np.ndarray, worn: np.ndarray
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Find the first hit along each ray.
 
         Args:
@@ -198,23 +203,32 @@ class BodyMoment:
             worn: (N,) True for rays of a camera on the head, which neck and head never hide.
 
         Returns:
-            Depth (N,) of the rigid parts, and side to depth (N,) of its forearm; huge where nothing is hit.
+            Depth (N,), huge where nothing is hit, and the forearm that is hit (N,): its place in `SIDES`, or -1.
         """
-        depth = np.full(len(lengths), np.inf)
+        scene = EmbreeScene()
+        # the scene numbers its meshes in the order in which they are added
+        kept = [TriangleMesh(scene, self.forearms[side], self.surface.forearms[side].faces) for side in SIDES]
+        hits = scene.run(np.float32(origins), np.float32(directions), output=True)
+        del kept
+        depth, forearm = hits["tfar"].astype(float), hits["geomID"].astype(np.int64)
         parts = self.surface.parts
         moved = self.motions[[part.bone for part in parts]]  # (P, 3, 4)
-        centres = np.einsum("pij,pj->pi", moved[..., :3], [part.centre_m for part in parts]) + moved[..., 3]
-        radii = np.array([part.radius_m for part in parts])
-        offset = centres[:, None] - origins  # (P, N, 3)
-        along = np.clip(np.einsum("pni,ni->pn", offset, directions), 0, lengths)
-        near = np.einsum("pni,pni->pn", offset, offset) - 2 * along * np.einsum("pni,ni->pn", offset, directions)
-        near = near + along**2 <= radii[:, None] ** 2
-        for part, motion, close in zip(parts, moved, near, strict=True):
+        for part, motion, close in zip(parts, moved, self._near(moved, origins, directions, lengths), strict=True):
             chosen = np.flatnonzero(close & ~worn if part.bone in NECK_AND_HEAD_BONES else close)
             if len(chosen):
                 posed = PosedPart(part.part, motion[:, :3], motion[:, 3])
-                depth[chosen] = np.minimum(depth[chosen], posed.first_hits(origins[chosen], directions[chosen]))
-        of_forearm = {}
-        for side, vertices in self.forearms.items():
-            of_forearm[side] = ObjectPart(vertices, self.surface.forearms[side].faces).first_hits(origins, directions)
-        return depth, of_forearm
+                found = posed.first_hits(origins[chosen], directions[chosen])
+                before = found < depth[chosen]
+                depth[chosen[before]], forearm[chosen[before]] = found[before], -1
+        return depth, forearm
+
+    def _near(
+        self, moved: np.ndarray, origins: np.ndarray, directions: np.ndarray, lengths: np.ndarray
+    ) -> np.ndarray:
+        """Return which rays (P, N) pass through the sphere around each part."""
+        centres = np.einsum("pij,pj->pi", moved[..., :3], self.surface.centres_m) + moved[..., 3]
+        along = centres @ directions.T - np.einsum("ni,ni->n", origins, directions)
+        squared = np.einsum("pi,pi->p", centres, centres)[:, None] - 2 * centres @ origins.T
+        squared += np.einsum("ni,ni->n", origins, origins)
+        at = np.clip(along, 0, lengths)
+        return squared - 2 * at * along + at * at <= self.surface.radii_m[:, None] ** 2

@@ -10,7 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from scipy.spatial import cKDTree
 
-_COARSE = 16  # every so many points bound the distance of all
+_FEW = 8  # points that are nearest to a part's box bound the distance of all
+_ROUNDING_M = 1e-9
 
 
 class ObjectPart:
@@ -28,6 +29,7 @@ class ObjectPart:
         self._scene = EmbreeScene()
         self._mesh = TriangleMesh(self._scene, np.float32(vertices), np.int32(faces))
         self._vertices, self._faces = vertices, faces
+        self._low, self._high = vertices.min(axis=0), vertices.max(axis=0)
 
     @cached_property
     def _surface(self) -> "cKDTree":
@@ -42,6 +44,15 @@ class ObjectPart:
 
     def nearest(self, points: np.ndarray, at_most: float = np.inf) -> float:
         """Least distance of points (N, 3) to corners and middles of the triangles, infinite if above `at_most`."""
+        # No point is nearer to the part than to the box around it, so few points need a search.
+        gaps = np.linalg.norm(np.maximum(np.maximum(self._low - points, points - self._high), 0), axis=1)
+        if at_most == np.inf and len(points) > _FEW:
+            at_most = self._search(points[np.argpartition(gaps, _FEW)[:_FEW]], at_most)
+        return self._search(points[gaps <= at_most + _ROUNDING_M], at_most)
+
+    def _search(self, points: np.ndarray, at_most: float) -> float:
+        if not len(points):
+            return np.inf
         return float(self._surface.query(points, distance_upper_bound=np.nextafter(at_most, np.inf))[0].min())
 
 
@@ -67,5 +78,7 @@ class PosedPart:
 
 def least_distance(parts: Sequence[PosedPart], points: np.ndarray) -> float:
     """From the nearest of points (N, 3), world frame, to the nearest part, metres: corners and middles of triangles."""
-    bound = min(part.nearest(points[::_COARSE]) for part in parts)  # what is farther than this need not be searched
-    return min(bound, *(part.nearest(points, bound) for part in parts))
+    least = np.inf
+    for part in parts:
+        least = min(least, part.nearest(points, least))
+    return least
