@@ -253,9 +253,7 @@ def find_hand_models(source: str, given: Path | str | None = None, raw_root: Pat
     )
 
 
-def find_body_models(
-    source: str, given: Path | str | None = None, raw_root: Path | str | None = None
-) -> Path | None:
+def find_body_models(source: str, given: Path | str | None = None, raw_root: Path | str | None = None) -> Path | None:
     """Find the folder of SMPL-X for data of one source by the rule of this module; None where there is none.
 
     Args:

@@ -3,9 +3,9 @@
 A joint lies inside the hand, so the first thing a ray towards it meets is, at best, its own skin. The joint counts as
 visible if that first hit is skin of the same hand that belongs to the joint (its own bone or a neighbour in the
 kinematic chain) and lies within `SKIN_DEPTH_M` of it along the ray, or if nothing is hit before it. Everything else in
-front of it (the other hand, the object, another finger, the far side of the palm, an arm, the trunk, the head) hides it.
-The forearm continues the hand, so its skin shows the joints that the skin of the wrist shows. The search structure of
-the hands is built once per frame in the world frame and serves all views; that of rigid parts once for all.
+front of it (the other hand, the object, another finger, the far side of the palm, an arm, the trunk, the head) hides
+it. The forearm continues the hand, so its skin shows the joints that the skin of the wrist shows. The search structure
+of the hands is built once per frame in the world frame and serves all views; that of rigid parts once for all.
 """
 
 from collections.abc import Sequence

@@ -30,7 +30,6 @@ from hawor_pipeline.core.body import (
 )
 from hawor_pipeline.core.skeleton import TIP_VERTEX_IDS
 from hawor_pipeline.provenance import atomic_write_bytes, atomic_write_text
-from hawor_pipeline.provenance import atomic_write_bytes
 from hawor_pipeline.sample.articulated_objects import SCENE_FILE
 from hawor_pipeline.sample.grasp import FOREARM_M, UPPER_ARM_M, HandRig
 from hawor_pipeline.sample.hand import SIDES, build_mano, stored_arrays
@@ -44,7 +43,9 @@ GENDERS = ("NEUTRAL", "FEMALE", "MALE")
 # Columns: the axes of SMPL-X's rest frame in the body frame (x to the right, y forward, z up).
 BODY_FROM_SMPLX = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
 RIM_VERTICES = 16  # vertices of a ring of the arm
-_RINGS = 2 + 2 * (ARM_RINGS - 1) + 2  # inside and rim of the wrist, each further ring bare and sleeved, the two that close
+_RINGS = (
+    2 + 2 * (ARM_RINGS - 1) + 2
+)  # inside and rim of the wrist, each further ring bare and sleeved, the two that close
 BARE_RINGS = np.array([0, 1, *range(2, _RINGS - 2, 2), _RINGS - 2, _RINGS - 1])
 _ARM = _RINGS * RIM_VERTICES
 _COPIES = np.array([1, 1, *[2] * (ARM_RINGS - 1), 1, 1])  # of each bare ring

@@ -170,9 +170,7 @@ def _crop(image: np.ndarray, window: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(image, window, (CROP_SIDE_PX, CROP_SIDE_PX), flags=cv2.INTER_LINEAR)
 
 
-def ground_truth(
-    motion: Motion, rigs: dict[str, HandRig], spec: SampleSpec, plan: SequencePlan
-) -> dict[str, object]:
+def ground_truth(motion: Motion, rigs: dict[str, HandRig], spec: SampleSpec, plan: SequencePlan) -> dict[str, object]:
     """Return arrays of the frames 0..frames-1 as in `raw_seqs`: `mano`, `object`, `egocam.dist`, `smplx`."""
     ego = make_cameras(plan.subject, spec.seed, spec.image_scale)[0]
     keep = slice(-motion.first, -motion.first + plan.frames)

@@ -10,8 +10,8 @@ import numpy as np
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import hash_json, sha256_file
 from hawor_pipeline.sources.arctic import (
-    EGO_VIEW,
     BODY_PART,
+    EGO_VIEW,
     RAW_FOLDERS,
     RAW_PARTS,
     ArcticRoot,
@@ -106,7 +106,10 @@ class ArcticReader(Reader):
         """
         files = self.label_files(ref)
         if self.smplx_dir is not None:
-            files += [self.arctic.raw_file(ref.subject, ref.sequence, BODY_PART), self.arctic.body_template(ref.subject)]
+            files += [
+                self.arctic.raw_file(ref.subject, ref.sequence, BODY_PART),
+                self.arctic.body_template(ref.subject),
+            ]
         for file in files:
             if not file.is_file():
                 raise DataError(f"{file}: missing; expected among the raw files of {ref}.{_advice(file)}")

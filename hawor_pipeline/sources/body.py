@@ -222,9 +222,7 @@ class BodyMoment:
                 depth[chosen[before]], forearm[chosen[before]] = found[before], -1
         return depth, forearm
 
-    def _near(
-        self, moved: np.ndarray, origins: np.ndarray, directions: np.ndarray, lengths: np.ndarray
-    ) -> np.ndarray:
+    def _near(self, moved: np.ndarray, origins: np.ndarray, directions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Return which rays (P, N) pass through the sphere around each part."""
         centres = np.einsum("pij,pj->pi", moved[..., :3], self.surface.centres_m) + moved[..., 3]
         along = centres @ directions.T - np.einsum("ni,ni->n", origins, directions)

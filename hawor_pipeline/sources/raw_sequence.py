@@ -9,7 +9,14 @@ import numpy as np
 from hawor_pipeline.core.body import BODY_POSE_PARTS
 from hawor_pipeline.core.units import mm_to_m
 from hawor_pipeline.errors import DataError
-from hawor_pipeline.sources.arctic import BODY_PART, SIDES, ArcticRoot, are_rotations, is_camera_matrix, split_sequence_name
+from hawor_pipeline.sources.arctic import (
+    BODY_PART,
+    SIDES,
+    ArcticRoot,
+    are_rotations,
+    is_camera_matrix,
+    split_sequence_name,
+)
 from hawor_pipeline.sources.reader import HandLabels
 from hawor_pipeline.untrusted.safe_load import load_npy
 
@@ -101,9 +108,7 @@ def load_body_pose(root: ArcticRoot, subject: str, sequence: str, frames: int) -
     ]
     rotations = _bounded(np.concatenate(parts, axis=1), _LARGEST_ANGLE, file, "a rotation", "radians")
     translation = _numbers(_entry(raw, "transl", file), (frames, 3), file, "transl")
-    return BodyPose(
-        rotations.reshape(frames, -1, 3), _bounded(translation, _FARTHEST_M, file, "transl", "metres")
-    )
+    return BodyPose(rotations.reshape(frames, -1, 3), _bounded(translation, _FARTHEST_M, file, "transl", "metres"))
 
 
 def _existing(root: ArcticRoot, subject: str, sequence: str, part: str) -> Path:

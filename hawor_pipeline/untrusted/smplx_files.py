@@ -85,7 +85,9 @@ def load_smplx(file: Path) -> BodyArrays:
     if faces.min() < 0 or faces.max() >= BODY_VERTEX_COUNT:
         raise DataError(f"{file}: face indices reach from {faces.min()} to {faces.max()}; get SMPL-X v1.1 again.")
     names = {"template": "v_template", "pose_dirs": "posedirs", "joint_regressor": "J_regressor"}
-    values = {field: np.asarray(arrays[name], np.float32) for field, name in (names | {"skin_weights": "weights"}).items()}
+    values = {
+        field: np.asarray(arrays[name], np.float32) for field, name in (names | {"skin_weights": "weights"}).items()
+    }
     return BodyArrays(faces=faces.astype(np.int32), **values)
 
 
