@@ -136,8 +136,8 @@ def prepare(
             sequences stay and are reused.
     """
     config = build(ConversionConfig, settings or {}, origin="settings")
-    folders = {"mano_dir": mano_dir, "smplx_dir": smplx_dir}
-    job = open_job(root, output_dir, config, dataset=dataset, sequences=config.sequences, **folders)
+    names = config.sequences
+    job = open_job(root, output_dir, config, dataset=dataset, mano_dir=mano_dir, smplx_dir=smplx_dir, sequences=names)
     chosen = all_subjects(job) if subjects is None else list(subjects)
     done = run_job(job, chosen, workers=workers, progress=progress)
     if any(plan.done for plan in done.plans):
@@ -210,8 +210,8 @@ def estimate(
     from hawor_pipeline.conversion.dry_run import dry_run
 
     config = build(ConversionConfig, settings or {}, origin="settings")
-    folders = {"mano_dir": mano_dir, "smplx_dir": smplx_dir}
-    job = open_job(root, output_dir, config, dataset=dataset, sequences=config.sequences, **folders)
+    names = config.sequences
+    job = open_job(root, output_dir, config, dataset=dataset, mano_dir=mano_dir, smplx_dir=smplx_dir, sequences=names)
     return dry_run(job, all_subjects(job) if subjects is None else subjects, workers=workers)
 
 
@@ -261,8 +261,8 @@ class ArcticDataConverter:
             ConfigError: root, MANO, subject or sequence not found.
         """
         settings = self.settings.model_copy(update={"max_sequences_per_subject": max_sequences_per_subject})
-        folders = {"mano_dir": self.mano_dir, "smplx_dir": self.smplx_dir}
-        job = open_job(self.root, self.output_dir, settings, sequences=sequences, **folders)
+        where = self.root, self.output_dir
+        job = open_job(*where, settings, mano_dir=self.mano_dir, smplx_dir=self.smplx_dir, sequences=sequences)
         done = run_job(job, self.root.subjects() if subjects is None else subjects, workers=self.num_workers)
         plans = done.plans
         good = [plan.done[name] for plan in plans for name in plan.done if name not in plan.errors]

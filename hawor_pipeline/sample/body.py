@@ -6,7 +6,8 @@ data types and keys are those of SMPL-X's own `.npz` files, which smplx reads; `
 Vertices that the drawn person does not need lie at the joints, in triangles without area.
 
 A subject's template holds the shape of its arms and hands, as ARCTIC's `meta/subject_vtemplates/{subject}.obj` does.
-Posed with `body_parameters`, the arms are those of `person.arm_mesh` within millimetres.
+Posed with `body_parameters`, the arms are those of `person.arm_mesh` within millimetres. A hand that reaches farther
+than its arm is long stays short of it, as the drawn arm stretches.
 """
 
 import io
@@ -43,16 +44,15 @@ GENDERS = ("NEUTRAL", "FEMALE", "MALE")
 # Columns: the axes of SMPL-X's rest frame in the body frame (x to the right, y forward, z up).
 BODY_FROM_SMPLX = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
 RIM_VERTICES = 16  # vertices of a ring of the arm
-_RINGS = (
-    2 + 2 * (ARM_RINGS - 1) + 2
-)  # inside and rim of the wrist, each further ring bare and sleeved, the two that close
+# Inside and rim of the wrist, each further ring bare and sleeved, the two that close the tube.
+_RINGS = 2 + 2 * (ARM_RINGS - 1) + 2
 BARE_RINGS = np.array([0, 1, *range(2, _RINGS - 2, 2), _RINGS - 2, _RINGS - 1])
 _ARM = _RINGS * RIM_VERTICES
 _COPIES = np.array([1, 1, *[2] * (ARM_RINGS - 1), 1, 1])  # of each bare ring
 _HAND = 778
 _HEAD_BONE, _SPINE = 15, ((0.85, 1), (0.95, 0), (1.1, 3), (1.25, 6), (1.4365, 9))  # heights below which a bone rules
-# Rest joints 0..24 in the body frame's (x, height, depth) as SMPL-X's (x to the left, y up, z forward); the left side of
-# pairs. Arms and fingers follow from the drawn arm and the hand model.
+# Rest joints of the trunk, (y, z) or (x, y, z) of the left one of a pair; arms and fingers follow from the drawn arm
+# and the hand model.
 _MIDDLE = {0: (0.93, -0.05), 3: (1.03, -0.05), 6: (1.15, -0.05), 9: (1.22, -0.05), 12: (1.44, -0.045),
            15: (1.54, -0.02), 22: (1.56, 0.03)}  # fmt: skip
 _PAIRS = {1: (0.09, 0.86, -0.05), 4: (0.1, 0.47, -0.05), 7: (0.1, 0.08, -0.06), 10: (0.12, 0.02, 0.07),
@@ -86,8 +86,8 @@ def vertex_blocks() -> dict[str, np.ndarray]:
 def _rest_joints(rigs: Mapping[str, HandRig]) -> np.ndarray:
     """Return the joints (55, 3) of a person with these hands, in the rest frame."""
     joints = np.zeros((BODY_JOINT_COUNT, 3))
-    for bone, place in _MIDDLE.items():
-        joints[bone] = (0.0, *place)
+    for bone, (height, depth) in _MIDDLE.items():
+        joints[bone] = (0.0, height, depth)
     for bone, place in _PAIRS.items():
         joints[bone], joints[bone + 1] = place, place * np.array([-1, 1, 1])
     for side, rig in rigs.items():
@@ -204,10 +204,10 @@ def build_smplx(look: Look, rigs: Mapping[str, HandRig]) -> dict[str, np.ndarray
     """Build the arrays of the body model, as in SMPL-X's files; the template is that of these hands.
 
     Returns:
-        `v_template` (10475, 3) m, `f` (20908, 3), `shapedirs` (10475, 3, 20) of ten shapes and ten expressions, of which
-        only the first, the body's size, is not zero, `posedirs` (10475, 3, 486), `J_regressor` (55, 10475), `weights`
-        (10475, 55), `kintree_table` (2, 55), `hands_mean{l,r}` (45,), `hands_components{l,r}` (45, 45), landmarks on
-        the head, and the string `source`.
+        `v_template` (10475, 3) m, `f` (20908, 3), `shapedirs` (10475, 3, 20) of ten shapes and ten expressions, of
+        which only the first, the body's size, is not zero, `posedirs` (10475, 3, 486), `J_regressor` (55, 10475),
+        `weights` (10475, 55), `kintree_table` (2, 55), `hands_mean{l,r}` (45,), `hands_components{l,r}` (45, 45),
+        landmarks on the head, and the string `source`.
     """
     ids = vertex_blocks()
     template, faces = subject_template(look, rigs), _faces()
@@ -216,7 +216,7 @@ def build_smplx(look: Look, rigs: Mapping[str, HandRig]) -> dict[str, np.ndarray
     posedirs = np.zeros((BODY_VERTEX_COUNT, 3, 9 * (BODY_JOINT_COUNT - 1)), np.float32)
     regressor = np.zeros((BODY_JOINT_COUNT, BODY_VERTEX_COUNT), np.float32)
     regressor[np.arange(BODY_JOINT_COUNT), ids["joints"]] = 1.0
-    hands = {}
+    hands: dict[str, np.ndarray] = {}
     for side in SIDES:
         hand, first = build_mano(side), FIRST_FINGER_BONE[side]
         posedirs[ids[side], :, 9 * (first - 1) : 9 * (first + 14)] = hand["posedirs"]
@@ -291,7 +291,7 @@ def _aligned(turn: Rotation, axis: np.ndarray, goal: np.ndarray) -> Rotation:
 
 
 def write_body_models(directory: Path, look: Look, rigs: Mapping[str, HandRig]) -> None:
-    """Write SMPLX_NEUTRAL.npz, SMPLX_FEMALE.npz and SMPLX_MALE.npz, which are equal; the bytes are the same each time."""
+    """Write SMPLX_NEUTRAL.npz, SMPLX_FEMALE.npz and SMPLX_MALE.npz, which are equal; same bytes each time."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **build_smplx(look, rigs))  # type: ignore[arg-type]
     for gender in GENDERS:

@@ -45,7 +45,8 @@ def ensure_sample(
     """Write the sample below `root` unless it is already there.
 
     Args:
-        root: receives `arctic/`, `body_models/mano/` and `body_models/smplx/`. An older sample there is replaced; anything else is refused.
+        root: receives `arctic/`, `body_models/mano/` and `body_models/smplx/`. An older sample there is replaced;
+            anything else is refused.
         spec: specification of the sample.
         workers: processes; default one per usable core, 1 works in this process.
         progress: called with (finished sequences, all sequences).

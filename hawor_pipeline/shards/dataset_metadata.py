@@ -40,7 +40,8 @@ def build_metadata(shards_dir: str | Path, arctic_root: str | Path | ArcticRoot,
 
     Returns:
         StageResult; info has dataset_version, source, sources, rows, valid_rows, subjects, sequences, rows by split,
-        missing_splits (of train and val, those without valid rows), body_occluder, left_out (reason to samples), invalid.
+        missing_splits (of train and val, those without valid rows), body_occluder, left_out (reason to samples),
+        invalid.
 
     Raises:
         ConfigError: No subject is converted.
@@ -76,7 +77,7 @@ def build_metadata(shards_dir: str | Path, arctic_root: str | Path | ArcticRoot,
 
 
 def _check_settings(shards: Path, manifests: dict[str, Manifest]) -> None:
-    """Require the same settings of all subjects with samples, or their crops would differ in size or margin, or visibility in meaning."""
+    """Require the same settings of all subjects with samples, or crops and the meaning of columns would differ."""
     with_rows = {name: manifest for name, manifest in manifests.items() if manifest.rows}
     groups: dict[str, list[str]] = {}
     for name, manifest in with_rows.items():

@@ -49,7 +49,7 @@ joints_cam_m    | float  | 21,3 | m   | camera frame, OpenPose order
 joints_px       | float  | 21,2 | px  | full frame; distorted for the egocentric view
 joints_world_m  | float  | 21,3 | m   | world frame
 joint_in_frame  | bool   | 21   |     | depth > 0.05 m, inside the lens model's monotone radius, inside the picture
-joint_visible   | bool   | 21   |     | not hidden by the hand itself, the other hand, the object or, where body_occluder, the person's body
+joint_visible   | bool   | 21   |     | no hand, object or (if the manifest has body_occluder) part of the body hides it
 occlusion       | float  |      |     | share of the 21 joints that are hidden
 truncation      | float  |      |     | share of the hand's surface points that are not in the picture
 confidence      | float  |      |     | 0..1: share of joints seen x sharpness x fit, see data/confidence.py

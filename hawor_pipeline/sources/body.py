@@ -125,8 +125,11 @@ def _forearm(arrays: BodyArrays, template: np.ndarray, faces: np.ndarray) -> _Fo
     merged = number[faces]
     a, b, c = merged.T
     merged = np.unique(merged[(a != b) & (b != c) & (c != a)], axis=0)
-    tensors = (template[kept], arrays.skin_weights[kept], arrays.pose_dirs[kept])
-    return _Forearm(*(torch.from_numpy(np.ascontiguousarray(each)).float() for each in tensors), merged)
+
+    def tensor(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values[kept])).float()
+
+    return _Forearm(tensor(template), tensor(arrays.skin_weights), tensor(arrays.pose_dirs), merged)
 
 
 @lru_cache(maxsize=2)
@@ -148,8 +151,8 @@ def load_surface(model: Path, template: Path) -> BodySurface:
     vertices, _ = read_obj(template)
     if len(vertices) != BODY_VERTEX_COUNT:
         raise DataError(
-            f"{template}: has {len(vertices)} vertices, expected SMPL-X's {BODY_VERTEX_COUNT}; get ARCTIC's meta folder "
-            "again."
+            f"{template}: has {len(vertices)} vertices, expected SMPL-X's {BODY_VERTEX_COUNT}; get ARCTIC's meta "
+            "folder again."
         )
     return BodySurface(_arrays(model), vertices.astype(np.float32))
 

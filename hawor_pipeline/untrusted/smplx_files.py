@@ -4,6 +4,7 @@ Convention: metres, radians, in the model's own frame; arrays as SMPL-X names an
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,8 +71,8 @@ def load_smplx(file: Path) -> BodyArrays:
     raw = _read(file, tuple(_SHAPE_OF))
     arrays = {}
     for name, shape in _SHAPE_OF.items():
-        value = raw.get(name)
-        value = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
+        stored: Any = raw.get(name)
+        value = np.asarray(stored.toarray() if hasattr(stored, "toarray") else stored)
         if value.shape != shape or value.dtype.kind not in "fiu" or not np.isfinite(value).all():
             raise DataError(
                 f"{file}: found {name} of shape {value.shape} and type {value.dtype}, expected finite numbers of shape "

@@ -5,6 +5,7 @@ import pytest
 
 from hawor_pipeline.conversion.hand_geometry import pose_hand
 from hawor_pipeline.conversion.visibility import SKIN_DEPTH_M, SkinFaces, joint_visibility
+from hawor_pipeline.core.mano_convention import ARCTIC
 from hawor_pipeline.core.skeleton import JOINT_NAMES, MANO_PARENTS, OPENPOSE_FROM_MANO
 from hawor_pipeline.sources.arctic import ArcticRoot
 from hawor_pipeline.sources.hand_models import load_hand_models
@@ -17,7 +18,7 @@ WRIST, TIPS = 0, [4, 8, 12, 16, 20]
 
 @pytest.fixture(scope="module")
 def models(sample_root):
-    return load_hand_models(sample_root / "body_models" / "mano")
+    return load_hand_models(sample_root / "body_models" / "mano", ARCTIC)
 
 
 @pytest.fixture(scope="module")
