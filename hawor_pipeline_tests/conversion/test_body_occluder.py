@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.prepare import convert_subjects, prepare
+from hawor_pipeline.conversion.prepare import convert_subjects, open_job, prepare
 from hawor_pipeline.conversion.visibility import Body, SkinFaces, joint_visibility
 from hawor_pipeline.core.body import BODY_POSE_PARTS, bone_motions, skin
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
@@ -116,7 +116,7 @@ def test_skinning_equals_that_of_smplx(root):
     poses = {name: torch.randn(2, 3 * bones, generator=rng) * 0.4 for name, bones in BODY_POSE_PARTS.items()}
     shift = torch.randn(2, 3, generator=rng)
     layer = smplx.create(
-        str(root / "body_models" / "smplx"), "smplx", gender="female", use_pca=False, flat_hand_mean=True, batch_size=2
+        str(root / "body_models"), "smplx", gender="female", use_pca=False, flat_hand_mean=True, batch_size=2
     )
     with torch.no_grad():
         theirs = layer(**poses, transl=shift)
