@@ -256,7 +256,6 @@ def _write_manifest(job: ConversionJob, plan: SubjectPlan) -> None:
         withdrawn=tuple(sorted({*known.names, *known.withdrawn} & set(plan.errors))),
         hand_models=digest_hand_models(job.mano_dir),
         convention=job.reader.convention,
-        body_occluder=job.reader.smplx_dir is not None,
     )
     write_manifest(job.output, manifest.listing(entries))
 
@@ -276,6 +275,7 @@ def _result(plan: SubjectPlan, job: ConversionJob, rate: float | None) -> StageR
         "kept_without_raw_files": plan.keeps_manifest,
         "source": manifest.source,
         "data_version": manifest.data_version,
+        "body_occluder": manifest.body_occluder,
         "rows": manifest.rows,
         "valid_rows": manifest.valid_rows,
         "sequences": len(manifest.sequences),

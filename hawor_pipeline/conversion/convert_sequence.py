@@ -87,7 +87,7 @@ def convert_sequence(task: SequenceTask) -> Converted:
         DataError: a raw file is damaged, an image has another size, too much is missing or corrupt, or the disk is
             full. Nothing is published.
     """
-    reader = open_reader(task.dataset, task.root, task.mano_dir, task.smplx_dir)
+    reader = open_reader(task.dataset, task.root, task.mano_dir, task.smplx_dir, needs_bodies=task.needs_bodies)
     reader.verify(task.ref, task.settings.views)
     with staging_dir(task.output) as folder:
         takes = reader.takes(task.ref, task.labels, task.settings.views)
@@ -105,7 +105,7 @@ def convert_sequence(task: SequenceTask) -> Converted:
         version = data_version(task.shared, raw)
         converter = str(task.shared["converter"])
         metadata = {"source": task.source, "converter_version": converter, "data_version": version}
-        metadata["body_occluder"] = str(task.smplx_dir is not None).lower()
+        metadata["body_occluder"] = str(reader.counts_body(task.ref)).lower()
         side_tables: dict[str, Iterable[tuple]] = {LEDGER_FILE: sorted(found.ledger), DISTANCES_FILE: found.distances}
         name = task.ref.subject, task.ref.sequence
         sha256, size = write_tables(folder, name, arrays, side_tables, metadata, writer.checksums)
@@ -251,6 +251,7 @@ def _info(task: SequenceTask, reader: Reader, found: SequenceRows) -> SequenceIn
         ground_truth_frames=found.moments,
         left_out=left_out,
         invalid=invalid,
+        body_occluder=reader.counts_body(task.ref),
         unaccounted=found.expected - rows - (sum(left_out.values()) - without),
     )
     if reader.records_views:

@@ -184,7 +184,9 @@ def _plan_sequence(job: ConversionJob, plan: SubjectPlan, ref: "SequenceRef") ->
         return None, ""
     settings, shared = job.settings, job.shared
     place = (reader.name, reader.source, reader.root, job.mano_dir, ref, folder)
-    return SequenceTask(*place, settings, shared, key, raw, digests, smplx_dir=reader.smplx_dir), why
+    return SequenceTask(
+        *place, settings, shared, key, raw, digests, smplx_dir=reader.smplx_dir, needs_bodies=reader.needs_bodies
+    ), why
 
 
 def _known_digests(plan: SubjectPlan, sequence: str, images: Images, *, must_know: bool) -> dict[str, str] | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from hawor_pipeline.config import ConversionConfig, build
 from hawor_pipeline.conversion.convert import Conversion, Progress, run_job
@@ -18,6 +18,14 @@ from hawor_pipeline.sources.registry import ARCTIC, open_reader
 _COUNTS = ("converted_sequences", "reused_sequences", "left_out_sequences")
 _NAMED = 5  # subjects, in a message
 _TOTALS = ("rows", "valid_rows", "sequences", *_COUNTS, "bytes")
+
+
+class Source(TypedDict, total=False):
+    """A dataset and its models, as `open_job` takes them."""
+
+    dataset: str
+    mano_dir: str | Path | None
+    smplx_dir: str | Path | None
 
 
 def open_job(
@@ -38,8 +46,9 @@ def open_job(
         settings: settings of the conversion.
         dataset: name in `sources.registry.READERS`.
         mano_dir: folder of the MANO models; None searches, see `locate.find_hand_models`.
-        smplx_dir: folder of the SMPL-X models, for datasets with poses of the body; None searches, "none" for none, see
-            `locate.find_body_models`.
+        smplx_dir: folder of the SMPL-X models, for datasets with poses of the body, all of whose sequences must have
+            them then; None searches (see `locate.find_body_models`) and counts the bodies that are there, "none" counts
+            none.
         sequences: add or refresh only these names, and keep what else is there under the same settings.
 
     Raises:
@@ -50,6 +59,7 @@ def open_job(
     reader.mano_dir = find_hand_models(reader.source, mano_dir, reader.root)
     if reader.has_bodies:
         reader.smplx_dir = find_body_models(reader.source, smplx_dir, reader.root)
+        reader.needs_bodies = smplx_dir is not None
     elif smplx_dir is not None:
         raise ConfigError(f"{dataset} has no poses of the body; leave out the folder of SMPL-X (--smplx-dir).")
     names = None if sequences is None else tuple(sequences)
@@ -109,25 +119,25 @@ def prepare(
     root: str | Path,
     output_dir: str | Path,
     *,
-    dataset: str = ARCTIC,
     settings: Mapping[str, Any] | None = None,
     subjects: Sequence[str] | None = None,
-    mano_dir: str | Path | None = None,
-    smplx_dir: str | Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    **source: Unpack[Source],
 ) -> dict[str, Any]:
     """Convert a dataset to shards, and record its published splits beside them.
 
     Args:
-        root, output_dir, dataset, mano_dir, smplx_dir: see `open_job`.
+        root, output_dir: see `open_job`.
         settings: keys of ConversionConfig that differ from its defaults. `sequences` adds or refreshes only those;
             `views` is of ARCTIC and has no meaning for other datasets.
         subjects: None for all of the dataset.
         workers, progress: see `run_job`.
+        source: dataset, mano_dir, smplx_dir of `open_job`.
 
     Returns:
-        Totals over the subjects (rows, valid_rows, sequences, converted and reused, left_out by reason), the subjects
+        Totals over the subjects (rows, valid_rows, sequences, converted and reused, left_out by reason), whether the
+        person's body counts as an occluder in all of them, the subjects
         without samples with the reason, those whose raw files are gone, why others were converted, and the folder.
 
     Raises:
@@ -136,8 +146,7 @@ def prepare(
             sequences stay and are reused.
     """
     config = build(ConversionConfig, settings or {}, origin="settings")
-    names = config.sequences
-    job = open_job(root, output_dir, config, dataset=dataset, mano_dir=mano_dir, smplx_dir=smplx_dir, sequences=names)
+    job = open_job(root, output_dir, config, sequences=config.sequences, **source)
     chosen = all_subjects(job) if subjects is None else list(subjects)
     done = run_job(job, chosen, workers=workers, progress=progress)
     if any(plan.done for plan in done.plans):
@@ -174,7 +183,7 @@ def _totals(done: Conversion) -> dict[str, Any]:
     return {
         "output_dir": str(done.job.output),
         "source": done.job.reader.source,
-        "body_occluder": done.job.reader.smplx_dir is not None,
+        "body_occluder": all(info["body_occluder"] for info in infos if info["rows"]),
         "subjects": [subject for subject, result in results.items() if result.info["rows"]],
         "subjects_without_samples": {s: _why_empty(s, r) for s, r in results.items() if not r.info["rows"]},
         "kept_without_raw_files": {s: r.why for s, r in results.items() if r.info["kept_without_raw_files"]},
@@ -194,12 +203,10 @@ def estimate(
     root: str | Path,
     output_dir: str | Path,
     *,
-    dataset: str = ARCTIC,
     settings: Mapping[str, Any] | None = None,
     subjects: Sequence[str] | None = None,
-    mano_dir: str | Path | None = None,
-    smplx_dir: str | Path | None = None,
     workers: int | None = None,
+    **source: Unpack[Source],
 ) -> dict[str, Any]:
     """Estimate crops, disk and hours of `prepare` with the same arguments; see `dry_run`.
 
@@ -210,8 +217,7 @@ def estimate(
     from hawor_pipeline.conversion.dry_run import dry_run
 
     config = build(ConversionConfig, settings or {}, origin="settings")
-    names = config.sequences
-    job = open_job(root, output_dir, config, dataset=dataset, mano_dir=mano_dir, smplx_dir=smplx_dir, sequences=names)
+    job = open_job(root, output_dir, config, sequences=config.sequences, **source)
     return dry_run(job, all_subjects(job) if subjects is None else subjects, workers=workers)
 
 

@@ -39,6 +39,7 @@ class SequenceTask:
     image_digests: dict[str, str] | None = None  # view -> digest of its images; None: hash them while converting
     recorded_views: tuple[int, ...] = ()  # views that any sequence of the subject has
     smplx_dir: Path | None = None  # None: the person's body does not count as an occluder
+    needs_bodies: bool = False  # of the reader
     labels: Any = None  # result of the reader's `labels_of`
 
 

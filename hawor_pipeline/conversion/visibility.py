@@ -15,8 +15,8 @@ import numpy as np
 
 from hawor_pipeline.core.skeleton import MANO_PARENTS, OPENPOSE_FROM_MANO
 from hawor_pipeline.sources.arctic import SIDES
-from hawor_pipeline.sources.body import BodyMoment
 from hawor_pipeline.sources.object_part import PosedPart
+from hawor_pipeline.sources.own_body import BodyMoment
 
 # How much tissue may lie between a joint and the skin that shows it, along a ray that may be slanted: about one and a
 # half times half the thickness of an adult's wrist, thumb root, palm and fingers (OpenPose order).

@@ -10,10 +10,10 @@ import simplejpeg
 
 from hawor_pipeline.core.units import ARCTIC_FPS, m_to_mm
 from hawor_pipeline.sample.backdrop import Backdrop, HeadBackdrop, StaticBackdrop
-from hawor_pipeline.sample.body import body_parameters
 from hawor_pipeline.sample.grasp import HandRig
 from hawor_pipeline.sample.hand import SIDES
 from hawor_pipeline.sample.hand_motion import Motion, make_motion
+from hawor_pipeline.sample.person_body import body_parameters
 from hawor_pipeline.sample.render import SequencePainter, ViewPainter
 from hawor_pipeline.sample.spec import SampleSpec, SequencePlan
 from hawor_pipeline.sample.studio import (

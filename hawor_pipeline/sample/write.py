@@ -137,9 +137,9 @@ def _clear_other(root: Path, key: str) -> None:
 
 def _write_shared(root: Path, spec: SampleSpec, key: str) -> None:
     """Write everything but the sequences: marker, hand and body models, meta, splits."""
-    from hawor_pipeline.sample.body import subject_template, write_body_models, write_subject_templates
     from hawor_pipeline.sample.hand import write_mano_models
     from hawor_pipeline.sample.meta import write_meta
+    from hawor_pipeline.sample.person_body import subject_template, write_body_models, write_subject_templates
     from hawor_pipeline.sample.sequence import make_rigs
     from hawor_pipeline.sample.studio import make_look
 

@@ -77,17 +77,14 @@ def build_metadata(shards_dir: str | Path, arctic_root: str | Path | ArcticRoot,
 
 
 def _check_settings(shards: Path, manifests: dict[str, Manifest]) -> None:
-    """Require the same settings of all subjects with samples, or crops and the meaning of columns would differ."""
+    """Require the same settings of all subjects with samples, or their crops would differ in size or margin."""
     with_rows = {name: manifest for name, manifest in manifests.items() if manifest.rows}
     groups: dict[str, list[str]] = {}
     for name, manifest in with_rows.items():
-        groups.setdefault(hash_json([manifest.settings, manifest.body_occluder]), []).append(name)
+        groups.setdefault(hash_json(manifest.settings), []).append(name)
     if len(groups) > 1:
         found = " against ".join(", ".join(group) for group in groups.values())
-        raise DataError(
-            f"{shards}: subjects were converted with different settings, or only some with the person's body as an "
-            f"occluder ({found}); convert them again."
-        )
+        raise DataError(f"{shards}: subjects were converted with different settings ({found}); convert them again.")
 
 
 def _info(manifests: dict[str, Manifest], protocols: dict[str, SplitProtocol], version: str) -> Info:
@@ -101,7 +98,7 @@ def _info(manifests: dict[str, Manifest], protocols: dict[str, SplitProtocol], v
         "sources": sources,
         "rows": sum(manifest.rows for manifest in manifests.values()),
         "valid_rows": sum(valid.values()),
-        "body_occluder": any(manifest.body_occluder for manifest in manifests.values() if manifest.rows),
+        "body_occluder": all(manifest.body_occluder for manifest in manifests.values() if manifest.rows),
         "subjects": sum(1 for manifest in manifests.values() if manifest.rows),
         "sequences": sum(len(manifest.sequences) for manifest in manifests.values()),
         "bytes": sum(manifest.bytes for manifest in manifests.values()),

@@ -41,6 +41,7 @@ class SequenceInfo:
     ground_truth_frames: int = 0
     left_out: dict[str, int] = field(default_factory=dict)  # reason in the ledger -> samples
     invalid: dict[str, int] = field(default_factory=dict)  # failed rule -> rows
+    body_occluder: bool | None = None  # the person's own body counts in joint_visible and occlusion
     unaccounted: int = 0  # hands with ground truth that are neither a row nor in the ledger
     sha256: dict[str, str] = field(default_factory=dict)  # file name -> digest
     bytes: int = 0
@@ -107,7 +108,6 @@ class Manifest:
     # Side -> digest of the hand model's arrays (`digest_hand_models`); None in manifests of earlier versions.
     hand_models: dict[str, str] | None = None
     convention: ManoConvention | None = None  # of the dataset; None in manifests of earlier versions
-    body_occluder: bool = False  # the person's own body counts in joint_visible and occlusion
 
     @property
     def mano_convention(self) -> ManoConvention:
@@ -145,6 +145,11 @@ class Manifest:
             valid_rows=sum(entry.valid_rows for entry in entries),
             data_version=hash_json([entry.data_version for entry in entries]),
         )
+
+    @property
+    def body_occluder(self) -> bool:
+        """True if the person's own body counts in `joint_visible` and `occlusion` of every sequence in force."""
+        return bool(self.sequences) and all(entry.body_occluder for entry in self.sequences)
 
     @property
     def names(self) -> list[str]:

@@ -27,7 +27,7 @@ from hawor_pipeline.sources.reader import Reader, SequenceRef, Take
 from hawor_pipeline.untrusted.smplx_files import find_smplx
 
 if TYPE_CHECKING:
-    from hawor_pipeline.sources.body import PosedBody
+    from hawor_pipeline.sources.own_body import PosedBody
 
 
 class ArcticReader(Reader):
@@ -105,11 +105,8 @@ class ArcticReader(Reader):
             DataError: a raw array is missing, or the entry in `misc.json` is damaged.
         """
         files = self.label_files(ref)
-        if self.smplx_dir is not None:
-            files += [
-                self.arctic.raw_file(ref.subject, ref.sequence, BODY_PART),
-                self.arctic.body_template(ref.subject),
-            ]
+        if self.counts_body(ref):
+            files += self._body_files(ref)
         for file in files:
             if not file.is_file():
                 raise DataError(f"{file}: missing; expected among the raw files of {ref}.{_advice(file)}")
@@ -151,10 +148,21 @@ class ArcticReader(Reader):
         genders = sorted({str(entry.get("gender", "")) for entry in self.arctic.misc.values()})
         return {gender: find_smplx(self.smplx_dir, gender) for gender in genders}
 
+    def _body_files(self, ref: SequenceRef) -> list[Path]:
+        return [
+            self.arctic.raw_file(ref.subject, ref.sequence, BODY_PART),
+            self.arctic.body_template(ref.subject),
+        ]
+
+    def counts_body(self, ref: SequenceRef) -> bool:
+        """Return True where a model was found and the sequence has its body's files, or must have them."""
+        there = self.needs_bodies or all(file.is_file() for file in self._body_files(ref))
+        return self.smplx_dir is not None and there
+
     def _body(self, ref: SequenceRef, frames: int) -> "PosedBody | None":
-        if self.smplx_dir is None:
+        if not self.counts_body(ref):
             return None
-        from hawor_pipeline.sources.body import PosedBody, load_surface
+        from hawor_pipeline.sources.own_body import PosedBody, load_surface
 
         template = self.arctic.body_template(ref.subject)
         if not template.is_file():
@@ -177,7 +185,7 @@ class ArcticReader(Reader):
 def _advice(file: Path) -> str:
     """Return how to convert without a file of the body; empty for other files."""
     of_body = file.name.endswith(f".{BODY_PART}.npy") or file.parent.name == "subject_vtemplates"
-    return " Get it, or convert without the body (--smplx-dir none)." if of_body else ""
+    return " Get it, or convert without --smplx-dir." if of_body else ""
 
 
 def view_camera(raw: RawSequence, cameras: SubjectCameras, view: int) -> ViewCamera:

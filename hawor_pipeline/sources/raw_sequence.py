@@ -17,6 +17,7 @@ from hawor_pipeline.sources.arctic import (
     is_camera_matrix,
     split_sequence_name,
 )
+from hawor_pipeline.sources.own_body import BodyPose
 from hawor_pipeline.sources.reader import HandLabels
 from hawor_pipeline.untrusted.safe_load import load_npy
 
@@ -78,19 +79,6 @@ def load_sequence(root: ArcticRoot, subject: str, sequence: str) -> RawSequence:
         ego_intrinsics=intrinsics,
         ego_distortion=_numbers(np.ravel(_entry(ego, "dist8", ego_file)), (8,), ego_file, "dist8"),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class BodyPose:
-    """Pose of SMPL-X over T moments, world frame; hands absolute (flat_hand_mean=True)."""
-
-    rotations: np.ndarray  # (T, 55, 3) axis-angle, relative to the parent bone
-    translation_m: np.ndarray  # (T, 3)
-
-    def moment(self, index: int) -> "BodyPose":
-        """Reduce to one moment."""
-        part = slice(index, index + 1)
-        return BodyPose(self.rotations[part], self.translation_m[part])
 
 
 def load_body_pose(root: ArcticRoot, subject: str, sequence: str, frames: int) -> BodyPose:

@@ -20,8 +20,8 @@ from hawor_pipeline.sources.image_files import ImageFile
 from hawor_pipeline.sources.image_frame import ImageFrame, ViewCamera, cropped_frame, full_frame
 
 if TYPE_CHECKING:
-    from hawor_pipeline.sources.body import PosedBody
     from hawor_pipeline.sources.object_mesh import PosedObject
+    from hawor_pipeline.sources.own_body import PosedBody
 
 # Reasons of hands without a row that readers know.
 NO_IMAGE = "no_image"  # labels, or an entry of a list of images, without the image
@@ -215,6 +215,7 @@ class Reader(ABC):
     def __init__(self, root: Path, mano_dir: Path) -> None:
         self.root, self.mano_dir = root, mano_dir
         self.smplx_dir: Path | None = None
+        self.needs_bodies = False  # a sequence whose body cannot be posed is an error
         for path in self._layout():
             if not path.exists():
                 raise ConfigError(f"{path} not found; expected {self.title} unpacked in {root}")
@@ -300,6 +301,10 @@ class Reader(ABC):
         if self.sequences(subject):
             return "present", ""
         return "absent", f"{subject} is not downloaded: {self.name} has no sequence of it here; zero samples"
+
+    def counts_body(self, ref: SequenceRef) -> bool:
+        """Return True where the person's body counts as an occluder in a sequence."""
+        return False
 
     def body_models(self) -> dict[str, Path]:
         """Return gender to file of SMPL-X; empty where the body does not count as an occluder.

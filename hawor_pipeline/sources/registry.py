@@ -24,7 +24,9 @@ READERS = {
 DATASETS = tuple(name for name in READERS if name != ARCTIC)  # other than ARCTIC
 
 
-def open_reader(dataset: str, root: Path, mano_dir: Path, smplx_dir: Path | None = None) -> "Reader":
+def open_reader(
+    dataset: str, root: Path, mano_dir: Path, smplx_dir: Path | None = None, *, needs_bodies: bool = False
+) -> "Reader":
     """Open the reader of a dataset; no labels are read.
 
     Args:
@@ -32,6 +34,7 @@ def open_reader(dataset: str, root: Path, mano_dir: Path, smplx_dir: Path | None
         root: the folder that the dataset is unpacked in.
         mano_dir: folder of the MANO models.
         smplx_dir: folder of the SMPL-X models, where the person's body counts as an occluder.
+        needs_bodies: a sequence without its body's files is an error; else it is converted without.
 
     Raises:
         ConfigError: the dataset is unknown, or not in its published layout under `root`.
@@ -42,7 +45,7 @@ def open_reader(dataset: str, root: Path, mano_dir: Path, smplx_dir: Path | None
     if dataset != ARCTIC and not root.is_dir():  # ARCTIC is searched for around the folder given
         raise ConfigError(f"{root} not found; expected the folder that {dataset} is unpacked in")
     reader = _reader_class(dataset)(root, mano_dir)
-    reader.smplx_dir = smplx_dir
+    reader.smplx_dir, reader.needs_bodies = smplx_dir, needs_bodies
     return reader
 
 

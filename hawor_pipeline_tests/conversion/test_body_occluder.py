@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hawor_pipeline.config import ConversionConfig
-from hawor_pipeline.conversion.prepare import convert_subjects, open_job, prepare
+from hawor_pipeline.conversion.prepare import convert_subjects, prepare
 from hawor_pipeline.conversion.visibility import Body, SkinFaces, joint_visibility
 from hawor_pipeline.core.body import BODY_POSE_PARTS, bone_motions, skin
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
@@ -105,8 +105,7 @@ def test_manifests_and_metadata_record_the_body(root, shards, tmp_path):
     mixed = tmp_path / "mixed"
     shutil.copytree(shards[True] / "s02", mixed / "s02")
     shutil.copytree(shards[False] / "s05", mixed / "s05")
-    with pytest.raises(DataError, match="body"):
-        build_metadata(mixed, root / "arctic", tmp_path / "metadata")
+    assert build_metadata(mixed, root / "arctic", tmp_path / "metadata").info["body_occluder"] is False
 
 
 def test_skinning_equals_that_of_smplx(root):
@@ -151,20 +150,25 @@ def test_the_head_hides_from_outside_and_not_from_its_own_camera(root):
         assert (seen == (plain & expected)).all() and plain.any()
 
 
-def test_a_sequence_without_its_body_is_an_error_unless_the_body_is_not_asked_for(raw_copy, tmp_path):
-    mano, settings = raw_copy.parent / "body_models" / "mano", ConversionConfig(target_resolution=(64, 64))
-    lost = [*raw_copy.glob("raw_seqs/s05/*.smplx.npy"), raw_copy / "meta" / "subject_vtemplates" / "s05.obj"]
-    for file in lost:
-        kept = file.read_bytes()
-        file.unlink()
-        with pytest.raises(DataError, match=rf"{file.name}.*--smplx-dir none"):
-            convert_subjects(raw_copy, mano, ["s05"], tmp_path / file.name, settings, workers=0)
-        file.write_bytes(kept)
-    for file in lost:
-        file.unlink()
-    shutil.rmtree(raw_copy.parent / "body_models" / "smplx")
-    done = convert_subjects(raw_copy, mano, ["s05"], tmp_path / "out", settings, workers=0)
-    assert done["s05"].info["rows"] and not read_manifest(tmp_path / "out", "s05").body_occluder
+@pytest.mark.parametrize("name", ["smplx.npy", "s05.obj", "SMPLX"])
+def test_a_sequence_without_its_body_is_converted_without_unless_it_is_asked_for(raw_copy, tmp_path, name):
+    models = raw_copy.parent / "body_models"
+    (lost,) = {
+        "smplx.npy": [*raw_copy.glob("raw_seqs/s05/*.smplx.npy")],
+        "s05.obj": [raw_copy / "meta" / "subject_vtemplates" / "s05.obj"],
+        "SMPLX": [models / "smplx"],
+    }[name]
+    shutil.move(lost, tmp_path / "moved")
+    given = {"subjects": ["s05"], "settings": SETTINGS, "mano_dir": models / "mano", "workers": 0}
+    totals = prepare(raw_copy, tmp_path / "out", **given)
+    assert totals["rows"] and totals["body_occluder"] is False
+    assert not read_manifest(tmp_path / "out", "s05").sequences[0].body_occluder
+    error = ConfigError if name == "SMPLX" else DataError
+    with pytest.raises(error, match=rf"{name}.*(--smplx-dir|download)"):
+        prepare(raw_copy, tmp_path / "asked", smplx_dir=models / "smplx", **given)
+    shutil.move(tmp_path / "moved", lost)  # what was missing arrives: the sequence is converted again
+    again = prepare(raw_copy, tmp_path / "out", **given)
+    assert again["converted_sequences"] == 1 and again["body_occluder"] is True
 
 
 def test_a_damaged_body_is_an_error(raw_copy, tmp_path):
@@ -210,11 +214,3 @@ def test_a_file_that_is_not_smplx_is_named(root, tmp_path):
     # the official archive has arrays of objects, which are not opened
     np.savez(file, **good, joint2num=np.array({"pelvis": 0}, dtype=object))
     assert load_smplx(file).faces.shape == (20908, 3)
-
-
-def test_another_dataset_has_no_body(root, tmp_path):
-    raw, mano = tmp_path / "raw", root / "body_models" / "mano"
-    for folder in ("20200709-subject-01", "models"):
-        (raw / folder).mkdir(parents=True)
-    with pytest.raises(ConfigError, match="smplx-dir"):
-        open_job(raw, tmp_path, ConversionConfig(), dataset="dexycb", mano_dir=mano, smplx_dir=tmp_path)

@@ -18,7 +18,7 @@ import hawor_pipeline.sample
 from hawor_pipeline.core.body import BODY_POSE_PARTS, ELBOW_BONES, WRIST_BONES, bone_motions
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
 from hawor_pipeline.provenance import atomic_write_bytes
-from hawor_pipeline.sample import body
+from hawor_pipeline.sample import person_body as body
 from hawor_pipeline.sample.hand import SIDES, write_mano_models
 from hawor_pipeline.sample.person import arm_mesh, wrist_rim
 from hawor_pipeline.sample.sequence import build_motion

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore_scene import EmbreeScene
 
 from hawor_pipeline.core.body import (
     BODY_VERTEX_COUNT,
@@ -31,13 +29,25 @@ from hawor_pipeline.errors import DataError
 from hawor_pipeline.sources.arctic import SIDES
 from hawor_pipeline.sources.object_mesh import read_obj
 from hawor_pipeline.sources.object_part import ObjectPart, PosedPart
-from hawor_pipeline.sources.raw_sequence import BodyPose
 from hawor_pipeline.untrusted.smplx_files import load_smplx
 
 _SHARED_WEIGHT = 0.25  # a triangle is in the part of each bone that moves one of its corners by at least this weight
 _BENT_WEIGHT = 0.05  # of the forearm's bones, from which on a triangle belongs to the bending forearm
 _WRIST_MARGIN_M = 0.01  # before the wrist joint, where MANO's surface begins
 _CELL_M = 0.03  # size of the cells of which a forearm keeps one vertex each
+
+
+@dataclass(frozen=True, slots=True)
+class BodyPose:
+    """Pose of SMPL-X over T moments, world frame; hands absolute (flat_hand_mean=True)."""
+
+    rotations: np.ndarray  # (T, 55, 3) axis-angle, relative to the parent bone
+    translation_m: np.ndarray  # (T, 3)
+
+    def moment(self, index: int) -> "BodyPose":
+        """Reduce to one moment."""
+        part = slice(index, index + 1)
+        return BodyPose(self.rotations[part], self.translation_m[part])
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +218,9 @@ class BodyMoment:
         Returns:
             Depth (N,), huge where nothing is hit, and the forearm that is hit (N,): its place in `SIDES`, or -1.
         """
+        from embreex.mesh_construction import TriangleMesh
+        from embreex.rtcore_scene import EmbreeScene
+
         scene = EmbreeScene()
         # the scene numbers its meshes in the order in which they are added
         kept = [TriangleMesh(scene, self.forearms[side], self.surface.forearms[side].faces) for side in SIDES]

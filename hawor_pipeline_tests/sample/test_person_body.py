@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hawor_pipeline.core.body import BODY_FACE_COUNT, BODY_POSE_PARTS, BODY_VERTEX_COUNT
-from hawor_pipeline.sample import body
+from hawor_pipeline.sample import person_body as body
 from hawor_pipeline.sample.person import arm_mesh, wrist_rim
 from hawor_pipeline.sample.sequence import build_motion
 from hawor_pipeline.sample.spec import OBJECT_NAMES, SUBJECTS, SampleSpec, plan_sequences
