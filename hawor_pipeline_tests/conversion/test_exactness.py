@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from hawor_pipeline.core.mano_convention import ARCTIC
 from hawor_pipeline.core.mano import ManoLayer
 from hawor_pipeline.core.mano_convention import ARCTIC
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat
