@@ -76,7 +76,7 @@ class _Forearm:
     vertices: torch.Tensor  # (V, 3)
     weights: torch.Tensor  # (V, 55)
     pose_dirs: torch.Tensor  # (V, 3, 486)
-    faces: np.ndarray  # (F, 3) int32
+    plain_faces: np.ndarray  # (F, 3) Python's numbers, which embreex reads faster than NumPy's
 
 
 class BodySurface:
@@ -139,7 +139,7 @@ def _forearm(arrays: BodyArrays, template: np.ndarray, faces: np.ndarray) -> _Fo
     def tensor(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(values[kept])).float()
 
-    return _Forearm(tensor(template), tensor(arrays.skin_weights), tensor(arrays.pose_dirs), merged)
+    return _Forearm(tensor(template), tensor(arrays.skin_weights), tensor(arrays.pose_dirs), merged.astype(object))
 
 
 @lru_cache(maxsize=2)
@@ -223,7 +223,10 @@ class BodyMoment:
 
         scene = EmbreeScene()
         # the scene numbers its meshes in the order in which they are added
-        kept = [TriangleMesh(scene, self.forearms[side], self.surface.forearms[side].faces) for side in SIDES]
+        kept = [
+            TriangleMesh(scene, self.forearms[side].astype(object), self.surface.forearms[side].plain_faces)
+            for side in SIDES
+        ]
         hits = scene.run(np.float32(origins), np.float32(directions), output=True)
         del kept
         depth, forearm = hits["tfar"].astype(float), hits["geomID"].astype(np.int64)
