@@ -199,6 +199,8 @@ def find_done(directory: Path | str, key: str) -> tuple[Info | None, str]:
         return None, "no finished result was there"
     except (json.JSONDecodeError, UnicodeDecodeError):
         return None, "the earlier result's marker could not be read"
+    if not isinstance(stage, dict) or not isinstance(stage.get("outputs", []), list):
+        return None, "the earlier result's marker could not be read"
     if stage.get("key") != key:
         return None, "inputs, settings or code version changed since the earlier result"
     missing = [name for name in stage.get("outputs", []) if not (Path(directory) / name).exists()]

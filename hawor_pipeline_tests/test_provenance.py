@@ -11,6 +11,7 @@ import pytest
 
 from hawor_pipeline.errors import DataError
 from hawor_pipeline.provenance import (
+    STAGE_FILE,
     atomic_write_bytes,
     atomic_write_text,
     find_done,
@@ -119,6 +120,12 @@ def test_finished_work_is_found_only_under_its_key_and_while_complete(tmp_path: 
     assert "table is missing" in why
     (tmp_path / "_stage.json").write_text("{")
     assert "could not be read" in find_done(tmp_path, "k")[1]
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '"done"', '{"key": "k", "outputs": 5}'])
+def test_a_marker_of_another_form_is_no_finished_work(tmp_path: Path, text: str):
+    (tmp_path / STAGE_FILE).write_text(text)
+    assert find_done(tmp_path, "k") == (None, "the earlier result's marker could not be read")
 
 
 def test_outputs_beside_a_folder_that_was_not_there_are_noticed_when_cut_short(tmp_path):

@@ -4,6 +4,7 @@ Predictions come first and everything else is computed from them, so a stored pr
 rules. Memory holds one sequence and a few sums, however many samples there are.
 """
 
+import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import pairwise
@@ -36,7 +37,14 @@ from hawor_pipeline.evaluation.recordings import (
 )
 from hawor_pipeline.evaluation.setting import Setting
 from hawor_pipeline.evaluation.summary import Summary
-from hawor_pipeline.evaluation.tables import RunIdentity, TableWriter, iterate_table, table_writer, to_numpy
+from hawor_pipeline.evaluation.tables import (
+    RunIdentity,
+    TableWriter,
+    iterate_table,
+    partition_dir,
+    table_writer,
+    to_numpy,
+)
 from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline.locate import open_hand_models
 from hawor_pipeline.workers.pool import one_thread
@@ -93,6 +101,8 @@ def measure_run(setting: Setting, identity: RunIdentity) -> dict[str, Any]:
     )
     models = open_hand_models(setting.shards_dir, setting.mano_dir)
     predictions = PredictionReader(metrics_dir, identity.run_id)
+    for table in ("comparison", "robustness"):  # of an earlier evaluation; they are made from what is replaced here
+        shutil.rmtree(partition_dir(metrics_dir, table, identity.run_id), ignore_errors=True)
     summary = Summary()
     with ExitStack() as stack:
         # surfaces are compared on a thread per core; numerical libraries would put threads of their own beside each

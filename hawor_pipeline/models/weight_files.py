@@ -86,7 +86,7 @@ def read_weights(path: str | Path) -> WeightFile:
         record = None if stored is None else Record.from_tensor(stored)
         beside = None
         if are_ours and isinstance(loaded.get("network"), Mapping):  # of a training run of this project
-            beside = _record_of_run(loaded)
+            beside = _record_of_run(path, loaded)
         elif isinstance(card, str) and (values := json.loads(card)).get("network") is not None:
             kind, beside = values.get("kind", kind), Record.from_json(card)
     except (CheckpointError, ValueError, AttributeError) as error:
@@ -103,14 +103,16 @@ def read_weights(path: str | Path) -> WeightFile:
     return WeightFile(_recognise(path, tensors), tensors)
 
 
-def _record_of_run(loaded: Mapping[str, Any]) -> Record:
+def _record_of_run(path: Path, loaded: Mapping[str, Any]) -> Record:
     """Return the record of a checkpoint that training wrote."""
     parameters, split = loaded.get("hyper_parameters"), loaded.get("split")
     config = parameters.get("config") if isinstance(parameters, Mapping) else None
     values = dict(loaded["network"])
     if isinstance(config, Mapping) and "clip_length" in config:  # earlier versions recorded it there only
         values["clip_length"] = config["clip_length"]
-    trained_on = split.get("training", ()) if isinstance(split, Mapping) else ()
+    trained_on = split.get("training", ()) if isinstance(split, Mapping) else split or ()
+    if not isinstance(trained_on, (list, tuple)) or not all(isinstance(name, str) for name in trained_on):
+        raise CheckpointError(f"{path}: its split is {split!r}, expected the lists of its sequences; it is damaged")
     return Record(NetworkConfig.of_record(values), tuple(map(str, trained_on)))
 
 

@@ -67,6 +67,8 @@ def read_boxes(path: Path | str) -> dict[str, dict[str, HandBox]]:
             raise DataError(f"{line}: side {side!r}, expected left or right.")
         if not np.isfinite(corners[row]).all() or (corners[row, 2:] <= corners[row, :2]).any():
             raise DataError(f"{line}: box {corners[row].tolist()}, expected x_min < x_max and y_min < y_max.")
+        if confidences is not None and not np.isfinite(confidences[row]):
+            raise DataError(f"{line}: found no confidence, expected a number as in the other lines.")
         key, confidence = (image, side), float(confidences[row]) if confidences is not None else 0.0
         if key in best and (confidences is None or confidence == best[key]):
             raise DataError(f"{line}: a second box of the {side} hand in {image}; keep one, or add confidence.")

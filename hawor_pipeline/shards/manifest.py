@@ -265,10 +265,13 @@ def find_shard(folder: Path, key: str) -> tuple[SequenceInfo | None, str]:
     values, why = find_done(folder, key)
     if values is None:
         return None, why
-    info = SequenceInfo.from_dict(values)
-    if not shard_is_whole(folder, info):
-        return None, "a file of the earlier result is not as it was written"
-    return info, why
+    try:
+        info = SequenceInfo.from_dict(values)
+        if shard_is_whole(folder, info):
+            return info, why
+    except (ValueError, TypeError, FileNotFoundError):
+        return None, "the earlier result's marker could not be read"
+    return None, "a file of the earlier result is not as it was written"
 
 
 def shard_is_whole(folder: Path, info: SequenceInfo) -> bool:

@@ -199,8 +199,8 @@ class ShardSet:
         if not isinstance(expected, str) and zlib.crc32(data) != expected[row]:
             raise DataError(
                 f"{self.directories[shard] / IMAGES_FILE}: record {row} is not the image of its row; the file is "
-                "damaged, of another sequence, or was converted again after its annotations were read. Start again, "
-                "and run the conversion again if the error stays."
+                "damaged, of another sequence, or was converted again after its annotations were read. Start again; if "
+                f"the error stays, remove {self.directories[shard]} and run the conversion again."
             )
         return data
 
@@ -327,7 +327,7 @@ def check_file(path: Path, expected: str) -> bytes | None:
     if found != expected:
         raise DataError(
             f"{path}: differs from the file that the manifest lists (sha256 {found[:12]}, expected {expected[:12]}): "
-            "damaged, edited, or of another conversion. Run the conversion again."
+            f"damaged, edited, or of another conversion. Remove {path.parent} and run the conversion again."
         )
     _verified[path] = stamp, found
     return data

@@ -112,8 +112,11 @@ class Ho3d(Reader):
             keys = [(sequence, int(number)) for sequence, number in listed]
         except (OSError, ValueError) as error:
             raise DataError(f"{names}: expected lines such as SM1/0000 ({error}); get the file again.") from None
-        if len(stated) != len(keys):
-            raise DataError(f"{path}: {len(stated)} hands, expected the {len(keys)} of {names.name}; get both again.")
+        if len(set(keys)) != len(keys):
+            raise DataError(f"{names}: lists an image twice; get the file again.")
+        if not isinstance(stated, list) or len(stated) != len(keys):
+            found = len(stated) if isinstance(stated, list) else type(stated).__name__
+            raise DataError(f"{path}: {found} hands, expected the {len(keys)} of {names.name}; get both again.")
         shape = (len(keys), VERTEX_COUNT, 3)
         return dict(zip(keys, checked_array(stated, shape, str(path)) @ OPENCV_FROM_OPENGL, strict=True))
 

@@ -5,9 +5,9 @@ OpenCV axes, metres, radians, integer pixel = pixel centre. Poses are relative t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -189,6 +189,36 @@ class Take:
         )
 
 
+_OTHER_STRUCTURE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+
+
+def _naming_the_data(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn errors that files of another structure cause in a method of a reader into data errors."""
+
+    def problem(reader: "Reader", arguments: tuple[Any, ...], error: Exception) -> DataError:
+        ref = next((f" of {each}" for each in arguments if isinstance(each, SequenceRef)), "")
+        return DataError(
+            f"{reader.root}: a label or metadata file{ref} has another structure than {reader.name} publishes "
+            f"({error!r}); get it again."
+        )
+
+    @wraps(method)
+    def call(reader: "Reader", *arguments: Any, **named: Any) -> Any:
+        try:
+            result = method(reader, *arguments, **named)
+        except _OTHER_STRUCTURE as error:
+            raise problem(reader, arguments, error) from error
+        return iterate(reader, arguments, result) if isinstance(result, Iterator) else result
+
+    def iterate(reader: "Reader", arguments: tuple[Any, ...], takes: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from takes
+        except _OTHER_STRUCTURE as error:
+            raise problem(reader, arguments, error) from error
+
+    return call
+
+
 class Reader(ABC):
     """One dataset in its published layout. Opening a reader reads no labels.
 
@@ -211,6 +241,11 @@ class Reader(ABC):
     layout: ClassVar[tuple[str, ...]] = ()  # files and folders below the root that must be there
     title: ClassVar[str] = ""  # in messages about the layout
     example: ClassVar[str]  # path of an image below the root, in messages
+
+    def __init_subclass__(cls) -> None:
+        for name in ("refs", "images", "takes", "label_files", "labels_of", "content_hashes"):
+            if name in vars(cls):
+                setattr(cls, name, _naming_the_data(vars(cls)[name]))
 
     def __init__(self, root: Path, mano_dir: Path) -> None:
         self.root, self.mano_dir = root, mano_dir

@@ -11,13 +11,14 @@ import torch
 
 from hawor_pipeline.core.rotations import axis_angle_to_rotmat, geodesic_angle
 from hawor_pipeline.evaluation.evaluate import evaluate_checkpoint
+from hawor_pipeline.evaluation.evaluator import measure_run
 from hawor_pipeline.evaluation.gate import decide
 from hawor_pipeline.evaluation.hands import HandTruth, ground_truth_predictions
 from hawor_pipeline.evaluation.registry import Registry
 from hawor_pipeline.evaluation.rivals import evaluate_rivals
 from hawor_pipeline.evaluation.setting import Devices, Setting
 from hawor_pipeline.evaluation.smoothing import line_weights, smooth
-from hawor_pipeline.evaluation.tables import baseline_run_id, partition_file, read_identity, read_table
+from hawor_pipeline.evaluation.tables import baseline_run_id, list_runs, partition_file, read_identity, read_table
 from hawor_pipeline.evaluation.tracks import Tracks
 from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.sources.hand_models import HandModels
@@ -88,6 +89,17 @@ def test_damaged_rivals_are_made_again(analysed: Analysed, tmp_path: Path) -> No
     assert not again.reused
     assert again.info == analysed.rivals.info
     assert damaged.read_bytes() == whole
+
+
+def test_tables_made_from_an_earlier_evaluation_go_when_it_is_replaced(analysed: Analysed, tmp_path: Path) -> None:
+    """The comparison and the robustness of a run never stand beside samples that they were not made from."""
+    metrics = tmp_path / "metrics"
+    shutil.copytree(analysed.metrics, metrics)
+    assert {RUN} <= set(list_runs(metrics, "comparison")) & set(list_runs(metrics, "robustness"))
+    identity = read_identity(metrics, "predictions", RUN)
+    measure_run(replace(analysed.setting, metrics_dir=metrics), identity)
+    assert RUN not in [*list_runs(metrics, "comparison"), *list_runs(metrics, "robustness")]
+    assert RUN in list_runs(metrics, "samples")
 
 
 def test_champion_of_older_data_is_evaluated_on_the_new(analysed: Analysed, tmp_path: Path, mano_dir: Path) -> None:

@@ -53,6 +53,14 @@ def test_lines_that_cannot_be_right(tmp_path: Path, line: str, message: str) -> 
         read_boxes(write(tmp_path, "b.jpg,left,0,0,1,1", line))
 
 
+@pytest.mark.parametrize("blank", ["", "nan", "inf"])
+def test_a_box_without_confidence_never_beats_one_that_has_it(tmp_path: Path, blank: str) -> None:
+    header = HEADER + ",confidence"
+    boxes = write(tmp_path, f"0.jpg,left,10,10,90,90,{blank}", "0.jpg,left,126,90,252,210,0.9", header=header)
+    with pytest.raises(DataError, match="line 2: found no confidence"):
+        read_boxes(boxes)
+
+
 def test_missing_file_and_missing_column(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"does not exist; expected a CSV"):
         read_boxes(tmp_path / "no.csv")

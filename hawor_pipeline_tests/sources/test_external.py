@@ -276,3 +276,24 @@ def test_sequences_are_listed_once(dataset, mano_dir, tmp_path, monkeypatch):
     for subject in reader.subjects():
         assert reader.sequences(subject) and reader.status(subject) == ("present", "")
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "pattern", "content"),
+    [
+        ("dexycb", "*_640x480.yml", "color: {fx: a}"),
+        ("dexycb", "*_640x480.yml", "depth: {}"),
+        ("dexycb", "meta.yml", "[]"),
+        ("interhand", "*_camera.json", "null"),
+        ("interhand", "*_MANO_NeuralAnnot.json", "[]"),
+        ("freihand", "training_K.json", "null"),
+        ("freihand", "training_mano.json", "5"),
+    ],
+)
+def test_files_of_another_structure_are_named_errors(dataset, pattern, content, mano_dir, tmp_path, capsys):
+    WRITERS[dataset](tmp_path / "raw", mano_dir)
+    for path in (tmp_path / "raw").rglob(pattern):
+        path.write_text(content)
+    words = ["prepare", "--dataset", dataset, "--root", str(tmp_path / "raw"), "--mano-dir", str(mano_dir)]
+    assert main([*words, "--output-dir", str(tmp_path / "out"), "--num-workers", "0"]) != 0
+    assert "get" in capsys.readouterr().err
