@@ -18,7 +18,13 @@ from hawor_pipeline.evaluation.evaluate import stage_dir
 from hawor_pipeline.evaluation.setting import Setting
 from hawor_pipeline.evaluation.tables import partition_dir, partition_file, read_table
 from hawor_pipeline.inspection.drawing import OTHER_RGB, PREDICTED_RGB, TRUE_RGB, jpeg, resized, side_by_side
-from hawor_pipeline.inspection.hand_images import PANEL_PX, SampleHand, predictions_of, stored_samples
+from hawor_pipeline.inspection.hand_images import (
+    PANEL_PX,
+    SampleHand,
+    predictions_of,
+    require_same_data,
+    stored_samples,
+)
 from hawor_pipeline.locate import open_hand_models
 from hawor_pipeline.provenance import StageResult, find_done, hash_json, mark_done, sha256_file, staging_dir
 from hawor_pipeline.versions import GALLERY_VERSION
@@ -99,6 +105,7 @@ def _write_gallery(setting: Setting, run_id: str, folder: Path, per_rank: int = 
     names = _names(samples, picks)
     stored = stored_samples(setting.shards_dir, names)
     predictions = predictions_of(setting.metrics_dir, run_id, names)
+    require_same_data(setting.metrics_dir, run_id, pa.concat_tables([row for row, _ in stored.values()]))
     models = open_hand_models(setting.shards_dir, setting.mano_dir)
     items, meshes = [], []
     with staging_dir(folder) as staged:
@@ -149,6 +156,8 @@ def pair_images(
     names = _names(samples, picks)
     hands = [predictions_of(metrics_dir, run, names) for run in (run_id, other_run_id)]
     stored = stored_samples(shards_dir, names)
+    if stored:
+        require_same_data(metrics_dir, run_id, pa.concat_tables([annotation for annotation, _ in stored.values()]))
     models = open_hand_models(shards_dir, mano_dir)
     items = []
     for rank, rows in picks.items():

@@ -21,6 +21,7 @@ from hawor_pipeline.evaluation.hands import (
     read_truth,
     true_vertices,
 )
+from hawor_pipeline.evaluation.tables import list_runs
 from hawor_pipeline.inspection.drawing import (
     PREDICTED_RGB,
     TRUE_RGB,
@@ -30,10 +31,12 @@ from hawor_pipeline.inspection.drawing import (
     draw_skeleton,
     resized,
 )
+from hawor_pipeline.shards.schema import as_numpy
 from hawor_pipeline.shards.store import ShardSet, open_shards
 from hawor_pipeline.sources.hand_models import HandModels
 
 PANEL_PX = 256
+_SAME_DEPTH_M = 0.01  # definitions of the wrist joint differ by less, hands of other data by more
 
 
 def decode_crop(shards: ShardSet, row: int) -> np.ndarray:
@@ -70,6 +73,34 @@ def stored_samples(shards_dir: Path | str, sample_ids: Iterable[str]) -> dict[st
             annotation = shards.table.slice(row_of[name], 1).combine_chunks()
             found[name] = (annotation, decode_crop(shards, row_of[name]))
     return found
+
+
+def wrist_depths_m(annotations: pa.Table) -> np.ndarray:
+    """Return the depth of the true wrists in the camera frame, (N,)."""
+    return as_numpy(annotations, "joints_cam_m")[:, 0, 2]
+
+
+def is_other_data(measured_m: float | None, stored_m: float) -> bool:
+    """Test if a run measured a sample of the same name in other data, by the depth of its true wrist."""
+    return measured_m is not None and abs(measured_m - stored_m) > _SAME_DEPTH_M
+
+
+def require_same_data(metrics_dir: Path | str, run_id: str, annotations: pa.Table) -> None:
+    """Refuse to draw a run's predictions over other data than it was measured on.
+
+    Raises:
+        DataError: a sample of the same name lies elsewhere.
+    """
+    if run_id not in list_runs(metrics_dir, "samples"):
+        return
+    stored = dict(zip(annotations["sample_id"].to_pylist(), wrist_depths_m(annotations), strict=True))
+    for row in rows_of(metrics_dir, "samples", run_id, stored, ["sample_id", "depth_m"]).to_pylist():
+        if is_other_data(row["depth_m"], stored[row["sample_id"]]):
+            raise DataError(
+                f"run {run_id!r} was measured on other data: the wrist of {row['sample_id']} is {row['depth_m']:.3f} m "
+                f"from the camera there, and {stored[row['sample_id']]:.3f} m in these shards. Give the shards that it "
+                "was evaluated on (--data)."
+            )
 
 
 def predictions_of(metrics_dir: Path | str, run_id: str, sample_ids: Iterable[str]) -> dict[str, PredictedHands]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from hawor_pipeline.errors import ConfigError, DataError, nearest
 from hawor_pipeline.evaluation.finished_runs import errors_of, last_run
-from hawor_pipeline.inspection.hand_images import SampleHand, predictions_of
+from hawor_pipeline.inspection.hand_images import SampleHand, predictions_of, require_same_data
 from hawor_pipeline.locate import open_hand_models
 from hawor_pipeline.shards.store import ShardSet, open_shards
 from hawor_pipeline.sources.arctic import SIDES, ArcticRoot
@@ -95,6 +95,7 @@ def open_recording(
     run = last_run(metrics_dir, "predictions", ids) if run_id is None else run_id
     if run is None:
         raise ConfigError(f"no run in {metrics_dir} has predicted {sequence} in view {view}; evaluate one first.")
+    require_same_data(metrics_dir, run, part.table)
     predicted = predictions_of(metrics_dir, run, ids)
     if not predicted:
         raise ConfigError(f"run {run!r} has no prediction for {sequence} in view {view}; evaluate it on this subject.")

@@ -19,7 +19,13 @@ from hawor_pipeline.evaluation.declared_metrics import SAMPLE_METRICS
 from hawor_pipeline.evaluation.finished_runs import newest, rows_of
 from hawor_pipeline.evaluation.tables import RunIdentity, list_runs, read_identity, read_table
 from hawor_pipeline.inspection.drawing import PREDICTED_RGB, jpeg, resized
-from hawor_pipeline.inspection.hand_images import SampleHand, decode_crop, predictions_of
+from hawor_pipeline.inspection.hand_images import (
+    SampleHand,
+    decode_crop,
+    is_other_data,
+    predictions_of,
+    wrist_depths_m,
+)
 from hawor_pipeline.locate import open_hand_models
 from hawor_pipeline.shards.schema import LEDGER_FILE
 from hawor_pipeline.shards.store import ShardSet, open_shards
@@ -163,6 +169,8 @@ def _run_on_sample(metrics_dir: Path | str, run_id: str, annotation: pa.Table) -
         same = pc.and_(same, pc.equal(table[name], annotation[name][0].as_py()))
     track = table.filter(same)
     whole = rows_of(metrics_dir, "samples", run_id, [annotation["sample_id"][0].as_py()]).to_pylist()[0]
+    if is_other_data(whole["depth_m"], wrist_depths_m(annotation)[0]):
+        return None
     errors = table["mpjpe_mm"].to_numpy()
     own, known = errors[row], errors[np.isfinite(errors)]
     return RunOnSample(

@@ -1,16 +1,20 @@
 """From a row of a table to the picture behind it."""
 
 import os
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from hawor_pipeline.cli import main
-from hawor_pipeline.errors import ConfigError
-from hawor_pipeline.evaluation.tables import partition_dir, read_table
+from hawor_pipeline.errors import ConfigError, DataError
+from hawor_pipeline.evaluation.tables import partition_dir, partition_file, read_table
+from hawor_pipeline.inspection.gallery import pair_images
+from hawor_pipeline.inspection.recording_view import open_recording
 from hawor_pipeline.inspection.sample_view import look_at_sample
 from hawor_pipeline.shards.store import open_shards
 from hawor_pipeline_tests.evaluation.truth_run import write_truth_run
@@ -117,3 +121,23 @@ def test_the_command_writes_the_page(metrics_dir, sample_shards, mano_dir, sampl
     assert sample_id in (tmp_path / "page.html").read_text()
     assert main([str(word) for word in ["show", sample_id, *places, "--run", "nobody"]]) == 2
     assert "Runs with one: bent, truth" in capsys.readouterr().err
+
+
+def test_a_run_on_other_data_of_the_same_names_is_not_drawn(metrics_dir, sample_shards, mano_dir, sample_id, tmp_path):
+    """Two samples of different seeds have equal sample ids; the depth of the true wrist tells them apart."""
+    other = tmp_path / "metrics"
+    shutil.copytree(metrics_dir, other)
+    path = partition_file(other, "samples", "bent")
+    table = pq.read_table(path, partitioning=None)
+    moved = pa.chunked_array([table["depth_m"].to_numpy() + 0.05], table["depth_m"].type)
+    place = table.schema.get_field_index("depth_m")
+    pq.write_table(table.set_column(place, table.schema.field(place), moved), path)
+    with pytest.raises(ConfigError, match="run 'bent' has no row"):
+        look_at_sample(sample_id, sample_shards, mano_dir, other, "bent")
+    view = look_at_sample(sample_id, sample_shards, mano_dir, other)
+    assert [run.run_id for run in view.history] == ["truth"]
+    with pytest.raises(DataError, match="run 'bent' was measured on other data: the wrist of"):
+        pair_images(sample_shards, mano_dir, other, "bent", "truth")
+    subject, sequence, camera, *_ = sample_id.split("/")
+    with pytest.raises(DataError, match="was measured on other data"):
+        open_recording(f"{subject}/{sequence}", int(camera), sample_shards, mano_dir, other, "bent")
