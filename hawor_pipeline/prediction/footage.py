@@ -1,5 +1,9 @@
-"""A user's own footage, frame by frame: a video file, or a folder of images in the order of their names."""
+"""A user's own footage, frame by frame: a video file, or a folder of images in the order of their names.
 
+Numbers in names count as numbers: 2.jpg comes before 10.jpg. Hidden files and folders are skipped.
+"""
+
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +18,9 @@ from hawor_pipeline.prediction.boxes import HandBox
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _JPEG_START = b"\xff\xd8"
+_NORMALISED = 1.0
+_LEAST_BOX_PX = 2
+_LARGEST_BOX = 4  # sides of the image; a hand that fills an image can reach past it
 FOLDER_FPS = 30.0  # of the video made from a folder, whose images have no time
 
 
@@ -39,7 +46,10 @@ class Footage:
             raise ConfigError(f"input {self.path} holds no image ({', '.join(IMAGE_SUFFIXES)})")
 
     def _files(self) -> list[Path]:
-        return sorted(file for file in self.path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        inside = [file.relative_to(self.path) for file in self.path.rglob("*")]
+        visible = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
+        images = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
+        return [self.path / file for file in sorted(images, key=_natural_order)]
 
     def frames(self) -> Iterator[Frame]:
         """Yield every frame in order.
@@ -82,6 +92,37 @@ class Footage:
         with av.open(str(self.path)) as file:
             rate = file.streams.video[0].average_rate
         return float(rate) if rate else FOLDER_FPS
+
+
+def _natural_order(file: Path) -> list[tuple[bool, int, str]]:
+    """Return a sort key in which the digits of a name are numbers."""
+    parts = re.split(r"(\d+)", file.as_posix())
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def require_boxes_inside(boxes: Mapping[str, Mapping[str, HandBox]], height: int, width: int) -> None:
+    """Check that boxes can be those of hands in images of this size.
+
+    Raises:
+        DataError: coordinates are normalised, or a box is outside its image, far larger than it, or below two pixels.
+    """
+    named = [
+        (f"the {side} hand in {image}", box) for image, of_image in boxes.items() for side, box in of_image.items()
+    ]
+    if named and all(max(box.x_max, box.y_max) <= _NORMALISED for _, box in named):
+        raise DataError(
+            f"the largest coordinate of all boxes is {max(max(box.x_max, box.y_max) for _, box in named):g}; expected "
+            f"pixels of images of {width}x{height}. Multiply normalised boxes by the size of the image."
+        )
+    for name, box in named:
+        size = max(box.x_max - box.x_min, box.y_max - box.y_min)
+        outside = box.x_max < 0 or box.y_max < 0 or box.x_min > width - 1 or box.y_min > height - 1
+        if outside or not _LEAST_BOX_PX <= size <= _LARGEST_BOX * max(height, width):
+            corners = f"{box.x_min:g}, {box.y_min:g} to {box.x_max:g}, {box.y_max:g}"
+            raise DataError(
+                f"the box of {name} is {corners}; expected one that overlaps the image of {width}x{height} px, at "
+                f"least {_LEAST_BOX_PX} px and at most {_LARGEST_BOX} times the image. Correct or remove its line."
+            )
 
 
 def require_known_images(boxes: Mapping[str, Mapping[str, HandBox]], names: set[str], source: Path) -> None:

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.prediction.boxes import HandBox, read_boxes
+from hawor_pipeline.prediction.footage import Footage, require_boxes_inside
 
 HEADER = "image,side,x_min,y_min,x_max,y_max"
 
@@ -61,8 +64,44 @@ def test_a_box_without_confidence_never_beats_one_that_has_it(tmp_path: Path, bl
         read_boxes(boxes)
 
 
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ((0.1, 0.2, 0.4, 0.6), "largest coordinate of all boxes is 0.6; expected pixels of images of 640x480"),
+        ((700, 10, 760, 80), "the left hand in 0.jpg is 700, 10 to 760, 80; expected one that overlaps"),
+        ((-90, 10, -5, 80), "overlaps the image of 640x480"),
+        ((10, 500, 90, 560), "overlaps the image of 640x480"),
+        ((10, 10, 10 + 1e-9, 10 + 1e-9), "at least 2 px"),
+        ((-1e7, -1e7, 1e7, 1e7), "at most 4 times the image"),
+    ],
+)
+def test_boxes_that_no_hand_of_these_images_has(box: tuple[float, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        require_boxes_inside({"0.jpg": {"left": HandBox(*box)}}, 480, 640)
+
+
+def test_a_hand_may_reach_past_the_image_and_boxes_of_video_corners_are_pixels() -> None:
+    near = {"left": HandBox(-200, -100, 300, 500), "right": HandBox(0.0, 0.0, 0.9, 40.0)}
+    require_boxes_inside({"0.jpg": near}, 480, 640)
+
+
 def test_missing_file_and_missing_column(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"does not exist; expected a CSV"):
         read_boxes(tmp_path / "no.csv")
     with pytest.raises(DataError, match="no column y_max"):
         read_boxes(write(tmp_path, "a,left,0,0,1", header="image,side,x_min,y_min,x_max"))
+
+
+def test_images_are_in_the_order_of_their_numbers_and_hidden_files_are_skipped(tmp_path: Path) -> None:
+    """8, 9, 10: as text 10 comes first, and clips over time would run backwards."""
+    for number, name in enumerate(["a/8.png", "a/9.png", "a/10.png", "b/frame2_1.png", "b/frame10_0.png"]):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), np.full((4, 4, 3), 10 * number, np.uint8))
+    for hidden in (".thumb.png", "a/._8.png", ".cache/1.png"):
+        path = tmp_path / hidden
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"not an image")
+    frames = list(Footage(tmp_path).frames())
+    assert [frame.name for frame in frames] == ["a/8.png", "a/9.png", "a/10.png", "b/frame2_1.png", "b/frame10_0.png"]
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [0, 10, 20, 30, 40]
