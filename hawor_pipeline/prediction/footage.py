@@ -100,7 +100,7 @@ def _natural_order(file: Path) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
-def require_boxes_inside(boxes: Mapping[str, Mapping[str, HandBox]], height: int, width: int) -> None:
+def require_plausible_boxes(boxes: Mapping[str, Mapping[str, HandBox]], height: int, width: int) -> None:
     """Check that boxes can be those of hands in images of this size.
 
     Raises:

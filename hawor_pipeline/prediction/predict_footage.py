@@ -28,7 +28,7 @@ from hawor_pipeline.inspection.mp4 import write_mp4
 from hawor_pipeline.models.checkpoints import open_checkpoint
 from hawor_pipeline.prediction.boxed_frames import BoxedFrames, FrameCamera, crop_settings, cut_frames, predict_boxed
 from hawor_pipeline.prediction.boxes import HandBox, read_boxes
-from hawor_pipeline.prediction.footage import Footage, require_boxes_inside, require_known_images
+from hawor_pipeline.prediction.footage import Footage, require_known_images, require_plausible_boxes
 from hawor_pipeline.provenance import staging_dir
 from hawor_pipeline.sources.hand_models import HandModels
 
@@ -123,7 +123,7 @@ def _survey(footage: Footage, boxes: Mapping[str, Mapping[str, HandBox]]) -> tup
     if not names:
         raise DataError(f"{footage.path}: no frame could be read; expected a video with at least one")
     require_known_images(boxes, set(names), footage.path)
-    require_boxes_inside(boxes, height, width)
+    require_plausible_boxes(boxes, height, width)
     return names, height, width
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hawor_pipeline.errors import ConfigError, DataError
 from hawor_pipeline.prediction.boxes import HandBox, read_boxes
-from hawor_pipeline.prediction.footage import Footage, require_boxes_inside
+from hawor_pipeline.prediction.footage import Footage, require_plausible_boxes
 
 HEADER = "image,side,x_min,y_min,x_max,y_max"
 
@@ -77,12 +77,12 @@ def test_a_box_without_confidence_never_beats_one_that_has_it(tmp_path: Path, bl
 )
 def test_boxes_that_no_hand_of_these_images_has(box: tuple[float, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        require_boxes_inside({"0.jpg": {"left": HandBox(*box)}}, 480, 640)
+        require_plausible_boxes({"0.jpg": {"left": HandBox(*box)}}, 480, 640)
 
 
 def test_a_hand_may_reach_past_the_image_and_boxes_of_video_corners_are_pixels() -> None:
     near = {"left": HandBox(-200, -100, 300, 500), "right": HandBox(0.0, 0.0, 0.9, 40.0)}
-    require_boxes_inside({"0.jpg": near}, 480, 640)
+    require_plausible_boxes({"0.jpg": near}, 480, 640)
 
 
 def test_missing_file_and_missing_column(tmp_path: Path) -> None:
