@@ -305,11 +305,8 @@ class TrainingConfig(Settings):
                 "backbone_size huge without pretrained_weights: set pretrained_weights, "
                 "or from_scratch: true (--from-scratch) to train 632 M parameters from random weights"
             )
-        if isinstance(self.devices, list):
-            if not self.devices or len(set(self.devices)) < len(self.devices):
-                raise ValueError(f"found devices {self.devices}, expected different numbers of GPUs, at least one")
-            if self.accelerator == "cpu":
-                raise ValueError(f"found devices {self.devices} with accelerator cpu; give a number of processes")
+        if isinstance(self.devices, list) and (not self.devices or len(set(self.devices)) < len(self.devices)):
+            raise ValueError(f"found devices {self.devices}, expected different numbers of GPUs, at least one")
         if self.batch_size % self.micro_batches:
             raise ValueError(f"micro_batches {self.micro_batches} must divide batch_size {self.batch_size}")
         if self.val_subjects is not None and self.val_fraction is not None:

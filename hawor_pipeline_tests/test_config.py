@@ -222,7 +222,6 @@ ALIAS_BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n
         ("devices: []", "at least one"),
         ("devices: [0, 0]", "different numbers of GPUs"),
         ("devices: [-1]", "devices.0"),
-        ("devices: [0]\naccelerator: cpu", r"devices \[0\] with accelerator cpu"),
         ("strategy: ddpp", "strategy"),
         ("strategy: deepspeed", "strategy"),
         ("learning_rate: .inf", "learning_rate: Input should be a finite number"),

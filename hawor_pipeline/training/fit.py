@@ -223,8 +223,6 @@ def build_trainer(config: TrainingConfig, run_dir: Path, callbacks: list[Callbac
             check_on_train_epoch_end=False,
         )
         callbacks = [*callbacks[:1], early, *callbacks[1:]]
-    if isinstance(config.devices, list) and not torch.accelerator.is_available():
-        raise ConfigError(f"found devices {config.devices}, but no GPU here; give a number of processes, or auto")
     interval = config.val_check_interval
     by_steps = isinstance(interval, int)
     # Lightning takes shares of an epoch, or numbers of batches; several epochs are an argument of their own.

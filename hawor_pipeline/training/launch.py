@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hawor_pipeline.config import TrainingConfig
-from hawor_pipeline.errors import CheckpointError
+from hawor_pipeline.errors import CheckpointError, ConfigError
 from hawor_pipeline.provenance import StageResult, hash_json
 from hawor_pipeline.shards.store import shards_version
 from hawor_pipeline.training.progress import Progress
@@ -48,6 +48,7 @@ def train(
     Raises:
         HaworError: see `hawor_pipeline.errors`.
     """
+    check_devices(config)
     config = with_recorded_split(config)
     start = None if resume == "auto" else Path(resume)
     run = plan(config, start)
@@ -62,6 +63,21 @@ def train(
         if stopped_by is not None:
             return None, 128 + stopped_by
     return finish_run(run), 0
+
+
+def check_devices(config: TrainingConfig) -> None:
+    """Refuse a list of GPUs where training runs on the CPU.
+
+    Raises:
+        ConfigError: there is no GPU, or the accelerator is the CPU.
+    """
+    import torch
+
+    if isinstance(config.devices, list) and (config.accelerator == "cpu" or not torch.accelerator.is_available()):
+        raise ConfigError(
+            f"found devices {config.devices}, expected a number of processes or auto: training runs on the CPU here "
+            f"(accelerator {config.accelerator})."
+        )
 
 
 def processes_of(config: TrainingConfig) -> int:

@@ -75,6 +75,7 @@ def hidden_in_the_images(root, shards, plan):
     return np.array(found)
 
 
+@pytest.mark.slow
 def test_joints_called_visible_are_not_behind_what_was_drawn(root, shards):
     """Independent truth: the depth buffer of the renderer, which draws the person by other code."""
     rates = {}

@@ -424,6 +424,7 @@ def two_processes(mano_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_hold_the_same_weights(two_processes: Path) -> None:
     (first, state_a), (second, state_b) = (torch.load(two_processes / f"{r}.pt", weights_only=True) for r in (0, 1))
     assert torch.equal(first, second)
@@ -438,6 +439,7 @@ def test_two_processes_hold_the_same_weights(two_processes: Path) -> None:
     torch.testing.assert_close(first, weights)
 
 
+@pytest.mark.slow
 def test_distributed_accumulated_training_weighs_by_the_mean_over_passes_and_processes(two_processes: Path) -> None:
     (seen_a, weights_a, numbers_a), (seen_b, weights_b, numbers_b) = (
         torch.load(two_processes / f"fit{rank}.pt", weights_only=True) for rank in (0, 1)

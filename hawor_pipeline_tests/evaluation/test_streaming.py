@@ -69,7 +69,7 @@ def summary_of(folder: Path, run: str) -> dict[tuple, tuple]:
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        ("two-processes", {"devices": Devices("cpu", 2)}),
+        pytest.param("two-processes", {"devices": Devices("cpu", 2)}, marks=pytest.mark.slow),
         pytest.param("three-processes", {"devices": Devices("cpu", 3)}, marks=pytest.mark.slow),
     ],
 )

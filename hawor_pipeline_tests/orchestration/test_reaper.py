@@ -111,6 +111,7 @@ def test_the_heartbeat_decides_about_runs_of_other_machines(monkeypatch):
         assert float(instance.get_run_by_id(fresh.run_id).tags[HEARTBEAT_TAG]) > float(before)
 
 
+@pytest.mark.slow
 def test_left_over_processes_of_a_dead_run_are_ended():
     with dg.instance_for_test() as instance:
         run = _started_run(instance, _tags(*_dead_process()))

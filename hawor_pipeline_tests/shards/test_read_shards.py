@@ -76,6 +76,7 @@ def test_a_folder_is_no_table_for_pandas(shards):
         pd.read_parquet(shards)
 
 
+@pytest.mark.slow
 def test_the_script_converts_and_needs_its_guard(shards):
     def run(text: str) -> subprocess.CompletedProcess:
         Path("script.py").write_text(text)

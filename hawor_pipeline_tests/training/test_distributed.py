@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from hawor_pipeline.errors import ConfigError
 from hawor_pipeline.training.launch import processes_of, train
 from hawor_pipeline.untrusted.safe_load import load_checkpoint
 from hawor_pipeline_tests.training.conftest import tiny_config
@@ -18,6 +19,11 @@ def test_a_process_per_device(tiny):
     assert processes_of(tiny()) == 1
     assert processes_of(tiny(devices=2)) == 2
     assert processes_of(tiny(devices=[0, 3, 5])) == 3
+
+
+def test_gpus_by_number_are_refused_on_a_cpu(tiny):
+    with pytest.raises(ConfigError, match=r"found devices \[0\], expected a number of processes or auto"):
+        train(tiny(devices=[0], accelerator="cpu"))
 
 
 @pytest.mark.slow

@@ -158,6 +158,7 @@ def test_runs_killed_around_a_checkpoint_end_as_if_never_killed(hand_data, whole
         _assert_same_run(whole, tmp_path / name)
 
 
+@pytest.mark.slow
 def test_killed_process_goes_on_from_its_last_checkpoint(tiny, tmp_path):
     config = tiny(max_steps=16, save_every_n_steps=2)
     path = tmp_path / "config.yaml"

@@ -35,15 +35,21 @@ def raw_arctic_sequences(context: dg.AssetExecutionContext, raw: RawData) -> dg.
     log_and_publish(context.log, "raw_arctic_sequences", results)
     for subject, result in results.items():
         context.add_asset_metadata(_inventory_metadata(result), partition_key=subject)
-    damaged = {subject: result.info["damaged"] for subject, result in results.items() if result.info.get("damaged")}
-    for problem in chain.from_iterable(damaged.values()):
-        context.log.error(f"corrupt: {problem}. Download the file again; nothing else was lost.")
+    damaged = _log_damage(context, results)
     readable = not any(result.info["unreadable"] for result in results.values())
     return dg.MaterializeResult(
         metadata={} if sample is None else {"sample_reused": sample.reused, "sample_why": sample.why},
         data_version=dg.DataVersion(_content(raw.locate().source)),
         check_results=[checked("raw_files_are_readable", readable, damaged=damaged)],
     )
+
+
+def _log_damage(context: dg.AssetExecutionContext, results: dict[str, StageResult]) -> dict[str, list[str]]:
+    """Log every corrupt file; return them by subject."""
+    damaged = {subject: result.info["damaged"] for subject, result in results.items() if result.info.get("damaged")}
+    for problem in chain.from_iterable(damaged.values()):
+        context.log.error(f"corrupt: {problem}. Download the file again; nothing else was lost.")
+    return damaged
 
 
 def _inventories(raw: RawData, subjects: list[str]) -> dict[str, StageResult]:
