@@ -296,8 +296,9 @@ def test_table_drops_what_a_killed_run_logged_past_its_checkpoint(tmp_path: Path
     assert [(row["step"], row["value"]) for row in pq.read_table(table.path).to_pylist()] == [(1, 1), (2, 2), (3, 30)]
 
 
-def test_missing_body_model_is_a_configuration_error(tiny, monkeypatch):
+def test_missing_body_model_is_a_configuration_error(tiny, monkeypatch, tmp_path):
     monkeypatch.delenv("MANO_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)  # a project without a sample, whose hand would be found
     with pytest.raises(ConfigError, match="mano_model_path"):
         EnhancedHaWoRTrainer(tiny(mano_model_path=None))
 
