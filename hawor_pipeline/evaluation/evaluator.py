@@ -101,8 +101,6 @@ def measure_run(setting: Setting, identity: RunIdentity) -> dict[str, Any]:
     )
     models = open_hand_models(setting.shards_dir, setting.mano_dir)
     predictions = PredictionReader(metrics_dir, identity.run_id)
-    for table in ("comparison", "robustness"):  # of an earlier evaluation; they are made from what is replaced here
-        shutil.rmtree(partition_dir(metrics_dir, table, identity.run_id), ignore_errors=True)
     summary = Summary()
     with ExitStack() as stack:
         # surfaces are compared on a thread per core; numerical libraries would put threads of their own beside each
@@ -123,6 +121,9 @@ def measure_run(setting: Setting, identity: RunIdentity) -> dict[str, Any]:
             raise NumericalError(f"metrics {absent} are declared, but no row of the summary has them.")
         with table_writer(metrics_dir, "summary", identity) as writer:
             writer.write(rows)
+        # of an earlier evaluation, whose samples are replaced now; kept while measuring could still fail
+        for table in ("comparison", "robustness"):
+            shutil.rmtree(partition_dir(metrics_dir, table, identity.run_id), ignore_errors=True)
         return {"samples": samples.rows, "sequences": len(summary), "metrics": overall(rows)}
 
 
